@@ -1,0 +1,62 @@
+"""The graph: a model as one ONNX file, with what it is and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from edge.manifest import digest_bytes
+from edge.spec import ImageSpec, ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 19
+IR_VERSION = 10
+INPUT = "image"
+OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
+BATCH = "batch"
+PRODUCER = "mcar-edge"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A canonical graph (fp32, or int8 with Q/DQ): opset 19, one input ``image`` (batch, 3, S, S) float32.
+
+    Attributes:
+        proto: the serialised ONNX model; frozen, so that its digest is its name.
+        model: labels and options of the network.
+        image: size and normalisation of the input.
+        parents: digests of what it was made from (``weights``, ``graph``, ``data``, ``calibration``).
+    """
+
+    proto: bytes = field(repr=False)
+    model: ModelSpec
+    image: ImageSpec
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, spec: ModelSpec, image: ImageSpec, parents: Mapping[str, str]) -> Graph:
+        return cls(model.SerializeToString(deterministic=True), spec, image, dict(parents))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the serialised graph."""
+        return digest_bytes(self.proto)
+
+    def parse(self) -> onnx.ModelProto:
+        """A fresh ONNX model, the caller's to change."""
+        import onnx
+
+        return onnx.load_from_string(self.proto)
+
+    def derived(self, model: onnx.ModelProto, **parents: str) -> Graph:
+        """A graph made from this one; its parents are this graph and what is named."""
+        return Graph.of(model, self.model, self.image, {**self.parents, "graph": self.digest, **parents})
+
+
+def outputs_of(model: Any) -> tuple[str, ...]:
+    """Names of an ONNX model's outputs, in order."""
+    return tuple(value.name for value in model.graph.output)

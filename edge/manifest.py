@@ -1,0 +1,186 @@
+"""Digests, atomic files and folders, and the ``manifest.json`` that ties every file to its parents."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError
+
+SCHEMA = 1
+NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+_PARTIAL = ".partial-"
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's contents, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def write_atomically(path: Path | str, data: bytes | str) -> None:
+    """Write a file beside its final name and rename it, so that a reader sees all of it or none."""
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    with _refusing_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(partial, 0o666 & ~_umask())
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+
+
+@contextlib.contextmanager
+def folder_written_atomically(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; renamed to ``path`` at the end, removed on any error.
+
+    With ``replace`` an existing folder gives way only when its manifest is ours.
+    """
+    path = Path(path)
+    check_replaceable(path, replace=replace)
+    with _refusing_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{_PARTIAL}{os.getpid()}-", dir=path.parent))
+        os.chmod(partial, 0o777 & ~_umask())
+        try:
+            yield partial
+            retired = None
+            if path.exists():
+                check_replaceable(path, replace=replace)
+                retired = partial.with_name(partial.name + "-old")
+                os.rename(path, retired)
+            os.rename(partial, path)
+            if retired is not None:
+                shutil.rmtree(retired)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def check_replaceable(path: Path, *, replace: bool) -> None:
+    """Refuse an output folder that exists, unless it may be replaced and is ours."""
+    if not path.exists():
+        return
+    if not replace:
+        raise EdgeError("build", "the output folder must be new", got=f"{path}, which exists", expected="a free name", do="Add --force or change --output")
+    try:
+        read_manifest(path)
+    except EdgeError as error:
+        raise EdgeError(
+            "build", "--force replaces only a bundle of ours", got=f"{path} without our manifest", expected=f"a folder with {NAME}", do="Change --output"
+        ) from error
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its digest and size."""
+    files = {
+        entry.name: {"sha256": digest_file(entry), "bytes": entry.stat().st_size}
+        for entry in sorted(folder.iterdir())
+        if entry.is_file() and entry.name != NAME
+    }
+    write_atomically(folder / NAME, json.dumps({"schema": SCHEMA, **content, "files": files}, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check the form of a folder's manifest: bounded size, our schema, plain file names only."""
+    path = folder / NAME
+    if not path.is_file():
+        raise EdgeError(
+            "load", "a bundle must hold its manifest", got=f"no {path}", expected=f"a folder with {NAME}", do="Build one: python -m edge.build"
+        )
+    rebuild = "Rebuild the bundle: python -m edge.build --force"
+    size = path.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise EdgeError("load", "a manifest must be small", got=f"{size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}", do=rebuild)
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise EdgeError("load", "the manifest must be JSON", got=f"{path}: {str(error)[:80]}", expected="an object", do=rebuild) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise EdgeError("load", "the manifest's schema must be known", got=f"{path} with schema {schema!r}", expected=SCHEMA, do=rebuild)
+    files = content.get("files")
+    if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
+        raise EdgeError(
+            "load", "the manifest must list plain file names with digests", got="another form", expected="names without folders", do=rebuild
+        )
+    return content
+
+
+def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Check presence, size and digest of every file the manifest lists."""
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        fix = "Rebuild the bundle or copy it again: python -m edge.build --force"
+        # A link could point anywhere: a bundle holds its files itself.
+        if path.is_symlink() or not path.is_file():
+            raise EdgeError("load", "every listed file must be in the bundle", got=f"no file {path}", expected=name, do=fix)
+        if path.stat().st_size != entry["bytes"] or digest_file(path) != entry["sha256"]:
+            raise EdgeError(
+                "load", "every file must be as it was built", got=f"{path} changed or truncated", expected=f"sha256 {entry['sha256'][:12]}…", do=fix
+            )
+
+
+def _is_entry(name: object, entry: object) -> bool:
+    plain = isinstance(name, str) and 0 < len(name) < 200 and name not in (".", "..") and not set(name) & set("/\\\0:")
+    return (
+        plain
+        and isinstance(entry, dict)
+        and isinstance(entry.get("sha256"), str)
+        and type(entry.get("bytes")) is int
+        and entry["bytes"] >= 0
+    )
+
+
+@contextlib.contextmanager
+def _refusing_unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        raise EdgeError(
+            "write", "the output must be writable", got=f"{path}: {error.strerror}", expected="a writable folder", do="Choose another"
+        ) from error
+    except OSError as error:
+        raise EdgeError("write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some") from error
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed builds of this same folder left behind."""
+    for stale in path.parent.glob(f".{path.name}{_PARTIAL}*"):
+        pid = stale.name.split(_PARTIAL)[-1].split("-")[0]
+        if stale.is_dir() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
