@@ -1,0 +1,108 @@
+"""ONNX Runtime on the CPU: the reference runtime of every build, and an engine of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.backends import Support
+from edge.errors import EdgeError
+from edge.spec import TargetSpec
+
+PAYLOAD = "engine.onnx"
+
+
+def probe() -> Support:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
+    return Support(version=onnxruntime.__version__, device="CPU", builds=True)
+
+
+def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
+    if target.precision == "fp16":
+        raise EdgeError(
+            "backend",
+            "onnxruntime must have a 16-bit float for --precision fp16",
+            got="a CPU provider that computes in fp32 only",
+            expected="fp32 or int8",
+            do="Use --backend openvino for bf16",
+        )
+    path = folder / PAYLOAD
+    path.write_bytes(lowered)
+    Session(lowered)  # loading it now is the proof that it loads
+    return {"payload": PAYLOAD}
+
+
+def open(folder: Path, target: TargetSpec, facts: Mapping[str, Any]) -> Session:
+    return Session(folder / PAYLOAD)
+
+
+class Session:
+    """An ONNX graph on ONNX Runtime's CPU provider.
+
+    Args:
+        model: path or bytes of an ONNX model of standard operators.
+        outputs: names of the tensors to return; default all graph outputs.
+        threads: threads inside an operator; default all cores this process may use.
+    """
+
+    def __init__(self, model: bytes | Path, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is None and _shared_threads():
+            # Sessions that each bring a pool spin against each other.
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = threads or cores()
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime raises bare RuntimeErrors of its own
+            raise EdgeError(
+                "backend",
+                "onnxruntime must accept the graph",
+                got=" ".join(str(error).split())[:300],
+                expected="standard operators of opset 19",
+                do="Rebuild the bundle, or report the graph",
+            ) from error
+        self._input = self._session.get_inputs()[0].name
+        self.outputs = tuple(outputs or (value.name for value in self._session.get_outputs()))
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """images: (B, 3, S, S) float32 → the outputs by name."""
+        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
+
+    run = __call__
+
+    def close(self) -> None:
+        self._session = None
+
+
+def cores() -> int:
+    """Cores this process may run on (Linux affinity; elsewhere all)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _shared_threads() -> bool:
+    """Whether one pool for all sessions of the process could be made (onnxruntime has had that in Python only lately)."""
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        return False
+    try:
+        onnxruntime.set_global_thread_pool_sizes(cores(), 1)
+    except Exception:  # the environment exists already, made by the application: its pool stays
+        return False
+    return True
+
+
