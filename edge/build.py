@@ -1,0 +1,211 @@
+"""``python -m edge.build``: weights → graph → int8 graph → bundle."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge import backends, command
+from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle, write_bundle
+from edge.engine import Engine
+from edge.errors import EdgeError
+from edge.graph import Graph
+from edge.manifest import check_replaceable
+from edge.spec import PRECISIONS, TargetSpec
+
+if TYPE_CHECKING:
+    from edge.models.source import Source
+
+DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"
+ENGINES = Path("engines")
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = command.parser(
+        "build",
+        "Build an engine bundle: one folder that an application loads with one call.\n"
+        "Without arguments: the shipped MobileNetV2, int8, for the fastest backend found here.",
+        "examples:\n"
+        "  python -m edge.build --precision int8\n"
+        "  python -m edge.build --weights voc2007-resnet50-avg-448-4-0.5.pth.tar --precision fp16\n"
+        "  python -m edge.build --weights mine.pth --precision int8 --dataset csv:photos --max-map-drop 0.5\n"
+        "  python -m edge.build --from engines/copied-from-the-host        # rebuild on the device, without torch or images",
+    )
+    what = made.add_argument_group("model")
+    what.add_argument("--model", metavar="NAME", help="architecture; default: as the weights say")
+    what.add_argument("--weights", metavar="SHIPPED|PATH|random", help=f"default {DEFAULT_WEIGHTS}; random is seeded and for trying out")
+    what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line; default: as the weights say")
+    what.add_argument("--size", type=int, help="input side in pixels, a multiple of 32; default: as the weights say, else 256")
+    what.add_argument("--regions", type=int, help="regions of the second pass; default: as the weights say, else 4")
+    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: as the weights say, else 0.5")
+    what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="global pooling; default: as the weights say, else avg")
+    target = made.add_argument_group("engine")
+    target.add_argument("--precision", choices=PRECISIONS, default="int8", help="fp16 means the target's 16-bit float (default int8)")
+    target.add_argument("--backend", choices=("auto", *backends.BACKENDS), default="auto", help="default auto: tensorrt, openvino, onnxruntime")
+    target.add_argument("--batch", type=int, default=8, help="largest batch (default 8)")
+    target.add_argument("--from", dest="source", type=Path, metavar="BUNDLE", help="rebuild a bundle's graph for this machine")
+    int8 = made.add_argument_group("int8")
+    int8.add_argument("--dataset", metavar="SPEC", help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR")
+    int8.add_argument("--calib-method", choices=("entropy", "percentile", "minmax", "mse"), default="entropy", help="range of an activation (default entropy)")
+    int8.add_argument("--calib-images", type=int, default=256, help="calibration images (default 256)")
+    int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
+    int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
+    out = made.add_argument_group("output")
+    out.add_argument("--output", type=Path, metavar="DIR", help=f"bundle folder (default {ENGINES}/<weights>-<size>-<precision>-<backend>)")
+    out.add_argument("--force", action="store_true", help="replace an existing bundle")
+    out.add_argument("--seed", type=int, default=0, help="of random weights and of image sampling (default 0)")
+    return made
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.batch < 1:
+        raise EdgeError("build", "the largest batch must be positive", got=args.batch, expected="1 or more", do="Change --batch")
+    bundle = _rebuild(args) if args.source else _build(args)
+    command.say(f"bundle     {bundle.path} ({bundle.bytes / 1e6:.1f} MB engine)")
+    command.say(f"next       python -m edge.bench {bundle.path}")
+    command.write_json(args.json, {"bundle": str(bundle.path), "manifest": dict(bundle.manifest)})
+    return 0
+
+
+def _build(args: argparse.Namespace) -> Bundle:
+    backend = backends.automatic() if args.backend == "auto" else args.backend
+    support = backends.require(backend, building=True)
+    target = _target(backend, args.precision, args.batch, support)
+    try:
+        from edge.models.source import open_source
+        from export import check_parity, export_graph
+    except ImportError as error:
+        raise _missing(error) from error
+    from edge import lower
+    from edge.backends.onnxruntime import Session
+
+    source = open_source(
+        args.weights,
+        model=args.model,
+        labels=args.labels,
+        size=args.size,
+        options={name: getattr(args, name) for name in ("pooling", "regions", "threshold") if getattr(args, name) is not None},
+        seed=args.seed,
+    )
+    output = args.output or ENGINES / f"{source.title}-{source.image.size}-{args.precision}-{backend}"
+    check_replaceable(output, replace=args.force)
+    _describe(source)
+
+    graph = export_graph(source.network, source.model, source.image, {"weights": source.digest})
+    reference = lower.reference(graph.parse()).SerializeToString(deterministic=True)
+    parity = check_parity(source.network, Session(reference), source.image)
+    command.say(
+        f"graph      {len(graph.parse().graph.node)} nodes; against torch: scores within {parity.score_error:.1g}, "
+        f"{parity.boxes_within_one:.1%} of box coordinates within a pixel"
+    )
+    lowered = lower.lower(graph.parse(), backend=backend, precision=target.precision, float16=target.float16)
+    return write_bundle(
+        output,
+        graph=graph,
+        reference=reference,
+        lowered=lowered.SerializeToString(deterministic=True),
+        target=target,
+        build_engine=backends.backend(backend).build,
+        facts={"weights": source.title, "parity": parity.plain(), **_provenance(backend, support)},
+        check=_loads,
+        replace=args.force,
+    )
+
+
+def _rebuild(args: argparse.Namespace) -> Bundle:
+    """The graph of a bundle, built anew for this machine: neither torch nor images are needed."""
+    old = Bundle.read(args.source)
+    old.verify()
+    backend = old.target.backend if args.backend == "auto" else args.backend
+    support = backends.require(backend, building=True)
+    target = _target(backend, old.target.precision, args.batch, support)
+    output = args.output or args.source
+    check_replaceable(output, replace=args.force)
+    graph: Graph = old.graph()
+    if (backend, target.float16) == (old.target.backend, old.target.float16):
+        lowered = (old.path / LOWERED).read_bytes()
+    else:
+        from edge import lower
+
+        lowered = lower.lower(graph.parse(), backend=backend, precision=target.precision, float16=target.float16).SerializeToString(
+            deterministic=True
+        )
+    carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
+    kept = {name: old.manifest[name] for name in ("weights", "parity", "calibration") if name in old.manifest}
+    return write_bundle(
+        output,
+        graph=graph,
+        reference=(old.path / REFERENCE).read_bytes(),
+        lowered=lowered,
+        target=target,
+        build_engine=backends.backend(backend).build,
+        facts={**kept, **_provenance(backend, support)},
+        extra_files=carried,
+        check=_loads,
+        replace=args.force,
+    )
+
+
+def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
+    float16 = support.float16 if precision == "fp16" else None
+    if precision == "fp16" and float16 is None:
+        raise EdgeError(
+            "build",
+            f"{backend} must have a 16-bit float for --precision fp16",
+            got=f"none on {support.device or 'this machine'}",
+            expected="fp32 or int8 here",
+            do="Change --precision or --backend",
+        )
+    # Powers of two: a batch between is padded by less than half, and none costs anything until it is asked for.
+    batches = sorted({1, batch, *(2**power for power in range(1, batch.bit_length()) if 2**power < batch)})
+    return TargetSpec(backend, precision, tuple(batches), float16)
+
+
+def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
+    tools = {"python": platform.python_version(), backend: support.version}
+    for name in ("torch", "onnx", "onnxruntime", "numpy"):
+        if name in sys.modules:
+            tools[name] = str(sys.modules[name].__version__)
+    return {"tools": tools, "machine": {"architecture": platform.machine(), "device": support.device}}
+
+
+def _describe(source: Source) -> None:
+    options = ", ".join(f"{name} {value}" for name, value in source.model.options.items())
+    command.say(f"model      {source.model.name}, {len(source.model.labels)} classes, {source.image.size} px; {options}")
+    command.say(f"weights    {source.title} (sha256 {source.digest[:12]}…)")
+    for warning in source.warnings:
+        command.warn(warning)
+
+
+def _loads(folder: Path) -> dict[str, Any]:
+    """The last check of a build: the finished folder loads and answers."""
+    import numpy as np
+
+    try:
+        engine = Engine.load(folder)
+    except EdgeError:
+        if backends.probe(Bundle.read(folder).target.backend).reason:
+            return {}  # built for another machine: it cannot be tried here
+        raise
+    with engine:
+        size = engine.bundle.image.size
+        engine.infer(np.zeros((1, 3, size, size), np.float32))
+    return {}
+
+
+def _missing(error: ImportError) -> EdgeError:
+    return EdgeError(
+        "build",
+        "the host packages must be installed",
+        got=str(error),
+        expected="torch, torchvision, onnx, onnxscript and onnxruntime",
+        do='pip install "mcar-edge[build]", or use --from BUNDLE on a device',
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, arguments().parse_args()))
+

@@ -1,0 +1,74 @@
+"""What every command shares: common flags, one-line errors with exit codes, JSON results, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edge import __version__
+from edge.errors import EdgeError
+from edge.manifest import write_atomically
+
+Progress = Callable[[int, int], None]
+
+
+def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """An argument parser with the flags all commands have."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m edge.{name}", description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON to FILE")
+    made.add_argument("--version", action="version", version=f"mcar-edge {__version__}")
+    return made
+
+
+def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
+    """Run a command's body; an ``EdgeError`` becomes its one line on stderr and its exit code."""
+    try:
+        return main(arguments) or 0
+    except EdgeError as error:
+        print(str(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write a command's result for machines, if it was asked for."""
+    if path is not None:
+        write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def progress(title: str, unit: str = "image") -> Iterator[Progress]:
+    """A progress bar on stderr (silent when stderr is no terminal), as the callback the stages take."""
+    try:
+        from tqdm import tqdm
+    except ImportError:  # a device needs no progress bars
+        yield lambda done, total: None
+        return
+    with tqdm(desc=title, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning for the person at the terminal; results go to stdout, this to stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

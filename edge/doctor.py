@@ -1,0 +1,93 @@
+"""``python -m edge.doctor``: what is installed, which backends work and why not, whether a bundle will load here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from edge import __version__, backends, command
+from edge.bundle import Bundle
+from edge.engine import Engine
+from edge.errors import EdgeError
+
+# Distribution → what it is for. The first two are all a device needs beside its vendor runtime.
+PACKAGES = {
+    "numpy": "everything",
+    "pillow": "decoding and resizing",
+    "onnx": "building",
+    "onnxruntime": "backend onnxruntime; the parity check and the reference of every drop",
+    "openvino": "backend openvino",
+    "tensorrt": "backend tensorrt",
+    "tensorrt-rtx-cu13": "backend tensorrt-rtx",
+    "torch": "building and training",
+    "torchvision": "building and training",
+    "onnxscript": "building",
+    "psutil": "memory figures of the bench",
+    "tqdm": "progress bars",
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = command.parser("doctor", "Say what is installed, which backends work here and why not, and whether a bundle will load here.")
+    made.add_argument("bundle", nargs="?", type=Path, help="bundle folder to try")
+    return made
+
+
+def main(args: argparse.Namespace) -> int:
+    found = {name: _version(name) for name in PACKAGES}
+    support = {name: backends.probe(name) for name in backends.BACKENDS}
+    result: dict[str, Any] = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "machine": {"architecture": platform.machine(), "system": platform.platform()},
+        "packages": found,
+        "backends": {
+            name: {"works": not one.reason, "builds": one.builds, "reason": one.reason, "fix": one.fix, "version": one.version, "float16": one.float16}
+            for name, one in support.items()
+        },
+    }
+    command.say(f"mcar-edge {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    command.say("\npackages")
+    for name, purpose in PACKAGES.items():
+        command.say(f"  {name:18} {found[name] or 'not installed':14} {purpose}")
+    command.say("\nbackends")
+    for name, one in support.items():
+        state = f"works on {one.device}; fp16 is {one.float16 or 'not available'}" if not one.reason else f"{one.reason}. {one.fix}"
+        command.say(f"  {name:18} {one.version or '-':14} {state}")
+    code = 0
+    if args.bundle is not None:
+        result["bundle"], code = _examine(args.bundle)
+    command.write_json(args.json, result)
+    return code
+
+
+def _examine(path: Path) -> tuple[dict[str, Any], int]:
+    """Try a bundle the way an application would, and say what it is."""
+    command.say(f"\nbundle {path}")
+    try:
+        bundle = Bundle.read(path)
+        target = bundle.target
+        reduced = f" ({target.float16})" if target.float16 else ""
+        command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
+        command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
+        Engine.load(path).close()
+    except EdgeError as error:
+        print(f"  {error}", file=sys.stderr)
+        return {"path": str(path), "loads": False, "reason": str(error)}, error.exit_code
+    command.say("  loads here")
+    return {"path": str(path), "loads": True, "reason": ""}, 0
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, arguments().parse_args()))

@@ -1,0 +1,191 @@
+"""The engine: a loaded bundle, from images to labels and regions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge import backends
+from edge.bundle import Bundle
+from edge.errors import EdgeError
+from edge.image import boxes_to_photo, decode, preprocess
+from edge.spec import ModelSpec
+
+DECISION_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region the second pass looked at.
+
+    Attributes:
+        box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive.
+        label: the class whose map the box was found on.
+        score: fused score of that class.
+    """
+
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an image shows.
+
+    Attributes:
+        scores: (C,) float32 in [0, 1], fused.
+        labels: (name, score) of the classes at or above their thresholds, best first.
+        regions: the regions in rank order; empty for a model without regions.
+    """
+
+    scores: np.ndarray
+    labels: list[tuple[str, float]]
+    regions: list[Region]
+
+
+class Engine:
+    """A loaded engine bundle.
+
+    One engine may be used from many threads. Use it as a context manager, or call ``close``.
+
+        with Engine.load("engines/mcar-mobilenetv2-scenes-256-int8-openvino") as engine:
+            predictions = engine.predict(["photo.jpg"])
+    """
+
+    def __init__(self, bundle: Bundle, runner: backends.Runner) -> None:
+        self.bundle = bundle
+        self._runner: backends.Runner | None = runner
+
+    @classmethod
+    def load(cls, path: Path | str) -> Engine:
+        """Load a bundle after checking its digests and that it fits this machine.
+
+        Raises:
+            EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
+                the message holds the reason and the fix.
+        """
+        bundle = Bundle.read(path)
+        bundle.verify()
+        check_fit(bundle)
+        backend = backends.backend(bundle.target.backend)
+        return cls(bundle, backend.open(bundle.path, bundle.target, bundle.manifest["engine"]))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's ``ModelSpec``."""
+        return self.bundle.model
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in output order."""
+        return self.bundle.model.labels
+
+    def infer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
+
+        Args:
+            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says.
+
+        Returns:
+            ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
+            ``regions``: (B, K, 4) float32, x1 y1 x2 y2 in model-input pixels, x2/y2 exclusive;
+            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out.
+        """
+        if self._runner is None:
+            raise EdgeError("infer", "the engine must be open", got="a closed engine", expected="an open one", do="Load it again")
+        images = self._checked(batch)
+        count = images.shape[0]
+        size = next(size for size in self.bundle.target.batches if size >= count)
+        if size > count:
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
+        outputs = self._runner(images)
+        return {name: value[:count] for name, value in outputs.items()} if size > count else outputs
+
+    def predict(self, images: Sequence[Any], *, score_threshold: float | None = None) -> list[Prediction]:
+        """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
+
+        Args:
+            images: paths, PIL images, or (H, W, 3) uint8 RGB arrays.
+            score_threshold: one threshold for the labels of all classes; default the bundle's own, else 0.5.
+        """
+        count = len(self.labels)
+        own = self.bundle.model.thresholds or (DECISION_THRESHOLD,) * count
+        thresholds = np.asarray(own if score_threshold is None else [score_threshold] * count, np.float32)
+        predictions: list[Prediction] = []
+        step = self.bundle.target.max_batch
+        for start in range(0, len(images), step):
+            photos = [decode(image) for image in images[start : start + step]]
+            batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
+            outputs = self.infer(batch)
+            for index, photo in enumerate(photos):
+                predictions.append(self._prediction(outputs, index, photo, thresholds))
+        return predictions
+
+    def _prediction(self, outputs: Mapping[str, np.ndarray], index: int, photo: np.ndarray, thresholds: np.ndarray) -> Prediction:
+        scores = outputs["scores"][index]
+        order = np.argsort(-scores, kind="stable")
+        labels = [(self.labels[c], float(scores[c])) for c in order if scores[c] >= thresholds[c]]
+        regions = []
+        if "regions" in outputs:
+            boxes = boxes_to_photo(outputs["regions"][index], self.bundle.image.size, photo.shape[1], photo.shape[0])
+            for box, c in zip(boxes.tolist(), outputs["region_classes"][index].tolist(), strict=True):
+                regions.append(Region(tuple(box), self.labels[c], float(scores[c])))
+        return Prediction(scores.copy(), labels, regions)
+
+    def _checked(self, batch: np.ndarray) -> np.ndarray:
+        size, most = self.bundle.image.size, self.bundle.target.max_batch
+        array = np.asarray(batch)
+        if array.ndim != 4 or array.shape[1:] != (3, size, size) or array.dtype != np.float32:
+            raise EdgeError(
+                "infer",
+                "a batch must have the engine's shape and type",
+                got=f"{array.shape} {array.dtype}",
+                expected=f"(B, 3, {size}, {size}) float32",
+                do="Use edge.image.preprocess, or Engine.predict",
+            )
+        if not 1 <= array.shape[0] <= most:
+            raise EdgeError(
+                "infer", "a batch must fit the engine", got=f"{array.shape[0]} images", expected=f"1 to {most}", do="Split it, or build with --batch"
+            )
+        return np.ascontiguousarray(array)
+
+    def close(self) -> None:
+        """Release the engine; further calls are refused."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_fit(bundle: Bundle) -> None:
+    """Refuse, before anything is deserialised, a bundle that cannot run here."""
+    target = bundle.target
+    support = backends.require(target.backend)
+    rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
+    if target.float16 and support.float16 != target.float16:
+        raise EdgeError(
+            "load",
+            "the processor must compute in the bundle's 16-bit float",
+            got=f"{support.float16 or 'none'} on {support.device}",
+            expected=target.float16,
+            do=rebuild,
+        )
+    built = bundle.manifest.get("tools", {}).get(target.backend)
+    if isinstance(built, str) and built.split(".")[:1] != support.version.split(".")[:1]:
+        raise EdgeError(
+            "load", "the runtime's major version must be the one it was built with", got=support.version, expected=built, do=rebuild
+        )
+    machine = bundle.manifest.get("machine", {}).get("architecture")
+    if machine and machine != platform.machine():
+        raise EdgeError("load", "the processor must be of the architecture it was built for", got=platform.machine(), expected=machine, do=rebuild)

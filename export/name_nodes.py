@@ -1,0 +1,98 @@
+"""Clean-up pass: names a person can read, ``<stream>/<layer>/<operation>``.
+
+1. A node's place is the module path the exporter recorded for it (``features.6.5.conv2``); the longest matching prefix in
+   ``layer_names`` is replaced (``features.6`` → ``layer3`` gives ``layer3.5``), the last part stands behind a slash: ``layer3.5/conv2``.
+2. A node that is no module of its own is named after its operation: ``layer3.5/add``.
+3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; the two region operators are ``boxes`` and ``crop``.
+4. A name taken already gets ``_1``, ``_2`` …
+5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and outputs, weights and biases keep their names,
+   other constants become ``constant_<n>`` in order of first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from edge.ops import DOMAIN
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def name_nodes(model: onnx.ModelProto, layer_names: Mapping[str, str]) -> onnx.ModelProto:
+    """Rename all nodes and values of a freshly traced model, in place."""
+    graph = model.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+    weights = {value.name for value in graph.initializer}
+    renamed: dict[str, str] = {}
+    taken: set[str] = set()
+    streams = _streams(graph)
+    for node, stream in zip(graph.node, streams, strict=True):
+        place = _place(node, layer_names)
+        base = f"{stream}/{place}" if node.domain != DOMAIN else stream
+        name, count = base, 0
+        while name in taken:  # rule 4
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        node.name = name
+        for index, output in enumerate(node.output):  # rule 5
+            if output and output not in kept:
+                renamed[output] = name if index == 0 else f"{name}:{index}"
+    for node in graph.node:
+        for used in node.input:
+            if used in weights and used not in renamed and not _is_parameter(used):
+                renamed[used] = f"constant_{sum(name.startswith('constant_') for name in renamed.values())}"
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = renamed.get(value.name, value.name)
+    return model
+
+
+def _place(node: onnx.NodeProto, layer_names: Mapping[str, str]) -> str:
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    path = [part.strip().strip("'\"") for part in scopes.strip("[]").split(",")]
+    modules = [part for part in path[:-1] if part]
+    operation = node.op_type.lower()
+    if not modules:
+        return operation
+    module = modules[-1]
+    # Rule 1: the longest alias wins; a whole part must match.
+    alias = max((prefix for prefix in layer_names if f"{module}.".startswith(f"{prefix}.")), key=len, default=None)
+    if alias is not None:
+        module = layer_names[alias] + module[len(alias) :]
+    leaf = node.op_type in _MODULE_OPERATIONS
+    if not leaf:
+        return f"{module}/{operation}"  # rule 2
+    head, _, tail = module.rpartition(".")
+    return f"{head}/{tail}" if head else module
+
+
+# Operations that are a module of their own in every backbone; all others take their own name.
+_MODULE_OPERATIONS = frozenset({"Conv", "Gemm"})
+
+
+def _streams(graph: onnx.GraphProto) -> list[str]:
+    """Rule 3: the stream of each node, in order."""
+    of_value: dict[str, str] = {}
+    streams = []
+    for node in graph.node:
+        inputs = {of_value[name] for name in node.input if name in of_value}
+        if node.domain == DOMAIN:
+            stream = {"RegionBoxes": "boxes", "RoiResize": "crop"}[node.op_type]
+        elif not inputs & {"crop", "local", "fuse"}:
+            stream = "global"
+        elif inputs <= {"crop", "local"}:
+            stream = "local"
+        else:
+            stream = "fuse"
+        streams.append(stream)
+        of_value.update(dict.fromkeys(node.output, stream))
+    return streams
+
+
+def _is_parameter(name: str) -> bool:
+    return name.endswith((".weight", ".bias"))
