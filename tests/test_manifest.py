@@ -1,0 +1,141 @@
+"""Files and folders appear whole or not at all, and a manifest from outside is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from edge.errors import EdgeError
+from edge.manifest import (
+    MAX_MANIFEST_BYTES,
+    NAME,
+    digest_bytes,
+    digest_file,
+    folder_written_atomically,
+    read_manifest,
+    verify_files,
+    write_atomically,
+    write_manifest,
+)
+
+
+def make(folder, replace=False, **files):
+    with folder_written_atomically(folder, replace=replace) as partial:
+        for name, data in files.items():
+            (partial / name).write_bytes(data)
+        write_manifest(partial, {"kind": "test"})
+    return folder
+
+
+def test_digest_of_a_file_is_that_of_its_bytes(tmp_path):
+    data = bytes(range(256)) * 9000
+    (tmp_path / "a").write_bytes(data)
+    assert digest_file(tmp_path / "a") == digest_bytes(data)
+    # NIST's published SHA-256 of "abc".
+    assert digest_bytes(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    target = tmp_path / "a.json"
+    write_atomically(target, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(EdgeError, match="free space"):
+        write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    write_atomically(tmp_path / "a", b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_folder_whose_filling_fails_never_appears(tmp_path):
+    with pytest.raises(ZeroDivisionError), folder_written_atomically(tmp_path / "x") as partial:
+        (partial / "half").write_text("half")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_folder_is_refused_without_replace(tmp_path):
+    make(tmp_path / "x", a=b"1")
+    with pytest.raises(EdgeError, match="--force"):
+        make(tmp_path / "x", a=b"2")
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+
+
+def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(tmp_path):
+    make(tmp_path / "x", a=b"1", old=b"1")
+    make(tmp_path / "x", replace=True, a=b"2")
+    assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_replace_refuses_a_folder_that_is_not_ours(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
+    with pytest.raises(EdgeError, match="replaces only a bundle of ours"):
+        make(tmp_path / "photos", replace=True, a=b"2")
+    assert os.listdir(tmp_path / "photos") == ["family.jpg"]
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path):
+    stale = tmp_path / ".x.partial-999999999-abc"
+    stale.mkdir()
+    (stale / "half").write_text("half")
+    running = tmp_path / f".x.partial-{os.getpid()}-abc"
+    running.mkdir()
+    make(tmp_path / "x", a=b"1")
+    assert sorted(os.listdir(tmp_path)) == sorted([running.name, "x"])
+
+
+def test_an_unwritable_output_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EdgeError, match=r"\[write\] the output must be writable"):
+        make(tmp_path / "file" / "x", a=b"1")
+
+
+@pytest.mark.parametrize("change", [b"", b"12", b"changed"])
+def test_a_changed_file_is_found(tmp_path, change):
+    folder = make(tmp_path / "x", a=b"content")
+    (folder / "a").write_bytes(change)
+    with pytest.raises(EdgeError, match="changed or truncated"):
+        verify_files(folder, read_manifest(folder))
+
+
+def test_a_missing_or_linked_file_is_found(tmp_path):
+    folder = make(tmp_path / "x", a=b"content")
+    (tmp_path / "elsewhere").write_bytes(b"content")
+    (folder / "a").unlink()
+    with pytest.raises(EdgeError, match="no file"):
+        verify_files(folder, read_manifest(folder))
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EdgeError, match="no file"):
+        verify_files(folder, read_manifest(folder))
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/b", "a\\b", "..", "", "a\0b", "c:a", "x" * 300])
+def test_path_tricks_in_a_manifest_are_refused(tmp_path, name):
+    (tmp_path / NAME).write_text(json.dumps({"schema": 1, "files": {name: {"sha256": "0", "bytes": 0}}}))
+    with pytest.raises(EdgeError, match="plain file names"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "1e999", '{"schema": 2}', '{"schema": true, "files": {}}', '{"schema": 1}', '{"schema": 1, "files": [1]}', "[" * 100_000],
+)
+def test_a_hostile_manifest_is_an_error_not_a_crash(tmp_path, text):
+    (tmp_path / NAME).write_text(text)
+    with pytest.raises(EdgeError):
+        read_manifest(tmp_path)
+
+
+def test_an_oversized_manifest_is_not_even_read(tmp_path):
+    with open(tmp_path / NAME, "wb") as file:
+        file.truncate(MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(EdgeError, match="must be small"):
+        read_manifest(tmp_path)
