@@ -1,0 +1,48 @@
+"""Canonical graph → what a backend parses. One rewrite per file; the tables here say which backend needs which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import onnx
+
+from edge.errors import EdgeError, one_of
+
+# In order. Each name is a module here with a function of the same name: model -> model.
+PASSES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("residual_adds", "unsigned", "replace_ops", "stream_biases"),
+    "openvino": ("residual_adds", "sixteen_bit", "replace_ops", "stream_biases"),
+    "tensorrt": ("sixteen_bit",),
+    "tensorrt-rtx": ("sixteen_bit", "replace_ops"),
+}
+# The form of the crop, fastest first by measurement (docs/lowering.md).
+CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample", "tensorrt-rtx": "grid_sample"}
+QUANTISED_ONLY = frozenset({"residual_adds", "unsigned"})
+
+
+def lower(model: onnx.ModelProto, *, backend: str, precision: str, float16: str | None = None) -> onnx.ModelProto:
+    """The graph as ``backend`` should see it.
+
+    Args:
+        model: canonical graph, with Q/DQ where the precision is int8; not changed.
+        backend: a key of ``PASSES``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in float32.
+    """
+    if backend not in PASSES:
+        raise EdgeError("lower", "the backend must be known", got=backend, expected=one_of(PASSES), do="Change --backend")
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)
+    for name in PASSES[backend]:
+        if (name in QUANTISED_ONLY and precision != "int8") or (name == "sixteen_bit" and float16 is None):
+            continue
+        rewrite = getattr(import_module(f"edge.lower.{name}"), name)
+        options = {"replace_ops": {"crop": CROPS.get(backend)}, "sixteen_bit": {"float16": float16}}.get(name, {})
+        lowered = rewrite(lowered, **options)
+    return lowered
+
+
+def reference(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float32 graph in standard nodes for ONNX Runtime that every engine is judged against; ``model`` is not changed."""
+    return lower(model, backend="onnxruntime", precision="fp32")

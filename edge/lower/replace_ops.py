@@ -1,0 +1,71 @@
+"""Replace the two ``edge`` ops by standard ONNX nodes."""
+
+from __future__ import annotations
+
+import onnx
+
+from edge.errors import EdgeError
+from edge.ops import DOMAIN, region_boxes, register_schemas, roi_resize
+from edge.ops.nodes import NodeBuilder
+
+PREFIXES = {region_boxes.NAME: "boxes", roi_resize.NAME: "crop"}
+
+
+def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
+    """Rewrite ``model`` in place and return it.
+
+    1. A ``RegionBoxes`` node becomes the nodes ``boxes/…``; the value it produced keeps its name.
+    2. A ``RoiResize`` node becomes the nodes ``crop/…`` in the form ``crop`` (a key of ``roi_resize.FORMS``).
+    3. A second node of the same op gets ``boxes_2/…``, and so on.
+    4. Any other node of the domain is refused; afterwards the domain is no longer imported.
+    """
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    if not nodes:
+        return model
+    shapes = _shapes(model)
+    replaced: dict[str, NodeBuilder] = {}
+    count = dict.fromkeys(PREFIXES, 0)
+    for node in nodes:
+        if node.op_type not in PREFIXES:  # 4
+            raise EdgeError(
+                "lower", "every edge op must have a decomposition", got=node.op_type, expected=list(PREFIXES), do="Export the model again"
+            )
+        count[node.op_type] += 1
+        number = count[node.op_type]
+        builder = NodeBuilder(PREFIXES[node.op_type] + (f"_{number}" if number > 1 else ""))  # 3
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        if node.op_type == region_boxes.NAME:  # 1
+            _, regions, cells, _ = shapes[node.input[0]]
+            region_boxes.decompose(
+                builder,
+                node.input[0],
+                node.output[0],
+                regions=regions,
+                cells=cells,
+                size=attributes["size"],
+                threshold=attributes["threshold"],
+            )
+        else:  # 2
+            regions = shapes[node.input[1]][1]
+            roi_resize.decompose(builder, node.input[0], node.input[1], node.output[0], regions=regions, size=attributes["size"], form=crop)
+        replaced[node.output[0]] = builder
+
+    flat: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        flat.extend(replaced[node.output[0]].nodes if node.domain == DOMAIN else [node])
+    for builder in replaced.values():
+        model.graph.initializer.extend(builder.initializers)
+    del model.graph.node[:]
+    model.graph.node.extend(flat)
+    kept = [each for each in model.opset_import if each.domain != DOMAIN]  # 4
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Value name → shape, 0 where a dimension is symbolic."""
+    register_schemas()
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    return {value.name: tuple(each.dim_value for each in value.type.tensor_type.shape.dim) for value in values}

@@ -1,0 +1,190 @@
+"""RoiResize: image and boxes → crops at the image's own size, bilinear with align_corners, no antialias.
+
+Pixel i of a crop samples the image at ``x1 + i·(x2 − 1 − x1)/(S − 1)`` along x, and likewise along y: the resize of
+MCAR's local stream (Gao & Zhou, TIP 2021) without cutting anything out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge.errors import EdgeError, one_of
+from edge.ops import DOMAIN, VERSION
+from edge.ops.nodes import NodeBuilder, floats, shape
+
+NAME = "RoiResize"
+
+
+def register_schema() -> None:
+    """Register the schema with shape inference: image (B, 3, S, S), boxes (B, K, 4) → crops (B·K, 3, S, S)."""
+    import onnx
+    from onnx.defs import OpSchema
+
+    if onnx.defs.has(NAME, DOMAIN):
+        return
+    schema = OpSchema(
+        NAME,
+        DOMAIN,
+        VERSION,
+        doc="Crops resized to the size of the image, region by region of each image.",
+        inputs=[
+            OpSchema.FormalParameter("image", "T", "(B, C, S, S)"),
+            OpSchema.FormalParameter("boxes", "U", "(B, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive"),
+        ],
+        outputs=[OpSchema.FormalParameter("crops", "T", "(B·K, C, S, S), crop b·K + k is region k of image b")],
+        type_constraints=[
+            ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "pixels"),
+            ("U", ["tensor(float)"], "coordinates stay float32"),
+        ],
+        attributes=[
+            OpSchema.Attribute("size", OpSchema.AttrType.INT, "side S of image and crops in pixels"),
+            OpSchema.Attribute("plugin_version", onnx.helper.make_attribute("plugin_version", "1"), "TensorRT plugin version"),
+            OpSchema.Attribute("plugin_namespace", onnx.helper.make_attribute("plugin_namespace", DOMAIN), "TensorRT plugin namespace"),
+        ],
+    )
+
+    def infer(context: onnx.shape_inference.InferenceContext) -> None:
+        image, boxes = context.get_input_type(0).tensor_type, context.get_input_type(1).tensor_type
+        size = context.get_attribute("size").i
+        crops = onnx.TypeProto()
+        crops.tensor_type.elem_type = image.elem_type
+        first = crops.tensor_type.shape.dim.add()
+        if len(boxes.shape.dim) == 3 and all(each.HasField("dim_value") for each in boxes.shape.dim[:2]):
+            first.dim_value = boxes.shape.dim[0].dim_value * boxes.shape.dim[1].dim_value
+        channels = crops.tensor_type.shape.dim.add()
+        if len(image.shape.dim) == 4:
+            channels.CopyFrom(image.shape.dim[1])
+        for _ in range(2):
+            crops.tensor_type.shape.dim.add().dim_value = size
+        context.set_output_type(0, crops)
+
+    schema.set_type_and_shape_inference_function(infer)
+    onnx.defs.register_schema(schema)
+
+
+# --- NumPy reference ------------------------------------------------------------------------------------------------
+
+
+def reference(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Resized crops.
+
+    Args:
+        image: (B, C, S, S) float32.
+        boxes: (B, K, 4) float32, x1 y1 x2 y2 in pixels, x2/y2 exclusive.
+
+    Returns:
+        (B·K, C, S, S) float32, crop b·K + k is region k of image b.
+    """
+    batch, channels, size, _ = image.shape
+    crops = np.empty((batch, boxes.shape[1], channels, size, size), np.float32)
+    for b, k in np.ndindex(*boxes.shape[:2]):
+        x1, y1, x2, y2 = boxes[b, k]
+        columns, rows = _sampling(x1, x2, size), _sampling(y1, y2, size)
+        crops[b, k] = rows @ (image[b] @ columns.T)
+    return crops.reshape(-1, channels, size, size)
+
+
+def _sampling(start: float, stop: float, size: int) -> np.ndarray:
+    """(S, S) float32: weight of image sample j in crop pixel i along one axis."""
+    positions = np.float64(start) + np.arange(size) * ((np.float64(stop) - 1 - start) / (size - 1))
+    lower = np.clip(np.floor(positions).astype(np.int64), 0, size - 1)
+    share = positions - lower
+    weights = np.zeros((size, size), np.float64)
+    weights[np.arange(size), lower] = 1 - share
+    weights[np.arange(size), np.minimum(lower + 1, size - 1)] += share
+    return weights.astype(np.float32)
+
+
+# --- Decompositions into standard nodes ------------------------------------------------------------------------------
+
+
+def decompose(nodes: NodeBuilder, image: str, boxes: str, crops: str, *, regions: int, size: int, form: str) -> None:
+    """Append the standard ONNX nodes (opset 19) that compute ``crops``; all forms agree to float32 rounding.
+
+    Args:
+        nodes: builder that receives the nodes.
+        image: value name, (B, C, S, S) float32.
+        boxes: value name, (B, K, 4) float32.
+        crops: name of the value to produce, (B·K, C, S, S) float32.
+        regions: K.
+        size: side S in pixels.
+        form: key of ``FORMS``; which one is fastest where stands in docs/lowering.md.
+    """
+    if form not in FORMS:
+        raise EdgeError("ops", "the crop form must be known", got=form, expected=one_of(FORMS), do="Change the lowering table")
+    FORMS[form](nodes, image, boxes, crops, regions, size)
+
+
+def _grid_sample(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
+    """GridSample with align_corners over one tall grid (B, K·S, S, 2), so that the image is not copied per region."""
+    start, reach = _start_and_reach(nodes, boxes, regions)
+    # In GridSample's coordinates the image spans [-1, 1].
+    start = nodes("Sub", "grid_start", nodes("Mul", "start_scaled", start, floats(2 / (size - 1))), floats(1.0))
+    ramp = (np.arange(size) * (2 / (size - 1) ** 2)).astype(np.float32)[:, None]
+    points = nodes("Add", "points", start, nodes("Mul", "offsets", reach, ramp))  # (B, K, S, 2): x and y of sample i
+    columns = nodes("Unsqueeze", "columns", points, shape(2))
+    rows = nodes("Unsqueeze", "rows", points, shape(3))
+    grid = nodes("Where", "grid", np.array([True, False]), columns, rows)  # (B, K, S, S, 2)
+    grid = nodes("Reshape", "tall_grid", grid, shape(-1, regions * size, size, 2))
+    tall = nodes("GridSample", "sampled", image, grid, align_corners=1, mode="bilinear", padding_mode="border")
+    by_region = nodes("Reshape", "by_region", tall, shape(0, 0, regions, size, size))
+    regions_first = nodes("Transpose", "regions_first", by_region, perm=[0, 2, 1, 3, 4])
+    nodes("Reshape", "crops", regions_first, shape(-1, 3, size, size), output=crops)
+
+
+def _matmul(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
+    """Two matrix products with the interpolation weights of rows and columns: max(0, 1 − |position − sample|)."""
+    start, reach = _start_and_reach(nodes, boxes, regions)
+    samples = np.arange(size, dtype=np.float32)
+    ramp = samples[:, None] / np.float32(size - 1)
+    points = nodes("Add", "points", start, nodes("Mul", "offsets", reach, ramp))  # (B, K, S, 2): x and y of sample i
+    by_axis = nodes("Transpose", "points_by_axis", points, perm=[3, 0, 1, 2])
+    # weights: (2, B, K, 1, S, S), [axis, image, region, 1, crop pixel, image sample]
+    distance = nodes("Abs", "distance", nodes("Sub", "difference", nodes("Unsqueeze", "point", by_axis, shape(3, 5)), samples))
+    weights = nodes("Max", "weights", nodes("Sub", "overlap", floats(1.0), distance), floats(0.0))
+    columns = nodes("Gather", "columns", weights, np.array(0, np.int64), axis=0)
+    rows = nodes("Gather", "rows", weights, np.array(1, np.int64), axis=0)
+    one_region = nodes("Unsqueeze", "image_per_region", image, shape(1))
+    narrowed = nodes("MatMul", "rows_resized", rows, one_region)  # (B, K, 3, S, S)
+    turned = nodes("Transpose", "columns_turned", columns, perm=[0, 1, 2, 4, 3])
+    resized = nodes("MatMul", "columns_resized", narrowed, turned)
+    nodes("Reshape", "crops", resized, shape(-1, 3, size, size), output=crops)
+
+
+def _roi_align(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
+    """RoiAlign with one sample per bin: bins as wide as the step, boxes shifted so that bin centres fall on the samples.
+
+    ``half_pixel`` keeps one-pixel boxes exact: the other mode widens them to a whole pixel.
+    """
+    start, reach = _start_and_reach(nodes, boxes, regions)
+    first = nodes("Add", "first", nodes("Sub", "shifted", start, nodes("Mul", "half_step", reach, floats(0.5 / (size - 1)))), floats(0.5))
+    last = nodes("Add", "last", first, nodes("Mul", "bins", reach, floats(size / (size - 1))))
+    rois = nodes("Reshape", "rois", nodes("Concat", "roi_corners", first, last, axis=3), shape(-1, 4))
+    batch = nodes("Gather", "batch", nodes("Shape", "image_shape", image), np.array(0, np.int64), axis=0)
+    images = nodes("Unsqueeze", "images", nodes("Range", "image_range", np.array(0, np.int64), batch, np.array(1, np.int64)), shape(1))
+    index = nodes("Reshape", "image_of_region", nodes("Tile", "image_per_region", images, shape(1, regions)), shape(-1))
+    nodes(
+        "RoiAlign",
+        "crops",
+        image,
+        rois,
+        index,
+        output=crops,
+        output_height=size,
+        output_width=size,
+        sampling_ratio=1,
+        spatial_scale=1.0,
+        mode="avg",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _start_and_reach(nodes: NodeBuilder, boxes: str, regions: int) -> tuple[str, str]:
+    """First sample and distance to the last one along x and y, each (B, K, 1, 2), in pixels."""
+    corners = nodes("Reshape", "corners", boxes, shape(-1, regions, 2, 2))
+    start = nodes("Slice", "start", corners, shape(0), shape(1), shape(2))
+    stop = nodes("Slice", "stop", corners, shape(1), shape(2), shape(2))
+    return start, nodes("Sub", "reach", nodes("Sub", "extent", stop, floats(1.0)), start)
+
+
+FORMS = {"grid_sample": _grid_sample, "matmul": _matmul, "roi_align": _roi_align}
