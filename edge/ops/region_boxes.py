@@ -96,7 +96,7 @@ def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
         scaled = profile / high if low == high else (profile - low) / (high - low)
         side = np.sign(scaled - np.float32(threshold))
     # A sample exactly at the threshold has sign 0 and hides the crossing.
-    cuts = np.flatnonzero(np.abs(np.diff(side)) == 2)
+    cuts = np.flatnonzero(np.abs(np.diff(side)) == 2).tolist()
     if len(cuts) == 0:
         return least, -(-7 * length // 8)
 
@@ -107,7 +107,7 @@ def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
     for left, right in segments:
         peak = scaled[left:right].max()
         if peak > best or (peak == best and right - left > end - start):
-            start, end, best = int(left), int(right), peak
+            start, end, best = left, right, peak
 
     padding = least - (end - start)
     half = -(-padding // 2)
