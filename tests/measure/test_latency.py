@@ -62,7 +62,7 @@ def test_percentiles_of_a_known_run_are_exact():
 
 def test_warm_up_goes_on_until_two_windows_agree():
     clock = Clock()
-    falling = [0.5] * 5 + [0.3] * 5 + [0.2] * 5 + [0.1] * 5 + [0.101] * 5
+    falling = [0.05] * 5 + [0.03] * 5 + [0.02] * 5 + [0.01] * 5 + [0.0101] * 5
     calls, settled = warm(turn_taking(clock, falling), Plan(warm_s=100))
     assert (calls, settled) == (25, True)
 

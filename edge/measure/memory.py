@@ -1,0 +1,43 @@
+"""Resident memory of this process, in megabytes (2**20 bytes)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+
+def resident_mb(status: Path = Path("/proc/self/status")) -> float | None:
+    """Memory held now; None where nothing tells it."""
+    held = _status_mb(status, "VmRSS")
+    if held is None:
+        try:
+            import psutil
+        except ImportError:
+            return None
+        held = psutil.Process().memory_info().rss / 2**20
+    return held
+
+
+def peak_mb(status: Path = Path("/proc/self/status")) -> float | None:
+    """Most memory ever held.
+
+    ``/proc`` first: ``ru_maxrss`` survives exec, so a small process started by a large one would show the large one's.
+    """
+    peak = _status_mb(status, "VmHWM")
+    if peak is None:
+        try:
+            import resource
+        except ImportError:
+            return resident_mb(status)
+        # Kilobytes on Linux, bytes on macOS.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak
+
+
+def _status_mb(status: Path, name: str) -> float | None:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) / 1024 if found else None

@@ -1,0 +1,118 @@
+"""Energy from each kind of source, planted in a tree or faked."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from edge.measure import energy
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def absent():
+    raise OSError("no library")
+
+
+def plant(root, files):
+    for path, text in files.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+
+def test_a_machine_without_sensors_says_why(tmp_path):
+    source, reason = energy.find(tmp_path, nvml=absent)
+    assert source is None
+    for part in ("INA3221", "RAPL", "NVML"):
+        assert part in reason
+
+
+def test_jetson_sensor_of_the_module_input_is_preferred(tmp_path):
+    folder = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/"
+    rails = {"1": "VDD_IN", "2": "VDD_CPU_GPU_CV"}
+    for number, name in rails.items():
+        plant(tmp_path, {folder + f"in{number}_label": name, folder + f"in{number}_input": "5000", folder + f"curr{number}_input": "2000"})
+    source, _ = energy.find(tmp_path, nvml=absent)
+    assert source is not None
+    assert source.name == "ina3221 VDD_IN"
+    assert source.watts is not None
+    assert source.watts() == pytest.approx(10)
+
+
+def test_rapl_counts_through_a_wrap(tmp_path):
+    zone = "sys/class/powercap/intel-rapl:0/"
+    plant(tmp_path, {zone + "energy_uj": "9000000", zone + "max_energy_range_uj": "10000000"})
+    plant(tmp_path, {"sys/class/powercap/intel-rapl:0:0/energy_uj": "5", "sys/class/powercap/intel-rapl:0:0/max_energy_range_uj": "10"})
+    source, _ = energy.find(tmp_path, nvml=absent)
+    assert source is not None
+    assert source.joules is not None
+    start = source.joules()
+    plant(tmp_path, {zone + "energy_uj": "2000000"})
+    assert source.joules() - start == pytest.approx(3)
+
+
+def test_nvml_reads_the_gpu_counter(tmp_path):
+    class Library:
+        used = 5000
+
+        def nvmlInit_v2(self):
+            return 0
+
+        def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
+            return 0
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, device, out):
+            ctypes.cast(out, ctypes.POINTER(ctypes.c_ulonglong))[0] = self.used
+            return 0
+
+    source, _ = energy.find(tmp_path, nvml=Library)
+    assert source is not None
+    assert source.name == "nvml"
+    assert source.joules is not None
+    assert source.joules() == 5
+
+
+def test_idle_power_is_subtracted():
+    time = FakeTime()
+    used = [0.0]
+
+    def joules():
+        return used[0]
+
+    def sleep(seconds):
+        time.sleep(seconds)
+        used[0] += 5 * seconds
+
+    def call():
+        time.sleep(0.5)
+        used[0] += 20 * 0.5
+
+    figures = energy.per_image(call, 4, energy.Source("fake", "all", joules=joules), seconds=2, clock=time.clock, sleep=sleep)
+    assert figures["idle_watts"] == pytest.approx(5)
+    assert figures["watts"] == pytest.approx(20)
+    assert figures["mj_per_image_total"] == pytest.approx(2500)
+    assert figures["mj_per_image"] == pytest.approx(1875)
+
+
+def test_a_source_of_power_is_integrated():
+    source = energy.Source("fake", "all", watts=lambda: 12.0)
+    with energy.Meter(source, period_s=0.005) as meter:
+        threading_wait(0.05)
+    assert meter.joules / meter.seconds == pytest.approx(12, rel=0.1)
+
+
+def threading_wait(seconds):
+    import threading
+
+    threading.Event().wait(seconds)
