@@ -1,0 +1,105 @@
+// The kernels' own code, run on the CPU: one call per thread of the grid, one phase at a time per block.
+// Built into a shared library by the tests and called through ctypes.
+
+#include "region_boxes/reference.h"
+#include "region_boxes/region_boxes.cuh"
+#include "roi_resize/reference.h"
+#include "roi_resize/roi_resize.cuh"
+
+namespace {
+
+// Runs every lane of a block through a phase before any lane enters the next: what the barrier guarantees.
+struct EachLane {
+    int count;
+    template <typename Phase>
+    void operator()(Phase phase) const {
+        for (int lane = 0; lane < count; ++lane) phase(edge::Lane{lane, count});
+    }
+};
+
+template <typename In, typename Out, edge::Layout LAYOUT>
+void run(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out) {
+    constexpr int kColumns = edge::kColumns<Out, LAYOUT>;
+    const auto* pixels = static_cast<const In*>(image);
+    for (int crop = 0; crop < crops; ++crop) {
+        if (op.size % kColumns != 0) {
+            for (int tile = 0; tile < edge::tiles_per_crop<1, edge::kRows>(op.size); ++tile) {
+                edge::roi_resize_tile<In, Out, LAYOUT, 1, edge::kRows>(op, pixels, boxes, crop, tile,
+                                                                       static_cast<Out*>(out));
+            }
+            continue;
+        }
+        for (int tile = 0; tile < edge::tiles_per_crop<kColumns, edge::kRows>(op.size); ++tile) {
+            edge::roi_resize_tile<In, Out, LAYOUT, kColumns, edge::kRows>(op, pixels, boxes, crop, tile,
+                                                                          static_cast<Out*>(out));
+        }
+    }
+}
+
+template <typename In>
+int run_format(const edge::RoiResize& op, const void* image, const float* boxes, int crops, int format, void* out) {
+    using edge::Layout;
+    switch (format) {
+        case 0: run<In, float, Layout::kLinear>(op, image, boxes, crops, out); return 0;
+        case 1: run<In, __half, Layout::kLinear>(op, image, boxes, crops, out); return 0;
+        case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, crops, out); return 0;
+        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, crops, out); return 0;
+        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, crops, out); return 0;
+        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, crops, out); return 0;
+        default: return 1;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void reference_roi_resize(const float* image, const float* boxes, int batch, int regions, int height, int width,
+                          int size, double* out) {
+    edge::reference::roi_resize(image, boxes, batch, regions, height, width, size, out);
+}
+
+// half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 5 in the order of run_format.
+int kernel_roi_resize(const void* image, int half_image, const float* boxes, int batch, int regions, int height,
+                      int width, int size, float scale, int format, void* out) {
+    const edge::RoiResize op = {regions, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
+    return half_image ? run_format<__half>(op, image, boxes, batch * regions, format, out)
+                      : run_format<float>(op, image, boxes, batch * regions, format, out);
+}
+
+void reference_bounds(const float* profiles, int count, int length, float threshold, int* intervals) {
+    for (int i = 0; i < count; ++i) {
+        const edge::reference::Interval found = edge::reference::bounds(profiles + i * length, length, threshold);
+        intervals[2 * i] = found.begin;
+        intervals[2 * i + 1] = found.end;
+    }
+}
+
+void kernel_bounds(const float* profiles, int count, int length, float threshold, int threads, int* intervals) {
+    static edge::Workspace work;
+    const edge::RegionBoxes op = {1, length, threshold};
+    for (int i = 0; i < count; ++i) {
+        const edge::Interval found = edge::run_bounds(op, work, profiles + i * length, EachLane{threads});
+        intervals[2 * i] = found.begin;
+        intervals[2 * i + 1] = found.end;
+    }
+}
+
+void reference_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes) {
+    edge::reference::region_boxes(maps, count, grid, size, threshold, boxes);
+}
+
+void kernel_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads,
+                         float* boxes) {
+    static edge::Workspace work;
+    const edge::RegionBoxes op = {grid, size, threshold};
+    for (int block = 0; block < 2 * count; ++block) {
+        const int region = block / 2, side = block % 2;
+        const edge::Interval found = edge::run_block(op, work, static_cast<edge::Side>(side),
+                                                     maps + region * grid * grid, EachLane{threads});
+        boxes[region * 4 + side] = static_cast<float>(found.begin);
+        boxes[region * 4 + 2 + side] = static_cast<float>(found.end);
+    }
+}
+
+}  // extern "C"
