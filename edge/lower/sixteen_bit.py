@@ -1,0 +1,152 @@
+"""Type the backbones in a 16-bit float; everything that decides about classes and boxes stays float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.errors import EdgeError, one_of
+from edge.ops import DOMAIN
+
+FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Ops that pass activations on and lose nothing in 16 bits. Means and sums over a map are not among them.
+CARRIERS = frozenset(
+    {"Add", "Clip", "Concat", "Flatten", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool", "Mul", "Pad", "PRelu", "Relu"}
+)
+
+
+def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
+    """Rewrite the canonical ``model`` (edge ops still in it) in place and return it.
+
+    1. A weighted node is a Conv, Gemm or MatMul with a constant second input, quantised or not.
+    2. It is a classifier if no other weighted node can be reached from it without passing an edge op; classifiers, and
+       all that follows them, stay float32: logits, sigmoid, top K, boxes, crops, fusion.
+    3. The other weighted nodes are the backbone. It includes each carrier all of whose activations come from it.
+    4. A QuantizeLinear belongs to the backbone if its input does; a DequantizeLinear if its QuantizeLinear or one of its
+       weighted readers does. Their scales then have 16 bits too, as strongly typed TensorRT asks.
+    5. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers keep the original.
+    6. Where a value crosses the border it is cast, once for all readers.
+    """
+    if float16 not in FLOAT16:
+        raise EdgeError("lower", "the 16-bit float must be known", got=float16, expected=one_of(FLOAT16), do="Change the target")
+    graph = model.graph
+    backbone, halves = _backbone(graph)
+    constants = {each.name: each for each in graph.initializer}
+    narrowed: dict[str, str] = {}  # 5: float32 constant → its 16-bit copy
+    crossed: dict[str, str] = {}  # 6: value → its name on the other side of the border
+    nodes: list[onnx.NodeProto] = []
+
+    for index, node in enumerate(graph.node):
+        inside = index in backbone
+        for position, name in enumerate(node.input):
+            if name in constants:
+                if inside and constants[name].data_type == TensorProto.FLOAT:  # 5
+                    if name not in narrowed:
+                        narrowed[name] = f"{name}/{float16}"
+                        copy = _narrow(constants[name], float16, scale=node.op_type.endswith("Linear") and position == 1)
+                        copy.name = narrowed[name]
+                        graph.initializer.append(copy)
+                    node.input[position] = narrowed[name]
+            elif name and (name in halves) != inside and not _is_integer(node, position):  # 6
+                if name not in crossed:
+                    kind = float16 if inside else "fp32"
+                    crossed[name] = f"{name}/{kind}"
+                    to = FLOAT16[float16] if inside else TensorProto.FLOAT
+                    nodes.append(helper.make_node("Cast", [name], [crossed[name]], name=crossed[name], to=to))
+                node.input[position] = crossed[name]
+        nodes.append(node)
+
+    for output in graph.output:  # 6: outputs keep name and type
+        if output.name in halves:
+            nodes.extend(_widened_output(nodes, output.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+    read = {name for node in nodes for name in node.input}
+    kept = [each for each in graph.initializer if each.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model
+
+
+def _backbone(graph: onnx.GraphProto) -> tuple[set[int], set[str]]:
+    """Indices of the backbone's nodes, and the names of the values that become 16-bit."""
+    constants = {each.name for each in graph.initializer}
+    producer = {name: index for index, node in enumerate(graph.node) for name in node.output}
+
+    def is_constant(name: str) -> bool:
+        if name in constants:
+            return True
+        source = graph.node[producer[name]] if name in producer else None
+        return source is not None and source.op_type == "DequantizeLinear" and source.input[0] in constants
+
+    weighted = {
+        index for index, node in enumerate(graph.node) if node.op_type in WEIGHTED and len(node.input) > 1 and is_constant(node.input[1])
+    }  # 1
+    leads_on: set[str] = set()  # values from which a weighted node can be reached
+    inner: set[int] = set()
+    for index in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[index]
+        if node.domain == DOMAIN:  # 2
+            continue
+        reaches = any(name in leads_on for name in node.output)
+        if index in weighted and reaches:
+            inner.add(index)
+        if reaches or index in weighted:
+            leads_on.update(node.input)
+
+    fed = {name for index in inner for name in graph.node[index].input}
+    backbone, halves, quantised = set(inner), set(), set()
+    for index, node in enumerate(graph.node):
+        activations = [name for name in node.input if name and name not in constants]
+        if index in inner:  # 3
+            halves.update(node.output)
+        elif node.op_type == "QuantizeLinear":  # 4
+            if node.input[0] in halves:
+                backbone.add(index)
+                quantised.update(node.output)
+        elif node.op_type == "DequantizeLinear":
+            if node.input[0] in quantised or node.output[0] in fed:
+                backbone.add(index)
+                halves.update(node.output)
+        elif node.op_type in CARRIERS and activations and all(name in halves for name in activations):  # 3
+            backbone.add(index)
+            halves.update(node.output)
+    return backbone, halves
+
+
+def _is_integer(node: onnx.NodeProto, position: int) -> bool:
+    """Inputs that are whole numbers whatever the type of the node: what a DequantizeLinear reads, shapes and axes."""
+    return node.op_type == "DequantizeLinear" or (node.op_type == "Pad" and position in (1, 3))
+
+
+def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.TensorProto:
+    """A 16-bit copy, rounded to nearest even; refuses values that overflow."""
+    values = numpy_helper.to_array(tensor).astype(np.float32)
+    if float16 == "fp16":
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if scale:
+            halves = np.maximum(halves, np.float16(2**-24))  # a scale of zero is refused by TensorRT
+        if np.isinf(halves).any():
+            worst = float(np.abs(values).max())
+            raise EdgeError(
+                "lower", f"{tensor.name} must fit fp16", got=f"{worst:g}", expected="at most 65504", do="Build with --precision fp32"
+            )
+        return numpy_helper.from_array(halves)
+    bits = values.view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return helper.make_tensor("", TensorProto.BFLOAT16, values.shape, rounded.tobytes(), raw=True)
+
+
+def _widened_output(nodes: list[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
+    """Rename the 16-bit value behind a graph output and return the Cast that produces the output."""
+    inner = f"{name}/narrow"
+    for node in nodes:
+        for names in (node.input, node.output):
+            for position, each in enumerate(names):
+                if each == name:
+                    names[position] = inner
+    return [helper.make_node("Cast", [inner], [name], name=f"{name}/fp32_output", to=TensorProto.FLOAT)]
