@@ -35,6 +35,15 @@ def peak_mb(status: Path = Path("/proc/self/status")) -> float | None:
     return peak
 
 
+def reset_peak(switch: Path = Path("/proc/self/clear_refs")) -> bool:
+    """Let the peak start again from what is held now (Linux 4.0 and later); False where that is not possible."""
+    try:
+        switch.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def _status_mb(status: Path, name: str) -> float | None:
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)

@@ -104,6 +104,15 @@ def test_memory_is_read_from_the_status_file(tmp_path):
     assert memory.resident_mb(status) == 100
 
 
+def test_peak_can_start_again():
+    held = bytearray(64 << 20)
+    high = memory.peak_mb()
+    del held
+    if not memory.reset_peak():
+        pytest.skip("this kernel does not reset the peak")
+    assert memory.peak_mb() < high - 32
+
+
 def test_memory_is_found_without_proc(tmp_path):
     peak, held = memory.peak_mb(tmp_path / "none"), memory.resident_mb(tmp_path / "none")
     assert peak is not None

@@ -1,0 +1,270 @@
+"""``python -m edge.bench``: bundle + images → what the engine costs and what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge import command
+from edge.bundle import Bundle, newest
+from edge.engine import Engine
+from edge.errors import EdgeError
+from edge.measure import energy, gate, latency, load, machine, memory, report, stages
+from edge.spec import ImageSpec
+
+ENGINES = Path("engines")
+DEFAULT_BATCH = 8
+STAGE_IMAGES = 16
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = command.parser(
+        "bench",
+        "Measure an engine: latency with a verdict, memory, mAP and its drop against FP32, region drift.\n"
+        "Without arguments: the newest bundle under engines/, batch 8. Several bundles are also compared turn by turn.",
+        "examples:\n"
+        "  python -m edge.bench --batch 8 --html report.html\n"
+        "  python -m edge.bench engines/mine --dataset csv:photos --json now.json\n"
+        '  python -m edge.bench engines/mine --baseline before.json --fail-on "p99>+5%,map<-0.3"\n'
+        "  python -m edge.bench engines/mine-int8 engines/mine-fp32 --no-accuracy",
+    )
+    made.add_argument("bundle", nargs="*", type=Path, metavar="BUNDLE", help=f"bundle folder (default: the newest under {ENGINES}/)")
+    what = made.add_argument_group("latency")
+    what.add_argument(
+        "--batch", type=_batches, metavar="N[,N…]", help="batch size, or several for a sweep (default 8, or the bundle's largest)"
+    )
+    what.add_argument("--streams", type=int, metavar="N", help="also measure N callers at once")
+    what.add_argument("--duration", type=_duration, metavar="TIME", help="also run so long (90s, 10m, 2h) and watch latency and memory")
+    judge = made.add_argument_group("accuracy")
+    judge.add_argument(
+        "--dataset", metavar="SPEC", help="scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR (drift only)"
+    )
+    judge.add_argument("--images", type=int, default=500, help="test images (default 500)")
+    judge.add_argument("--no-accuracy", action="store_true", help="latency and memory only")
+    judge.add_argument("--score-threshold", type=float, default=0.6, help="of CF1 and OF1 (default 0.6, as the official evaluation)")
+    out = made.add_argument_group("gates and reports")
+    out.add_argument("--baseline", type=Path, metavar="FILE", help="JSON of an earlier run to compare with")
+    out.add_argument("--fail-on", metavar="CONDITIONS", help='exit 3 when one is met, such as "p99>+5%%,map<-0.3"')
+    out.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
+    out.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    return made
+
+
+def main(args: argparse.Namespace) -> int:
+    _check(args)
+    conditions = gate.parse(args.fail_on) if args.fail_on is not None else ()
+    baseline = _read_json(args.baseline) if args.baseline else None
+    gate.check_needs(conditions, accuracy=not args.no_accuracy, baseline=baseline is not None)
+    paths = args.bundle or [_newest()]
+    results = [bench(path, args) for path in paths]
+    result = dict(results[0])
+    if len(paths) > 1:
+        result["engines"] = results
+        result["comparison"] = _compare(paths, result["batch"])
+    if baseline is not None:
+        result["baseline"] = {"file": str(args.baseline), **report.changes(result, baseline)}
+    result["gates"] = gate.check(conditions, result, baseline)
+    command.say(report.terminal(result))
+    command.write_json(args.json, result)
+    gate.enforce(result["gates"])
+    return 0
+
+
+def bench(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one bundle, as the JSON holds it."""
+    bundle = Bundle.read(path)
+    batches = _fitting(args.batch, bundle)
+    memory.reset_peak()
+    before_mb, started = memory.resident_mb(), time.perf_counter()
+    with Engine.load(path) as engine:
+        load_ms = (time.perf_counter() - started) * 1e3
+        images = _images(bundle.image, max(batches))
+        started = time.perf_counter()
+        engine.infer(images)
+        first_ms = (time.perf_counter() - started) * 1e3
+        sweep = [_latency(engine, images[:batch]) for batch in batches]
+        result = {
+            "bundle": str(path),
+            "model": bundle.model.name,
+            "weights": bundle.manifest.get("weights"),
+            "size": bundle.image.size,
+            "backend": bundle.target.backend,
+            "precision": bundle.target.precision,
+            "float16": bundle.target.float16,
+            **sweep[-1],
+            "load_ms": load_ms,
+            "first_ms": first_ms,
+            "sweep": sweep if len(sweep) > 1 else [],
+            "machine": machine.describe(),
+        }
+        engine_mb = memory.resident_mb()
+        _under_load(result, engine, images, args)
+        result["energy"] = _energy(engine, images)
+        result["stages_ms"] = (
+            stages.of_nodes(engine.profile(images), result["latency_ms"]["p50"]) if max(batches) in bundle.target.batches else {}
+        )
+        result["memory_mb"] = {
+            "peak_rss": memory.peak_mb(),
+            "engine": engine_mb - before_mb if engine_mb is not None and before_mb is not None else None,
+            "bundle": bundle.bytes / 2**20,
+        }
+        result["accuracy"] = result["regions"] = None
+    return result
+
+
+def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:
+    """Latency of one batch size, with its verdict."""
+    before = machine.state()
+    measured = latency.measure(lambda: engine.infer(images), images=len(images))
+    disturbed = machine.between(before, machine.state())
+    verdict = latency.judge(measured).also(*disturbed.reasons)
+    low, high = measured.median_interval_ms
+    return {
+        "batch": len(images),
+        "latency_ms": measured.plain(),
+        "throughput_images_per_s": measured.throughput,
+        "median_interval_ms": [low, high],
+        "variation": measured.variation,
+        "samples_ms": [round(value * 1e3, 4) for value in measured.seconds.tolist()],
+        "warm_up": measured.warm_up,
+        "valid": verdict.valid,
+        "warnings": list(verdict.reasons),
+        "disturbance": disturbed.facts,
+    }
+
+
+def _under_load(result: dict[str, Any], engine: Engine, images: np.ndarray, args: argparse.Namespace) -> None:
+    if args.streams:
+        result["streams"] = load.streams(lambda: engine.infer(images), args.streams, images=len(images))
+    if args.duration:
+        with command.progress("soak", "window") as progress:
+            soaked = load.soak(lambda: engine.infer(images), args.duration, progress=progress)
+        result["soak"] = soaked.plain()
+        result["warnings"] += [f"soak: {reason}" for reason in soaked.reasons]
+        result["valid"] = result["valid"] and not soaked.reasons
+
+
+def _stages(engine: Engine, images: np.ndarray, p50_ms: float) -> dict[str, float]:
+    if len(images) not in engine.bundle.target.batches:
+        return {}
+    return stages.of_nodes(engine.profile(images), p50_ms)
+
+
+def _energy(engine: Engine, images: np.ndarray) -> dict[str, Any]:
+    source, reason = energy.find()
+    if source is None:
+        return {"source": None, "reason": f"not available here: {reason}"}
+    return energy.per_image(lambda: engine.infer(images), len(images), source)
+
+
+def _compare(paths: list[Path], batch: int) -> list[dict[str, Any]]:
+    """The bundles turn by turn, as paired ratios to the first."""
+    with _opened(paths) as engines, command.progress("compare", "turn") as progress:
+        turns = {}
+        for path, engine in engines.items():
+            images = _images(engine.bundle.image, batch)
+            turns[str(path)] = latency.timed(lambda engine=engine, images=images: engine.infer(images))  # type: ignore[misc]
+        rounds = latency.interleave(turns, progress=progress)
+    first = str(paths[0])
+    compared = []
+    for name in turns:
+        found = rounds.compare(name, first)
+        compared.append(
+            {
+                "bundle": name,
+                "p50_ms": rounds.latency(name).percentile_ms(50),
+                "ratio": found.ratio,
+                "interval": list(found.interval),
+                "rounds": len(found.ratios),
+                "verdict": found.verdict if name != first else "the first",
+            }
+        )
+    return compared
+
+
+@contextmanager
+def _opened(paths: list[Path]) -> Iterator[dict[Path, Engine]]:
+    engines: dict[Path, Engine] = {}
+    try:
+        for path in paths:
+            engines[path] = Engine.load(path)
+        yield engines
+    finally:
+        for engine in engines.values():
+            engine.close()
+
+
+def _images(spec: ImageSpec, batch: int) -> np.ndarray:
+    """Seeded noise of the statistics of normalised photographs."""
+    return np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
+
+
+def _fitting(wanted: list[int] | None, bundle: Bundle) -> list[int]:
+    most = bundle.target.max_batch
+    batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
+    if max(batches) > most:
+        must, expected = "the batch must fit the bundle", f"at most {most}, the largest of {bundle.path}"
+        raise _refused(must, max(batches), expected, f"Lower --batch, or build with --batch {max(batches)}")
+    return batches
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, value in (
+        ("--batch", min(args.batch or [1])),
+        ("--images", args.images),
+        ("--streams", 1 if args.streams is None else args.streams),
+    ):
+        if value < 1:
+            raise _refused(f"{name} must be positive", value, "1 or more", f"Change {name}")
+    if args.duration is not None and args.duration <= 0:
+        raise _refused("--duration must be positive", args.duration, "a time such as 10m", "Change --duration")
+    if not 0 <= args.score_threshold <= 1:
+        raise _refused("a score threshold must be a probability", args.score_threshold, "0 to 1", "Change --score-threshold")
+
+
+def _newest() -> Path:
+    found = newest(ENGINES)
+    if found is None:
+        raise _refused("there must be a bundle", f"none under {ENGINES}/", "one", "Build one: python -m edge.build")
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    expected = "a file of edge.bench --json"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _refused("the baseline must be readable", f"{path}: {error}", expected, "Change --baseline") from error
+    if not isinstance(content, dict) or "latency_ms" not in content:
+        raise _refused("the baseline must be a bench result", f"{path} of another form", expected, "Change --baseline")
+    return content
+
+
+def _refused(must: str, got: object, expected: str, do: str) -> EdgeError:
+    return EdgeError("bench", must, got=got, expected=expected, do=do)
+
+
+def _batches(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _duration(text: str) -> float:
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)(s|m|h|)", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"not a time: {text!r} (90s, 10m, 2h)")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+_batches.__name__ = "batch"  # what argparse calls it in its message
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, arguments().parse_args()))

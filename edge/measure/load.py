@@ -1,0 +1,143 @@
+"""Engines under load: several callers at once, and for a long time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edge.measure.latency import Clock, Latency
+from edge.measure.memory import resident_mb
+
+WINDOWS = 20
+DRIFT = 0.05  # of the latency, from the first to the last quarter
+GROWTH = 0.05  # of the memory, likewise
+GROWTH_MB = 8.0  # growth below this is the allocator's
+
+
+def streams(call: Callable[[], Any], count: int, *, images: int, seconds: float = 3.0, clock: Clock = time.perf_counter) -> dict[str, Any]:
+    """``count`` threads that call one after another without pause.
+
+    Returns:
+        ``streams``, ``throughput_images_per_s`` of all together, ``latency_ms`` as each caller saw it.
+    """
+    taken: list[list[float]] = [[] for _ in range(count)]
+    errors: list[BaseException] = []
+    ready = threading.Barrier(count + 1)
+    stop = threading.Event()
+
+    def work(mine: list[float]) -> None:
+        try:
+            call()
+            ready.wait()
+            while not stop.is_set():
+                start = clock()
+                call()
+                mine.append(clock() - start)
+        except threading.BrokenBarrierError:
+            return
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
+            ready.abort()
+
+    threads = [threading.Thread(target=work, args=(mine,), daemon=True) for mine in taken]
+    for thread in threads:
+        thread.start()
+    begun = clock()
+    try:
+        ready.wait()
+        begun = clock()
+        stop.wait(seconds)
+    except threading.BrokenBarrierError:
+        pass
+    stop.set()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    elapsed = clock() - begun
+    latency = Latency(np.asarray([value for mine in taken for value in mine]), images)
+    return {"streams": count, "throughput_images_per_s": len(latency.seconds) * images / elapsed, "latency_ms": latency.plain()}
+
+
+@dataclass(frozen=True)
+class Soak:
+    """A long run in equal windows.
+
+    Attributes:
+        seconds: how long it ran.
+        windows: ``at_s``, ``p50``, ``p99`` in milliseconds, ``rss_mb`` of each window.
+        drift: of the median latency from the first to the last quarter of the windows, as a share.
+        growth_mb: of the resident memory, likewise; None where it is not told.
+        reasons: why the run did not hold still; empty when it did.
+    """
+
+    seconds: float
+    windows: tuple[dict[str, Any], ...]
+    drift: float
+    growth_mb: float | None
+    reasons: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "windows": list(self.windows),
+            "latency_drift": self.drift,
+            "memory_growth_mb": self.growth_mb,
+            "reasons": list(self.reasons),
+        }
+
+
+def soak(
+    call: Callable[[], Any],
+    seconds: float,
+    *,
+    clock: Clock = time.perf_counter,
+    memory: Callable[[], float | None] = resident_mb,
+    progress: Callable[[int, int], None] | None = None,
+) -> Soak:
+    """Call without pause for so long and watch latency and memory.
+
+    Memory held is bounded: each window keeps its percentiles, not its samples.
+    """
+    windows: list[dict[str, Any]] = []
+    begun = clock()
+    for number in range(WINDOWS):
+        taken: list[float] = []
+        while clock() - begun < seconds * (number + 1) / WINDOWS or not taken:
+            start = clock()
+            call()
+            taken.append(clock() - start)
+        latency = Latency(np.asarray(taken))
+        windows.append(
+            {
+                "at_s": clock() - begun,
+                "p50": latency.percentile_ms(50),
+                "p99": latency.percentile_ms(99),
+                "rss_mb": memory(),
+                "calls": len(taken),
+            }
+        )
+        if progress:
+            progress(number + 1, WINDOWS)
+        if clock() - begun >= seconds:
+            break
+    quarter = max(1, len(windows) // 4)
+    first, last = windows[:quarter], windows[-quarter:]
+    drift = median(one["p50"] for one in last) / median(one["p50"] for one in first) - 1
+    held = [one["rss_mb"] for one in windows]
+    growth = None if None in held else median(held[-quarter:]) - median(held[:quarter])
+    reasons = []
+    if len(windows) < 4:
+        reasons.append(f"too short: {len(windows)} windows of one call each say nothing about drift")
+    elif abs(drift) > DRIFT:
+        reasons.append(f"the median latency moved by {drift:+.0%} from the first to the last quarter, at most {DRIFT:.0%} will do")
+    if growth is not None and growth > max(GROWTH_MB, GROWTH * held[0]):
+        reasons.append(f"memory grew by {growth:.0f} MB from the first to the last quarter")
+    return Soak(clock() - begun, tuple(windows), drift, growth, tuple(reasons))

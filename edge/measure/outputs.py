@@ -1,0 +1,118 @@
+"""What an engine says about a data set, image by image: the raw material of accuracy and drift."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge.errors import EdgeError
+from edge.manifest import digest_json, write_atomically
+from edge.measure.latency import Clock
+
+KEPT = ("scores", "global_scores", "local_scores", "regions", "region_classes")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of one engine over N images.
+
+    Attributes:
+        values: ``scores``, ``global_scores``, ``local_scores`` (N, C) float32; ``regions`` (N, K, 4) float32 and
+            ``region_classes`` (N, K) int64 where the model has regions.
+        inferring_s, waiting_s: seconds inside the engine, and waiting for images.
+    """
+
+    values: Mapping[str, np.ndarray] = field(repr=False)
+    inferring_s: float = 0.0
+    waiting_s: float = 0.0
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.values["scores"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def collect(
+    infer: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    batches: Iterable[tuple[object, np.ndarray]],
+    total: int,
+    *,
+    clock: Clock = time.perf_counter,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Run batches one after another; only the small outputs are kept, never an image.
+
+    Args:
+        batches: (names, (b, 3, S, S) float32).
+        total: images to come, for the progress.
+
+    Raises:
+        EdgeError: there are no images, or a score is not finite.
+    """
+    kept: dict[str, list[np.ndarray]] = {}
+    done, inferring = 0, 0.0
+    begun = clock()
+    for _, images in batches:
+        start = clock()
+        outputs = infer(images)
+        inferring += clock() - start
+        for name in KEPT:
+            if name in outputs:
+                kept.setdefault(name, []).append(np.array(outputs[name]))
+        done += len(images)
+        if progress:
+            progress(done, total)
+    if not done:
+        raise EdgeError("bench", "there must be images", got="none", expected="at least one", do="Change --dataset or --images")
+    values = {name: np.concatenate(parts) for name, parts in kept.items()}
+    bad = np.flatnonzero(~np.isfinite(values["scores"]).all(axis=1))
+    if len(bad):
+        raise EdgeError(
+            "bench",
+            "scores must be finite",
+            got=f"NaN or infinity for image {bad[0]} and {len(bad) - 1} others",
+            expected="numbers in [0, 1]",
+            do="Rebuild the engine; python -m edge.doctor BUNDLE tells whether it fits this machine",
+        )
+    return Outputs(values, inferring, clock() - begun - inferring)
+
+
+def sample(count: int, wanted: int) -> list[int]:
+    """``wanted`` of ``count`` indices at even distances, so that a sorted data set is not cut off: all where fewer."""
+    if wanted >= count:
+        return list(range(count))
+    return [int(index) for index in (np.arange(wanted) * count) // wanted]
+
+
+def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path | None = None) -> Outputs:
+    """Outputs kept from an earlier run of the same key, else made now and kept.
+
+    Args:
+        key: plain values that decide the outputs: digests of graph and images, version of the runtime.
+        folder: default ``$XDG_CACHE_HOME/mcar-edge/outputs``, else ``~/.cache/mcar-edge/outputs``.
+    """
+    path = (folder or cache_folder()) / f"{digest_json(key)}.npz"
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as stored:
+        values = {name: stored[name] for name in KEPT if name in stored}
+        if "scores" in values:
+            return Outputs(values)
+    outputs = make()
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **outputs.values)  # type: ignore[arg-type]
+    with contextlib.suppress(EdgeError):  # a cache that cannot be written is no reason to fail
+        write_atomically(path, packed.getvalue())
+    return outputs
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcar-edge" / "outputs"

@@ -1,0 +1,217 @@
+"""A bench result as text: a terminal table of at most 120 columns, and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.measure import machine
+from edge.measure.gate import METRICS
+from edge.measure.stages import STAGES
+
+WIDTH = 120
+Result = Mapping[str, Any]
+Rows = Sequence[Sequence[str]]
+
+_COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
+_RIGHT = frozenset(_COLUMNS[1:])
+
+
+def terminal(result: Result) -> str:
+    """The whole report for a terminal; no line is longer than ``WIDTH``."""
+    lines = [*_wrapped("machine    " + machine.sentence(result["machine"]), indent=11), ""]
+    lines += text_table(_COLUMNS, engine_rows(result))
+    lines += ["", "p50 … max in milliseconds per batch; MB of the engine's files; drop against FP32 in points", ""]
+    for name, value in facts(result):
+        lines += _wrapped(f"{name:10} {value}", indent=11)
+    return "\n".join(lines)
+
+
+def markdown(result: Result) -> str:
+    """The same as Markdown."""
+    title = f"# {Path(result['bundle']).name}"
+    parts = [title, "", f"Machine: {machine.sentence(result['machine'])}.", "", *markdown_table(_COLUMNS, engine_rows(result)), ""]
+    parts += ["p50 … max in milliseconds per batch; MB of the engine's files; drop against FP32 in points.", ""]
+    parts += [f"- **{name}**: {value}" for name, value in facts(result)]
+    per_class = (result.get("accuracy") or {}).get("per_class") or {}
+    if per_class:
+        rows = [[name, number(one["ap"]), number(one["ap_reference"]), signed(one["drop"])] for name, one in per_class.items()]
+        parts += ["", "## Classes", "", *markdown_table(("class", "AP", "AP FP32", "drop"), rows)]
+    return "\n".join(parts) + "\n"
+
+
+def engine_rows(result: Result) -> list[list[str]]:
+    """One row per engine and batch, in the order of ``_COLUMNS``."""
+    rows = []
+    for engine in result.get("engines") or [result]:
+        runs = engine.get("sweep") or [engine]
+        for run in runs:
+            last = run["batch"] == engine["batch"]
+            ms = run["latency_ms"]
+            memory = engine.get("memory_mb") or {}
+            accuracy, regions = engine.get("accuracy") or {}, engine.get("regions") or {}
+            quality = [
+                number(accuracy.get("map")),
+                drop(accuracy),
+                number(accuracy.get("cf1")),
+                percent(regions.get("class_agreement")),
+                number(regions.get("mean_iou"), 3),
+            ]
+            rows.append(
+                [
+                    short(engine) if run is runs[0] else "",
+                    str(run["batch"]) + ("" if run["valid"] else " !"),
+                    *(number(ms[key], 2) for key in ("p50", "p90", "p99", "max")),
+                    number(run["throughput_images_per_s"]),
+                    number(memory.get("bundle")) if last else "",
+                    number(memory.get("peak_rss"), 0) if last else "",
+                    *(quality if last else [""] * len(quality)),
+                ]
+            )
+    return rows
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """What stands below the table, as (name, sentence)."""
+    found = [("verdict", "VALID" if result["valid"] else "INVALID: " + "; ".join(result["warnings"][:3]))]
+    found += [*_latency(result), *_comparison(result), *_accuracy(result), *_cost(result)]
+    if result["valid"] and result["warnings"]:
+        found.append(("note", "; ".join(result["warnings"])))
+    if result.get("baseline"):
+        moved = "; ".join(f"{name} {text}" for name, text in result["baseline"]["changes"].items())
+        differs = result["baseline"]["differs"]
+        found.append(("baseline", f"{result['baseline']['file']}: {moved}" + (f" (of another {', '.join(differs)})" if differs else "")))
+    for one in result.get("gates") or []:
+        found.append(("gate", f"{'FAIL' if one['failed'] else 'pass'} {one['condition']}: {one['measured']:.4g}, limit {one['limit']:.4g}"))
+    return found
+
+
+def changes(result: Result, baseline: Result) -> dict[str, Any]:
+    """How every gated metric moved against a baseline; what is missing on either side is left out."""
+    moved = {}
+    for metric, keys in METRICS.items():
+        now, then = _dig(result, keys), _dig(baseline, keys)
+        if now is None or then is None:
+            continue
+        absolute = metric.startswith("map") or not then
+        moved[metric] = f"{now - then:+.2f}" if absolute else f"{now / then - 1:+.1%}"
+    differs = [key for key in ("model", "size", "backend", "precision", "batch") if baseline.get(key) != result.get(key)]
+    other = (baseline.get("machine") or {}).get("cpu") != result["machine"].get("cpu")
+    return {"changes": moved, "differs": [*differs, *(["machine"] if other else [])]}
+
+
+def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
+    """Lines of an aligned table; columns empty in every row are left out, the first is cut to fit the width."""
+    kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
+    widths = [max(len(columns[index]), *(len(row[index]) for row in rows)) for index in kept]
+    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
+
+    def line(cells: Sequence[str]) -> str:
+        placed = []
+        for width, index in zip(widths, kept, strict=True):
+            cell = cells[index] if len(cells[index]) <= width else cells[index][: width - 1] + "…"
+            placed.append(cell.rjust(width) if columns[index] in right else cell.ljust(width))
+        return "  ".join(placed).rstrip()
+
+    return [line(columns), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]
+
+
+def markdown_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
+    """Lines of a Markdown table."""
+    rule = ["---:" if column in right else "---" for column in columns]
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)]
+
+
+def short(engine: Result) -> str:
+    """``mobilenetv2 256 int8 openvino``: what tells engines of one report apart."""
+    precision = engine["precision"] if not engine.get("float16") else engine["float16"]
+    return f"{engine['model'].removeprefix('mcar-')} {engine['size']} {precision} {engine['backend']}"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def drop(accuracy: Mapping[str, Any]) -> str:
+    if accuracy.get("map_drop") is None:
+        return "–"
+    interval = accuracy.get("map_drop_interval")
+    return signed(accuracy["map_drop"]) + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
+
+
+def _latency(result: Result) -> list[tuple[str, str]]:
+    low, high = result["median_interval_ms"]
+    calls = f"{len(result['samples_ms'])} calls after {result['warm_up']} to warm up, CoV {result['variation']:.1%}"
+    start = f"loaded in {result['load_ms']:.0f} ms, first call {result['first_ms']:.0f} ms"
+    found = [("latency", f"p50 {result['latency_ms']['p50']:.2f} ms [{low:.2f}, {high:.2f}] of {calls}; {start}")]
+    stages = result.get("stages_ms") or {}
+    if stages:
+        named = ", ".join(f"{name.replace('_', ' ')} {stages[name]:.2f}" for name in STAGES if name in stages)
+        found.append(("stages", f"{named} (ms per batch)"))
+    return found
+
+
+def _comparison(result: Result) -> list[tuple[str, str]]:
+    found = []
+    for one in (result.get("comparison") or [])[1:]:
+        low, high = one["interval"]
+        ratio = f"{one['ratio']:.3f} × [{low:.3f}, {high:.3f}] over {one['rounds']} rounds"
+        found.append(("compare", f"{Path(one['bundle']).name}: {ratio}, {one['verdict']}"))
+    return found
+
+
+def _cost(result: Result) -> list[tuple[str, str]]:
+    found = []
+    energy, streams, soak = result.get("energy") or {}, result.get("streams"), result.get("soak")
+    if energy.get("source"):
+        idle = f"{energy['source']}: {energy['covers']}; idle {energy['idle_watts']:.1f} W subtracted"
+        found.append(("energy", f"{energy['mj_per_image']:.1f} mJ per image ({idle})"))
+    elif energy:
+        found.append(("energy", energy["reason"]))
+    if streams:
+        ms = streams["latency_ms"]
+        rate = f"{streams['throughput_images_per_s']:.1f} images/s"
+        found.append(("streams", f"{streams['streams']} at once: {rate}, p50 {ms['p50']:.2f} ms, p99 {ms['p99']:.2f} ms"))
+    if soak:
+        growth = "memory not told" if soak["memory_growth_mb"] is None else f"memory {soak['memory_growth_mb']:+.1f} MB"
+        found.append(
+            ("soak", f"{soak['seconds']:.0f} s: latency {soak['latency_drift']:+.1%}, {growth}, from the first to the last quarter")
+        )
+    return found
+
+
+def _accuracy(result: Result) -> list[tuple[str, str]]:
+    accuracy = result.get("accuracy")
+    if not accuracy:
+        return []
+    found = [("accuracy", f"{accuracy['images']} images of {accuracy['dataset']}; {accuracy['convention']}")]
+    worst = accuracy.get("worst") or []
+    if worst:
+        found.append(("worst", ", ".join(f"{name} {-lost:+.1f}" for name, lost in worst) + " (AP against FP32)"))
+    return found
+
+
+def _dig(result: Any, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        result = result.get(key) if isinstance(result, Mapping) else None
+    return result
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and len(line) + 1 + len(word) > WIDTH:
+            lines.append(line)
+            line = " " * indent + word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]

@@ -1,0 +1,87 @@
+"""Load over time and over threads."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from edge.measure.load import WINDOWS, soak, streams
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def call_taking(clock, seconds):
+    def call():
+        clock.now += next(seconds)
+
+    return call
+
+
+def test_steady_soak_has_nothing_to_say():
+    clock = Clock()
+    found = soak(call_taking(clock, itertools.repeat(0.01)), 60, clock=clock, memory=lambda: 200.0)
+    assert found.reasons == ()
+    assert len(found.windows) == WINDOWS
+    assert found.seconds == pytest.approx(60, abs=0.02)
+    assert sum(window["calls"] for window in found.windows) == pytest.approx(6000, abs=1)
+
+
+def test_latency_that_creeps_up_is_found():
+    clock = Clock()
+    call = call_taking(clock, (0.01 * (1 + clock.now / 300) for _ in itertools.count()))
+    found = soak(call, 60, clock=clock, memory=lambda: None)
+    assert found.drift == pytest.approx(0.15, abs=0.02)
+    assert any("latency moved" in reason for reason in found.reasons)
+    assert found.growth_mb is None
+
+
+def test_memory_that_leaks_is_found():
+    clock = Clock()
+    held = itertools.count(200, 5)
+    found = soak(call_taking(clock, itertools.repeat(0.01)), 60, clock=clock, memory=lambda: float(next(held)))
+    assert any("memory grew by 75 MB" in reason for reason in found.reasons)
+
+
+def test_soak_shorter_than_its_calls_says_so():
+    clock = Clock()
+    found = soak(call_taking(clock, itertools.repeat(5.0)), 3, clock=clock, memory=lambda: 1.0)
+    assert any("too short" in reason for reason in found.reasons)
+
+
+def test_streams_run_at_once():
+    inside, most, lock = [0], [0], threading.Lock()
+
+    def call():
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        with lock:
+            inside[0] -= 1
+
+    streams(call, 3, images=1, seconds=0.1)
+    assert most[0] == 3
+
+
+def test_streams_count_the_images_of_all_callers():
+    found = streams(lambda: time.sleep(0.01), 4, images=2, seconds=0.3)
+    assert found["streams"] == 4
+    assert 300 < found["throughput_images_per_s"] < 810
+    assert found["latency_ms"]["p50"] >= 10
+
+
+def test_an_error_in_a_stream_is_raised():
+    def call():
+        raise ValueError("broken engine")
+
+    with pytest.raises(ValueError, match="broken engine"):
+        streams(call, 2, images=1, seconds=0.1)

@@ -1,0 +1,96 @@
+"""Outputs over a data set: order, streaming, the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge.errors import EdgeError
+from edge.measure.outputs import Outputs, cached, collect, sample
+
+
+def batches(sizes, start=0):
+    for size in sizes:
+        yield [str(start + index) for index in range(size)], np.arange(start, start + size, dtype=np.float32)[:, None]
+        start += size
+
+
+def infer(images):
+    return {"scores": np.hstack([images, images / 2]), "regions": np.zeros((len(images), 2, 4), np.float32), "something": images}
+
+
+def test_outputs_come_in_the_order_of_the_images():
+    seen = []
+    found = collect(infer, batches([3, 3, 1]), 7, progress=lambda done, total: seen.append((done, total)))
+    assert found.scores[:, 0].tolist() == list(range(7))
+    assert found.values["regions"].shape == (7, 2, 4)
+    assert "something" not in found.values
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_time_in_the_engine_and_time_waiting_are_told_apart():
+    now = [0.0]
+
+    def slow_batches():
+        for names, images in batches([2, 2]):
+            now[0] += 3
+            yield names, images
+
+    def slow_infer(images):
+        now[0] += 1
+        return infer(images)
+
+    found = collect(slow_infer, slow_batches(), 4, clock=lambda: now[0])
+    assert (found.inferring_s, found.waiting_s) == (2, 6)
+
+
+def test_reused_output_buffers_are_copied():
+    buffer = np.zeros((2, 2), np.float32)
+
+    def reusing(images):
+        buffer[:] = images
+        return {"scores": buffer}
+
+    assert collect(reusing, batches([2, 2]), 4).scores[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_no_images_and_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(EdgeError, match="there must be images"):
+        collect(infer, [], 0)
+    with pytest.raises(EdgeError, match="image 1 and 0 others"):
+        collect(lambda images: {"scores": np.array([[0.5], [np.nan]])}, batches([2]), 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"), [(10, 5, [0, 2, 4, 6, 8]), (3, 10, [0, 1, 2]), (10, 3, [0, 3, 6]), (4, 4, [0, 1, 2, 3])]
+)
+def test_a_sample_is_spread_evenly(count, wanted, expected):
+    assert sample(count, wanted) == expected
+
+
+def test_cache_answers_for_the_same_key_only(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return Outputs({"scores": np.full((2, 3), len(made), np.float32)})
+
+    first = cached({"graph": "a"}, make, tmp_path)
+    again = cached({"graph": "a"}, make, tmp_path)
+    other = cached({"graph": "b"}, make, tmp_path)
+    assert (first.scores[0, 0], again.scores[0, 0], other.scores[0, 0]) == (1, 1, 2)
+
+
+def test_a_damaged_or_unwritable_cache_is_made_anew(tmp_path):
+    key = {"graph": "a"}
+
+    def make():
+        return Outputs({"scores": np.ones((2, 3), np.float32)})
+
+    cached(key, make, tmp_path)
+    (entry,) = tmp_path.iterdir()
+    entry.write_bytes(entry.read_bytes()[:40])
+    assert cached(key, make, tmp_path).scores.shape == (2, 3)
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert cached(key, make, blocked).scores.shape == (2, 3)
