@@ -1,0 +1,1 @@
+"""What is measured against what. How to measure stands in ``edge.measure``."""
