@@ -1,0 +1,63 @@
+# Two commands do all the set-up: `make demo` shows the whole pipeline, `make test` runs every check.
+# The first of them creates .venv/ and installs (torch is large: several GB); later runs reuse it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+# The model of the demo. Random weights show the pipeline and the timings; their scores mean nothing.
+DEMO_BUILD ?= --weights random --precision fp32
+DEMO_ENGINE := engines/demo
+DEMO_IMAGE := out/demo/scene.png
+
+.PHONY: demo test format clean help
+
+help:
+	@echo "make demo    install, build an engine, bench it at batch 8, predict on an image"
+	@echo "make test    install, ruff, mypy, pytest"
+	@echo "make format  ruff format, clang-format"
+	@echo "make clean   remove what the above made, except .venv/"
+
+demo: $(VENV)/demo-installed
+	$(BIN)/python -m edge.build $(DEMO_BUILD) --output $(DEMO_ENGINE) --force
+	$(BIN)/python -m edge.bench $(DEMO_ENGINE) --batch 8 --json out/demo/bench.json
+	$(BIN)/python examples/sample_image.py $(DEMO_IMAGE)
+	$(BIN)/python -m edge.predict $(DEMO_ENGINE) $(DEMO_IMAGE) --draw out/demo/drawn --json out/demo/predictions.json
+	@echo
+	@echo "engine bundle  $(DEMO_ENGINE)/"
+	@echo "measurements   out/demo/bench.json"
+	@echo "predictions    out/demo/predictions.json, drawn in out/demo/drawn/"
+	@case "$(DEMO_BUILD)" in *random*) echo "The weights are random: timings are real, scores mean nothing.";; esac
+
+# Every check runs, also after one that failed, and pytest last, so that its summary line ends the log.
+test: $(VENV)/test-installed
+	@status=0; \
+	$(BIN)/python -m ruff check . || status=1; \
+	$(BIN)/python -m ruff format --check . || status=1; \
+	$(BIN)/python -m mypy || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) || status=1; \
+	exit $$status
+
+format: $(VENV)/test-installed
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+	find kernels edge/cpp tests examples -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' | xargs -r $(BIN)/clang-format -i
+
+clean:
+	rm -rf build dist mcar_edge.egg-info engines/demo out/demo .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/demo-installed: setup.py | $(BIN)/python
+	$(PIP) -e ".[build]"
+	@touch $@
+
+$(VENV)/test-installed: setup.py | $(BIN)/python
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/demo-installed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "mcar-edge needs Python 3.10 or newer; found $$(python3 --version 2>&1). Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mcar-edge needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
