@@ -1,0 +1,180 @@
+"""What the distribution holds, and what importing it costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+
+BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
+NOT_PACKED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "engines", "out", "runs")
+
+
+def build(kind: str, source: Path, target: Path) -> Path:
+    """Run the build backend as pip does; its output ends with the file's name."""
+    target.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([sys.executable, "-c", BUILD, kind, str(target)], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target / done.stdout.splitlines()[-1]
+
+
+def copy_of(repository: Path, target: Path) -> Path:
+    """What a clean checkout would hold: files git tracks or would, where there is git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=repository, capture_output=True, text=True
+    )
+    if listed.returncode:
+        return Path(shutil.copytree(repository, target, ignore=NOT_PACKED))
+    for name in filter(None, listed.stdout.split("\0")):
+        if (repository / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(repository / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="module")
+def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("setuptools.build_meta")
+    return copy_of(repository, tmp_path_factory.mktemp("packaging") / "checkout")
+
+
+@pytest.fixture(scope="module")
+def sdist(checkout: Path) -> Path:
+    return build("sdist", checkout, checkout.parent / "sdist")
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
+    return build("wheel", checkout, checkout.parent / "wheel")
+
+
+@pytest.fixture(scope="module")
+def packed(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def sources(root: Path, *suffixes: str) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in suffixes}
+
+
+def test_the_wheel_holds_three_packages_and_nothing_else_at_its_top(packed: set[str], repository: Path) -> None:
+    top = {name.split("/")[0] for name in packed}
+    version = re.search(r'__version__ = "(.+)"', (repository / "edge" / "__init__.py").read_text())[1]  # type: ignore[index]
+    assert top == {"edge", "export", "calib", f"mcar_edge-{version}.dist-info"}
+
+
+def test_every_python_module_is_in_the_wheel(packed: set[str], checkout: Path) -> None:
+    for package in ("edge", "export", "calib"):
+        modules = {f"{package}/{name}" for name in sources(checkout / package, ".py")}
+        assert modules <= packed
+    assert not [name for name in packed if "test" in Path(name).name or "__pycache__" in name]
+
+
+def test_kernel_and_runtime_sources_ride_in_native(packed: set[str], checkout: Path) -> None:
+    kernels = sources(checkout / "kernels", ".cu", ".cuh", ".h", ".cpp", ".txt", ".cmake")
+    runtime = sources(checkout / "edge" / "cpp", ".h", ".hpp", ".cpp", ".txt", ".cmake", ".in")
+    assert "roi_resize/roi_resize.cuh" in kernels
+    expected = {f"edge/_native/kernels/{name}" for name in kernels} | {f"edge/_native/cpp/{name}" for name in runtime}
+    assert expected <= packed
+    assert not [name for name in packed if name.startswith(("edge/_native/", "edge/cpp/")) and name.endswith((".py", ".so", ".o"))]
+
+
+def test_shipped_weights_are_in_the_wheel(packed: set[str], checkout: Path) -> None:
+    assets = {f"edge/assets/{path.name}" for path in (checkout / "edge" / "assets").glob("*") if path.is_file()}
+    assert assets <= packed
+
+
+def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = message_from_string(archive.read(name).decode())
+    assert metadata["Name"] == "mcar-edge"
+    assert metadata["Requires-Python"] == ">=3.10"
+    needed = metadata.get_all("Requires-Dist")
+    always = {re.split(r"[<>=!~ ;]", line)[0].lower() for line in needed if "extra ==" not in line}
+    assert always == {"numpy", "pillow"}
+    assert {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "build", "train", "dev"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_a_wheel_built_from_the_sdist_is_the_same(sdist: Path, packed: set[str], tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        (root,) = {name.split("/")[0] for name in archive.getnames()}
+        archive.extractall(tmp_path, filter="data")
+    with zipfile.ZipFile(build("wheel", tmp_path / root, tmp_path / "wheel")) as archive:
+        assert set(archive.namelist()) == packed
+
+
+def test_the_installed_wheel_imports_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = "import edge, edge.errors; print(edge.__file__); print(edge.__version__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.splitlines()[0]).is_relative_to(tmp_path)
+
+
+HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "tqdm", "psutil")
+
+
+def loaded_by(repository: Path, statement: str) -> set[str]:
+    """Top-level packages that a statement loads, in a fresh interpreter."""
+    code = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_import_edge_costs_no_array_or_vendor_library(repository: Path) -> None:
+    assert not loaded_by(repository, "import edge") & {*HEAVY, "numpy", "PIL"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["from edge import Engine", "import edge.backends", "import edge.image", "import edge.predict", "import edge.doctor"]
+)
+def test_the_device_side_costs_numpy_and_pillow_only(repository: Path, statement: str) -> None:
+    assert not loaded_by(repository, statement) & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["build", "bench", "predict", "train", "doctor"])
+def test_help_and_version_of_every_command_need_neither_torch_nor_onnx(repository: Path, command: str) -> None:
+    loaded = loaded_by(repository, f"import edge.{command}; edge.{command}.arguments().format_help()")
+    assert not loaded & set(HEAVY)
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {names}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize("module", ["edge.engine", "edge.predict", "edge.bench", "edge.doctor", "edge.build", "edge.measure", "edge.data"])
+def test_a_device_without_host_packages_imports_what_it_runs(repository: Path, module: str) -> None:
+    absent = BLOCKED.format(names=set(HEAVY))
+    loaded_by(repository, f"{absent}\nimport {module}")
+
+
+def test_a_device_without_host_packages_gets_one_line_from_build(repository: Path, tmp_path: Path) -> None:
+    absent = BLOCKED.format(names={"torch", "torchvision", "onnxscript"})
+    flags = ["build", "--weights", "random", "--precision", "fp32", "--backend", "onnxruntime"]
+    code = f"{absent}\nimport runpy\nsys.argv = {flags}\nrunpy.run_module('edge.build', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("[build]")
+    assert "mcar-edge[build]" in line
+    assert not list(tmp_path.iterdir())
