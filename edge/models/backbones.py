@@ -32,28 +32,34 @@ def resnet101() -> nn.Sequential:
     return _resnet(resnet101(weights=None))
 
 
-# Name → maker, channels of the last map, and what a reader calls the parts.
+def _mobilenetv2_names() -> dict[str, str]:
+    names = {"features.0.0.0": "stem", "features.0.0.2": "stem", "features.1.0": "last", "features.1.2": "last"}
+    for index in range(1, 18):
+        steps = ("depthwise", "project") if index == 1 else ("expand", "depthwise", "project")
+        for position, step in enumerate(steps):
+            for part in (0, 2):  # convolution and activation; the BatchNorm between them is folded away
+                names[f"features.0.{index}.conv.{3 * position + part}"] = f"block{index}/{step}"
+        names[f"features.0.{index}"] = f"block{index}"
+    return names
+
+
+_RESNET_NAMES = {
+    "features.0": "conv1",
+    "features.2": "relu",
+    "features.3": "maxpool",
+    **{f"features.{n + 3}": f"layer{n}" for n in range(1, 5)},
+}
+
+# Name → maker, channels of the last map, and what a reader calls the parts of it.
 BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], int, dict[str, str]]] = {
-    "mobilenetv2": (
-        mobilenetv2,
-        1280,
-        {"features.0.0": "stem", **{f"features.0.{index}": f"block{index}" for index in range(1, 18)}, "features.1": "last"},
-    ),
-    **{
-        name: (
-            maker,
-            2048,
-            {"features.0": "conv1", "features.1": "bn1", **{f"features.{index + 3}": f"layer{index}" for index in range(1, 5)}},
-        )
-        for name, maker in (("resnet50", resnet50), ("resnet101", resnet101))
-    },
+    "mobilenetv2": (mobilenetv2, 1280, _mobilenetv2_names()),
+    "resnet50": (resnet50, 2048, _RESNET_NAMES),
+    "resnet101": (resnet101, 2048, _RESNET_NAMES),
 }
 
 
 def _resnet(model: nn.Module) -> nn.Sequential:
-    return nn.Sequential(
-        model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4
-    )
+    return nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4)
 
 
 def _flat(block: nn.Sequential) -> Iterator[nn.Module]:

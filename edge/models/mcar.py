@@ -36,9 +36,17 @@ class MCAR(nn.Module):
         if pooling not in POOLINGS:
             raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(POOLINGS), do="Change --pooling")
         if not 1 <= regions <= num_classes:
-            raise EdgeError("models", "there must be at least one region and at most one per class", got=regions, expected=f"1 to {num_classes}", do="Change --regions")
+            raise EdgeError(
+                "models",
+                "there must be at least one region and at most one per class",
+                got=regions,
+                expected=f"1 to {num_classes}",
+                do="Change --regions",
+            )
         if not 0 < threshold < 1:
-            raise EdgeError("models", "the localisation threshold must be inside (0, 1)", got=threshold, expected="such as 0.5", do="Change --threshold")
+            raise EdgeError(
+                "models", "the localisation threshold must be inside (0, 1)", got=threshold, expected="such as 0.5", do="Change --threshold"
+            )
         make, channels, self.layer_names = BACKBONES[backbone]
         self.features = make()
         self.convclass = nn.Conv2d(channels, num_classes, 1)

@@ -1,0 +1,170 @@
+"""Where a build starts: from a name, a path or nothing at all to a network with its weights and what describes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge.errors import EdgeError, one_of
+from edge.manifest import digest_bytes, digest_file
+from edge.models import MODELS, create
+from edge.models.checkpoint import describe, load_checkpoint, read
+from edge.spec import ImageSpec, ModelSpec
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+DEFAULT = "mcar-mobilenetv2-scenes"
+RANDOM = "random"
+RANDOM_CLASSES = 20
+DEFAULT_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network ready for export.
+
+    Attributes:
+        network: the torch model, in eval mode, weights loaded.
+        model, image: what describes it.
+        title: short name for folders and reports: the shipped name, the checkpoint's file name, or ``<model>-random``.
+        digest: SHA-256 of the weights.
+        shipped: name of the shipped weights, or None.
+        named: whether the class names are known (from a flag, the checkpoint or its data set).
+        warnings: what the user should know.
+    """
+
+    network: torch.nn.Module
+    model: ModelSpec
+    image: ImageSpec
+    title: str
+    digest: str
+    shipped: str | None
+    named: bool
+    warnings: tuple[str, ...] = ()
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the weights that come with the project."""
+    return tuple(sorted(path.stem for path in ASSETS.glob("*.pth")))
+
+
+def open_source(
+    weights: str | None,
+    *,
+    model: str | None = None,
+    labels: Path | None = None,
+    size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Source:
+    """The network a user asked for.
+
+    What describes it is taken from, in order: an argument, the checkpoint's ``edge`` key, the official file name, the key
+    names, the default.
+
+    Args:
+        weights: a shipped name, a path, ``random``, or None for the default.
+        model: architecture name; None: as the weights say.
+        labels: file of class names, one a line.
+        size: input side in pixels.
+        options: the architecture's own options that were given (``pooling``, ``regions``, ``threshold``).
+        seed: of random weights.
+
+    Raises:
+        EdgeError: nothing by that name, or a description and weights that do not fit each other.
+    """
+    if weights is None:
+        weights = _default_weights(model)
+    if weights == RANDOM:
+        return _random(model or "mcar-mobilenetv2", labels, size, options or {}, seed)
+    path = ASSETS / f"{weights}.pth" if weights in shipped() else Path(weights)
+    if not path.is_file():
+        raise EdgeError(
+            "build", "the weights must exist", got=f"no file {weights}", expected=f"{one_of((*shipped(), RANDOM))}, or a path", do="Change --weights"
+        )
+    checkpoint = read(path)
+    found = describe(checkpoint, path.name)
+    if model is not None and model != found.model:
+        raise EdgeError("build", "--model must be the architecture of the weights", got=model, expected=found.model, do="Leave --model out")
+    names = _labels(labels) if labels else found.classes
+    if names is not None and len(names) != found.num_classes:
+        raise EdgeError(
+            "build", "there must be one label per class of the weights", got=f"{len(names)} labels", expected=found.num_classes, do="Change --labels"
+        )
+    warnings = [] if names else ["the checkpoint does not name its classes; give --labels FILE. Using class_00 …"]
+    described = {name: value for name, value in found.options.items() if value is not None}
+    network = create(found.model, num_classes=found.num_classes, **{**described, **(options or {})})
+    load_checkpoint(network, checkpoint)
+    return Source(
+        network,
+        ModelSpec(found.model, tuple(names or _anonymous(found.num_classes)), network.spec_options()),
+        ImageSpec(size or found.size or DEFAULT_SIZE),
+        title=re.sub(r"(\.pth|\.tar|\.pt)+$", "", path.name),
+        digest=digest_file(path),
+        shipped=path.stem if path.parent == ASSETS else None,
+        named=names is not None,
+        warnings=tuple(warnings),
+    )
+
+
+def _default_weights(model: str | None) -> str:
+    """The shipped weights of an architecture; without any, both ways out are named."""
+    candidates = shipped() if model is None else tuple(name for name in shipped() if name.startswith(f"{model}-"))
+    if DEFAULT in candidates:
+        return DEFAULT
+    if candidates:
+        return candidates[0]
+    if model is not None and model not in MODELS:
+        raise EdgeError("build", "the architecture must be known", got=model, expected=one_of(MODELS), do="Change --model")
+    raise EdgeError(
+        "build",
+        "a model without shipped weights needs --weights",
+        got=f"--model {model or 'none'} alone",
+        expected="--weights PATH of a checkpoint, or --weights random to try the pipeline",
+        do="Add one of the two",
+    )
+
+
+def _random(model: str, labels: Path | None, size: int | None, options: Mapping[str, Any], seed: int) -> Source:
+    names = _labels(labels) if labels else _anonymous(RANDOM_CLASSES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = create(model, num_classes=len(names), **options)
+        _settle(network)
+    digest = digest_bytes(b"".join(value.numpy().tobytes() for value in network.state_dict().values()))
+    return Source(
+        network,
+        ModelSpec(model, tuple(names), network.spec_options()),
+        ImageSpec(size or DEFAULT_SIZE),
+        title=f"{model}-{RANDOM}",
+        digest=digest,
+        shipped=None,
+        named=labels is not None,
+        warnings=("random weights: the scores mean nothing, only times and formats do",),
+    )
+
+
+def _settle(network: torch.nn.Module, images: int = 8, size: int = 128) -> None:
+    """Take BatchNorm statistics from noise: with untouched ones the maps of a deep random network overflow or vanish."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # cumulative average
+    with torch.no_grad():
+        network.train()(torch.randn(images, 3, size, size))
+    network.eval()
+
+
+def _labels(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeError("build", "the labels must be readable", got=f"{path}: {error}", expected="a text file, one name a line", do="Change --labels") from error
+    return names
+
+
+def _anonymous(count: int) -> list[str]:
+    return [f"class_{index:02d}" for index in range(count)]
