@@ -44,36 +44,4 @@ EDGE_FUNCTION float read(const __half* address) {
 #endif
 }
 
-EDGE_FUNCTION float lerp(float a, float b, float weight) { return fmaf(weight, b - a, a); }
-
-// Position of output sample `index` among source samples: first neighbour and weight of the second one.
-struct Position {
-    int lower;
-    float weight;
-};
-
-// An evenly spaced walk over `span` source steps in `count` samples, both ends included (align_corners).
-// The step is kept with its rounding error: i * step is then right to the last bit of the weight, where a plain fp32
-// product is off by 2^-16 of a pixel near column 448, more than the error budget on noisy images.
-struct Walk {
-    float step;
-    float residual;
-};
-
-EDGE_FUNCTION Walk make_walk(float span, int count) {
-    const float intervals = static_cast<float>(count - 1);
-    if (count < 2) return {0.0f, 0.0f};
-    const float step = span / intervals;
-    return {step, fmaf(-step, intervals, span) / intervals};
-}
-
-EDGE_FUNCTION Position position(Walk walk, int index, float offset = 0.0f) {
-    const float i = static_cast<float>(index);
-    const float rounded = product(i, walk.step);
-    const float error = fmaf(i, walk.step, -rounded) + product(i, walk.residual);
-    const float whole = rounded + offset;
-    const float base = floorf(whole);
-    return {static_cast<int>(base), fminf(fmaxf((whole - base) + error, 0.0f), 1.0f)};
-}
-
 }  // namespace edge

@@ -8,8 +8,9 @@
 // gives one interval. The quirks of the published code are kept; they are numbered (1) to (6) here. Knows nothing of CUDA.
 #pragma once
 
-#include <algorithm>  // defines: std::min, std::max_element, std::minmax_element, std::any_of
-#include <cmath>      // defines: std::floor, std::abs, std::isnan
+#include <algorithm>  // defines: std::min, std::fill, std::max_element, std::minmax_element, std::any_of
+#include <cmath>      // defines: std::fma, std::isnan
+#include <cstdlib>    // defines: std::abs
 #include <vector>
 
 namespace edge::reference {
@@ -71,26 +72,41 @@ inline Interval bounds(const float* profile, int length, float threshold) {
     return widen(winner, length);  // (6)
 }
 
-// Row and column maxima of one stretched map, computed in double: xs and ys are (size).
+// A sample's place on the grid: the point before it and the weight of the point behind.
+struct Place {
+    int before, behind;
+    float weight;
+};
+
+// Rounded as torch's upsample_bilinear2d rounds: profiles are often linear between their extremes, so that a sample lies
+// exactly on the threshold in real arithmetic and the rounding decides the crossing.
+inline Place place(int sample, int grid, int size) {
+    const float step = static_cast<float>(grid - 1) / static_cast<float>(size - 1);
+    volatile float position = step * static_cast<float>(sample);  // volatile: rounded before it is used
+    const int before = std::min(static_cast<int>(position), grid - 1);
+    return {before, std::min(before + 1, grid - 1), position - static_cast<float>(before)};
+}
+
+inline float blend(float a, float b, float weight) {
+    volatile float second = weight * b;
+    return std::fma(1.0f - weight, a, second);
+}
+
+// Row and column maxima of one map, every sample of the stretched map visited: xs and ys are (size).
 inline void profiles(const float* map, int grid, int size, float* xs, float* ys) {
-    std::vector<double> columns(size, -1), rows(size, -1);
+    std::fill(xs, xs + size, -1.0f);
+    std::fill(ys, ys + size, -1.0f);
     for (int row = 0; row < size; ++row) {
+        const Place y = place(row, grid, size);
         for (int column = 0; column < size; ++column) {
-            const double x = static_cast<double>(column) * (grid - 1) / (size - 1);
-            const double y = static_cast<double>(row) * (grid - 1) / (size - 1);
-            const int left = static_cast<int>(std::floor(x)), upper = static_cast<int>(std::floor(y));
-            const int right = std::min(left + 1, grid - 1), lower = std::min(upper + 1, grid - 1);
-            const double top = (1 - (x - left)) * map[upper * grid + left] + (x - left) * map[upper * grid + right];
-            const double bottom = (1 - (x - left)) * map[lower * grid + left] + (x - left) * map[lower * grid + right];
-            const double value = (1 - (y - upper)) * top + (y - upper) * bottom;
+            const Place x = place(column, grid, size);
+            const float above = blend(map[y.before * grid + x.before], map[y.before * grid + x.behind], x.weight);
+            const float below = blend(map[y.behind * grid + x.before], map[y.behind * grid + x.behind], x.weight);
+            const float value = blend(above, below, y.weight);
             // A NaN stays.
-            if (value > columns[column] || std::isnan(value)) columns[column] = value;
-            if (value > rows[row] || std::isnan(value)) rows[row] = value;
+            if (value > xs[column] || std::isnan(value)) xs[column] = value;
+            if (value > ys[row] || std::isnan(value)) ys[row] = value;
         }
-    }
-    for (int i = 0; i < size; ++i) {
-        xs[i] = static_cast<float>(columns[i]);
-        ys[i] = static_cast<float>(rows[i]);
     }
 }
 

@@ -7,13 +7,16 @@
 // stretched map is linear between two grid points, so the maximum over all samples is the maximum over the first and the
 // last sample of every grid interval: 2 * grid - 1 candidates instead of `size`.
 //
+// Profiles are often linear between their extremes, so that a sample lies exactly on the threshold in real arithmetic and
+// rounding decides the crossing. Positions and weights are therefore rounded as torch's upsample_bilinear2d rounds them.
+//
 // A block works in phases with a barrier between them. A phase is a plain function of (workspace, lane), so a host compiler
 // runs the same block one lane at a time; see run_block. Arithmetic is IEEE fp32: never compile with fast math.
 // The numbers (1) to (6) are the quirks listed in reference.h.
 // This header knows neither torch nor TensorRT and compiles with nvcc, NVRTC and a host compiler.
 #pragma once
 
-#include "platform.h"  // defines: EDGE_FUNCTION, read, lerp, Position, Walk, position, make_walk
+#include "platform.h"  // defines: EDGE_FUNCTION, read, product, ceil_div
 
 namespace edge {
 
@@ -23,7 +26,7 @@ constexpr int kMaxCandidates = 2 * kMaxGrid;
 constexpr int kWord = 32;  // samples per word of the crossing mask, and lanes per warp
 
 struct RegionBoxes {
-    int grid, size;
+    int grid, size;   // size is at least twice the grid, so that no grid interval is without samples
     float threshold;  // inside (0, 1): at 0 and at 1 no profile ever crosses
 };
 
@@ -143,28 +146,49 @@ EDGE_FUNCTION float maximum(float a, float b) {
 // ----------------------------------------------------------------------------
 // phases
 
-// Candidate c of grid interval c / 2: its first sample (c even) or its last one (c odd).
-EDGE_FUNCTION int candidate_sample(const RegionBoxes& op, int candidate) {
-    if (op.grid < 2) return 0;
-    const int interval = (candidate + 1) / 2;  // of the first sample at or behind the candidate
-    return ceil_div(interval * (op.size - 1), op.grid - 1) - candidate % 2;
+// Position of a sample among grid points: the one before it and the weight of the one behind.
+struct Position {
+    int lower;
+    float weight;
+};
+
+EDGE_FUNCTION Position position(const RegionBoxes& op, int sample) {
+    const float step = static_cast<float>(op.grid - 1) / static_cast<float>(op.size - 1);
+    const float whole = product(static_cast<float>(sample), step);
+    const int lower = static_cast<int>(whole) < op.grid - 1 ? static_cast<int>(whole) : op.grid - 1;
+    return {lower, whole - static_cast<float>(lower)};
 }
 
-// The last grid point is a candidate of its own: 2 * (grid - 1) interval ends and sample size - 1.
-EDGE_FUNCTION int candidate_count(const RegionBoxes& op) { return 2 * op.grid - 1; }
+EDGE_FUNCTION float blend(float a, float b, float weight) { return fmaf(1.0f - weight, a, product(weight, b)); }
+
+// First sample at or behind a grid point as position() rounds it; `size` if there is none.
+EDGE_FUNCTION int first_sample(const RegionBoxes& op, int point) {
+    if (point == 0) return 0;
+    int sample = ceil_div(point * (op.size - 1), op.grid - 1);
+    while (sample < op.size && position(op, sample).lower < point) ++sample;
+    while (position(op, sample - 1).lower >= point) --sample;
+    return sample;
+}
+
+// Candidate c is the first (c even) or the last (c odd) sample of grid interval c / 2; the last grid point counts as an
+// interval of its own if rounding lets a sample reach it.
+EDGE_FUNCTION int candidate_count(const RegionBoxes& op) {
+    return 2 * (op.grid - 1) + (position(op, op.size - 1).lower == op.grid - 1);
+}
+
+EDGE_FUNCTION int candidate_sample(const RegionBoxes& op, int candidate) {
+    return first_sample(op, (candidate + 1) / 2) - candidate % 2;
+}
 
 EDGE_FUNCTION void load(const RegionBoxes& op, Workspace& work, Lane lane, const float* map) {
     for (int i = lane.index; i < op.grid * op.grid; i += lane.count) work.map[i] = read(map + i);
+    for (int c = lane.index; c < candidate_count(op); c += lane.count) {
+        work.weights[c] = position(op, candidate_sample(op, c)).weight;
+    }
     if (lane.index == 0) {
         work.lowest = 0x7fffffff;
         work.highest = -0x7fffffff;
         work.winner = 0;
-    }
-    const Walk walk = make_walk(static_cast<float>(op.grid - 1), op.size);
-    for (int c = lane.index; c < candidate_count(op); c += lane.count) {
-        const Position at = position(walk, candidate_sample(op, c));
-        // The weight belongs to interval c / 2, whichever side of a grid point rounding puts the sample on.
-        work.weights[c] = at.lower == c / 2 ? at.weight : at.lower < c / 2 ? 0.0f : 1.0f;
     }
 }
 
@@ -174,38 +198,36 @@ EDGE_FUNCTION void stretch_candidates(const RegionBoxes& op, Workspace& work, La
     for (int i = lane.index; i < op.grid * candidates; i += lane.count) {
         const int row = i / candidates, c = i % candidates;
         const float* left = work.map + row * op.grid + c / 2;
-        work.across[row * kMaxCandidates + c] = lerp(left[0], c / 2 + 1 < op.grid ? left[1] : left[0], work.weights[c]);
+        work.across[row * kMaxCandidates + c] = blend(left[0], c / 2 + 1 < op.grid ? left[1] : left[0], work.weights[c]);
     }
 }
 
 EDGE_FUNCTION float column_maximum(const RegionBoxes& op, const Workspace& work, Position at) {
     const int right = at.lower + 1 < op.grid ? at.lower + 1 : at.lower;
-    float above = lerp(work.map[at.lower], work.map[right], at.weight);
-    float best = above;
+    float above = blend(work.map[at.lower], work.map[right], at.weight);
+    float best = 0.0f;
     for (int row = 1; row < op.grid; ++row) {
         const float* line = work.map + row * op.grid;
-        const float below = lerp(line[at.lower], line[right], at.weight);
-        best = maximum(best, lerp(above, below, work.weights[2 * row - 2]));
-        best = maximum(best, lerp(above, below, work.weights[2 * row - 1]));
+        const float below = blend(line[at.lower], line[right], at.weight);
+        best = maximum(best, blend(above, below, work.weights[2 * row - 2]));
+        best = maximum(best, blend(above, below, work.weights[2 * row - 1]));
         above = below;
     }
-    return maximum(best, above);
+    return candidate_count(op) % 2 ? maximum(best, above) : best;
 }
 
 EDGE_FUNCTION float row_maximum(const RegionBoxes& op, const Workspace& work, Position at) {
     const float* above = work.across + at.lower * kMaxCandidates;
     const float* below = at.lower + 1 < op.grid ? above + kMaxCandidates : above;
     float best = 0.0f;
-    for (int c = 0; c < candidate_count(op); ++c) best = maximum(best, lerp(above[c], below[c], at.weight));
+    for (int c = 0; c < candidate_count(op); ++c) best = maximum(best, blend(above[c], below[c], at.weight));
     return best;
 }
 
 EDGE_FUNCTION void find_profile(const RegionBoxes& op, Workspace& work, Lane lane, Side side) {
-    const Walk walk = make_walk(static_cast<float>(op.grid - 1), op.size);
     int lowest = 0x7fffffff, highest = -0x7fffffff;
     for (int i = lane.index; i < op.size; i += lane.count) {
-        Position at = position(walk, i);
-        if (at.lower > op.grid - 1) at = {op.grid - 1, 0.0f};
+        const Position at = position(op, i);
         const float value = side == Side::kColumns ? column_maximum(op, work, at) : row_maximum(op, work, at);
         work.profile[i] = value;
         const int bits = bits_of(value);

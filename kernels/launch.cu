@@ -1,0 +1,76 @@
+// Chooses the kernel instance for a format known at run time; see launch.h.
+
+#include "launch.h"
+
+#include "region_boxes/region_boxes.cuh"  // defines: region_boxes_kernel, RegionBoxes
+#include "roi_resize/roi_resize.cuh"      // defines: roi_resize_kernel, RoiResize, Layout, kColumns
+
+namespace {
+
+using edge::Layout;
+
+constexpr int kMaxCrops = 65535;  // of the grid's second dimension
+
+// cudaLaunchKernel instead of <<<>>>: it returns this launch's own error and leaves other people's alone.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
+    void* addresses[] = {&arguments...};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), addresses, 0, stream);
+}
+
+template <typename In, typename Out, Layout LAYOUT, int COLUMNS>
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out,
+                   cudaStream_t stream) {
+    const int tiles = edge::tiles_per_crop<COLUMNS, edge::kRows>(op.size);
+    const dim3 grid(edge::ceil_div(tiles, edge::kRoiResizeThreads), crops);
+    return launch(edge::roi_resize_kernel<In, Out, LAYOUT, COLUMNS>, grid, edge::kRoiResizeThreads, stream, op,
+                  static_cast<const In*>(image), boxes, static_cast<Out*>(out));
+}
+
+template <typename In, typename Out, Layout LAYOUT>
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out,
+                   cudaStream_t stream) {
+    constexpr int kWide = edge::kColumns<Out, LAYOUT>;
+    const bool fits = op.size % kWide == 0;
+    return fits ? resize<In, Out, LAYOUT, kWide>(op, image, boxes, crops, out, stream)
+                : resize<In, Out, LAYOUT, 1>(op, image, boxes, crops, out, stream);
+}
+
+template <typename In>
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, int format, void* out,
+                   cudaStream_t stream) {
+    switch (format) {
+        case EDGE_FP32_LINEAR: return resize<In, float, Layout::kLinear>(op, image, boxes, crops, out, stream);
+        case EDGE_FP16_LINEAR: return resize<In, __half, Layout::kLinear>(op, image, boxes, crops, out, stream);
+        case EDGE_FP16_HWC8: return resize<In, __half, Layout::kHwc8>(op, image, boxes, crops, out, stream);
+        case EDGE_INT8_LINEAR: return resize<In, signed char, Layout::kLinear>(op, image, boxes, crops, out, stream);
+        case EDGE_INT8_CHW4: return resize<In, signed char, Layout::kChw4>(op, image, boxes, crops, out, stream);
+        case EDGE_INT8_CHW32: return resize<In, signed char, Layout::kChw32>(op, image, boxes, crops, out, stream);
+        default: return cudaErrorInvalidValue;
+    }
+}
+
+}  // namespace
+
+extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions, int height,
+                               int width, int size, float scale, int format, void* out, cudaStream_t stream) {
+    if (crops == 0) return cudaSuccess;
+    const bool quantised = format >= EDGE_INT8_LINEAR;
+    if (crops < 0 || crops > kMaxCrops || regions < 1 || height < 1 || width < 1 || size < 1 ||
+        (quantised && !(scale > 0))) {
+        return cudaErrorInvalidValue;
+    }
+    const edge::RoiResize op = {regions, height, width, size, quantised ? 1.0f / scale : 1.0f};
+    return half_image ? resize<__half>(op, image, boxes, crops, format, out, stream)
+                      : resize<float>(op, image, boxes, crops, format, out, stream);
+}
+
+extern "C" int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,
+                                 cudaStream_t stream) {
+    if (count == 0) return cudaSuccess;
+    if (count < 0 || grid < 1 || grid > edge::kMaxGrid || size < 2 * grid || size > edge::kMaxSize) {
+        return cudaErrorInvalidValue;
+    }
+    const edge::RegionBoxes op = {grid, size, threshold};
+    return launch(edge::region_boxes_kernel, dim3(2 * count), edge::kRegionBoxesThreads, stream, op, maps, boxes);
+}

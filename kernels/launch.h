@@ -1,0 +1,26 @@
+// Launches of the two kernels for callers that learn the format at run time: the TensorRT plugin, benchmarks, ctypes.
+// All pointers are on the device; nothing is allocated, nothing synchronises, so every call may be captured in a graph.
+#pragma once
+
+#include <cuda_runtime_api.h>  // defines: cudaStream_t, cudaError_t
+
+enum EdgeFormat {
+    EDGE_FP32_LINEAR = 0,
+    EDGE_FP16_LINEAR = 1,
+    EDGE_FP16_HWC8 = 2,
+    EDGE_INT8_LINEAR = 3,
+    EDGE_INT8_CHW4 = 4,
+    EDGE_INT8_CHW32 = 5,
+};
+
+extern "C" {
+
+// image (crops / regions, 3, height, width) fp32 or fp16, boxes (crops, 4) fp32 -> out (crops, 3, size, size) in a format.
+// scale is the quantisation step of the int8 formats. Returns a cudaError_t.
+int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions, int height, int width,
+                    int size, float scale, int format, void* out, cudaStream_t stream);
+
+// maps (count, grid, grid) fp32 -> boxes (count, 4) fp32. Returns a cudaError_t.
+int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,
+                      cudaStream_t stream);
+}
