@@ -126,7 +126,8 @@ def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:
     before = machine.state()
     measured = latency.measure(lambda: engine.infer(images), images=len(images))
     disturbed = machine.between(before, machine.state())
-    verdict = latency.judge(measured).also(*disturbed.reasons)
+    # What happened to the machine comes first: it is the cause of the rest.
+    verdict = latency.Verdict(disturbed.reasons).also(*latency.judge(measured).reasons)
     low, high = measured.median_interval_ms
     return {
         "batch": len(images),

@@ -119,11 +119,16 @@ class Disturbance:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def between(before: State, after: State) -> Disturbance:
-    """Throttling, a falling clock, stolen time and other processes, between two states."""
+def between(before: State, after: State, *, own_s: float | None = None) -> Disturbance:
+    """Throttling, a falling clock, stolen time and other processes, between two states.
+
+    Args:
+        own_s: processor seconds that the measurement itself used, where it ran in other processes.
+    """
     reasons = []
     total = after.total - before.total
-    elsewhere = max(0.0, (after.busy - before.busy) - (after.own - before.own)) / total if total > 0 else 0.0
+    own = (after.own - before.own) + (own_s or 0.0)
+    elsewhere = max(0.0, (after.busy - before.busy) - own) / total if total > 0 else 0.0
     stolen = (after.stolen - before.stolen) / total if total > 0 else 0.0
     if after.throttled is not None and before.throttled is not None and after.throttled > before.throttled:
         reasons.append(f"throttled: {after.throttled - before.throttled} thermal events during the run")
