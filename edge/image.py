@@ -1,88 +1,153 @@
-"""Photographs in: decoding, the resize of the official evaluation, and boxes back in photo pixels."""
+"""Photographs: decode anything sensible to RGB, prepare it for the network, draw what the network found."""
 
 from __future__ import annotations
 
 import io
 import os
-import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 
 from edge.errors import EdgeError
 from edge.spec import ImageSpec
 
-MAX_PIXELS = 1 << 28  # 268 Mpx: larger headers are taken for an attack on memory
+# Formats that Pillow reads by itself: no EPS, which starts another program.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+MAX_PIXELS = 1 << 27  # 400 MB of RGB; a photograph of 134 megapixels
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def decode(source: Any) -> np.ndarray:
-    """An image as (H, W, 3) uint8 RGB, upright.
+def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    EXIF rotation is applied, CMYK, grey, palette and 16-bit images are converted, transparency is laid on white.
+    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; what is transparent shows white.
 
     Args:
-        source: path, bytes of a file, PIL image, or (H, W, 3) uint8 RGB array (returned as it is).
+        source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array, which is returned as it is.
 
     Raises:
-        EdgeError: missing, unreadable, truncated, empty or absurdly large; the message names the file.
+        EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or more than ``MAX_PIXELS``.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise EdgeError("image", "an image array must be RGB", got=f"{source.shape} {source.dtype}", expected="(H, W, 3) uint8", do="Convert it")
+            raise _refused("an array must be a photograph", f"{source.shape} {source.dtype}", "(H, W, 3) uint8 RGB", "Convert it")
         return source
     if isinstance(source, Image.Image):
-        return _rgb(source)
-    name = str(source) if isinstance(source, (str, os.PathLike)) else f"{len(source)} bytes"
+        return _decode(source, "a PIL image")
+    name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise _refused("an image must be a file", f"no file {name}", "the path of an image", "Check the path")
     try:
-        data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            with Image.open(io.BytesIO(data)) as image:
-                if not 0 < image.width * image.height <= MAX_PIXELS:
-                    raise ValueError(f"{image.width} × {image.height} pixels")
-                return _rgb(image)
-    except Exception as error:  # Pillow's decoders raise whatever their formats do
-        raise EdgeError(
-            "image", "an image must be readable", got=f"{name}: {str(error)[:120] or type(error).__name__}", expected="a file Pillow decodes", do="Leave it out or save it again"
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+            return _decode(image, name)
+    except EdgeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)[:120] or type(error).__name__
+        raise _refused(
+            "an image must be readable", f"{name}: {reason}", f"a whole file in {', '.join(_formats())}", "Replace it"
         ) from error
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
-        # 16 bits are scaled, not clipped: Pillow's own conversion would turn all above 255 white.
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        grey = np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    width, height = image.size
+    if not width or not height:
+        raise _refused("an image must have pixels", f"{name} of {width}×{height}", "1×1 or more", "Replace it")
+    if width * height > MAX_PIXELS:
+        raise _refused("an image must not be huge", f"{name} of {width}×{height}", f"at most {MAX_PIXELS} pixels", "Make it smaller")
+    image.load()
+    rgb = _rgb(image, name)
+    turn = _TURNS.get(_orientation(image))
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _scaled(np.asarray(image, np.float64), image.mode, name)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
-    return np.array(image.convert("RGB"))
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
 
 
-def preprocess(image: np.ndarray, spec: ImageSpec) -> np.ndarray:
-    """(H, W, 3) uint8 RGB → (3, S, S) float32: resized regardless of its proportions, scaled and normalised.
+def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Image.Image:
+    """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
+    full = 1.0 if mode == "F" else 65535.0
+    if not (values >= 0).all() or not (values <= full).all():
+        raise _refused("grey values must be in range", f"{name} with {values.min():g} to {values.max():g}", f"0 to {full:g}", "Scale it")
+    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8)).convert("RGB")
 
-    The filter is Pillow's bilinear one, which antialiases when it shrinks, as in the official evaluation.
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF is no reason to refuse a good photograph
+        return 1
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """What the network eats: (3, S, S) float32, contiguous.
+
+    As the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB, whatever the aspect ratio,
+    then ``(value / 255 - mean) / std`` per channel.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        out: where to write, such as one row of a batch.
     """
-    if image.shape[:2] != (spec.size, spec.size):
-        image = np.asarray(Image.fromarray(image).resize((spec.size, spec.size), Image.Resampling.BILINEAR))
-    scale = np.float32(1) / (np.float32(255) * np.asarray(spec.std, np.float32))
-    shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-    return planes * scale[:, None, None] - shift[:, None, None]
+    size = spec.size
+    if image.shape[:2] != (size, size):
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    if out is None:
+        out = np.empty((3, size, size), np.float32)
+    tables = _tables(spec.mean, spec.std)
+    for channel in range(3):
+        np.take(tables[channel], image[:, :, channel], out=out[channel], mode="clip")
+    return out
 
 
-def boxes_to_photo(boxes: np.ndarray, size: int, width: int, height: int) -> np.ndarray:
-    """boxes: (…, 4) float32, x1 y1 x2 y2 in pixels of the size × size input → the same in pixels of the width × height photo."""
-    scale = np.array([width / size, height / size] * 2, np.float32)
-    return np.asarray(boxes, np.float32) * scale
+@cache
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """(3, 256) float32: the normalised value of every byte, per channel."""
+    scaled = np.arange(256, dtype=np.float32) / np.float32(255)
+    return (scaled - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
 
 
-def draw(image: np.ndarray, prediction: Any) -> Image.Image:
-    """The photo with its regions, labels and scores."""
-    return Image.fromarray(image)
+def boxes_to_photo(boxes: NDArray[np.floating[Any]], size: int, photo_width: int, photo_height: int) -> NDArray[np.floating[Any]]:
+    """Boxes from model-input pixels to photo pixels; the two axes were squeezed separately.
+
+    Args:
+        boxes: (…, 4) x1 y1 x2 y2, x2/y2 exclusive, in 0..size.
+        size: S, the side of the model's input.
+
+    Returns:
+        (…, 4) of the same type and order, in 0..photo_width and 0..photo_height.
+    """
+    scale = np.array([photo_width, photo_height, photo_width, photo_height], boxes.dtype) / boxes.dtype.type(size)
+    return boxes * scale
+
+
+def _refused(must: str, got: object, expected: object, do: str) -> EdgeError:
+    return EdgeError("image", must, got=got, expected=expected, do=do)

@@ -1,0 +1,8 @@
+"""Labelled images, one source per file: generated scenes, csv folders, VOC, COCO, and unlabelled photographs."""
+
+from edge.data.base import REPORT, Dataset, Sample, match_labels
+from edge.data.loader import batches
+from edge.data.sampling import calibration_subset, coverage, validation_split
+from edge.data.sources import open_dataset
+
+__all__ = ["REPORT", "Dataset", "Sample", "batches", "calibration_subset", "coverage", "match_labels", "open_dataset", "validation_split"]

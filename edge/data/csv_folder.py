@@ -1,0 +1,133 @@
+"""``csv:DIR``: images of one's own. ``DIR/labels.csv`` with the columns image, split, labels (joined by ``;``), and ``DIR/images/``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from edge.data.base import REPORT, Dataset, check_split
+from edge.data.files import FileDataset, broken_line, first_missing, read_text, require_folder
+from edge.errors import EdgeError
+
+COLUMNS = ("image", "split", "labels")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``labels.csv``; ``line`` counts from 1."""
+
+    image: str
+    split: str
+    labels: tuple[str, ...]
+    line: int
+
+
+def open_csv(root: Path, split: str) -> Dataset:
+    """A split of a csv folder. Classes are the lines of ``classes.txt``, else the sorted names over all splits.
+
+    Raises:
+        EdgeError: a file is missing or damaged (with its line), a class unknown, an image in two splits, the split absent.
+    """
+    require_folder(root, "csv:DIR", "DIR/labels.csv and DIR/images/")
+    table = root / "labels.csv"
+    rows = _rows(table)
+    splits = tuple(dict.fromkeys(row.split for row in rows))
+    report = next((name for name in ("test", "val", "validation") if name in splits), "test")
+    split = report if split == REPORT else split
+    check_split(str(table), split, splits, do="Change the split column")
+    classes = _classes(root, rows)
+    chosen = [row for row in rows if row.split == split]
+    missing = first_missing(root / "images", (row.image for row in chosen))
+    if missing is not None:
+        row = chosen[missing]
+        raise broken_line(
+            table,
+            row.line,
+            "every image named must be there",
+            f"no file {root / 'images' / row.image}",
+            "a file",
+            "Restore it, or remove that line",
+        )
+    labels = np.full((len(chosen), len(classes)), -1, np.int8)
+    column = {name: index for index, name in enumerate(classes)}
+    for index, row in enumerate(chosen):
+        labels[index, [column[name] for name in row.labels]] = 1
+    return FileDataset(root.resolve().name, split, splits, report, classes, labels, root / "images", tuple(row.image for row in chosen))
+
+
+def _rows(table: Path) -> list[Row]:
+    reader = csv.reader(io.StringIO(read_text(table, "the labels of csv:DIR"), newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if any(header.count(name) != 1 for name in COLUMNS):
+            raise broken_line(table, 1, "the header must name the columns", ",".join(header) or "nothing", ",".join(COLUMNS))
+        seen: dict[str, Row] = {}
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise broken_line(table, reader.line_num, "every line must have a field per column", f"{len(fields)} fields", len(header))
+            row = _row(dict(zip(header, fields, strict=True)), table, reader.line_num)
+            if row.image in seen:
+                raise broken_line(
+                    table,
+                    row.line,
+                    "an image must be listed once, in one split",
+                    f"{row.image} again",
+                    f"it in line {seen[row.image].line} only",
+                    "Remove one",
+                )
+            seen[row.image] = row
+            rows.append(row)
+    except csv.Error as error:
+        raise broken_line(table, reader.line_num, "the labels must be CSV", error, "comma-separated fields") from error
+    if not rows:
+        raise EdgeError("data", "the labels must list images", got=f"none in {table}", expected="a line per image", do="Add them")
+    return rows
+
+
+def _row(fields: dict[str, str], table: Path, line: int) -> Row:
+    image, split = fields["image"].strip(), fields["split"].strip()
+    path = PurePosixPath(image)
+    if not image or path.is_absolute() or ".." in path.parts or "\0" in image:
+        raise broken_line(table, line, "an image must be a path within images/", repr(image), "such as beach01.jpg")
+    if not split or split == REPORT:
+        raise broken_line(table, line, "an image must have a split", repr(split), "train or test")
+    return Row(str(path), split, tuple(dict.fromkeys(filter(None, (name.strip() for name in fields["labels"].split(";"))))), line)
+
+
+def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:
+    path = root / "classes.txt"
+    if not path.exists():
+        found = tuple(sorted({name for row in rows for name in row.labels}))
+        if not found:
+            raise EdgeError(
+                "data",
+                "the labels must name classes",
+                got=f"none in {root / 'labels.csv'}",
+                expected="one or more",
+                do="Fill the labels column, or use images:DIR",
+            )
+        return found
+    names = [line.strip() for line in read_text(path, "the class names").splitlines()]
+    classes = tuple(filter(None, names))
+    for number, name in enumerate(names, 1):
+        if name and names.index(name) != number - 1:
+            raise broken_line(path, number, "class names must be unique", f"{name!r} again", "each name once")
+    for row in rows:
+        for name in row.labels:
+            if name not in classes:
+                raise broken_line(
+                    root / "labels.csv",
+                    row.line,
+                    "every label must be a class",
+                    repr(name),
+                    f"a name of {path}",
+                    "Correct it, or add it there",
+                )
+    return classes

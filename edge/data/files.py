@@ -1,0 +1,112 @@
+"""Data sets whose images are files: the common part of every source but the generated one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.data.base import Dataset, Sample
+from edge.errors import EdgeError
+from edge.image import decode
+from edge.manifest import digest_file, digest_json
+
+MAX_DIGESTED = 256 << 20  # bytes; beyond this the digest covers file sizes instead of contents
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FileDataset(Dataset):
+    """Images under one folder.
+
+    Attributes:
+        folder: what ``files`` are relative to.
+        files: paths with forward slashes; also the samples' names.
+    """
+
+    name: str
+    split: str
+    splits: tuple[str, ...]
+    report_split: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int8] | None
+    folder: Path
+    files: tuple[str, ...] = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        paths = [self.folder / file for file in self.files]
+        sizes = [_size(path) for path in paths]
+        images: list[object] = [digest_file(path) for path in paths] if sum(sizes) <= MAX_DIGESTED else list(sizes)
+        labels = None if self.labels is None else hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()
+        return digest_json([list(self.classes), labels, list(zip(self.files, images, strict=True))])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.files[index], decode(self.folder / self.files[index]))
+
+
+def require_folder(path: Path, what: str, expected: str) -> None:
+    """Refuse a data set whose folder is not there."""
+    if not path.is_dir():
+        raise EdgeError("data", f"the folder of {what} must exist", got=f"no folder {path}", expected=expected, do="Change --dataset")
+
+
+def first_missing(folder: Path, files: Iterable[str]) -> int | None:
+    """Index of the first file that is not there; lists each folder once, since asking per file is slow on network disks."""
+    listed: dict[str, set[str]] = {}
+    for index, file in enumerate(files):
+        parent, _, name = file.rpartition("/")
+        if parent not in listed:
+            path = folder / parent
+            listed[parent] = set(os.listdir(path)) if path.is_dir() else set()
+        if name not in listed[parent]:
+            return index
+    return None
+
+
+def require_images(folder: Path, files: tuple[str, ...], named_by: Path) -> None:
+    """Refuse a split that is empty or names an image that is not there."""
+    if not files:
+        raise EdgeError(
+            "data", "a split must hold images", got=f"none in {named_by}", expected="one or more", do="Add images, or change --dataset"
+        )
+    index = first_missing(folder, files)
+    if index is not None:
+        raise EdgeError(
+            "data",
+            "every image named must be there",
+            got=f"no file {folder / files[index]}, which {named_by} names",
+            expected=f"{len(files)} images under {folder}",
+            do="Restore it, or remove it from the list",
+        )
+
+
+def read_text(path: Path, what: str) -> str:
+    """A text file of a data set, or a refusal that names it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise EdgeError(
+            "data", f"{what} must be readable", got=f"{path}: {reason}", expected="a UTF-8 text file", do="Restore it"
+        ) from error
+
+
+def broken_line(path: Path, line: int, must: str, got: object, expected: object, do: str = "Correct that line") -> EdgeError:
+    """A refusal of one line (from 1) of a file."""
+    return EdgeError("data", must, got=f"{got} in {path}, line {line}", expected=expected, do=do)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise EdgeError("data", "every image must be there", got=f"{path}: {error.strerror}", expected="a file", do="Restore it") from error
