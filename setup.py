@@ -12,9 +12,10 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "edge" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]  # type: ignore[index]
 
-# What a device needs to build the plugin and the C++ runtime: sources only, never what a build left beside them.
+# What a device needs to build the plugin and the C++ runtime: sources, never what a build left beside them.
 NATIVE = {"kernels": "kernels", "cpp": "edge/cpp"}
-NATIVE_SUFFIXES = {".cu", ".cuh", ".h", ".hpp", ".c", ".cpp", ".cmake", ".in", ".txt", ".md"}
+BUILT_FOLDERS = {"build", "__pycache__"}
+BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 
 # Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
 TORCH = ["torch>=2.11", "torchvision>=0.26"]
@@ -64,7 +65,7 @@ class BuildWithNativeSources(build_py):
         for name, folder in NATIVE.items():
             for source in sorted((ROOT / folder).rglob("*")):
                 inside = source.relative_to(ROOT / folder)
-                if source.is_file() and source.suffix in NATIVE_SUFFIXES and "build" not in inside.parts:
+                if source.is_file() and source.suffix not in BUILT_SUFFIXES and not BUILT_FOLDERS & set(inside.parts):
                     pairs.append((source, target / name / inside))
         return pairs
 

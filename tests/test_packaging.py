@@ -62,10 +62,6 @@ def packed(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def sources(root: Path, *suffixes: str) -> set[str]:
-    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in suffixes}
-
-
 def test_the_wheel_holds_three_packages_and_nothing_else_at_its_top(packed: set[str], repository: Path) -> None:
     top = {name.split("/")[0] for name in packed}
     version = re.search(r'__version__ = "(.+)"', (repository / "edge" / "__init__.py").read_text())[1]  # type: ignore[index]
@@ -74,14 +70,16 @@ def test_the_wheel_holds_three_packages_and_nothing_else_at_its_top(packed: set[
 
 def test_every_python_module_is_in_the_wheel(packed: set[str], checkout: Path) -> None:
     for package in ("edge", "export", "calib"):
-        modules = {f"{package}/{name}" for name in sources(checkout / package, ".py")}
+        modules = {path.relative_to(checkout).as_posix() for path in (checkout / package).rglob("*.py")}
         assert modules <= packed
     assert not [name for name in packed if "test" in Path(name).name or "__pycache__" in name]
 
 
 def test_kernel_and_runtime_sources_ride_in_native(packed: set[str], checkout: Path) -> None:
-    kernels = sources(checkout / "kernels", ".cu", ".cuh", ".h", ".cpp", ".txt", ".cmake")
-    runtime = sources(checkout / "edge" / "cpp", ".h", ".hpp", ".cpp", ".txt", ".cmake", ".in")
+    kernels, runtime = (
+        {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        for root in (checkout / "kernels", checkout / "edge" / "cpp")
+    )
     assert "roi_resize/roi_resize.cuh" in kernels
     expected = {f"edge/_native/kernels/{name}" for name in kernels} | {f"edge/_native/cpp/{name}" for name in runtime}
     assert expected <= packed
