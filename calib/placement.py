@@ -1,0 +1,194 @@
+"""Where the graph is rounded to int8: explicit symmetric Q/DQ by numbered rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from calib.ranges import Calibration
+from calib.scales import activation_scale, quantise_weights, weight_scales
+from edge.errors import EdgeError
+from edge.graph import Graph
+from edge.lower.residual_adds import RESIDUAL_SCALES
+from edge.ops import DOMAIN
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+# Ops that hand activations of a backbone on.
+CARRIERS = frozenset({"Add", "Clip", "HardSwish", "LeakyRelu", "MaxPool", "Relu"})
+ZERO = "int8_zero"
+
+
+def quantize(graph: Graph, calibration: Calibration, *, method: str = "entropy", float_nodes: Collection[str] = ()) -> Graph:
+    """The graph with Q/DQ; every runtime's int8 kernels are found from it.
+
+    Args:
+        graph: canonical, fp32.
+        calibration: of this very graph; another one is refused.
+        method: a key of ``calib.scales.METHODS``.
+        float_nodes: names of convolutions and Adds to leave in float.
+
+    Rules:
+
+    1. *Convolutions of the backbones* are quantised: those from which another node with constant weights can be reached
+       without passing an edge op. What this leaves out are the classifiers, which read the final feature map: a wrong
+       bit there moves a score, a class map, a box. They, the sigmoids, the maps, the boxes, the crops and the fusion
+       stay float, and so does the feature map they read.
+    2. *Activations* are rounded once per tensor: one QuantizeLinear, one DequantizeLinear, one scale, whoever reads it. The
+       streams have tensors of their own and therefore scales of their own.
+    3. *Weights* are stored as int8 with one scale per output channel (axis 0), DequantizeLinear only. Both streams read
+       the same integers and the same scales; each convolution has its own DequantizeLinear node.
+    4. *Biases* stay float: a runtime rounds them to 32 bits of the product of the scales where it must.
+    5. *Residual Adds*: the shortcut is rounded, the branch is not, so that convolution, Add and activation become one
+       kernel (TensorRT). The shortcut is the input with the shorter way from the graph's input. It shares the rounding
+       with the convolution that reads the same tensor (rule 2). The scale of the branch travels in the metadata as
+       ``edge.residual_scales`` for the runtimes that want both (``edge.lower.residual_adds``).
+    6. *MaxPool* before a rounded tensor is rounded at its input with the scale of its output, which changes nothing and lets
+       it run in int8.
+    7. *Left in float*: a node in ``float_nodes`` keeps float weights and reads the unrounded tensor; an Add there keeps
+       both inputs.
+    8. Scales are positive, zero points are 0 (TensorRT refuses anything else).
+    """
+    calibration.check_belongs(graph)
+    model = graph.parse()
+    names = {node.name for node in model.graph.node}
+    unknown = sorted(set(float_nodes) - names)
+    if unknown:
+        raise EdgeError(
+            "calib",
+            "nodes left in float must be in the graph",
+            got=unknown[0],
+            expected=f"names such as {next(iter(names))}",
+            do="Correct it",
+        )
+    left = frozenset(float_nodes)
+    convolutions = [node for node in backbone_convolutions(model.graph) if node.name not in left]
+    adds = [(node, shortcut) for node, shortcut in residual_adds(model.graph) if node.name not in left]
+
+    placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method))
+    for node in convolutions:
+        placed.weight(node)
+        placed.activation(node, 0)
+    branches = {}
+    for node, shortcut in adds:
+        branches[node.input[1 - shortcut]] = placed.scale(node.input[1 - shortcut])
+        placed.activation(node, shortcut)
+    placed.finish()
+    helper.set_model_props(model, {each.key: each.value for each in model.metadata_props} | {RESIDUAL_SCALES: json.dumps(branches)})
+    onnx.checker.check_model(model)
+    return graph.derived(model, calibration=calibration.digest)
+
+
+def backbone_convolutions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Rule 1, in graph order."""
+    constants = {each.name for each in graph.initializer}
+    leads_on: set[str] = set()  # values from which a weighted node can be reached
+    found: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if node.domain == DOMAIN:
+            continue
+        weighted = node.op_type in WEIGHTED and node.input[1] in constants
+        reaches = any(name in leads_on for name in node.output)
+        if weighted and reaches and node.op_type == "Conv":
+            found.append(node)
+        if reaches or weighted:
+            leads_on.update(node.input)
+    return found[::-1]
+
+
+def residual_adds(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, int]]:
+    """Rule 5: the Adds of two backbone values, each with the position (0 or 1) of its shortcut."""
+    constants = {each.name for each in graph.initializer}
+    convolutions = {node.name for node in backbone_convolutions(graph)}
+    depth: dict[str, int] = {}  # backbone value → nodes on the longest way to it
+    found = []
+    for node in graph.node:
+        activations = [name for name in node.input if name and name not in constants]
+        if node.name in convolutions:
+            depth[node.output[0]] = depth.get(activations[0], 0) + 1
+        elif node.op_type in CARRIERS and activations and all(name in depth for name in activations):
+            depth[node.output[0]] = max(depth[name] for name in activations) + 1
+            if node.op_type == "Add" and len(activations) == 2:
+                found.append((node, 0 if depth[activations[0]] < depth[activations[1]] else 1))
+    return found
+
+
+def observed(graph: onnx.GraphProto) -> list[str]:
+    """Names of the values whose ranges the rules need: inputs of the backbones' convolutions, both inputs of their Adds."""
+    convolutions = backbone_convolutions(graph)
+    values = [node.input[0] for node in convolutions]
+    values += [name for node, _ in residual_adds(graph) for name in node.input]
+    return list(dict.fromkeys(values))
+
+
+class _Placement:
+    """Changes the inputs of nodes and collects what is to be inserted; ``finish`` inserts it."""
+
+    def __init__(self, model: onnx.ModelProto, scale: Callable[[str], float]) -> None:
+        self._graph = model.graph
+        self._calibrated = scale
+        self._constants = {each.name: each for each in model.graph.initializer}
+        self._producer = {name: node for node in model.graph.node for name in node.output}
+        self._scales: dict[str, float] = {}
+        self._rounded: dict[str, str] = {}
+        self._after: dict[str, list[onnx.NodeProto]] = {}  # value → the pair that rounds it
+        self._before: dict[str, onnx.NodeProto] = {}  # node → the DequantizeLinear of its weight
+
+    def scale(self, value: str) -> float:
+        if value not in self._scales:
+            self._scales[value] = self._calibrated(value)
+        return self._scales[value]
+
+    def activation(self, node: onnx.NodeProto, position: int) -> None:
+        """Rule 2."""
+        value = node.input[position]
+        source = self._producer.get(value)
+        if source is not None and source.op_type == "MaxPool" and source.input[0] in self._producer:  # 6
+            self._scales.setdefault(source.input[0], self.scale(value))
+            self.activation(source, 0)
+        if value not in self._rounded:
+            zero = self._constant(ZERO, np.zeros((), np.int8))
+            scale = self._constant(f"{value}/scale", np.float32(self.scale(value)).reshape(()))
+            self._rounded[value] = f"{value}/dq"
+            self._after[value] = [
+                helper.make_node("QuantizeLinear", [value, scale, zero], [f"{value}/int8"], name=f"{value}/q"),
+                helper.make_node("DequantizeLinear", [f"{value}/int8", scale, zero], [f"{value}/dq"], name=f"{value}/dq"),
+            ]
+        node.input[position] = self._rounded[value]
+
+    def weight(self, node: onnx.NodeProto) -> None:
+        """Rule 3."""
+        name = node.input[1]
+        if f"{name}/int8" not in self._constants:
+            weights = numpy_helper.to_array(self._constants[name])
+            scales = weight_scales(weights)
+            self._constant(f"{name}/scale", scales)
+            self._constant(f"{name}/int8", quantise_weights(weights, scales))
+        channels = self._constants[f"{name}/scale"].dims[0]
+        zeros = self._constant(f"int8_zeros_{channels}", np.zeros(channels, np.int8))
+        output = f"{node.name}/weight"
+        self._before[node.name] = helper.make_node(
+            "DequantizeLinear", [f"{name}/int8", f"{name}/scale", zeros], [output], name=output, axis=0
+        )
+        node.input[1] = output
+
+    def finish(self) -> None:
+        """Pairs go behind what produces their value, so that all readers follow; unread constants go."""
+        nodes = [each for value in self._graph.input for each in self._after.get(value.name, ())]
+        for node in self._graph.node:
+            nodes += [self._before[node.name]] if node.name in self._before else []
+            nodes.append(node)
+            nodes += [each for value in node.output for each in self._after.get(value, ())]
+        read = {name for node in nodes for name in node.input}
+        constants = [each for name, each in self._constants.items() if name in read]
+        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        self._graph.node.extend(nodes)
+        self._graph.initializer.extend(constants)
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(value, name)
+        return name

@@ -1,0 +1,120 @@
+"""Turn signed int8 activations into uint8, as ONNX Runtime's x86 kernels want them."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+KEEPS_SIGN = frozenset({"MaxPool"})
+REDUCED = 63  # largest |weight| with 7 bits
+INT32 = 2**31 - 1
+
+
+def unsigned(model: onnx.ModelProto, *, reduced_range: bool | None = None) -> onnx.ModelProto:
+    """Rewrite ``model`` in place and return it.
+
+    1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through any MaxPool) gets zero point 0
+       and scale · 127/255: the same range in twice the steps. After a Clip the range ends at its upper bound at the
+       latest; ONNX Runtime then drops the Clip.
+    2. Any other pair gets zero point 128 and keeps its scale: the same steps, shifted.
+    3. Biases of convolutions of which input and weights are quantised become int32 in steps of input scale × weight
+       scale: the integer kernels add them so, and only some versions convert them by themselves. One that does not fit
+       32 bits stays float.
+    4. Weights stay int8 per channel. With ``reduced_range`` they are rounded again to ±63 of a scale that grows
+       accordingly: without VNNI the x86 kernels add two products in 16 bits, which 255 · 127 · 2 exceeds. The default
+       looks at this machine.
+    """
+    reduced_range = needs_reduced_range() if reduced_range is None else reduced_range
+    graph = model.graph
+    constants = {each.name: each for each in graph.initializer}
+    source = {name: node for node in graph.node for name in node.output}
+    added: dict[str, onnx.TensorProto] = {}
+
+    def constant(name: str, value: np.ndarray) -> str:
+        if name not in constants and name not in added:
+            added[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def array(name: str) -> np.ndarray:
+        return numpy_helper.to_array(constants[name] if name in constants else added[name])
+
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear":
+            continue
+        bound = upper_bound(node.input[0], source, constants)
+        if bound is not None:  # 1
+            scale = np.float32(array(node.input[1]) * (127 / 255))
+            if scale * np.float32(255) > bound:
+                scale = np.nextafter(np.float32(bound / 255), np.float32(0))
+            node.input[1] = constant(f"{node.input[1]}/uint8", scale.reshape(()))
+            node.input[2] = constant("uint8_0", np.zeros((), np.uint8))
+        else:  # 2
+            node.input[2] = constant("uint8_128", np.full((), 128, np.uint8))
+    for node in graph.node:  # the pair's second half follows the first
+        if node.op_type == "DequantizeLinear" and node.input[0] in source:
+            node.input[1:] = source[node.input[0]].input[1:]
+
+    if reduced_range:
+        for weight, scale in {
+            (n.input[0], n.input[1]) for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
+        }:  # 4
+            constants[weight].CopyFrom(numpy_helper.from_array(np.round(array(weight) * (REDUCED / 127)).astype(np.int8), weight))
+            constants[scale].CopyFrom(numpy_helper.from_array(array(scale) * np.float32(127 / REDUCED), scale))
+
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] in constants:  # 3
+            data, weight = source.get(node.input[0]), source.get(node.input[1])
+            if data is not None and weight is not None and {data.op_type, weight.op_type} == {"DequantizeLinear"}:
+                steps = array(data.input[1]).astype(np.float64) * array(weight.input[1]).astype(np.float64)
+                integers = np.round(array(node.input[2]) / steps)
+                if np.abs(integers).max() <= INT32:
+                    bias = f"{node.name}/bias"
+                    inputs = [
+                        constant(f"{bias}/int32", integers.astype(np.int32)),
+                        constant(f"{bias}/scale", steps.astype(np.float32)),
+                        constant(f"int32_zeros_{steps.size}", np.zeros(steps.size, np.int32)),
+                    ]
+                    nodes.append(helper.make_node("DequantizeLinear", inputs, [bias], name=bias, axis=0))
+                    node.input[2] = bias
+        nodes.append(node)
+
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [each for each in [*graph.initializer, *added.values()] if each.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model
+
+
+def upper_bound(value: str, source: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> float | None:
+    """The upper bound of a value that cannot be negative (infinity after a Relu), None where it can be."""
+    node = source.get(value)
+    while node is not None and node.op_type in KEEPS_SIGN:
+        node = source.get(node.input[0])
+    if node is None:
+        return None
+    if node.op_type == "Relu":
+        return np.inf
+    if (
+        node.op_type == "Clip"
+        and len(node.input) > 1
+        and node.input[1] in constants
+        and numpy_helper.to_array(constants[node.input[1]]) == 0
+    ):
+        return float(numpy_helper.to_array(constants[node.input[2]])) if len(node.input) > 2 and node.input[2] in constants else np.inf
+    return None
+
+
+def needs_reduced_range() -> bool:
+    """Whether this processor's uint8 × int8 kernels add pairs of products in 16 bits: x86 without VNNI, or not known."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
+        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
