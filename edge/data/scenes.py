@@ -1,0 +1,378 @@
+"""``scenes``: a generated multi-label data set that needs no download.
+
+Twenty kinds of things stand in cluttered scenes, up to four at a time, between 24 and 190 pixels wide. Many kinds
+share an outline and differ in what is inside (ball, button, target; chessboard, die, window; eye, fish, leaf), so a small
+one must be looked at closely: that is what the second stream of a region network is for.
+
+Every pixel follows from (seed, split, index) through Philox raw bits and 32-bit integer arithmetic alone, so the digests
+hold across NumPy versions and machines. The splits draw from disjoint Philox keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.data.base import Dataset, Sample, check_split
+from edge.errors import EdgeError
+from edge.manifest import digest_json
+
+SIZE = 256
+SPLITS = {"train": 5000, "test": 2000}
+VERSION = 1  # part of the digest: raise it with every change to a pixel or a label
+UNIT = 1024  # shapes live in [-UNIT, UNIT]², v pointing down
+
+Ints = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+
+
+# ---- shapes: (u, v) int32 in UNITs -> (body, detail) masks; detail lies over body -------------------------------------
+
+
+def _disc(u: Ints, v: Ints, x: int, y: int, radius: int) -> Mask:
+    return (u - x) * (u - x) + (v - y) * (v - y) <= radius * radius
+
+
+def _box(u: Ints, v: Ints, x0: int, y0: int, x1: int, y1: int) -> Mask:
+    return (u >= x0) & (u < x1) & (v >= y0) & (v < y1)
+
+
+def _wedge(u: Ints, v: Ints, top: int, bottom: int, slope: int, foot: int = 0) -> Mask:
+    """A triangle (or trapezium) with its tip up: half width = foot + slope/8 per unit of height."""
+    return (v >= top) & (v < bottom) & (abs(u) <= (v - top) * slope // 8 + foot)
+
+
+def _lens(u: Ints, v: Ints, x: int, half: int) -> Mask:
+    """Two discs' intersection, lying flat, ``half`` wide on either side of ``x``, about half as high."""
+    offset, radius = half * 7 // 10, half * 122 // 100
+    return _disc(u, v, x, offset, radius) & _disc(u, v, x, -offset, radius)
+
+
+def _arrow(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    tail = _box(u, v, -260, 0, 260, 1000)
+    return _wedge(u, v, -1000, 0, 7) | tail, tail & (v > 450) & ((v - 450) % 260 < 130)
+
+
+def _ball(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _disc(u, v, 0, 0, 960), (u > 0) ^ (v > 0) ^ (abs(u) > abs(v))
+
+
+def _button(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _disc(u, v, 0, 0, 960), _disc(abs(u), abs(v), 330, 330, 200)
+
+
+def _chessboard(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _box(u, v, -900, -900, 900, 900), ((u + 900) // 450 + (v + 900) // 450) % 2 == 1
+
+
+def _die(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _box(u, v, -900, -900, 900, 900), _disc(abs(u), abs(v), 500, 500, 210) | _disc(u, v, 0, 0, 210)
+
+
+def _eye(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _lens(u, v, 0, 1020), _disc(u, v, 0, 0, 420) & ~_disc(u, v, 0, 0, 170)
+
+
+def _fish(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    tail = (u > 400) & (u < 1000) & (abs(v) <= (u - 350) * 7 // 8)
+    return _lens(u, v, -230, 770) | tail, _disc(u, v, -620, -60, 110) | (abs(u + 250) < 80) | (tail & (u > 780))
+
+
+def _flower(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    petals = _disc(abs(u), v, 600, 0, 370) | _disc(abs(u), abs(v), 300, 520, 370)
+    return petals, _disc(u, v, 0, 0, 360)
+
+
+def _gear(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    upright = (abs(u) < 170) & (abs(v) < 1000) | (abs(v) < 170) & (abs(u) < 1000)
+    turned = (abs(u + v) < 240) & (abs(u - v) < 1414) | (abs(u - v) < 240) & (abs(u + v) < 1414)
+    return (_disc(u, v, 0, 0, 740) | upright | turned) & ~_disc(u, v, 0, 0, 330), np.zeros(u.shape, bool)
+
+
+def _house(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    roof = _wedge(u, v, -950, -50, 9)
+    return roof | _box(u, v, -700, -50, 700, 900), roof | _box(u, v, -190, 350, 190, 900)
+
+
+def _key(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    bow = _disc(u, v, 0, -550, 450) & ~_disc(u, v, 0, -550, 200)
+    bit = _box(u, v, 0, 420, 520, 600) | _box(u, v, 0, 760, 520, 940)
+    return bow | bit | _box(u, v, -130, -200, 130, 980), np.zeros(u.shape, bool)
+
+
+def _ladder(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    rail, rung = (abs(u) > 400) & (abs(u) < 620), (abs(u) < 620) & ((v + 900) % 400 < 150)
+    return (rail | rung) & (abs(v) < 1000), np.zeros(u.shape, bool)
+
+
+def _leaf(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _lens(u, v, 0, 1020), (abs(v) < 60) | ((u + abs(v)) % 330 < 80)
+
+
+def _mushroom(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    dots = _disc(u, v, -480, -180, 180) | _disc(u, v, 420, -150, 200) | _disc(u, v, 0, -560, 190)
+    return _disc(u, v, 0, 100, 960) & (v < 100) | _box(u, v, -280, 100, 280, 900), dots
+
+
+def _ring(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _disc(u, v, 0, 0, 960) & ~_disc(u, v, 0, 0, 600), np.zeros(u.shape, bool)
+
+
+def _star(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    # A pentagram holds the points on the inner side of four of its five lines at least.
+    normals = ((0, -1024), (974, -316), (602, 828), (-602, 828), (-974, -316))
+    sides = sum(((x * u + y * v) <= 331 * 1024).astype(np.int32) for x, y in ((-x, -y) for x, y in normals))
+    return np.asarray(sides >= 4), np.zeros(u.shape, bool)
+
+
+def _target(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _disc(u, v, 0, 0, 960), _disc(u, v, 0, 0, 730) & ~_disc(u, v, 0, 0, 480) | _disc(u, v, 0, 0, 240)
+
+
+def _tree(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    crown = _wedge(u, v, -1000, -350, 5) | _wedge(u, v, -600, 150, 6, 60) | _wedge(u, v, -100, 650, 7, 120)
+    trunk = _box(u, v, -160, 650, 160, 1000)
+    return crown | trunk, trunk
+
+
+def _umbrella(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    scallops = _disc(abs(u), v, 640, 120, 220) | _disc(u, v, 0, 120, 220)
+    shaft = _box(u, v, -70, 0, 70, 860) | _disc(u, v, 150, 830, 220) & ~_disc(u, v, 150, 830, 90) & (v > 830)
+    canopy = _disc(u, v, 0, 80, 980) & (v < 80) & ~scallops
+    return canopy | shaft, canopy & (abs(u) < 380 + (v - 80) // 4)
+
+
+def _window(u: Ints, v: Ints) -> tuple[Mask, Mask]:
+    return _box(u, v, -900, -900, 900, 900), _box(abs(u), abs(v), 110, 110, 740, 740)
+
+
+Shape = Callable[[Ints, Ints], tuple[Mask, Mask]]
+
+# name -> shape and usual hue (of 1536). Kinds with a like outline share the hue, so colour alone never tells them apart.
+KINDS: dict[str, tuple[Shape, int]] = {
+    "arrow": (_arrow, 1150), "ball": (_ball, 20), "button": (_button, 20), "chessboard": (_chessboard, 1000),
+    "die": (_die, 1000), "eye": (_eye, 560), "fish": (_fish, 560), "flower": (_flower, 1330), "gear": (_gear, 760),
+    "house": (_house, 120), "key": (_key, 250), "ladder": (_ladder, 250), "leaf": (_leaf, 560), "mushroom": (_mushroom, 1480),
+    "ring": (_ring, 760), "star": (_star, 1330), "target": (_target, 20), "tree": (_tree, 120), "umbrella": (_umbrella, 1480),
+    "window": (_window, 1000),
+}  # fmt: skip
+CLASSES = tuple(KINDS)
+
+
+def _plain(outline: Shape) -> Shape:
+    return lambda u, v: (outline(u, v)[0], np.zeros(u.shape, bool))
+
+
+# Clutter has outlines of the kinds but nothing inside, or is a bar or a wedge.
+CLUTTER: tuple[Shape, ...] = (
+    _plain(_ball),
+    _plain(_die),
+    _plain(_eye),
+    lambda u, v: (_wedge(u, v, -900, 800, 4), np.zeros(u.shape, bool)),
+    lambda u, v: (_box(u, v, -150, -1000, 150, 1000), np.zeros(u.shape, bool)),
+    lambda u, v: (_box(u, v, -950, -350, 950, 350), np.zeros(u.shape, bool)),
+)
+
+
+# ---- what stands where ---------------------------------------------------------------------------------------------
+
+
+class _Draws:
+    """Integers from Philox raw bits, whose stream NumPy keeps from version to version."""
+
+    def __init__(self, seed: int, split: str, index: int, purpose: int) -> None:
+        stream = list(SPLITS).index(split) << 56 | purpose << 48 | index
+        self._bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+
+    def below(self, bound: int) -> int:
+        """One integer in [0, bound)."""
+        return (int(self._bits.random_raw()) >> 32) * bound >> 32
+
+    def between(self, low: int, high: int) -> int:
+        """One integer in [low, high], both inclusive."""
+        return low + self.below(high - low + 1)
+
+    def octets(self, *shape: int) -> Ints:
+        """An array of integers in [0, 256)."""
+        count = int(np.prod(shape))
+        raw = np.asarray(self._bits.random_raw(-(-count // 8)), dtype="<u8")
+        return raw.view(np.uint8)[:count].reshape(shape).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene: index into ``CLASSES``, centre and side in pixels, turn in degrees."""
+
+    kind: int
+    x: int
+    y: int
+    side: int
+    turn: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x1 y1 x2 y2 in pixels, x2/y2 exclusive."""
+        half = self.side // 2
+        return self.x - half, self.y - half, self.x + half, self.y + half
+
+
+def plan(seed: int, split: str, index: int) -> tuple[Thing, ...]:
+    """What stands in scene ``index``, in drawing order; cheap, since labels need no pixels."""
+    draws = _Draws(seed, split, index, purpose=0)
+    near = draws.below(5) < 2  # two in five are close-ups: a thing or two, large
+    wanted = draws.between(1, 2) if near else draws.between(2, 4)
+    things: list[Thing] = []
+    for _ in range(wanted * 4):
+        kind, scale = draws.below(len(CLASSES)), 9 if near else draws.below(10)
+        side = draws.between(24, 40) if scale < 3 else draws.between(40, 76) if scale < 7 else draws.between(90, 190) if near else draws.between(76, 140)
+        margin = side * 5 // 8
+        thing = Thing(kind, draws.between(margin, SIZE - margin), draws.between(margin, SIZE - margin), side, draws.between(-28, 28))
+        if len(things) < wanted and all(_overlap(thing.box, other.box) * 12 <= min(thing.side, other.side) ** 2 for other in things):
+            things.append(thing)
+    return tuple(sorted(things, key=lambda thing: -thing.side))
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
+    """Common area of two boxes in square pixels."""
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+# ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+def render(seed: int, split: str, index: int) -> NDArray[np.uint8]:
+    """Draw scene ``index``: (256, 256, 3) uint8 RGB."""
+    things, draws = plan(seed, split, index), _Draws(seed, split, index, purpose=1)
+    canvas = _background(draws)
+    for _ in range(draws.between(4, 14)):
+        _put_clutter(canvas, draws, draws.between(14, 96))
+    for thing in things:
+        shape, hue = KINDS[CLASSES[thing.kind]]
+        hue = hue + draws.between(-70, 70) if draws.below(5) else draws.below(1536)
+        _put(canvas, shape, thing.x, thing.y, thing.side, thing.turn, *_colours(draws, hue, draws.between(0, 90)))
+    for thing in things:
+        if draws.below(3) == 0:  # a third of the side at most lies behind something
+            side, away = thing.side // 3 + 2, thing.side // 2
+            x, y = thing.x + (away if draws.below(2) else -away), thing.y + draws.between(-away, away)
+            _put_clutter(canvas, draws, side, x, y)
+    light = _field(draws, 4, 4) * 150 // 255 + 150  # 0.6 to 1.2 of full light
+    canvas = canvas * light[:, :, None] >> 8
+    amplitude = draws.between(4, 36)
+    noise = draws.octets(SIZE, SIZE, 3) + draws.octets(SIZE, SIZE, 3) - 255
+    return np.clip(canvas + (noise * amplitude >> 8), 0, 255).astype(np.uint8)
+
+
+def _put_clutter(canvas: Ints, draws: _Draws, side: int, x: int | None = None, y: int | None = None) -> None:
+    shape = CLUTTER[draws.below(len(CLUTTER))]
+    x, y = draws.below(SIZE) if x is None else x, draws.below(SIZE) if y is None else y
+    _put(canvas, shape, x, y, side, draws.between(-180, 180), *_colours(draws, draws.below(1536), draws.between(120, 255)))
+
+
+def _put(canvas: Ints, shape: Shape, x: int, y: int, side: int, turn: int, body: Ints, detail: Ints) -> None:
+    """Draw a shape over the canvas, its edges smoothed by 3 × 3 samples a pixel (2 × 2 for large ones)."""
+    fine = 3 if side < 64 else 2
+    reach = side * 3 // 4 + 1  # half the patch, wide enough for any turn
+    x1, y1, x2, y2 = max(0, x - reach), max(0, y - reach), min(SIZE, x + reach), min(SIZE, y + reach)
+    if x1 >= x2 or y1 >= y2:
+        return
+    across = (2 * np.arange((x1 - x) * fine, (x2 - x) * fine, dtype=np.int32) + 1) * UNIT // (side * fine)
+    down = (2 * np.arange((y1 - y) * fine, (y2 - y) * fine, dtype=np.int32) + 1) * UNIT // (side * fine)
+    sine, cosine = _sine(turn), _sine(turn + 90)
+    u = (across[None, :] * cosine + down[:, None] * sine) >> 12
+    v = (down[:, None] * cosine - across[None, :] * sine) >> 12
+    inside, inner = shape(u, v)
+    parts = np.stack([inside & ~inner, inside & inner])
+    cover = parts.reshape(2, y2 - y1, fine, x2 - x1, fine).sum(axis=(2, 4), dtype=np.int32)[..., None]
+    patch, full = canvas[y1:y2, x1:x2], fine * fine
+    patch[:] = (patch * (full - cover[0] - cover[1]) + body * cover[0] + detail * cover[1]) // full
+
+
+def _sine(degrees: int) -> int:
+    """4096 sin, by Bhaskara's rational approximation (7th century): integers only, within 0.2 %."""
+    degrees %= 360
+    sign, half = (1, degrees) if degrees < 180 else (-1, degrees - 180)
+    product = half * (180 - half)
+    return sign * (4 * 4096 * product // (40500 - product))
+
+
+def _colours(draws: _Draws, hue: int, pale: int) -> tuple[Ints, Ints]:
+    """A body colour of that hue (of 1536; ``pale`` of 255), and a detail colour that stands out from it: two (3,) int32 in 0..255."""
+    colours = []
+    bright = draws.below(2)
+    for level in (draws.between(165, 250), draws.between(20, 95))[:: 1 if bright else -1]:
+        sector, ramp = divmod(hue % 1536, 256)
+        channels = [(255, ramp, 0), (255 - ramp, 255, 0), (0, 255, ramp), (0, 255 - ramp, 255), (ramp, 0, 255), (255, 0, 255 - ramp)][sector]
+        colours.append(np.array([(c + (255 - c) * pale // 255) * level // 255 for c in channels], dtype=np.int32))
+        hue += draws.between(-200, 200)
+    return colours[0], colours[1]
+
+
+def _field(draws: _Draws, rows: int, columns: int) -> Ints:
+    """A smooth random surface: (256, 256) int32 in 0..255, bilinear between (rows + 1) × (columns + 1) knots."""
+    knots = draws.octets(rows + 1, columns + 1)
+    place = np.arange(SIZE, dtype=np.int32)
+    row, down = place * rows // SIZE, place * rows % SIZE
+    column, along = place * columns // SIZE, place * columns % SIZE
+    upper, lower = knots[row], knots[row + 1]
+    left = upper[:, column] * (SIZE - down)[:, None] + lower[:, column] * down[:, None]
+    right = upper[:, column + 1] * (SIZE - down)[:, None] + lower[:, column + 1] * down[:, None]
+    return (left * (SIZE - along) + right * along) >> 16
+
+
+def _background(draws: _Draws) -> Ints:
+    """A two-coloured ground with soft patches, some of it striped or grainy: (256, 256, 3) int32."""
+    first, second = (60 + draws.octets(3) * 130 // 255 for _ in range(2))
+    rows, columns = draws.between(2, 24), draws.between(2, 24)
+    mix = _field(draws, rows, columns)
+    if draws.below(3) == 0:
+        place, width = np.arange(SIZE, dtype=np.int32), draws.between(6, 40)
+        lines = place[None, :] * draws.between(-3, 3) + place[:, None] * draws.between(1, 3)
+        mix = (mix + (lines // width % 2) * draws.between(60, 200)) >> 1
+    return (first * (255 - mix[:, :, None]) + second * mix[:, :, None]) // 255
+
+
+# ---- the data set --------------------------------------------------------------------------------------------------
+
+
+class Scenes(Dataset):
+    """One split of the generated scenes; an image is drawn when it is asked for."""
+
+    name = "scenes"
+    splits = tuple(SPLITS)
+    report_split = "test"
+    classes = CLASSES
+
+    def __init__(self, split: str, seed: int = 0) -> None:
+        check_split(self.name, split, self.splits)
+        if not 0 <= seed < 1 << 64:
+            raise EdgeError("data", "the seed must fit 64 bits", got=seed, expected="0 to 2**64 - 1", do="Change --seed")
+        self.split, self.seed = split, seed
+
+    def __len__(self) -> int:
+        return SPLITS[self.split]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must lie in 0..{len(self) - 1}")
+        return Sample(f"{self.split}-{index:05d}", render(self.seed, self.split, index))
+
+    @cached_property
+    def labels(self) -> NDArray[np.int8]:  # type: ignore[override]
+        table = np.full((len(self), len(CLASSES)), -1, np.int8)
+        for index in range(len(self)):
+            for thing in plan(self.seed, self.split, index):
+                table[index, thing.kind] = 1
+        return table
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        return digest_json([self.name, VERSION, self.seed, self.split, len(self)])
+
+
+def open_scenes(split: str, seed: int = 0) -> Scenes:
+    """One split of the data set drawn from a seed."""
+    return Scenes(split, seed)
