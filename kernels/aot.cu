@@ -1,6 +1,6 @@
-// Entry points for TensorRT's ahead-of-time "quickly deployable" plugins (10.9 and later): compiled to PTX by NVRTC on the
-// device that builds the engine, which then needs no plugin library beside it. Such a kernel takes its inputs, then int32
-// arguments, then its outputs; a float attribute travels as its bits.
+// Entry points for TensorRT's ahead-of-time "quickly deployable" plugins (10.9 and later): compiled to PTX by NVRTC on
+// the device that builds the engine, which then needs no plugin library beside it. Such a kernel takes its inputs, then
+// int32 arguments, then its outputs; a float attribute travels as its bits.
 //
 //   edge_region_boxes           grid x = 2 * B * K                                      block x = 256
 //   edge_roi_resize_<in>_<out>  grid x = ceil(size / columns * ceil(size / 8) / 128)    block x = 128    grid y = B * K
@@ -12,7 +12,8 @@
 #include "roi_resize/roi_resize.cuh"      // defines: roi_resize_tile, RoiResize, Layout, kColumns, kRows
 
 extern "C" __global__ void __launch_bounds__(edge::kRegionBoxesThreads)
-    edge_region_boxes(const float* __restrict__ maps, int grid, int size, int threshold_bits, float* __restrict__ boxes) {
+    edge_region_boxes(const float* __restrict__ maps, int grid, int size, int threshold_bits,
+                      float* __restrict__ boxes) {
     edge::region_boxes_block({grid, size, edge::float_of(threshold_bits)}, maps, boxes);
 }
 
@@ -28,12 +29,12 @@ __device__ __forceinline__ void resize_block(const RoiResize& op, const In* imag
 
 }  // namespace edge
 
-#define EDGE_ROI_RESIZE(name, In, Out, layout)                                                                     \
-    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads)                                          \
-        name(const In* __restrict__ image, const float* __restrict__ boxes, int regions, int height, int width,    \
-             int size, int inverse_scale_bits, Out* __restrict__ out) {                                            \
-        edge::resize_block<In, Out, edge::Layout::layout>(                                                         \
-            {regions, height, width, size, edge::float_of(inverse_scale_bits)}, image, boxes, out);                \
+#define EDGE_ROI_RESIZE(name, In, Out, layout)                                                                  \
+    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads)                                       \
+        name(const In* __restrict__ image, const float* __restrict__ boxes, int regions, int height, int width, \
+             int size, int inverse_scale_bits, Out* __restrict__ out) {                                         \
+        edge::resize_block<In, Out, edge::Layout::layout>(                                                      \
+            {regions, height, width, size, edge::float_of(inverse_scale_bits)}, image, boxes, out);             \
     }
 
 EDGE_ROI_RESIZE(edge_roi_resize_fp32_fp32_linear, float, float, kLinear)

@@ -52,8 +52,9 @@ cudaError_t resize(const edge::RoiResize& op, const void* image, const float* bo
 
 }  // namespace
 
-extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions, int height,
-                               int width, int size, float scale, int format, void* out, cudaStream_t stream) {
+extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions,
+                               int height, int width, int size, float scale, int format, void* out,
+                               cudaStream_t stream) {
     if (crops == 0) return cudaSuccess;
     const bool quantised = format >= EDGE_INT8_LINEAR;
     if (crops < 0 || crops > kMaxCrops || regions < 1 || height < 1 || width < 1 || size < 1 ||
@@ -72,5 +73,5 @@ extern "C" int edge_region_boxes(const float* maps, int count, int grid, int siz
         return cudaErrorInvalidValue;
     }
     const edge::RegionBoxes op = {grid, size, threshold};
-    return launch(edge::region_boxes_kernel, dim3(2 * count), edge::kRegionBoxesThreads, stream, op, maps, boxes);
+    return launch(edge::region_boxes_kernel<>, dim3(2 * count), edge::kRegionBoxesThreads, stream, op, maps, boxes);
 }

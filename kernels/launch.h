@@ -15,10 +15,10 @@ enum EdgeFormat {
 
 extern "C" {
 
-// image (crops / regions, 3, height, width) fp32 or fp16, boxes (crops, 4) fp32 -> out (crops, 3, size, size) in a format.
-// scale is the quantisation step of the int8 formats. Returns a cudaError_t.
-int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions, int height, int width,
-                    int size, float scale, int format, void* out, cudaStream_t stream);
+// image (crops / regions, 3, height, width) fp32 or fp16, boxes (crops, 4) fp32 -> out (crops, 3, size, size) in a
+// format. scale is the quantisation step of the int8 formats. Returns a cudaError_t.
+int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions, int height,
+                    int width, int size, float scale, int format, void* out, cudaStream_t stream);
 
 // maps (count, grid, grid) fp32 -> boxes (count, 4) fp32. Returns a cudaError_t.
 int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,

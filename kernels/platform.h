@@ -1,4 +1,5 @@
-// What the kernels ask of a compiler, so that one source compiles with nvcc, with NVRTC and, for tests, with a host compiler.
+// What the kernels ask of a compiler, so that one source compiles with nvcc, with NVRTC and, for tests, with a host
+// compiler.
 #pragma once
 
 #include <cuda_fp16.h>  // defines: __half and its conversions, also on the host
@@ -9,9 +10,13 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define EDGE_FUNCTION __host__ __device__ __forceinline__
-#define EDGE_UNROLL _Pragma("unroll")
 #else
 #define EDGE_FUNCTION inline
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define EDGE_UNROLL _Pragma("unroll")
+#else
 #define EDGE_UNROLL
 #endif
 

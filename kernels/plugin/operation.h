@@ -46,7 +46,8 @@ inline bool read_field(const nvinfer1::PluginField& field, double& value) {
     }
 }
 
-// CRTP base. Derived has kName, kAttributes (two) and the methods that differ; attribute values are `size` and `number`.
+// CRTP base. Derived has kName, kAttributes (two) and the methods that differ; attribute values are `size` and
+// `number`.
 template <typename Derived>
 class Operation : public nvinfer1::IPluginV3,
                   public nvinfer1::IPluginV3OneCore,
@@ -131,8 +132,9 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
         for (int i = 0; given != nullptr && i < given->nbFields; ++i) {
             if (std::strcmp(given->fields[i].name, attribute.name) != 0) continue;
             if (!read_field(given->fields[i], value)) {
-                report("[plugin] %s.%s must be one number, got another type. Expected int32 or float32. Do export again.",
-                       Plugin::kName, attribute.name);
+                report(
+                    "[plugin] %s.%s must be one number, got another type. Expected int32 or float32. Do export again.",
+                    Plugin::kName, attribute.name);
                 return false;
             }
             found = true;

@@ -22,9 +22,10 @@ class RegionBoxesPlugin final : public Operation<RegionBoxesPlugin> {
             maps->d[2] <= kMaxSize / kStride) {
             return 0;
         }
-        report("[plugin] RegionBoxes must get one input of square maps, got %d inputs. Expected (B, K, n, n), n up to %d. "
-               "Do export again.",
-               inputs, size / 2 < kMaxSize / kStride ? size / 2 : kMaxSize / kStride);
+        report(
+            "[plugin] RegionBoxes must get one input of square maps, got %d inputs. Expected (B, K, n, n), n up to %d. "
+            "Do export again.",
+            inputs, size / 2 < kMaxSize / kStride ? size / 2 : kMaxSize / kStride);
         return -1;
     }
     int32_t getOutputDataTypes(nvinfer1::DataType* out, int32_t outputs, const nvinfer1::DataType* in,

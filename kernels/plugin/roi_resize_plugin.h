@@ -1,5 +1,5 @@
-// TensorRT plugin edge::RoiResize, version 1: image (B, 3, H, W) fp32 or fp16, boxes (B, K, 4) fp32 -> (B * K, 3, size, size).
-// The output has the image's type, or int8 with step `scale` if that attribute is given.
+// TensorRT plugin edge::RoiResize, version 1: image (B, 3, H, W) fp32 or fp16, boxes (B, K, 4) fp32 -> (B * K, 3, size,
+// size). The output has the image's type, or int8 with step `scale` if that attribute is given.
 #pragma once
 
 #include "launch.h"            // defines: edge_roi_resize, EdgeFormat
@@ -20,9 +20,10 @@ class RoiResizePlugin final : public Operation<RoiResizePlugin> {
             const nvinfer1::Dims &image = in[0].desc.dims, &boxes = in[1].desc.dims;
             if (image.nbDims == 4 && image.d[1] == 3 && boxes.nbDims == 3 && boxes.d[2] == 4) return 0;
         }
-        report("[plugin] RoiResize must get an image and boxes, got %d inputs of other shapes. Expected (B, 3, H, W) and "
-               "(B, K, 4). Do export again.",
-               inputs);
+        report(
+            "[plugin] RoiResize must get an image and boxes, got %d inputs of other shapes. Expected (B, 3, H, W) and "
+            "(B, K, 4). Do export again.",
+            inputs);
         return -1;
     }
     int32_t getOutputDataTypes(nvinfer1::DataType* out, int32_t outputs, const nvinfer1::DataType* in,

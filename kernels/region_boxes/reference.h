@@ -3,9 +3,10 @@
 // maps is (N, grid, grid): class maps after the sigmoid, one per region
 // boxes is (N, 4): x1 y1 x2 y2 in pixels of the size x size model input, x2/y2 exclusive
 //
-// Region localisation of MCAR (Gao and Zhou, "Learning to Discover Multi-Class Attentional Regions", TIP 2021): the map is
-// stretched to size x size (bilinear, aligned corners), its row and column maxima become two profiles, and each profile
-// gives one interval. The quirks of the published code are kept; they are numbered (1) to (6) here. Knows nothing of CUDA.
+// Region localisation of MCAR (Gao and Zhou, "Learning to Discover Multi-Class Attentional Regions", TIP 2021): the map
+// is stretched to size x size (bilinear, aligned corners), its row and column maxima become two profiles, and each
+// profile gives one interval. The quirks of the published code are kept; they are numbered (1) to (6) here. Knows
+// nothing of CUDA.
 #pragma once
 
 #include <algorithm>  // defines: std::min, std::fill, std::max_element, std::minmax_element, std::any_of
@@ -21,7 +22,8 @@ struct Interval {
 
 inline int sign(float value) { return (value > 0) - (value < 0); }
 
-// A box narrower than an eighth of the input is widened, by three tests in a row, later ones seeing what earlier ones did.
+// A box narrower than an eighth of the input is widened, by three tests in a row, later ones seeing what earlier ones
+// did.
 inline Interval widen(Interval interval, int length) {
     const int least = (length + 7) / 8;
     const int width = interval.end - interval.begin;
@@ -62,7 +64,8 @@ inline Interval bounds(const float* profile, int length, float threshold) {
     Interval winner = {0, 0};
     float best = 0;
     for (const Interval& segment : segments) {
-        const float peak = *std::max_element(&scores[segment.begin], &scores[segment.begin] + segment.end - segment.begin);
+        const float peak =
+            *std::max_element(&scores[segment.begin], &scores[segment.begin] + segment.end - segment.begin);
         const bool wider = segment.end - segment.begin > winner.end - winner.begin;
         if (peak > best || (peak == best && wider)) {
             best = peak;
@@ -78,8 +81,8 @@ struct Place {
     float weight;
 };
 
-// Rounded as torch's upsample_bilinear2d rounds: profiles are often linear between their extremes, so that a sample lies
-// exactly on the threshold in real arithmetic and the rounding decides the crossing.
+// Rounded as torch's upsample_bilinear2d rounds: profiles are often linear between their extremes, so that a sample
+// lies exactly on the threshold in real arithmetic and the rounding decides the crossing.
 inline Place place(int sample, int grid, int size) {
     const float step = static_cast<float>(grid - 1) / static_cast<float>(size - 1);
     volatile float position = step * static_cast<float>(sample);  // volatile: rounded before it is used

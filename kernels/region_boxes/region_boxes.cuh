@@ -3,17 +3,18 @@
 // maps is (B * K, grid, grid) fp32, after the sigmoid
 // boxes is (B * K, 4) fp32: x1 y1 x2 y2 in pixels of the size x size model input, x2/y2 exclusive
 //
-// One block finds one interval: block 2r the columns of region r (x1, x2), block 2r + 1 its rows (y1, y2). Along an axis the
-// stretched map is linear between two grid points, so the maximum over all samples is the maximum over the first and the
-// last sample of every grid interval: 2 * grid - 1 candidates instead of `size`.
+// One block finds one interval: block 2r the columns of region r (x1, x2), block 2r + 1 its rows (y1, y2). Along an
+// axis the stretched map is linear between two grid points, so the maximum over all samples is the maximum over the
+// first and the last sample of every grid interval: 2 * grid - 1 candidates instead of `size`.
 //
-// Profiles are often linear between their extremes, so that a sample lies exactly on the threshold in real arithmetic and
-// rounding decides the crossing. Positions and weights are therefore rounded as torch's upsample_bilinear2d rounds them.
+// Profiles are often linear between their extremes, so that a sample lies exactly on the threshold in real arithmetic
+// and rounding decides the crossing. Positions and weights are therefore rounded as torch's upsample_bilinear2d rounds
+// them.
 //
-// A block works in phases with a barrier between them. A phase is a plain function of (workspace, lane), so a host compiler
-// runs the same block one lane at a time; see run_block. Arithmetic is IEEE fp32: never compile with fast math.
-// The numbers (1) to (6) are the quirks listed in reference.h.
-// This header knows neither torch nor TensorRT and compiles with nvcc, NVRTC and a host compiler.
+// A block works in phases with a barrier between them. A phase is a plain function of (workspace, lane), so a host
+// compiler runs the same block one lane at a time; see run_block. Arithmetic is IEEE fp32: never compile with fast
+// math. The numbers (1) to (6) are the quirks listed in reference.h. This header knows neither torch nor TensorRT and
+// compiles with nvcc, NVRTC and a host compiler.
 #pragma once
 
 #include "platform.h"  // defines: EDGE_FUNCTION, read, product, ceil_div
@@ -198,7 +199,8 @@ EDGE_FUNCTION void stretch_candidates(const RegionBoxes& op, Workspace& work, La
     for (int i = lane.index; i < op.grid * candidates; i += lane.count) {
         const int row = i / candidates, c = i % candidates;
         const float* left = work.map + row * op.grid + c / 2;
-        work.across[row * kMaxCandidates + c] = blend(left[0], c / 2 + 1 < op.grid ? left[1] : left[0], work.weights[c]);
+        work.across[row * kMaxCandidates + c] =
+            blend(left[0], c / 2 + 1 < op.grid ? left[1] : left[0], work.weights[c]);
     }
 }
 
@@ -370,20 +372,28 @@ struct EachThread {
     }
 };
 
-// Grid: two blocks per region. Any block size that is a multiple of 32.
-__device__ __forceinline__ void region_boxes_block(const RegionBoxes& op, const float* maps, float* boxes) {
+// Grid: two blocks per region. Any block size that is a multiple of 32. FROM_PROFILES reads (regions, 2, size)
+// profiles, x then y, in place of maps: for checking the second half alone.
+template <bool FROM_PROFILES = false>
+__device__ __forceinline__ void region_boxes_block(const RegionBoxes& op, const float* input, float* boxes) {
     __shared__ Workspace work;
     const int region = blockIdx.x / 2, side = blockIdx.x % 2;
-    const float* map = maps + static_cast<size_t>(region) * op.grid * op.grid;
-    const Interval interval = run_block(op, work, static_cast<Side>(side), map, EachThread());
+    Interval interval;
+    if constexpr (FROM_PROFILES) {
+        interval = run_bounds(op, work, input + static_cast<size_t>(blockIdx.x) * op.size, EachThread());
+    } else {
+        const float* map = input + static_cast<size_t>(region) * op.grid * op.grid;
+        interval = run_block(op, work, static_cast<Side>(side), map, EachThread());
+    }
     if (threadIdx.x == 0) {
         boxes[region * 4 + side] = static_cast<float>(interval.begin);
         boxes[region * 4 + 2 + side] = static_cast<float>(interval.end);
     }
 }
 
-__global__ void region_boxes_kernel(RegionBoxes op, const float* __restrict__ maps, float* __restrict__ boxes) {
-    region_boxes_block(op, maps, boxes);
+template <bool FROM_PROFILES = false>
+__global__ void region_boxes_kernel(RegionBoxes op, const float* __restrict__ input, float* __restrict__ boxes) {
+    region_boxes_block<FROM_PROFILES>(op, input, boxes);
 }
 
 #endif

@@ -4,8 +4,8 @@
 // out is (B * regions, 3, size, size); region r is cut from image r / regions
 //
 // Bilinear with aligned corners (Gao and Zhou, "Learning to Discover Multi-Class Attentional Regions", TIP 2021):
-// output row i samples source row y1 + i * (y2 - 1 - y1) / (size - 1). Everything is computed in double, in the plainest
-// form, so that differences are the kernel's. Knows nothing of CUDA.
+// output row i samples source row y1 + i * (y2 - 1 - y1) / (size - 1). Everything is computed in double, in the
+// plainest form, so that differences are the kernel's. Knows nothing of CUDA.
 #pragma once
 
 #include <algorithm>  // defines: std::min, std::max

@@ -7,12 +7,13 @@
 //   Hwc8    fp16                    (crop, row, column, 8), channels 3..7 zero
 //   Chw4    int8                    (crop, row, column, 4), channel 3 zero
 //   Chw32   int8                    (crop, row, column, 32), channels 3..31 zero
-// int8 is clamp(round_half_even(value * inverse_scale), -128, 127). Coordinates and arithmetic are fp32 in every format.
+// int8 is clamp(round_half_even(value * inverse_scale), -128, 127). Coordinates and arithmetic are fp32 in every
+// format.
 //
-// A thread makes COLUMNS x ROWS output pixels of all three channels. A crop is never larger than the image, so source rows
-// go by more slowly than output rows: going down, the thread keeps the two source rows in use, already interpolated
-// across, and reads two pixels per channel only when it enters a new source row.
-// This header knows neither torch nor TensorRT and compiles with nvcc, NVRTC and a host compiler.
+// A thread makes COLUMNS x ROWS output pixels of all three channels. A crop is never larger than the image, so source
+// rows go by more slowly than output rows: going down, the thread keeps the two source rows in use, already
+// interpolated across, and reads two pixels per channel only when it enters a new source row. This header knows neither
+// torch nor TensorRT and compiles with nvcc, NVRTC and a host compiler.
 #pragma once
 
 #include "platform.h"  // defines: EDGE_FUNCTION, EDGE_UNROLL, read, product, ceil_div
@@ -94,7 +95,10 @@ struct alignas(sizeof(T) * COUNT > 16 ? 16 : sizeof(T) * COUNT) Vector {
 
 // Channels stored together, padded with zeros behind the third.
 template <Layout LAYOUT>
-constexpr int kChannelBlock = LAYOUT == Layout::kHwc8 ? 8 : LAYOUT == Layout::kChw4 ? 4 : LAYOUT == Layout::kChw32 ? 32 : 1;
+constexpr int kChannelBlock = LAYOUT == Layout::kHwc8    ? 8
+                              : LAYOUT == Layout::kChw4  ? 4
+                              : LAYOUT == Layout::kChw32 ? 32
+                                                         : 1;
 
 // Columns per thread that make a four-byte store: 128 contiguous bytes per warp, while the warp's reads stay within
 // one cache line per row for 16-bit images. Packed formats store 4 to 32 bytes per pixel already.
@@ -156,7 +160,7 @@ EDGE_FUNCTION void roi_resize_tile(const RoiResize& op, const In* image, const f
     for (int i = 0; i < COLUMNS; ++i) taps[i] = taps_at(horizontal, column + i);
 
     const In* source = image + static_cast<size_t>(crop / op.regions) * kChannels * op.height * op.width;
-    const auto read_row = [&](int row, float(&line)[kChannels][COLUMNS]) {
+    const auto read_row = [&](int row, float (&line)[kChannels][COLUMNS]) {
         EDGE_UNROLL
         for (int channel = 0; channel < kChannels; ++channel) {
             const In* pixels = source + (channel * op.height + row) * op.width;

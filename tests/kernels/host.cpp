@@ -89,14 +89,13 @@ void reference_region_boxes(const float* maps, int count, int grid, int size, fl
     edge::reference::region_boxes(maps, count, grid, size, threshold, boxes);
 }
 
-void kernel_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads,
-                         float* boxes) {
+void kernel_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads, float* boxes) {
     static edge::Workspace work;
     const edge::RegionBoxes op = {grid, size, threshold};
     for (int block = 0; block < 2 * count; ++block) {
         const int region = block / 2, side = block % 2;
-        const edge::Interval found = edge::run_block(op, work, static_cast<edge::Side>(side),
-                                                     maps + region * grid * grid, EachLane{threads});
+        const edge::Interval found =
+            edge::run_block(op, work, static_cast<edge::Side>(side), maps + region * grid * grid, EachLane{threads});
         boxes[region * 4 + side] = static_cast<float>(found.begin);
         boxes[region * 4 + 2 + side] = static_cast<float>(found.end);
     }

@@ -1,0 +1,315 @@
+// Calls the plugin as TensorRT's builder and runtime would, without TensorRT and without a GPU: the launches are
+// replaced by functions that write down what they were asked. Prints every expectation that fails; exit status is their
+// number.
+
+#include <NvInfer.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "launch.h"
+
+using namespace nvinfer1;
+
+extern "C" IPluginCreatorInterface* const* getCreators(int32_t& count);
+extern "C" void setLoggerFinder(ILoggerFinder* finder);
+
+static int failures = 0;
+#define EXPECT(condition) \
+    if (!(condition)) std::printf("line %d: %s\n", __LINE__, #condition), ++failures
+
+// ----------------------------------------------------------------------------
+// what the plugin launches
+
+static struct {
+    int calls, half_image, crops, regions, height, width, size, format, count, grid;
+    float scale, threshold;
+    const void *image, *boxes;
+    void* out;
+    cudaStream_t stream;
+} launched;
+
+extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions,
+                               int height, int width, int size, float scale, int format, void* out,
+                               cudaStream_t stream) {
+    launched = {launched.calls + 1,
+                half_image,
+                crops,
+                regions,
+                height,
+                width,
+                size,
+                format,
+                0,
+                0,
+                scale,
+                0,
+                image,
+                boxes,
+                out,
+                stream};
+    return 0;
+}
+
+extern "C" int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,
+                                 cudaStream_t stream) {
+    launched = {launched.calls + 1, 0, 0, 0, 0, 0, size, 0, count, grid, 0, threshold, maps, nullptr, boxes, stream};
+    return 0;
+}
+
+// ----------------------------------------------------------------------------
+// TensorRT's side
+
+struct Logger : ILogger {
+    std::string last;
+    void log(Severity, const char* message) noexcept override { last = message; }
+};
+
+struct Finder : ILoggerFinder {
+    Logger logger;
+    ILogger* findLogger() noexcept override { return &logger; }
+};
+
+// Symbolic sizes, here plain numbers.
+struct Number final : apiv::VDimensionExpr, IDimensionExpr {
+    explicit Number(int64_t value) : value(value) { mImpl = this; }
+    bool isConstant() const noexcept override { return true; }
+    int64_t getConstantValue() const noexcept override { return value; }
+    bool isSizeTensor() const noexcept override { return false; }
+    int64_t value;
+};
+
+struct Numbers final : apiv::VExprBuilder, IExprBuilder {
+    Numbers() { mImpl = this; }
+    const IDimensionExpr* constant(int64_t value) noexcept override { return new Number(value); }
+    const IDimensionExpr* operation(DimensionOperation op, const IDimensionExpr& a,
+                                    const IDimensionExpr& b) noexcept override {
+        EXPECT(op == DimensionOperation::kPROD);
+        return new Number(a.getConstantValue() * b.getConstantValue());
+    }
+    const IDimensionExpr* declareSizeTensor(int32_t, const IDimensionExpr&, const IDimensionExpr&) override {
+        return nullptr;
+    }
+};
+
+static Dims dims(std::initializer_list<int64_t> sizes) {
+    Dims made{};
+    for (int64_t size : sizes) made.d[made.nbDims++] = size;
+    return made;
+}
+
+static DimsExprs symbols(std::initializer_list<int64_t> sizes) {
+    DimsExprs made{};
+    for (int64_t size : sizes) made.d[made.nbDims++] = new Number(size);
+    return made;
+}
+
+static PluginTensorDesc tensor(Dims sizes, DataType type, TensorFormat format = TensorFormat::kLINEAR) {
+    PluginTensorDesc made{};
+    made.dims = sizes;
+    made.type = type;
+    made.format = format;
+    made.scale = -1;  // only meaningful in implicit quantisation: the plugin must not use it
+    return made;
+}
+
+struct Plugin {
+    IPluginV3* plugin;
+    IPluginV3OneCore* core;
+    IPluginV3OneBuild* build;
+    IPluginV3OneRuntime* runtime;
+
+    explicit Plugin(IPluginV3* made) : plugin(made) {
+        core = static_cast<IPluginV3OneCore*>(made->getCapabilityInterface(PluginCapabilityType::kCORE));
+        build = static_cast<IPluginV3OneBuild*>(made->getCapabilityInterface(PluginCapabilityType::kBUILD));
+        runtime = static_cast<IPluginV3OneRuntime*>(made->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    }
+};
+
+static IPluginV3* create(IPluginCreatorV3One* creator, int32_t size, const char* name, float number) {
+    const PluginField fields[] = {{name, &number, PluginFieldType::kFLOAT32, 1},
+                                  {"size", &size, PluginFieldType::kINT32, 1}};
+    const PluginFieldCollection collection = {2, fields};
+    return creator->createPlugin("node", &collection, TensorRTPhase::kBUILD);
+}
+
+// Whether the builder may choose these types and formats for all tensors.
+static bool supports(const Plugin& plugin, std::initializer_list<PluginTensorDesc> tensors) {
+    DynamicPluginTensorDesc described[4] = {};
+    int count = 0;
+    for (const PluginTensorDesc& each : tensors) described[count++].desc = each;
+    for (int i = 0; i < count; ++i) {
+        if (!plugin.build->supportsFormatCombination(i, described, count - 1, 1)) return false;
+    }
+    return true;
+}
+
+// A serialised engine keeps the fields only: the plugin made from them must be the same one.
+static IPluginV3* restored(const Plugin& plugin, IPluginCreatorV3One* creator) {
+    const PluginFieldCollection* fields = plugin.runtime->getFieldsToSerialize();
+    return creator->createPlugin("node", fields, TensorRTPhase::kRUNTIME);
+}
+
+// ----------------------------------------------------------------------------
+// tests
+
+static void check_creator(IPluginCreatorV3One* creator, const char* name, const char* second, Logger& logger) {
+    EXPECT(!std::strcmp(creator->getPluginName(), name));
+    EXPECT(!std::strcmp(creator->getPluginVersion(), "1"));
+    EXPECT(!std::strcmp(creator->getPluginNamespace(), "edge"));
+    const PluginFieldCollection* names = creator->getFieldNames();
+    EXPECT(names->nbFields == 2);
+    EXPECT(!std::strcmp(names->fields[0].name, "size") && names->fields[0].type == PluginFieldType::kINT32);
+    EXPECT(!std::strcmp(names->fields[1].name, second) && names->fields[1].type == PluginFieldType::kFLOAT32);
+
+    EXPECT(create(creator, -3, second, 0.5f) == nullptr);
+    for (const char* part : {name, "size must", "got -3", "Expected", "Do export"}) {
+        EXPECT(logger.last.find(part) != std::string::npos);
+    }
+    EXPECT(create(creator, 448, second, -0.5f) == nullptr);
+    EXPECT(logger.last.find(second) != std::string::npos);
+    EXPECT(creator->createPlugin("node", nullptr, TensorRTPhase::kBUILD) == nullptr);
+    EXPECT(logger.last.find("got nothing") != std::string::npos);
+    const PluginField text[] = {{"size", "448", PluginFieldType::kCHAR, 3}};
+    const PluginFieldCollection wrong = {1, text};
+    EXPECT(creator->createPlugin("node", &wrong, TensorRTPhase::kBUILD) == nullptr);
+    EXPECT(logger.last.find("another type") != std::string::npos);
+}
+
+static void check_region_boxes(IPluginCreatorV3One* creator) {
+    EXPECT(create(creator, 448, "threshold", 1.0f) == nullptr);
+    EXPECT(create(creator, 2048, "threshold", 0.5f) == nullptr);
+    const Plugin plugin(create(creator, 448, "threshold", 0.3f));
+    EXPECT(plugin.build->getNbOutputs() == 1);
+    EXPECT(!std::strcmp(plugin.core->getPluginName(), "RegionBoxes"));
+
+    Numbers numbers;
+    const DimsExprs in[] = {symbols({8, 4, 14, 14})};
+    DimsExprs out[1] = {};
+    EXPECT(plugin.build->getOutputShapes(in, 1, nullptr, 0, out, 1, numbers) == 0);
+    EXPECT(out[0].nbDims == 3 && out[0].d[0]->getConstantValue() == 8 && out[0].d[1]->getConstantValue() == 4);
+    EXPECT(out[0].d[2]->getConstantValue() == 4);
+
+    const DataType full = DataType::kFLOAT, half = DataType::kHALF;
+    DataType type = DataType::kINT32;
+    EXPECT(plugin.build->getOutputDataTypes(&type, 1, &full, 1) == 0 && type == DataType::kFLOAT);
+    EXPECT(plugin.build->getOutputDataTypes(&type, 1, &half, 1) != 0);
+
+    const PluginTensorDesc maps = tensor(dims({8, 4, 14, 14}), full), boxes = tensor(dims({8, 4, 4}), full);
+    EXPECT(supports(plugin, {maps, boxes}));
+    EXPECT(!supports(plugin, {tensor(maps.dims, half), boxes}));
+    EXPECT(!supports(plugin, {maps, tensor(boxes.dims, half)}));
+    EXPECT(!supports(plugin, {tensor(maps.dims, full, TensorFormat::kCHW32), boxes}));
+
+    DynamicPluginTensorDesc described[1] = {};
+    described[0].desc = tensor(dims({-1, 4, 14, 14}), full);
+    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) == 0);
+    described[0].desc.dims = dims({-1, 4, 14, 13});
+    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) != 0);
+    described[0].desc.dims = dims({-1, 4, 33, 33});
+    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) != 0);
+
+    const void* inputs[] = {reinterpret_cast<void*>(0x100)};
+    void* outputs[] = {reinterpret_cast<void*>(0x200)};
+    const auto stream = reinterpret_cast<cudaStream_t>(0x300);
+    for (IPluginV3* each : {plugin.plugin, plugin.plugin->clone(), restored(plugin, creator)}) {
+        const int calls = launched.calls;
+        IPluginV3* attached = Plugin(each).runtime->attachToContext(nullptr);
+        EXPECT(Plugin(attached).runtime->onShapeChange(&maps, 1, &boxes, 1) == 0);
+        EXPECT(Plugin(attached).runtime->enqueue(&maps, &boxes, inputs, outputs, nullptr, stream) == 0);
+        EXPECT(launched.calls == calls + 1 && launched.count == 32 && launched.grid == 14 && launched.size == 448);
+        EXPECT(launched.threshold == 0.3f && launched.image == inputs[0] && launched.out == outputs[0]);
+        EXPECT(launched.stream == stream);
+        EXPECT(!std::strcmp(Plugin(each).build->getTimingCacheID(), "size=448;threshold=0.300000012"));
+    }
+}
+
+static void check_roi_resize(IPluginCreatorV3One* creator) {
+    const Plugin plain(create(creator, 448, "scale", 0.0f)), quantised(create(creator, 256, "scale", 0.02f));
+    Numbers numbers;
+    const DimsExprs in[] = {symbols({8, 3, 448, 448}), symbols({8, 4, 4})};
+    DimsExprs out[1] = {};
+    EXPECT(plain.build->getOutputShapes(in, 2, nullptr, 0, out, 1, numbers) == 0);
+    const int64_t expected[] = {32, 3, 448, 448};
+    EXPECT(out[0].nbDims == 4);
+    for (int i = 0; i < 4; ++i) EXPECT(out[0].d[i]->getConstantValue() == expected[i]);
+
+    const DataType full = DataType::kFLOAT, half = DataType::kHALF, byte = DataType::kINT8;
+    const DataType full_in[] = {full, full}, half_in[] = {half, full}, half_boxes[] = {half, half};
+    DataType type = DataType::kINT32;
+    EXPECT(plain.build->getOutputDataTypes(&type, 1, full_in, 2) == 0 && type == full);
+    EXPECT(plain.build->getOutputDataTypes(&type, 1, half_in, 2) == 0 && type == half);
+    EXPECT(quantised.build->getOutputDataTypes(&type, 1, half_in, 2) == 0 && type == byte);
+    EXPECT(plain.build->getOutputDataTypes(&type, 1, half_boxes, 2) != 0);
+
+    DynamicPluginTensorDesc described[2] = {};
+    described[0].desc = tensor(dims({-1, 3, 448, 448}), full);
+    described[1].desc = tensor(dims({-1, 4, 4}), full);
+    EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) == 0);
+    described[0].desc.dims = dims({-1, 4, 448, 448});
+    EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) != 0);
+
+    // Every type and format TensorRT knows of: exactly those the kernel writes are offered.
+    const Dims image = dims({8, 3, 448, 448}), crops = dims({32, 3, 448, 448});
+    const PluginTensorDesc boxes = tensor(dims({8, 4, 4}), full);
+    int offered = 0;
+    for (int in_type = 0; in_type < EnumMax<DataType>(); ++in_type) {
+        for (int out_type = 0; out_type < EnumMax<DataType>(); ++out_type) {
+            for (int format = 0; format < EnumMax<TensorFormat>(); ++format) {
+                const PluginTensorDesc source = tensor(image, static_cast<DataType>(in_type));
+                const PluginTensorDesc made =
+                    tensor(crops, static_cast<DataType>(out_type), static_cast<TensorFormat>(format));
+                EXPECT(!supports(plain, {tensor(image, source.type, TensorFormat::kHWC8), boxes, made}));
+                EXPECT(!supports(plain, {source, tensor(boxes.dims, half), made}));
+                for (const Plugin* plugin : {&plain, &quantised}) {
+                    if (!supports(*plugin, {source, boxes, made})) continue;
+                    ++offered;
+                    EXPECT((plugin == &quantised) == (made.type == byte));
+                    const PluginTensorDesc inputs[] = {source, boxes};
+                    const void* addresses[] = {reinterpret_cast<void*>(0x100), reinterpret_cast<void*>(0x200)};
+                    void* outputs[] = {reinterpret_cast<void*>(0x300)};
+                    EXPECT(plugin->runtime->enqueue(inputs, &made, addresses, outputs, nullptr, nullptr) == 0);
+                    const bool linear = made.format == TensorFormat::kLINEAR;
+                    const int written = made.type == full   ? EDGE_FP32_LINEAR
+                                        : made.type == half ? (linear ? EDGE_FP16_LINEAR : EDGE_FP16_HWC8)
+                                        : linear            ? EDGE_INT8_LINEAR
+                                        : made.format == TensorFormat::kCHW4 ? EDGE_INT8_CHW4
+                                                                             : EDGE_INT8_CHW32;
+                    EXPECT(launched.format == written && launched.half_image == (source.type == half));
+                    EXPECT(launched.crops == 32 && launched.regions == 4);
+                    EXPECT(launched.height == 448 && launched.width == 448);
+                    EXPECT(launched.image == addresses[0] && launched.boxes == addresses[1]);
+                    EXPECT(launched.out == outputs[0] && launched.size == (plugin == &plain ? 448 : 256));
+                    EXPECT(launched.scale == (plugin == &plain ? 0.0f : 0.02f));
+                }
+            }
+        }
+    }
+    EXPECT(offered == 5 + 6);  // fp32 to fp32, fp16, hwc8; fp16 to fp16, hwc8; both to three int8 formats
+
+    const Plugin back(restored(quantised, creator));
+    EXPECT(!std::strcmp(back.build->getTimingCacheID(), quantised.build->getTimingCacheID()));
+    EXPECT(std::strcmp(plain.build->getTimingCacheID(), quantised.build->getTimingCacheID()));
+    const PluginFieldCollection* fields = back.runtime->getFieldsToSerialize();
+    EXPECT(fields->nbFields == 2 && *static_cast<const int32_t*>(fields->fields[0].data) == 256);
+    EXPECT(*static_cast<const float*>(fields->fields[1].data) == 0.02f);
+}
+
+int main() {
+    Finder finder;
+    int32_t count = 0;
+    IPluginCreatorInterface* const* creators = getCreators(count);
+    EXPECT(count == 2);
+    auto* boxes = static_cast<IPluginCreatorV3One*>(creators[0]);
+    auto* resize = static_cast<IPluginCreatorV3One*>(creators[1]);
+    EXPECT(create(boxes, -1, "threshold", 0.5f) == nullptr);  // without a logger: refused in silence
+    setLoggerFinder(&finder);
+    check_creator(boxes, "RegionBoxes", "threshold", finder.logger);
+    check_creator(resize, "RoiResize", "scale", finder.logger);
+    check_region_boxes(boxes);
+    check_roi_resize(resize);
+    std::printf("%d failures\n", failures);
+    return failures;
+}
