@@ -11,9 +11,10 @@ from edge.ops import DOMAIN
 
 FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Ops that pass activations on and lose nothing in 16 bits. Means and sums over a map are not among them.
+# Ops that pass activations on, or reduce them with a wider accumulator inside.
 CARRIERS = frozenset(
-    {"Add", "Clip", "Concat", "Flatten", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool", "Mul", "Pad", "PRelu", "Relu"}
+    {"Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity"}
+    | {"LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad", "ReduceMean", "Relu"}
 )
 
 
@@ -119,7 +120,11 @@ def _backbone(graph: onnx.GraphProto) -> tuple[set[int], set[str]]:
 
 def _is_integer(node: onnx.NodeProto, position: int) -> bool:
     """Inputs that are whole numbers whatever the type of the node: what a DequantizeLinear reads, shapes and axes."""
-    return node.op_type == "DequantizeLinear" or (node.op_type == "Pad" and position in (1, 3))
+    return (
+        node.op_type == "DequantizeLinear"
+        or (node.op_type == "Pad" and position in (1, 3))
+        or (node.op_type == "ReduceMean" and position == 1)
+    )
 
 
 def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.TensorProto:

@@ -173,13 +173,12 @@ def decompose_profiles(nodes: NodeBuilder, cams: str, *, cells: int, size: int) 
     """
     weights = interpolation(cells, size)
     beside = weights[_samples_beside_knots(cells, size)]
-    # Columns first, then rows, for both axes at once: cam and its transpose are stacked.
+    # Both axes at once: each map and its transpose. Rows first, while the map is small.
     turned = nodes("Transpose", "turned", cams, perm=[0, 1, 3, 2])
-    stacked = nodes("Concat", "stacked", cams, turned, axis=2)
-    columns = nodes("MatMul", "columns", stacked, np.ascontiguousarray(weights.T))
-    columns = nodes("Reshape", "columns_by_axis", columns, shape(-1, cells, size))
-    rows = nodes("MatMul", "rows", beside, columns)
-    return nodes("ReduceMax", "profiles", rows, shape(1), keepdims=0)
+    stacked = nodes("Reshape", "maps", nodes("Concat", "stacked", cams, turned, axis=2), shape(-1, cells, cells))
+    rows = nodes("MatMul", "rows", beside, stacked)
+    columns = nodes("MatMul", "columns", rows, weights.T)
+    return nodes("ReduceMax", "profiles", columns, shape(1), keepdims=0)
 
 
 def decompose_bounds(nodes: NodeBuilder, profiles: str, boxes: str, *, regions: int, size: int, threshold: float) -> None:

@@ -117,19 +117,37 @@ def decompose(nodes: NodeBuilder, image: str, boxes: str, crops: str, *, regions
 
 def _grid_sample(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
     """GridSample with align_corners over one tall grid (B, K·S, S, 2), so that the image is not copied per region."""
-    start, reach = _start_and_reach(nodes, boxes, regions)
-    # In GridSample's coordinates the image spans [-1, 1].
-    start = nodes("Sub", "grid_start", nodes("Mul", "start_scaled", start, floats(2 / (size - 1))), floats(1.0))
-    ramp = (np.arange(size) * (2 / (size - 1) ** 2)).astype(np.float32)[:, None]
-    points = nodes("Add", "points", start, nodes("Mul", "offsets", reach, ramp))  # (B, K, S, 2): x and y of sample i
-    columns = nodes("Unsqueeze", "columns", points, shape(2))
-    rows = nodes("Unsqueeze", "rows", points, shape(3))
-    grid = nodes("Where", "grid", np.array([True, False]), columns, rows)  # (B, K, S, S, 2)
-    grid = nodes("Reshape", "tall_grid", grid, shape(-1, regions * size, size, 2))
+    grid = nodes("Reshape", "tall_grid", _grid(nodes, boxes, regions, size), shape(-1, regions * size, size, 2))
     tall = nodes("GridSample", "sampled", image, grid, align_corners=1, mode="bilinear", padding_mode="border")
     by_region = nodes("Reshape", "by_region", tall, shape(0, 0, regions, size, size))
     regions_first = nodes("Transpose", "regions_first", by_region, perm=[0, 2, 1, 3, 4])
     nodes("Reshape", "crops", regions_first, shape(-1, 3, size, size), output=crops)
+
+
+def _grid_sample_each(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
+    """One GridSample per region: no transpose afterwards, and at batch 1 the Concat need not copy."""
+    grid = _grid(nodes, boxes, regions, size)
+    sampled = []
+    for region in range(regions):
+        own = nodes(
+            "Reshape", f"grid_{region}", nodes("Gather", f"rows_{region}", grid, np.array(region), axis=1), shape(-1, size, size, 2)
+        )
+        crop = nodes("GridSample", f"sampled_{region}", image, own, align_corners=1, mode="bilinear", padding_mode="border")
+        sampled.append(nodes("Unsqueeze", f"crop_{region}", crop, shape(1)))
+    stacked = nodes("Concat", "stacked", *sampled, axis=1)
+    nodes("Reshape", "crops", stacked, shape(-1, 3, size, size), output=crops)
+
+
+def _grid(nodes: NodeBuilder, boxes: str, regions: int, size: int) -> str:
+    """(B, K, S, 2·S): x and y of every sample in turn, in coordinates where the image spans [-1, 1]."""
+    start, reach = _start_and_reach(nodes, boxes, regions)
+    start = nodes("Sub", "grid_start", nodes("Mul", "start_scaled", start, floats(2 / (size - 1))), floats(1.0))
+    ramp = (np.arange(size) * (2 / (size - 1) ** 2)).astype(np.float32)[:, None]
+    points = nodes("Add", "points", start, nodes("Mul", "offsets", reach, ramp))  # (B, K, S, 2): x and y of sample i
+    # As a row of pairs the points hold the x of every column; y comes from the point of the row.
+    columns = nodes("Reshape", "columns", points, shape(-1, regions, 1, 2 * size))
+    rows = nodes("Slice", "rows", points, shape(1), shape(2), shape(3))
+    return nodes("Where", "grid", np.tile([True, False], size), columns, rows)
 
 
 def _matmul(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int) -> None:
@@ -187,4 +205,4 @@ def _start_and_reach(nodes: NodeBuilder, boxes: str, regions: int) -> tuple[str,
     return start, nodes("Sub", "reach", nodes("Sub", "extent", stop, floats(1.0)), start)
 
 
-FORMS = {"grid_sample": _grid_sample, "matmul": _matmul, "roi_align": _roi_align}
+FORMS = {"grid_sample": _grid_sample, "grid_sample_each": _grid_sample_each, "matmul": _matmul, "roi_align": _roi_align}

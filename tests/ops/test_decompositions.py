@@ -212,7 +212,7 @@ def test_crops_come_region_by_region_of_each_image(run: Runner, form: str) -> No
 
 
 def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(EdgeError, match="grid_sample, matmul or roi_align"):
+    with pytest.raises(EdgeError, match="grid_sample, grid_sample_each, matmul or roi_align"):
         roi_resize.decompose(NodeBuilder("crop"), "image", "boxes", "crops", regions=1, size=32, form="slice")
 
 
