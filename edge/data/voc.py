@@ -1,0 +1,124 @@
+"""``voc2007:ROOT`` and ``voc2012:ROOT``: the official devkit tree.
+
+Labels are those of ``ImageSets/Main/<class>_<list>.txt`` (1 present, 0 only difficult ones, -1 absent), as the official MCAR
+evaluation reads them; where those files are missing they follow from ``Annotations/*.xml`` by the same rule.
+
+Which list a split reads:
+
+- VOC 2007: train is ``trainval`` (5,011 images), as in the official recipe; test is ``test`` (4,952).
+- VOC 2012: train is ``train``, val is ``val``, and trainval both; test labels are not public, so val is what is reported.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.data.base import REPORT, Dataset, check_split
+from edge.data.files import FileDataset, broken_line, read_text, require_images
+from edge.errors import EdgeError, one_of
+from edge.labels import VOC_CLASSES
+
+LISTS = {
+    "voc2007": {"train": "trainval", "test": "test"},
+    "voc2012": {"train": "train", "val": "val", "trainval": "trainval"},
+}
+Labels = NDArray[np.int8]
+
+
+def open_voc2007(root: Path, split: str) -> Dataset:
+    """Split train or test of VOC 2007; ``root`` is VOC2007, or a folder that holds it or VOCdevkit.
+
+    Raises:
+        EdgeError: a folder, list or image is missing, a list or annotation damaged, a class unknown, the split absent.
+    """
+    return _open("voc2007", root, split, "test")
+
+
+def open_voc2012(root: Path, split: str) -> Dataset:
+    """Split train, val or trainval of VOC 2012; as ``open_voc2007``."""
+    if split == "test":
+        raise EdgeError(
+            "data",
+            "a split must have labels",
+            got="the test split of voc2012, whose labels are not public",
+            expected=one_of(LISTS["voc2012"]),
+            do="Report val, or use images:DIR without labels",
+        )
+    return _open("voc2012", root, split, "val")
+
+
+def _open(kind: str, root: Path, split: str, report: str) -> Dataset:
+    home = _home(kind, root)
+    lists = home / "ImageSets" / "Main"
+    splits = tuple(name for name, file in LISTS[kind].items() if (lists / f"{file}.txt").is_file())
+    split = report if split == REPORT else split
+    check_split(f"{kind} at {home}", split, splits, do=f"Choose one of them, or restore {lists}")
+    chosen = LISTS[kind][split]
+    listing = lists / f"{chosen}.txt"
+    names = tuple(line.split()[0] for line in read_text(listing, "the list of a split").splitlines() if line.strip())
+    files = tuple(f"{name}.jpg" for name in names)
+    require_images(home / "JPEGImages", files, listing)
+    if any(lists.glob(f"*_{chosen}.txt")):
+        labels = np.stack([_column(lists / f"{name}_{chosen}.txt", names) for name in VOC_CLASSES], axis=1)
+    else:
+        labels = np.stack([_row(home / "Annotations" / f"{name}.xml") for name in names])
+    return FileDataset(kind, split, splits, report, VOC_CLASSES, labels, home / "JPEGImages", files)
+
+
+def _home(kind: str, root: Path) -> Path:
+    year = kind.upper()
+    for home in (root, root / year, root / "VOCdevkit" / year):
+        if (home / "ImageSets" / "Main").is_dir():
+            return home
+    expected = f"{root} or its {year} or VOCdevkit/{year}, with ImageSets/Main in it"
+    raise EdgeError(
+        "data", f"{kind} must be the devkit tree", got=f"no ImageSets/Main under {root}", expected=expected, do="Change --dataset"
+    )
+
+
+def _column(path: Path, names: tuple[str, ...]) -> Labels:
+    """One class: lines ``NAME LABEL``, for the images of the list in any order."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(read_text(path, "the labels of a class").splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
+            raise broken_line(path, number, "a line must be an image and its label", repr(line[:60]), "such as '000012 -1'; -1, 0 or 1")
+        found[fields[0]] = int(fields[1])
+    return np.array([_of(found, name, path) for name in names], np.int8)
+
+
+def _of(found: Mapping[str, int], name: str, path: Path) -> int:
+    if name not in found:
+        raise EdgeError(
+            "data", "every image must have a label", got=f"none for {name} in {path}", expected="a line for it", do="Restore the file"
+        )
+    return found[name]
+
+
+def _row(path: Path) -> Labels:
+    """One image, from its annotation."""
+    if not path.is_file():
+        must, expected = "every image must have labels", "it, or ImageSets/Main/<class>_<list>.txt"
+        raise EdgeError("data", must, got=f"no file {path}", expected=expected, do="Restore Annotations")
+    try:
+        objects = ElementTree.fromstring(path.read_bytes()).findall("object")
+    except ElementTree.ParseError as error:
+        raise broken_line(path, error.position[0], "an annotation must be XML", error, "a whole document", "Restore the file") from error
+    row = np.full(len(VOC_CLASSES), -1, np.int8)
+    for item in objects:
+        name = (item.findtext("name") or "").strip()
+        if name not in VOC_CLASSES:
+            raise EdgeError(
+                "data", "every object must be of a VOC class", got=f"{name!r} in {path}", expected=one_of(VOC_CLASSES), do="Correct it"
+            )
+        difficult = (item.findtext("difficult") or "0").strip() == "1"
+        column = VOC_CLASSES.index(name)
+        row[column] = max(row[column], 0 if difficult else 1)
+    return row
