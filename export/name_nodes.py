@@ -1,12 +1,13 @@
 """Clean-up pass: names a person can read, ``<stream>/<layer>/<operation>``.
 
 1. A node's place is the module path the exporter recorded for it (``features.6.5.conv2``); the longest matching prefix in
-   ``layer_names`` is replaced (``features.6`` → ``layer3`` gives ``layer3.5``), the last part stands behind a slash: ``layer3.5/conv2``.
-2. A node that is no module of its own is named after its operation: ``layer3.5/add``.
-3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; the two region operators are ``boxes`` and ``crop``.
+   ``layer_names`` is replaced (``features.6`` → ``layer3``), numbers are joined by a dot, names by a slash: ``layer3.5/conv2``.
+2. A node that is not all its module does adds its operation: ``layer3.5/add``, ``stem/clip``.
+3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; the two region operators are
+   ``boxes`` and ``crop``.
 4. A name taken already gets ``_1``, ``_2`` …
-5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and outputs, weights and biases keep their names,
-   other constants become ``constant_<n>`` in order of first use.
+5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and outputs, weights and biases
+   keep their names, other constants become ``constant_<n>`` in order of first use.
 """
 
 from __future__ import annotations
@@ -55,24 +56,22 @@ def name_nodes(model: onnx.ModelProto, layer_names: Mapping[str, str]) -> onnx.M
 def _place(node: onnx.NodeProto, layer_names: Mapping[str, str]) -> str:
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     path = [part.strip().strip("'\"") for part in scopes.strip("[]").split(",")]
-    modules = [part for part in path[:-1] if part]
-    operation = node.op_type.lower()
-    if not modules:
-        return operation
-    module = modules[-1]
+    module = next((part for part in reversed(path[:-1]) if part), "")
     # Rule 1: the longest alias wins; a whole part must match.
-    alias = max((prefix for prefix in layer_names if f"{module}.".startswith(f"{prefix}.")), key=len, default=None)
-    if alias is not None:
-        module = layer_names[alias] + module[len(alias) :]
-    leaf = node.op_type in _MODULE_OPERATIONS
-    if not leaf:
-        return f"{module}/{operation}"  # rule 2
-    head, _, tail = module.rpartition(".")
-    return f"{head}/{tail}" if head else module
+    prefix = max((prefix for prefix in layer_names if f"{module}.".startswith(f"{prefix}.")), key=len, default="")
+    rest = module[len(prefix) :].strip(".").split(".") if len(module) > len(prefix) else []
+    place = layer_names.get(prefix, "")
+    for part in rest:
+        place += f".{part}" if part.isdigit() and place else f"/{part}"
+    place = place.strip("/")
+    operation = node.op_type.lower()
+    if node.op_type in _LAYERS or place.rpartition("/")[2] == operation:
+        return place or operation
+    return f"{place}/{operation}" if place else operation  # rule 2
 
 
-# Operations that are a module of their own in every backbone; all others take their own name.
-_MODULE_OPERATIONS = frozenset({"Conv", "Gemm"})
+# Operations that are all their module does, in every backbone.
+_LAYERS = frozenset({"Conv", "Gemm"})
 
 
 def _streams(graph: onnx.GraphProto) -> list[str]:

@@ -24,6 +24,12 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
         name: a key of ``MODELS``.
         num_classes: C.
         options: the architecture's own (MCAR: ``pooling``, ``regions``, ``threshold``); unknown ones are refused.
+
+    Every network answers to what generic code needs: ``spec_options()``, ``fused_for_export()``, ``backbone_parameters()``,
+    ``head_parameters()``, ``forward_global(images)`` and ``training_outputs(images)``.
+
+    Raises:
+        EdgeError: unknown name or option, or an option out of range.
     """
     from importlib import import_module
     from inspect import signature
@@ -35,7 +41,9 @@ def create(name: str, num_classes: int, **options: Any) -> nn.Module:
     known = [option for option in signature(make).parameters if option not in ("num_classes", *fixed)]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise EdgeError("models", f"{name} must know its options", got=", ".join(unknown), expected=one_of(known), do="Leave the others out")
+        raise EdgeError(
+            "models", f"{name} must know its options", got=", ".join(unknown), expected=one_of(known), do="Leave the others out"
+        )
     return make(num_classes=num_classes, **fixed, **options).eval()
 
 

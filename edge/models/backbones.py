@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 
 def mobilenetv2() -> nn.Sequential:
@@ -58,7 +62,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], int, dict[str, str]]] = 
 }
 
 
-def _resnet(model: nn.Module) -> nn.Sequential:
+def _resnet(model: ResNet) -> nn.Sequential:
     return nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4)
 
 

@@ -29,9 +29,11 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
 
     Returns:
         (N, 2) int64, start and end (exclusive), on the same device.
+
+    Raises:
+        EdgeError: threshold outside (0, 1), where no curve would ever cross it.
     """
-    if not 0 < threshold < 1:
-        raise EdgeError("models", "the localisation threshold must be inside (0, 1)", got=threshold, expected="such as 0.5", do="Change --threshold")
+    check_threshold(threshold)
     length = profiles.shape[1]
     low, high = profiles.amin(1, keepdim=True), profiles.amax(1, keepdim=True)
     span = high - low
@@ -58,6 +60,18 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
     start = torch.where(nothing, torch.full_like(start, math.ceil(LOW * length)), start)
     end = torch.where(nothing, torch.full_like(end, math.ceil(HIGH * length)), end)
     return torch.stack([start, end], 1)
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a localisation threshold outside (0, 1)."""
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
+        raise EdgeError(
+            "models",
+            "the localisation threshold must be inside (0, 1)",
+            got=repr(threshold),
+            expected="a number such as 0.5",
+            do="Change --threshold",
+        )
 
 
 def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +111,11 @@ def _(cams: Tensor, size: int, threshold: float) -> Tensor:
 
 @torch.library.custom_op("edge::roi_resize", mutates_args=())
 def roi_resize(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """image: (B, 3, S, S), boxes: (B, K, 4) → (B·K, 3, size, size), each box cut out (end exclusive) and resized bilinearly, align_corners."""
+    """Cut out each box (end exclusive) and resize it bilinearly with align_corners; box k of image b is crop b·K + k.
+
+    image: (B, 3, S, S), boxes: (B, K, 4) x1 y1 x2 y2 in pixels → (B·K, 3, size, size).
+    """
+    # One call per box is exact, and on a CPU as fast as one sampling grid for all.
     crops = []
     for index, per_image in enumerate(boxes.round().long().tolist()):
         for x1, y1, x2, y2 in per_image:

@@ -7,6 +7,8 @@ and the authors' published code, whose key names and quirks are kept.
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError, one_of
-from edge.models import localisation  # noqa: F401  # defines torch.ops.edge.*
 from edge.models.backbones import BACKBONES
+from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
 
 POOLINGS = ("avg", "gwp", "max")
+STRIDE = 32
 
 
 class MCAR(nn.Module):
@@ -29,46 +32,46 @@ class MCAR(nn.Module):
         pooling: ``avg``, ``max`` or ``gwp`` (the mean of both).
         regions: K, crops of the second pass; always K, whatever the scores.
         threshold: localisation threshold in (0, 1).
+
+    Raises:
+        EdgeError: an option out of range.
     """
 
     def __init__(self, backbone: str, num_classes: int, *, pooling: str = "avg", regions: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
+        if not _is_count(num_classes):
+            raise EdgeError("models", "there must be classes", got=repr(num_classes), expected="1 or more", do="Change the labels")
         if pooling not in POOLINGS:
             raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(POOLINGS), do="Change --pooling")
-        if not 1 <= regions <= num_classes:
+        if not _is_count(regions) or regions > num_classes:
             raise EdgeError(
                 "models",
                 "there must be at least one region and at most one per class",
-                got=regions,
+                got=repr(regions),
                 expected=f"1 to {num_classes}",
                 do="Change --regions",
             )
-        if not 0 < threshold < 1:
-            raise EdgeError(
-                "models", "the localisation threshold must be inside (0, 1)", got=threshold, expected="such as 0.5", do="Change --threshold"
-            )
-        make, channels, self.layer_names = BACKBONES[backbone]
+        check_threshold(threshold)
+        make, channels, names = BACKBONES[backbone]
         self.features = make()
         self.convclass = nn.Conv2d(channels, num_classes, 1)
-        self.layer_names = {**self.layer_names, "convclass": "classifier"}
+        self.layer_names = {**names, "convclass": "classifier"}
         self.pooling, self.regions, self.threshold, self.num_classes = pooling, regions, threshold, num_classes
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 3, S, S) float32 normalised → ``scores``, ``global_scores``, ``local_scores`` (B, C) in [0, 1],
-        ``regions`` (B, K, 4) float32 x1 y1 x2 y2 (exclusive) in input pixels, ``region_classes`` (B, K) int64."""
-        size, count = image.shape[-1], self.regions
+        ``regions`` (B, K, 4) float32 x1 y1 x2 y2 (exclusive) in input pixels, ``region_classes`` (B, K) int64.
+
+        Raises:
+            EdgeError: the image is not square, or its side no multiple of 32.
+        """
+        size = _side(image)
         maps = self.features(image)
-        grid = maps.shape[-1]
-        global_logits = self.convclass(pool(maps, self.pooling)).flatten(1)
-        classes = top_classes(global_logits, count)
-        # Choosing maps by a one-hot product keeps the graph free of gathers with computed indices; it adds exact zeros only.
-        chosen = (classes.unsqueeze(2) == torch.arange(self.num_classes, device=image.device)).to(maps.dtype)
-        class_maps = torch.sigmoid(self.convclass(maps)).flatten(2)
-        cams = torch.bmm(chosen, class_maps).reshape(-1, count, grid, grid)
-        boxes = torch.ops.edge.region_boxes(cams, size, self.threshold)
+        global_logits = self._classify(maps)
+        classes = top_classes(global_logits, self.regions)
+        boxes = self._boxes(maps, classes, size)
         crops = torch.ops.edge.roi_resize(image, boxes, size)
-        local = self.convclass(pool(self.features(crops), self.pooling)).reshape(-1, count, self.num_classes)
-        local_logits = local.amax(1)
+        local_logits = self._strongest(crops, self.regions)
         # Sigmoid is monotone, so maxima of logits are maxima of scores.
         return {
             "scores": torch.sigmoid(torch.maximum(global_logits, local_logits)),
@@ -77,6 +80,43 @@ class MCAR(nn.Module):
             "regions": boxes,
             "region_classes": classes,
         }
+
+    def forward_global(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) → logits (B, C) of the first pass alone, with gradients."""
+        _side(image)
+        return self._classify(self.features(image))
+
+    def training_outputs(
+        self, image: Tensor, *, sample: int | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Both streams with gradients, for a loss on each: ``global_logits`` and ``local_logits`` (B, C).
+
+        Boxes and crops carry no gradient, and are found in float32 under autocast too.
+
+        Args:
+            image: (B, 3, S, S).
+            sample: draw so many of each image's K regions instead of running all.
+            generator: of the draw.
+        """
+        size = _side(image)
+        maps = self.features(image)
+        global_logits = self._classify(maps)
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            classes = top_classes(global_logits.float(), self.regions)
+            if sample is not None and sample < self.regions:
+                drawn = torch.rand(classes.shape, generator=generator).argsort(1)[:, :sample]
+                classes = classes.gather(1, drawn.to(classes.device))
+            boxes = self._boxes(maps.float(), classes, size)
+            crops = torch.ops.edge.roi_resize(image, boxes, size)
+        return {"global_logits": global_logits, "local_logits": self._strongest(crops, classes.shape[1])}
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """What comes pretrained and learns at the smaller rate."""
+        return self.features.parameters()
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """The classifier, shared by both streams."""
+        return self.convclass.parameters()
 
     def spec_options(self) -> dict[str, Any]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
@@ -87,6 +127,25 @@ class MCAR(nn.Module):
         folded = copy.deepcopy(self).eval()
         fold_batch_norm(folded)
         return folded
+
+    def _classify(self, maps: Tensor) -> Tensor:
+        """Feature maps (B, F, n, n) → logits (B, C)."""
+        return self.convclass(pool(maps, self.pooling)).flatten(1)
+
+    def _strongest(self, crops: Tensor, count: int) -> Tensor:
+        """Crops (B·count, 3, S, S) → per class the largest logit over an image's crops, (B, C)."""
+        local: Tensor = self.convclass(pool(self.features(crops), self.pooling))
+        return local.reshape(-1, count, self.num_classes).amax(1)
+
+    def _boxes(self, maps: Tensor, classes: Tensor, size: int) -> Tensor:
+        """Feature maps (B, F, n, n) and classes (B, K) → where each of these classes is, (B, K, 4)."""
+        grid = maps.shape[-1]
+        # Choosing maps by a one-hot product keeps the graph free of gathers with computed indices; it adds exact zeros only.
+        chosen = (classes.unsqueeze(2) == torch.arange(self.num_classes, device=maps.device)).to(maps.dtype)
+        class_maps = torch.sigmoid(self.convclass(maps)).flatten(2)
+        cams = torch.bmm(chosen, class_maps).reshape(-1, classes.shape[1], grid, grid)
+        boxes: Tensor = torch.ops.edge.region_boxes(cams, size, self.threshold)
+        return boxes
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
@@ -99,7 +158,8 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
 
 def top_classes(logits: Tensor, count: int) -> Tensor:
     """(B, C) → (B, count) int64, best first; equal logits in order of their index, as ONNX TopK has it."""
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+    # torch.topk leaves the order of equals open, but is what exports to a single TopK.
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return torch.topk(logits, count, dim=1).indices
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]
 
@@ -108,10 +168,27 @@ def fold_batch_norm(module: nn.Module) -> None:
     """Fold each BatchNorm that directly follows a convolution in the same container, in place (eval mode)."""
     pairs = []
     for parent in module.modules():
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(parent.named_children()):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 pairs.append((parent, conv_name, conv, norm_name, norm))
     for parent, conv_name, conv, norm_name, norm in pairs:
         setattr(parent, conv_name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
         setattr(parent, norm_name, nn.Identity())
+
+
+def _side(image: Tensor) -> int:
+    """The side S of square images; another size would drop the last row of the grid in the pooling."""
+    height, width = image.shape[-2:]
+    if height != width or height % STRIDE:
+        raise EdgeError(
+            "models",
+            f"images must be square with a side that is a multiple of {STRIDE}",
+            got=f"{height} × {width}",
+            expected="such as 256 × 256",
+            do="Resize them to the model's size",
+        )
+    return height
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -84,7 +84,11 @@ def open_source(
     path = ASSETS / f"{weights}.pth" if weights in shipped() else Path(weights)
     if not path.is_file():
         raise EdgeError(
-            "build", "the weights must exist", got=f"no file {weights}", expected=f"{one_of((*shipped(), RANDOM))}, or a path", do="Change --weights"
+            "build",
+            "the weights must exist",
+            got=f"no file {weights}",
+            expected=f"{one_of((*shipped(), RANDOM))}, or a path",
+            do="Change --weights",
         )
     checkpoint = read(path)
     found = describe(checkpoint, path.name)
@@ -93,7 +97,11 @@ def open_source(
     names = _labels(labels) if labels else found.classes
     if names is not None and len(names) != found.num_classes:
         raise EdgeError(
-            "build", "there must be one label per class of the weights", got=f"{len(names)} labels", expected=found.num_classes, do="Change --labels"
+            "build",
+            "there must be one label per class of the weights",
+            got=f"{len(names)} labels",
+            expected=found.num_classes,
+            do="Change --labels",
         )
     warnings = [] if names else ["the checkpoint does not name its classes; give --labels FILE. Using class_00 …"]
     described = {name: value for name, value in found.options.items() if value is not None}
@@ -162,7 +170,9 @@ def _labels(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise EdgeError("build", "the labels must be readable", got=f"{path}: {error}", expected="a text file, one name a line", do="Change --labels") from error
+        raise EdgeError(
+            "build", "the labels must be readable", got=f"{path}: {error}", expected="a text file, one name a line", do="Change --labels"
+        ) from error
     return names
 
 
