@@ -1,0 +1,114 @@
+"""What a training run does, as frozen values: phases, optimiser, augmentation. Nothing here touches a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge.errors import EdgeError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training image.
+
+    Attributes:
+        crop: least share of the area a random crop keeps; 1 keeps the whole image.
+        turns: also turn by 90, 180 and 270 degrees, which overhead images allow.
+        jitter: brightness, contrast and saturation are scaled by a factor within 1 ± jitter.
+    """
+
+    crop: float = 1.0
+    turns: bool = False
+    jitter: float = 0.3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs at one image size.
+
+    Attributes:
+        streams: ``global`` trains on whole images only, ``both`` adds the zoomed regions (about five times the cost).
+        lr: learning rate at the first and the last step, joined by half a cosine.
+        share: part of the training images one epoch visits.
+        regions: how many of an image's regions get a gradient per step; None for all.
+        fixed_norm: batch normalisation keeps its statistics.
+    """
+
+    size: int
+    epochs: int
+    lr: tuple[float, float]
+    batch: int = 32
+    streams: str = "global"
+    share: float = 1.0
+    regions: int | None = None
+    fixed_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        backbone_lr: the backbone's learning rate as a multiple of the classifier's.
+        ema: decay of the running mean of the weights that is evaluated and shipped; 0 for none.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    optimiser: str
+    weight_decay: float
+    backbone_lr: float = 1.0
+    ema: float = 0.0
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+
+def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
+    """A recipe by name; ``auto`` takes the official one for weights trained before, else the one from scratch."""
+    if epochs is not None and epochs < 1:
+        raise EdgeError("train", "there must be epochs to train", got=epochs, expected="1 or more", do="Change --epochs")
+    if name == "auto":
+        name = "official" if pretrained else "scratch"
+    if name == "official":
+        return official(size, epochs or 60)
+    return scratch(size, epochs or 8, overhead)
+
+
+def official(size: int, epochs: int = 60) -> Recipe:
+    """The published recipe for pretrained backbones: both streams, SGD, a tenth of the rate after 1/2 and 5/6 of the run."""
+    first, second = epochs // 2, epochs // 3
+    rates = ((first, 1e-2), (second, 1e-3), (epochs - first - second, 1e-4))
+    phases = tuple(Phase(size, count, (lr, lr), batch=16, streams="both") for count, lr in rates if count)
+    return Recipe("official", phases, "sgd", weight_decay=1e-4, backbone_lr=0.1)
+
+
+def scratch(size: int, epochs: int = 8, overhead: bool = False) -> Recipe:
+    """From random weights on a CPU: small images first, the zoomed regions at the end.
+
+    A MobileNetV2 pass costs a fifth at half the side, so most epochs go there.
+    """
+    tiny, small, middle = (_multiple(size * part) for part in (0.375, 0.5, 0.75))
+    both = max(1, round(epochs * 0.05))
+    full = min(round(epochs * 0.05), epochs - both)
+    mid = min(round(epochs * 0.18), epochs - both - full)
+    low = min(round(epochs * 0.36), epochs - both - full - mid)
+    rest = epochs - both - full - mid - low
+    phases = (
+        Phase(tiny, min(1, rest), (2e-4, 2e-3), batch=16),
+        Phase(tiny, max(0, rest - 1), (2e-3, 1.6e-3), batch=16),
+        Phase(small, low, (1.6e-3, 1e-3), batch=16),
+        Phase(middle, mid, (1e-3, 5e-4), batch=16),
+        Phase(size, full, (5e-4, 3e-4), batch=16),
+        Phase(size, both, (3e-4, 1e-6), batch=8, streams="both", share=0.5, regions=2, fixed_norm=True),
+    )
+    augmentation = Augmentation(crop=0.6 if overhead else 0.8, turns=overhead, jitter=0.3)
+    return Recipe(
+        "scratch", tuple(phase for phase in phases if phase.epochs), "adamw", weight_decay=0.03, ema=0.995, augmentation=augmentation
+    )
+
+
+def _multiple(size: float) -> int:
+    return max(32, int(size) // 32 * 32)

@@ -1,0 +1,339 @@
+"""Training both streams of MCAR, so that a run may be killed at any moment and goes on as if nothing had happened.
+
+Everything random is drawn from (seed, epoch, step), the learning rate follows from the step, and the rest of the state is
+saved whole every few minutes: on a CPU with a fixed number of threads a resumed run is bit-equal to an unbroken one.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge.errors import EdgeError
+from edge.manifest import digest_json, write_atomically
+from edge.models.augmentation import augment, normalise
+from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
+from edge.models.curve import draw_curve
+from edge.models.recipes import Phase, Recipe
+from edge.models.streams import predict, stream_logits
+
+STATE, BEST, LOG, CURVE = "state.pt", "best.pth", "log.csv", "curve.png"
+SAVE_SECONDS = 120.0
+
+Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a data set: images (N, S, S, 3) uint8 RGB (a memory map will do), labels (N, C) int8 of -1, 0 (difficult), 1."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint says of its model: architecture, classes in output order, input side, name of the data."""
+
+    model: str
+    classes: tuple[str, ...]
+    size: int
+    data: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the best epoch by validation mAP (points), the log's rows, seconds of training in all."""
+
+    best_epoch: int
+    best_map: float
+    rows: tuple[Mapping[str, Any], ...]
+    seconds: float
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        model: has ``features``, ``convclass`` and MCAR's options (``pooling``, ``regions``, ``threshold``).
+        train, validation: parts of the train split; the best epoch is chosen on ``validation``.
+        metric: scores and labels to mAP in points.
+        about: what the checkpoints say of the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: Part, validation: Part, recipe: Recipe, metric: Metric, folder: Path, about: About, *,
+        seed: int = 0, device: str = "cpu",
+    ) -> None:  # fmt: skip
+        self.recipe, self.metric, self.folder, self.about, self.seed, self.device = (
+            recipe,
+            metric,
+            folder,
+            about,
+            seed,
+            torch.device(device),
+        )
+        self.train_part, self.validation = train, validation
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.optimiser = _optimiser(self.model, recipe)
+        self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
+        self.autocast = _has_fast_bfloat16(self.device)
+        self.epoch = self.step = self.updates = 0
+        self.loss = self.seconds = 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.best = (-1, -1.0, 0)  # (evaluated as shipped, mAP, epoch)
+        self.identity = digest_json([asdict(recipe), seed, len(train), len(validation), asdict(about)])
+
+    # ---- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> Outcome:
+        """Train to the end of the recipe, or until ``stop()`` says so after a step (state saved)."""
+        total = sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
+        saved = time.monotonic()
+        for epoch, (phase, first) in enumerate(self._plan()):
+            if epoch < self.epoch:
+                continue
+            steps, order = self._steps(phase), self._order(epoch)
+            while self.step < steps:
+                started = time.monotonic()
+                chosen = order[self.step * phase.batch : (self.step + 1) * phase.batch]
+                generator = _generator(self.seed, epoch, self.step)
+                self._update(phase, (epoch - first) * steps + self.step, chosen, generator)
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                if progress:
+                    progress(self.updates, total)
+                if stop():
+                    self.save()
+                    return self._outcome()
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+            self._finish_epoch(phase, steps)
+            saved = time.monotonic()
+        return self._outcome()
+
+    def _plan(self) -> list[tuple[Phase, int]]:
+        """For every epoch its phase and the phase's first epoch."""
+        plan: list[tuple[Phase, int]] = []
+        for phase in self.recipe.phases:
+            plan += [(phase, len(plan))] * phase.epochs
+        return plan
+
+    def _steps(self, phase: Phase) -> int:
+        return max(1, int(len(self.train_part) * phase.share) // phase.batch)
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.train_part), generator=_generator(self.seed, epoch, -1))
+
+    def _update(self, phase: Phase, step: int, chosen: Tensor, generator: torch.Generator) -> None:
+        progress = step / max(1, self._steps(phase) * phase.epochs - 1)
+        rate = phase.lr[1] + (phase.lr[0] - phase.lr[1]) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        indices = np.sort(chosen.numpy())
+        pixels = torch.from_numpy(np.array(self.train_part.images[indices])).permute(0, 3, 1, 2)
+        images = augment(pixels, phase.size, self.recipe.augmentation, generator)
+        images = normalise(images.to(self.device))
+        # Difficult objects count as positive in training, as in the official code.
+        targets = torch.from_numpy((self.train_part.labels[indices] >= 0).astype(np.float32)).to(self.device)
+        self.model.train()
+        if phase.fixed_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            logits = stream_logits(self.model, images, both=phase.streams == "both", sample=phase.regions, generator=generator)
+        loss = sum((functional.binary_cross_entropy_with_logits(stream.float(), targets) for stream in logits), start=torch.zeros(()))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.updates += 1
+        self.loss += float(loss.detach())
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
+        means, values = self.mean.state_dict(), self.model.state_dict()
+        floats = [name for name, value in values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([means[name] for name in floats], [values[name] for name in floats], 1 - decay)
+
+    def _finish_epoch(self, phase: Phase, steps: int) -> None:
+        final = self.recipe.phases[-1]
+        as_shipped = phase.size == final.size
+        scores = predict(self.mean, self.validation.images, phase.size, both=as_shipped, autocast=self.autocast, device=self.device)
+        points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
+        fused = points.get("fused", points["global"])
+        self.epoch, self.step = self.epoch + 1, 0
+        row = {
+            "epoch": self.epoch, "size": phase.size, "streams": phase.streams, "lr": round(self.optimiser.param_groups[0]["lr"], 8),
+            "loss": round(self.loss / steps, 5), "map_global": round(points["global"], 3),
+            "map_local": round(points["local"], 3) if as_shipped else "", "map_fused": round(points["fused"], 3) if as_shipped else "",
+            "seconds": round(self.seconds, 1),
+        }  # fmt: skip
+        self.rows.append(row)
+        self.loss = 0.0
+        candidate = (int(as_shipped), fused, self.epoch)
+        if candidate[:2] > self.best[:2]:
+            self.best = candidate
+            self.write_best()
+        self.save()
+        write_atomically(self.folder / LOG, _csv(self.rows))
+        write_atomically(self.folder / CURVE, draw_curve(self.rows))
+
+    def _outcome(self) -> Outcome:
+        return Outcome(self.best[2], self.best[1], tuple(self.rows), self.seconds)
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def write_best(self) -> None:
+        """The averaged weights in the official format, with our ``edge`` key."""
+        extra = {"data": self.about.data, "recipe": self.recipe.name, "seed": self.seed, "validation_map": round(self.best[1], 3)}
+        about = self.about
+        save_checkpoint(
+            self.folder / BEST, self.mean, name=about.model, classes=about.classes, size=about.size, epoch=self.epoch,
+            best_score=self.best[1], extra=extra,
+        )  # fmt: skip
+
+    def save(self) -> None:
+        """Write the whole state beside its final name, then rename it."""
+        content = {
+            "identity": self.identity, "model": self.model.state_dict(), "mean": self.mean.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "epoch": self.epoch, "step": self.step, "updates": self.updates, "loss": self.loss,
+            "seconds": self.seconds, "rows": self.rows, "best": list(self.best), "autocast": self.autocast,
+        }  # fmt: skip
+        write_atomically(self.folder / STATE, _saved(content))
+
+    def resume(self) -> bool:
+        """Take up the folder's saved state; False where there is none, an error where it belongs to another run."""
+        path = self.folder / STATE
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != self.identity:
+            raise EdgeError(
+                "train", "a run must be resumed with what it was started with", got=f"another recipe, seed, data or model than in {path}",
+                expected="the same arguments", do="Give the first arguments again, or another --output",
+            )  # fmt: skip
+        self.model.load_state_dict(state["model"])
+        self.mean.load_state_dict(state["mean"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.step, self.updates, self.loss = state["epoch"], state["step"], state["updates"], state["loss"]
+        self.seconds, self.rows, self.autocast = state["seconds"], state["rows"], state["autocast"]
+        self.best = tuple(state["best"])
+        return True
+
+
+# ---- before and after ----------------------------------------------------------------------------------------------
+
+
+def start(model: nn.Module, seed: int, weights: Path | None = None) -> nn.Module:
+    """Random weights from the seed; then those of a checkpoint, its classifier only where the classes are as many."""
+    initialise(model, seed)
+    if weights is None:
+        return model
+    found, own = state_of(read(weights)), model.state_dict()
+    fresh = {name for name in own if name.startswith("convclass") and (name not in found or found[name].shape != own[name].shape)}
+    kept = {name: value for name, value in found.items() if name in own and name not in fresh}
+    return load_checkpoint(model, {**kept, **{name: own[name] for name in fresh}})
+
+
+def choose_device(name: str) -> str:
+    """``auto`` is the first GPU, else the CPU."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise EdgeError(
+            "train", "the device must be usable", got=f"{name}: {str(error).splitlines()[0][:80]}", expected="auto, cpu or cuda",
+            do="Change --device",
+        ) from error  # fmt: skip
+    return name
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse to train over another run without being told to go on with it."""
+    if (folder / STATE).exists() and not resume:
+        raise EdgeError(
+            "train", "the output folder must not hold a run", got=f"{folder / STATE}", expected="a new folder, or --resume",
+            do="Add --resume to go on, or change --output",
+        )  # fmt: skip
+
+
+def score(model: nn.Module, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
+    """Scores (N, C) of a checkpoint's ``global``, ``local`` and ``fused`` stream in float32."""
+    load_checkpoint(model, weights)
+    return predict(model, part.images, size, both=True, autocast=False, device=torch.device(device))
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Random weights from the seed: He's normal (fan out) for convolutions, a small normal for the classifier."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
+            std = 0.01 if name.endswith("convclass") else math.sqrt(2 / fan_out)
+            with torch.no_grad():
+                module.weight.normal_(0, std, generator=generator)
+                if module.bias is not None:
+                    # A classifier that starts at the usual share of positives does not spend its first epoch finding it.
+                    module.bias.fill_(-2.0 if name.endswith("convclass") else 0.0)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if name.startswith("convclass") else recipe.backbone_lr
+        # AdamW decays weights only; the official SGD decays everything.
+        decay = recipe.weight_decay if recipe.optimiser == "sgd" or parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    options = [{"params": list(group), "factor": factor, "weight_decay": decay} for (factor, decay), group in groups.items()]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(options, lr=0.01, momentum=0.9)
+    return torch.optim.AdamW(options, lr=1e-3)
+
+
+def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    digest = int(digest_json([seed, epoch, step])[:15], 16)
+    return torch.Generator().manual_seed(digest)
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _saved(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,120 @@
+"""``python -m edge.train``: images with labels → weights, resumable at any moment."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from edge import command
+from edge.errors import EdgeError
+
+RUNS, PIXELS = Path("runs"), "pixels"
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = command.parser(
+        "train",
+        "Train a two-stream recogniser. The best epoch is chosen on a seeded part of the train split; test is only reported.",
+        "examples:\n"
+        "  python -m edge.train                                            # MobileNetV2 on the generated scenes, from scratch\n"
+        "  python -m edge.train --dataset csv:photos --epochs 60           # your images, from scratch\n"
+        "  python -m edge.train --dataset voc2007:VOCdevkit/VOC2007 --model mcar-resnet50 --weights resnet50.pth --size 448\n"
+        "  python -m edge.train --resume                                   # after a kill: the same arguments plus --resume",
+    )
+    what = made.add_argument_group("model")
+    what.add_argument("--model", metavar="NAME", default="mcar-mobilenetv2", help="architecture (default mcar-mobilenetv2)")
+    what.add_argument("--weights", metavar="SHIPPED|PATH", help="weights to start from; default: random ones from the seed")
+    what.add_argument("--size", type=int, default=256, help="input side in pixels, a multiple of 32 (default 256)")
+    what.add_argument("--regions", type=int, default=4, help="regions of the second pass (default 4)")
+    what.add_argument("--threshold", type=float, default=0.5, help="localisation threshold in (0, 1) (default 0.5)")
+    what.add_argument("--pooling", choices=("avg", "gwp", "max"), default="avg", help="global pooling (default avg)")
+    how = made.add_argument_group("training")
+    how.add_argument(
+        "--dataset", metavar="SPEC", default="scenes", help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
+    )
+    how.add_argument(
+        "--recipe", choices=("auto", "official", "scratch"), default="auto", help="auto: official with --weights, else scratch"
+    )
+    how.add_argument("--epochs", type=int, help="default 60 for official, 8 for scratch")
+    how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
+    how.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    out = made.add_argument_group("output")
+    out.add_argument("--output", type=Path, metavar="DIR", help=f"default {RUNS}/<model>-<data set>-<size>")
+    out.add_argument("--resume", action="store_true", help="go on where the run in --output was stopped")
+    return made
+
+
+def main(args: argparse.Namespace) -> int:
+    try:
+        from edge.models import create, recipes, training
+    except ImportError as error:
+        raise EdgeError(
+            "train", "training needs torch and torchvision", got=str(error), expected="both installed", do="pip install 'mcar-edge[export]'"
+        ) from error
+    from edge.data import REPORT, Dataset, open_dataset, validation_split
+    from edge.data.pixels import cached_pixels
+    from edge.measure.accuracy import evaluate
+    from edge.spec import ImageSpec
+
+    image = ImageSpec(args.size)
+    recipe = recipes.choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
+    device = training.choose_device(args.device)
+    dataset = open_dataset(args.dataset, "train")
+    if dataset.labels is None:
+        raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
+    folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
+    training.check_folder(folder, resume=args.resume)
+    network = create(args.model, num_classes=len(dataset.classes), pooling=args.pooling, regions=args.regions, threshold=args.threshold)
+    training.start(network, args.seed, _weights(args.weights))
+
+    def part(images: Dataset, title: str) -> training.Part:
+        with command.progress(title) as report:
+            return training.Part(cached_pixels(images, image.size, folder / PIXELS, progress=report), images.labels)
+
+    kept, held_out = validation_split(dataset)
+    about = training.About(args.model, dataset.classes, image.size, dataset.name)
+    trainer = training.Trainer(
+        network, part(kept, "decode train"), part(held_out, "decode validation"), recipe,
+        lambda scores, labels: evaluate(scores, labels).map, folder, about, seed=args.seed, device=device,
+    )  # fmt: skip
+    if args.resume and trainer.resume():
+        command.say(f"resumed    in epoch {trainer.epoch + 1} of {recipe.epochs}, step {trainer.step}")
+    with command.progress("train", unit="step") as report:
+        outcome = trainer.run(report)
+    best = folder / training.BEST
+    command.say(f"best       epoch {outcome.best_epoch}: validation mAP {outcome.best_map:.2f} ({len(held_out)} images cut from train)")
+    reported = open_dataset(args.dataset, REPORT)
+    points = {}
+    test = part(reported, f"decode {reported.split}")
+    for stream, scores in training.score(network, best, test, image.size, device).items():
+        points[stream] = accuracy = evaluate(scores, test.labels)
+        command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
+    command.say(f"           {points['fused'].convention}")
+    command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
+    shutil.rmtree(folder / PIXELS, ignore_errors=True)
+    command.write_json(
+        args.json,
+        {
+            "weights": str(best), "best_epoch": outcome.best_epoch, "validation_map": outcome.best_map, "seconds": outcome.seconds,
+            "recipe": asdict(recipe), "log": list(outcome.rows),
+            reported.split: {stream: {"map": value.map, "cf1": value.cf1, "of1": value.of1} for stream, value in points.items()},
+        },
+    )  # fmt: skip
+    return 0
+
+
+def _weights(name: str | None) -> Path | None:
+    """A shipped name or a path; None stays None."""
+    if name is None:
+        return None
+    from edge.models.source import ASSETS, shipped
+
+    return ASSETS / f"{name}.pth" if name in shipped() else Path(name)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, arguments().parse_args()))

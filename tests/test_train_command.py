@@ -1,0 +1,106 @@
+"""``python -m edge.train``: trains, reports, goes on after a kill, refuses in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from edge import command, train  # noqa: E402
+from edge.models.checkpoint import describe, read  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A csv data set of 30 images of 64 × 64 whose colour gives the label away."""
+    root = tmp_path_factory.mktemp("squares")
+    (root / "images").mkdir()
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(30):
+        present = [name for bit, name in enumerate(("blue", "green", "red")) if (index % 7 + 1) >> bit & 1]
+        pixels = generator.integers(0, 60, (64, 64, 3), dtype=np.uint8)
+        for name in present:
+            pixels[:, :, ("red", "green", "blue").index(name)] += 150
+        Image.fromarray(pixels).save(root / "images" / f"{index}.png")
+        rows.append((f"{index}.png", "test" if index >= 20 else "train", ";".join(present)))
+    with open(root / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "split", "labels"), *rows])
+    return root
+
+
+def run(*arguments: object) -> int:
+    return command.run(train.main, train.arguments().parse_args([str(argument) for argument in arguments]))
+
+
+def small(root: Path, output: Path) -> list[object]:
+    return ["--dataset", f"csv:{root}", "--size", 32, "--epochs", 2, "--regions", 2, "--output", output]
+
+
+def test_it_trains_reports_and_writes_what_the_others_read(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*small(squares, tmp_path / "run"), "--json", tmp_path / "result.json") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["test"]) == {"global", "local", "fused"}
+    assert 0 <= result["test"]["fused"]["map"] <= 100
+    found = describe(read(tmp_path / "run" / "best.pth"))
+    assert (found.model, found.classes, found.size) == ("mcar-mobilenetv2", ("blue", "green", "red"), 32)
+    assert found.options == {"pooling": "avg", "regions": 2, "threshold": 0.5}
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 2
+    assert Image.open(tmp_path / "run" / "curve.png").size[0] > 100
+    assert "validation mAP" in capsys.readouterr().out
+    assert not list((tmp_path / "run").glob("pixels*"))  # decoded images are given back
+
+
+def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*small(squares, tmp_path / "run")) == 0
+    assert run(*small(squares, tmp_path / "run")) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(*small(squares, tmp_path / "run"), "--resume", "--seed", 1) == 1
+    assert "same arguments" in capsys.readouterr().err
+    assert run(*small(squares, tmp_path / "run"), "--resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", 100], "multiple of 32"),
+        (["--epochs", 0], "Change --epochs"),
+        (["--model", "mcar-vgg"], "mcar-resnet50"),
+        (["--dataset", "nothing:here"], "Change --dataset"),
+        (["--device", "cuda:77"], "Change --device"),
+        (["--threshold", 1], "Change --threshold"),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--output", tmp_path / "run", *arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_killed_without_warning_it_goes_on(squares: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "edge.train", *map(str, small(squares, tmp_path / "run")), "--epochs", "40"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    state, deadline = tmp_path / "run" / "state.pt", time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    done = torch.load(state, weights_only=True)["epoch"]
+    assert 1 <= done < 40
+    again = subprocess.run([*line, "--resume"], env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert "resumed" in again.stdout
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 40
