@@ -14,6 +14,7 @@ import torch
 
 from edge.errors import EdgeError
 from edge.graph import BATCH, INPUT, IR_VERSION, OPSET, OUTPUTS, PRODUCER, Graph
+from edge.models.network import Network
 from edge.ops import DOMAIN, register_schemas
 from edge.spec import ImageSpec, ModelSpec
 from export.name_nodes import name_nodes
@@ -23,7 +24,7 @@ from export.tidy import tidy
 FORBIDDEN = frozenset({"NonZero", "Loop", "If", "Scan", "CumSum", "Shape", "Expand", "Range", "ScatterND", "BatchNormalization"})
 
 
-def export_graph(model: torch.nn.Module, spec: ModelSpec, image: ImageSpec, parents: Mapping[str, str] | None = None) -> Graph:
+def export_graph(model: Network, spec: ModelSpec, image: ImageSpec, parents: Mapping[str, str] | None = None) -> Graph:
     """The canonical fp32 graph of a model.
 
     Args:
@@ -35,7 +36,7 @@ def export_graph(model: torch.nn.Module, spec: ModelSpec, image: ImageSpec, pare
         EdgeError: the traced graph holds an operator that some target cannot run.
     """
     register_schemas()
-    folded = model.fused_for_export() if hasattr(model, "fused_for_export") else model
+    folded = model.fused_for_export()
     example = torch.zeros(2, 3, image.size, image.size)  # a batch of 1 would be taken for a constant
     outputs = [name for name in OUTPUTS if name in _output_names(folded, example)]
     with _quietly():
@@ -50,10 +51,11 @@ def export_graph(model: torch.nn.Module, spec: ModelSpec, image: ImageSpec, pare
             custom_translation_table=_translations(),
             verbose=False,
         )
+    assert program is not None  # only with a file name does the exporter return nothing
     traced: onnx.ModelProto = program.model_proto
     traced.producer_name, traced.producer_version = PRODUCER, ""
     traced.ir_version = min(traced.ir_version, IR_VERSION)
-    proto = tidy(name_nodes(traced, getattr(model, "layer_names", {})))
+    proto = tidy(name_nodes(traced, model.layer_names))
     _refuse_forbidden(proto)
     onnx.checker.check_model(proto, full_check=True)
     return Graph.of(proto, spec, image, dict(parents or {}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import EdgeError, one_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from edge.models.network import Network
 
 # Name → module, class and the arguments that make it this one.
 MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -17,7 +17,7 @@ MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 
-def create(name: str, num_classes: int, **options: Any) -> nn.Module:
+def create(name: str, num_classes: int, **options: Any) -> Network:
     """A network in eval mode with freshly initialised weights.
 
     Args:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from edge.errors import EdgeError
 from edge.labels import COCO_CLASSES, VOC_CLASSES
 from edge.manifest import write_atomically
+from edge.models.network import Network
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 OURS = "edge"  # the key that makes the official dict ours
 _OFFICIAL_NAME = re.compile(r"(voc2007|voc2012|coco2014)-(\w+?)-(avg|gwp|max)-(\d+)-(\d+)-(0?\.\d+)")
@@ -29,7 +32,7 @@ _SIGNS = (
 )
 _CLASSIFIER = "convclass.weight"
 # Legacy files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in.
-_SAFE_GLOBALS = [np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
+_SAFE_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def describe(checkpoint: Mapping[str, Any], filename: str | None = None) -> Desc
     return Description(str(model), num_classes, tuple(map(str, classes)) if classes else None, told.get("size"), options)
 
 
-def load_checkpoint(model: nn.Module, source: Path | str | Mapping[str, Any]) -> nn.Module:
+def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> NetworkT:
     """Load weights into a model of the same architecture and class count; returns the model.
 
     Args:
@@ -171,7 +174,7 @@ def load_checkpoint(model: nn.Module, source: Path | str | Mapping[str, Any]) ->
 
 def save_checkpoint(
     path: Path | str,
-    model: nn.Module,
+    model: Network,
     *,
     name: str,
     classes: tuple[str, ...],
@@ -205,8 +208,7 @@ def _tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _numpy_scalar() -> Any:
     # NumPy 2 moved it; files written with NumPy 1 name the old place, which torch maps itself.
-    try:
-        from numpy._core.multiarray import scalar
-    except ImportError:
-        from numpy.core.multiarray import scalar
-    return scalar
+    from importlib import import_module
+
+    home = "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core.multiarray"
+    return import_module(home).scalar

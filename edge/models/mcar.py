@@ -6,8 +6,6 @@ and the authors' published code, whose key names and quirks are kept.
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +16,13 @@ from torch.nn import functional
 from edge.errors import EdgeError, one_of
 from edge.models.backbones import BACKBONES
 from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
+from edge.models.network import Network
 
 POOLINGS = ("avg", "gwp", "max")
 STRIDE = 32
 
 
-class MCAR(nn.Module):
+class MCAR(Network):
     """Multi-class attentional regions.
 
     Args:
@@ -122,12 +121,6 @@ class MCAR(nn.Module):
         """The options that describe this network in a ``ModelSpec``, plain types."""
         return {"pooling": self.pooling, "regions": self.regions, "threshold": self.threshold}
 
-    def fused_for_export(self) -> MCAR:
-        """A copy with every BatchNorm folded into the convolution before it."""
-        folded = copy.deepcopy(self).eval()
-        fold_batch_norm(folded)
-        return folded
-
     def _classify(self, maps: Tensor) -> Tensor:
         """Feature maps (B, F, n, n) → logits (B, C)."""
         return self.convclass(pool(maps, self.pooling)).flatten(1)
@@ -162,18 +155,6 @@ def top_classes(logits: Tensor, count: int) -> Tensor:
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return torch.topk(logits, count, dim=1).indices
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]
-
-
-def fold_batch_norm(module: nn.Module) -> None:
-    """Fold each BatchNorm that directly follows a convolution in the same container, in place (eval mode)."""
-    pairs = []
-    for parent in module.modules():
-        for (conv_name, conv), (norm_name, norm) in itertools.pairwise(parent.named_children()):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                pairs.append((parent, conv_name, conv, norm_name, norm))
-    for parent, conv_name, conv, norm_name, norm in pairs:
-        setattr(parent, conv_name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
-        setattr(parent, norm_name, nn.Identity())
 
 
 def _side(image: Tensor) -> int:

@@ -14,6 +14,7 @@ from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
 from edge.models import MODELS, create
 from edge.models.checkpoint import describe, load_checkpoint, read
+from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -37,7 +38,7 @@ class Source:
         warnings: what the user should know.
     """
 
-    network: torch.nn.Module
+    network: Network
     model: ModelSpec
     image: ImageSpec
     title: str
