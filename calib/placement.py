@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from calib.ranges import Calibration
+from calib.calibration import Calibration
 from calib.scales import activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
 from edge.graph import Graph

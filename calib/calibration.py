@@ -1,0 +1,147 @@
+"""The calibration table: what was observed, of which graph, on which images. Reusable without the images."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib.histogram import BINS, Histogram
+from edge.errors import EdgeError
+from edge.graph import Graph
+from edge.manifest import digest_bytes, write_atomically
+
+SCHEMA = 1
+MAX_BYTES = 64 << 20
+REMAKE = "Calibrate again: leave --calibration out and give --dataset"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Distributions of a graph's activations; independent of the method that turns them into scales.
+
+    Attributes:
+        graph: digest of the fp32 graph that was observed.
+        data: what it was observed on: ``name``, ``split``, ``digest``, ``seed``.
+        images: how many images were used.
+        coverage: class name → images that show it; empty for unlabelled images.
+        ranges: value name → distribution over all images (and crops, in the local stream).
+        means: value name → (channels,) float32, mean of each channel; images (or vectors) weigh the same.
+    """
+
+    graph: str
+    data: Mapping[str, Any]
+    images: int
+    coverage: Mapping[str, int]
+    ranges: Mapping[str, Histogram]
+    means: Mapping[str, np.ndarray]
+
+    def check_belongs(self, graph: Graph) -> None:
+        """Refuse to serve any graph but the one that was observed."""
+        if self.graph != graph.digest:
+            raise EdgeError(
+                "calib",
+                "a calibration table must be of the very graph it is used for",
+                got=f"a table of graph {self.graph[:12]}…",
+                expected=f"graph {graph.digest[:12]}…",
+                do=f"{REMAKE}, or use the weights, size and options it was made with",
+            )
+
+    def missing_classes(self) -> list[str]:
+        """Classes that no calibration image shows."""
+        return [name for name, count in self.coverage.items() if count == 0]
+
+    @cached_property
+    def text(self) -> str:
+        """``calibration.json``."""
+        ranges = {
+            name: {"limit": each.limit, "minimum": each.minimum, "maximum": each.maximum, "counts": _packed(each.counts)}
+            for name, each in self.ranges.items()
+        }
+        content = {
+            "schema": SCHEMA,
+            "graph": self.graph,
+            "data": dict(self.data),
+            "images": self.images,
+            "coverage": dict(self.coverage),
+            "ranges": ranges,
+            "means": {name: _packed(each) for name, each in self.means.items()},
+        }
+        return json.dumps(content, indent=0) + "\n"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ``text``."""
+        return digest_bytes(self.text.encode())
+
+    def save(self, path: Path | str) -> None:
+        write_atomically(path, self.text)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Calibration:
+        """Read and check the form of a ``calibration.json``; ``check_belongs`` checks the rest."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            content = json.loads(path.read_bytes())
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"schema {content['schema']!r}")
+            ranges = {
+                str(name): Histogram(_unpacked(each["counts"], BINS), *(float(each[key]) for key in ("limit", "minimum", "maximum")))
+                for name, each in content["ranges"].items()
+            }
+            if not all(np.isfinite([each.limit, each.minimum, each.maximum]).all() for each in ranges.values()):
+                raise ValueError("a range that is not finite")
+            means = {str(name): _unpacked(each).astype(np.float32) for name, each in content["means"].items()}
+            coverage = {str(name): int(count) for name, count in content["coverage"].items()}
+            return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+            raise EdgeError(
+                "calib",
+                "the calibration table must be one of ours",
+                got=f"{path}: {type(error).__name__} {str(error)[:80]}",
+                expected=f"a calibration.json of schema {SCHEMA}",
+                do=REMAKE,
+            ) from error
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float64 values as the table can hold them: bfloat16, relative error at most 1/256, counts below 257 exact."""
+    return _from_codes(_codes(values))
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    bits = np.asarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _from_codes(codes: np.ndarray) -> np.ndarray:
+    return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def _packed(values: np.ndarray) -> str:
+    codes = _codes(values)
+    # High bytes hold sign and exponent, which hardly vary: apart from the low ones they compress to nothing.
+    planes = (codes >> 8).astype(np.uint8).tobytes() + (codes & 255).astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(planes, 9)).decode()
+
+
+def _unpacked(text: str, count: int | None = None) -> np.ndarray:
+    most = 2 * (count or 1 << 16)
+    engine = zlib.decompressobj()
+    planes = engine.decompress(base64.b64decode(text, validate=True), most)
+    if engine.unconsumed_tail or len(planes) % 2 or (count is not None and len(planes) != 2 * count):
+        raise ValueError("numbers of another count")
+    high, low = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
+    values = _from_codes((high << 8) | low)
+    if not np.isfinite(values).all():
+        raise ValueError("numbers that are not finite")
+    return values
