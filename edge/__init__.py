@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from edge.engine import Engine, Prediction
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "EdgeError", "Prediction", "__version__"]
+__all__ = ["EdgeError", "Engine", "Prediction", "__version__"]
 
 _HOMES = {"Engine": "edge.engine", "Prediction": "edge.engine", "EdgeError": "edge.errors"}
 

@@ -44,12 +44,21 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="global pooling; default: as the weights say, else avg")
     target = made.add_argument_group("engine")
     target.add_argument("--precision", choices=PRECISIONS, default="int8", help="fp16 means the target's 16-bit float (default int8)")
-    target.add_argument("--backend", choices=("auto", *backends.BACKENDS), default="auto", help="default auto: tensorrt, openvino, onnxruntime")
+    target.add_argument(
+        "--backend", choices=("auto", *backends.BACKENDS), default="auto", help="default auto: tensorrt, openvino, onnxruntime"
+    )
     target.add_argument("--batch", type=int, default=8, help="largest batch (default 8)")
     target.add_argument("--from", dest="source", type=Path, metavar="BUNDLE", help="rebuild a bundle's graph for this machine")
     int8 = made.add_argument_group("int8")
-    int8.add_argument("--dataset", metavar="SPEC", help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR")
-    int8.add_argument("--calib-method", choices=("entropy", "percentile", "minmax", "mse"), default="entropy", help="range of an activation (default entropy)")
+    int8.add_argument(
+        "--dataset", metavar="SPEC", help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR"
+    )
+    int8.add_argument(
+        "--calib-method",
+        choices=("entropy", "percentile", "minmax", "mse"),
+        default="entropy",
+        help="range of an activation (default entropy)",
+    )
     int8.add_argument("--calib-images", type=int, default=256, help="calibration images (default 256)")
     int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
     int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
@@ -208,4 +217,3 @@ def _missing(error: ImportError) -> EdgeError:
 
 if __name__ == "__main__":
     sys.exit(command.run(main, arguments().parse_args()))
-

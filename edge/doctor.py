@@ -46,7 +46,14 @@ def main(args: argparse.Namespace) -> int:
         "machine": {"architecture": platform.machine(), "system": platform.platform()},
         "packages": found,
         "backends": {
-            name: {"works": not one.reason, "builds": one.builds, "reason": one.reason, "fix": one.fix, "version": one.version, "float16": one.float16}
+            name: {
+                "works": not one.reason,
+                "builds": one.builds,
+                "reason": one.reason,
+                "fix": one.fix,
+                "version": one.version,
+                "float16": one.float16,
+            }
             for name, one in support.items()
         },
     }

@@ -156,7 +156,11 @@ class Engine:
             )
         if not 1 <= array.shape[0] <= most:
             raise EdgeError(
-                "infer", "a batch must fit the engine", got=f"{array.shape[0]} images", expected=f"1 to {most}", do="Split it, or build with --batch"
+                "infer",
+                "a batch must fit the engine",
+                got=f"{array.shape[0]} images",
+                expected=f"1 to {most}",
+                do="Split it, or build with --batch",
             )
         return np.ascontiguousarray(array)
 
@@ -193,4 +197,6 @@ def check_fit(bundle: Bundle) -> None:
         )
     machine = bundle.manifest.get("machine", {}).get("architecture")
     if machine and machine != platform.machine():
-        raise EdgeError("load", "the processor must be of the architecture it was built for", got=platform.machine(), expected=machine, do=rebuild)
+        raise EdgeError(
+            "load", "the processor must be of the architecture it was built for", got=platform.machine(), expected=machine, do=rebuild
+        )

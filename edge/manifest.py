@@ -90,12 +90,22 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
     if not path.exists():
         return
     if not replace:
-        raise EdgeError("build", "the output folder must be new", got=f"{path}, which exists", expected="a free name", do="Add --force or change --output")
+        raise EdgeError(
+            "build",
+            "the output folder must be new",
+            got=f"{path}, which exists",
+            expected="a free name",
+            do="Add --force or change --output",
+        )
     try:
         read_manifest(path)
     except EdgeError as error:
         raise EdgeError(
-            "build", "--force replaces only a bundle of ours", got=f"{path} without our manifest", expected=f"a folder with {NAME}", do="Change --output"
+            "build",
+            "--force replaces only a bundle of ours",
+            got=f"{path} without our manifest",
+            expected=f"a folder with {NAME}",
+            do="Change --output",
         ) from error
 
 
@@ -114,7 +124,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise EdgeError(
-            "load", "a bundle must hold its manifest", got=f"no {path}", expected=f"a folder with {NAME}", do="Build one: python -m edge.build"
+            "load",
+            "a bundle must hold its manifest",
+            got=f"no {path}",
+            expected=f"a folder with {NAME}",
+            do="Build one: python -m edge.build",
         )
     rebuild = "Rebuild the bundle: python -m edge.build --force"
     size = path.stat().st_size
@@ -145,7 +159,11 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise EdgeError("load", "every listed file must be in the bundle", got=f"no file {path}", expected=name, do=fix)
         if path.stat().st_size != entry["bytes"] or digest_file(path) != entry["sha256"]:
             raise EdgeError(
-                "load", "every file must be as it was built", got=f"{path} changed or truncated", expected=f"sha256 {entry['sha256'][:12]}…", do=fix
+                "load",
+                "every file must be as it was built",
+                got=f"{path} changed or truncated",
+                expected=f"sha256 {entry['sha256'][:12]}…",
+                do=fix,
             )
 
 
@@ -169,7 +187,9 @@ def _refusing_unwritable(path: Path) -> Iterator[None]:
             "write", "the output must be writable", got=f"{path}: {error.strerror}", expected="a writable folder", do="Choose another"
         ) from error
     except OSError as error:
-        raise EdgeError("write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some") from error
+        raise EdgeError(
+            "write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some"
+        ) from error
 
 
 def _remove_stale(path: Path) -> None:

@@ -24,13 +24,17 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("bundle", type=Path, help="bundle folder made by edge.build")
     made.add_argument("images", nargs="+", metavar="IMAGE", help="image files, any size and format Pillow reads")
     made.add_argument("--draw", type=Path, metavar="DIR", help="write annotated images into DIR")
-    made.add_argument("--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5")
+    made.add_argument(
+        "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
+    )
     return made
 
 
 def main(args: argparse.Namespace) -> int:
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        raise EdgeError("predict", "a score threshold must be a probability", got=args.score_threshold, expected="0 to 1", do="Change --score-threshold")
+        raise EdgeError(
+            "predict", "a score threshold must be a probability", got=args.score_threshold, expected="0 to 1", do="Change --score-threshold"
+        )
     results: list[dict[str, Any]] = []
     with Engine.load(args.bundle) as engine, command.progress("predict") as report:
         step = engine.bundle.target.max_batch

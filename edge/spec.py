@@ -35,7 +35,11 @@ class ModelSpec:
             raise EdgeError("spec", "class names must be unique", got=f"{twice} more than once", expected="unique names", do="Rename them")
         if self.thresholds and len(self.thresholds) != len(self.labels):
             raise EdgeError(
-                "spec", "there must be one threshold per class", got=len(self.thresholds), expected=len(self.labels), do="Rebuild the bundle"
+                "spec",
+                "there must be one threshold per class",
+                got=len(self.thresholds),
+                expected=len(self.labels),
+                do="Rebuild the bundle",
             )
 
 
@@ -76,7 +80,9 @@ class TargetSpec:
         if self.precision not in PRECISIONS:
             raise EdgeError("spec", "the precision must be known", got=self.precision, expected=one_of(PRECISIONS), do="Change --precision")
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
-            raise EdgeError("spec", "batch sizes must be ascending from 1 on", got=self.batches, expected="such as (1, 8)", do="Change --batch")
+            raise EdgeError(
+                "spec", "batch sizes must be ascending from 1 on", got=self.batches, expected="such as (1, 8)", do="Change --batch"
+            )
 
     @property
     def max_batch(self) -> int:

@@ -126,5 +126,3 @@ def _shared_threads() -> bool:
     except Exception:  # the environment exists already, made by the application: its pool stays
         return False
     return True
-
-
