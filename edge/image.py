@@ -48,11 +48,16 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
             raise _refused("an array must be a photograph", f"{source.shape} {source.dtype}", "(H, W, 3) uint8 RGB", "Convert it")
         return source
     if isinstance(source, Image.Image):
-        return _decode(source, "a PIL image")
-    name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise _refused("an image must be a file", f"no file {name}", "the path of an image", "Check the path")
+        name = "a PIL image"
+    elif isinstance(source, bytes):
+        name = f"{len(source)} bytes"
+    else:
+        name = os.fspath(source)
+        if not Path(source).is_file():
+            raise _refused("an image must be a file", f"no file {name}", "the path of an image", "Check the path")
     try:
+        if isinstance(source, Image.Image):
+            return _decode(source, name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             return _decode(image, name)
     except EdgeError:

@@ -42,9 +42,9 @@ def open_coco2014(root: Path, split: str) -> Dataset:
     present_in: dict[int, set[int]] = {}
     for annotation in _entries(path, content, "annotations"):
         image, category = annotation.get("image_id"), annotation.get("category_id")
-        if category not in column:
+        if not isinstance(category, int) or category not in column:
             raise _damaged(path, f"category_id {category!r} in annotation {annotation.get('id')}", "the id of one of its categories")
-        if image not in files:
+        if not isinstance(image, int) or image not in files:
             raise _damaged(path, f"image_id {image!r} in annotation {annotation.get('id')}", "the id of one of its images")
         present_in.setdefault(image, set()).add(column[category])
     labels = np.full((len(present_in), len(classes)), -1, np.int8)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from edge.data.base import REPORT, Dataset, check_split
-from edge.data.files import FileDataset, broken_line, first_missing, read_text, require_folder
+from edge.data.files import FileDataset, broken_line, first_missing, is_inside, read_text, require_folder
 from edge.errors import EdgeError
 
 COLUMNS = ("image", "split", "labels")
@@ -93,12 +93,13 @@ def _rows(table: Path) -> list[Row]:
 
 def _row(fields: dict[str, str], table: Path, line: int) -> Row:
     image, split = fields["image"].strip(), fields["split"].strip()
-    path = PurePosixPath(image)
-    if not image or path.is_absolute() or ".." in path.parts or "\0" in image:
+    if not is_inside(image):
         raise broken_line(table, line, "an image must be a path within images/", repr(image), "such as beach01.jpg")
     if not split or split == REPORT:
         raise broken_line(table, line, "an image must have a split", repr(split), "train or test")
-    return Row(str(path), split, tuple(dict.fromkeys(filter(None, (name.strip() for name in fields["labels"].split(";"))))), line)
+    return Row(
+        str(PurePosixPath(image)), split, tuple(dict.fromkeys(filter(None, (name.strip() for name in fields["labels"].split(";"))))), line
+    )
 
 
 def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,12 @@ def require_folder(path: Path, what: str, expected: str) -> None:
         raise EdgeError("data", f"the folder of {what} must exist", got=f"no folder {path}", expected=expected, do="Change --dataset")
 
 
+def is_inside(file: str) -> bool:
+    """Whether a file name of a list stays within the folder of images."""
+    path = PurePosixPath(file)
+    return bool(file.strip()) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
+
+
 def first_missing(folder: Path, files: Iterable[str]) -> int | None:
     """Index of the first file that is not there; lists each folder once, since asking per file is slow on network disks."""
     listed: dict[str, set[str]] = {}
@@ -78,7 +84,9 @@ def require_images(folder: Path, files: tuple[str, ...], named_by: Path) -> None
         raise EdgeError(
             "data", "a split must hold images", got=f"none in {named_by}", expected="one or more", do="Add images, or change --dataset"
         )
-    index = first_missing(folder, files)
+    index = next((index for index, file in enumerate(files) if not is_inside(file)), None)
+    if index is None:
+        index = first_missing(folder, files)
     if index is not None:
         raise EdgeError(
             "data",

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.data import REPORT, open_dataset
+from edge.errors import EdgeError
+
+Tree = Callable[..., Path]
+
+
+def test_a_csv_folder_is_read(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,cat;dog", "b.png,test,emu", "sub/c.png,train,", '"d,1.png",train, dog ; cat;dog')
+    train, test = open_dataset(f"csv:{root}", "train"), open_dataset(f"csv:{root}", "test")
+    assert train.classes == test.classes == ("cat", "dog", "emu")
+    assert (train.name, train.split, train.splits, train.report_split) == ("things", "train", ("train", "test"), "test")
+    assert train.labels is not None
+    assert train.labels.dtype == np.int8
+    assert train.labels.tolist() == [[1, 1, -1], [-1, -1, -1], [1, 1, -1]]
+    assert [train[index].name for index in range(len(train))] == ["a.png", "sub/c.png", "d,1.png"]
+    assert (test[0].image == 10).all()
+    assert open_dataset(f"csv:{root}", REPORT).split == "test"
+
+
+def test_classes_txt_rules_names_and_order(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,dog", classes="zebra\ndog\n\ncat\n")
+    dataset = open_dataset(f"csv:{root}", "train")
+    assert dataset.classes == ("zebra", "dog", "cat")
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [[-1, 1, -1]]
+
+
+def test_a_mark_at_the_start_and_more_columns_do_not_matter(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,dog,me,train", header="\ufeffimage,labels,who,split")
+    assert open_dataset(f"csv:{root}", "train").classes == ("dog",)
+
+
+def test_report_is_val_where_there_is_no_test(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,dog", "b.png,val,dog")
+    assert open_dataset(f"csv:{root}", REPORT).split == open_dataset(f"csv:{root}", "train").report_split == "val"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a.png,train,dog", "b.png,train"], r"2 fields in .*labels.csv, line 3. Expected 3"),
+        (["a.png,train,dog", "a.png,test,dog"], r"a.png again in .*line 3. Expected it in line 2 only"),
+        (["../a.png,train,dog"], r"within images/, got '../a.png' in .*line 2"),
+        (["/etc/a.png,train,dog"], r"within images/"),
+        ([",train,dog"], r"got '' in .*line 2"),
+        (["a.png,,dog"], r"must have a split.*line 2"),
+        (["a.png,report,dog"], r"must have a split"),
+        (['a.png,train,"dog'], r"must be CSV, got .*line 2"),
+        (['a.png,train,"dog" x'], r"must be CSV, got .*line 2"),
+        (["a.png,train,"], r"must name classes"),
+        ([], r"must list images"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_its_line(csv_tree: Tree, lines: list[str], message: str) -> None:
+    root = csv_tree()
+    (root / "labels.csv").write_text("\n".join(["image,split,labels", *lines]) + "\n")
+    with pytest.raises(EdgeError, match=message):
+        open_dataset(f"csv:{root}", "train")
+
+
+@pytest.mark.parametrize("header", ["", "picture,split,labels", "image,split", "image,image,split,labels"])
+def test_a_header_without_the_columns_is_refused(csv_tree: Tree, header: str) -> None:
+    with pytest.raises(EdgeError, match=r"line 1. Expected image,split,labels"):
+        open_dataset(f"csv:{csv_tree(header=header)}", "train")
+
+
+def test_a_missing_image_is_named_with_its_line(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,test,dog", "b.png,train,dog", "c.png,train,dog")
+    (root / "images" / "c.png").unlink()
+    with pytest.raises(EdgeError, match=r"no file .*images/c.png in .*labels.csv, line 4. .*Restore it"):
+        open_dataset(f"csv:{root}", "train")
+    assert len(open_dataset(f"csv:{root}", "test")) == 1
+
+
+def test_an_unknown_class_is_named_with_its_line(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,dog", "b.png,train,dgo", classes="cat\ndog\n")
+    with pytest.raises(EdgeError, match=r"'dgo' in .*line 3. Expected a name of .*classes.txt"):
+        open_dataset(f"csv:{root}", "train")
+    (root / "classes.txt").write_text("cat\ndog\ncat\n")
+    with pytest.raises(EdgeError, match=r"'cat' again in .*classes.txt, line 3"):
+        open_dataset(f"csv:{root}", "train")
+
+
+def test_a_missing_split_names_those_present(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,training,dog", "b.png,test,dog")
+    with pytest.raises(EdgeError, match=r"got 'train'. Expected training or test"):
+        open_dataset(f"csv:{root}", "train")
+
+
+def test_missing_folders_and_binary_tables_are_refused(csv_tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match="no folder"):
+        open_dataset(f"csv:{tmp_path / 'absent'}", "train")
+    with pytest.raises(EdgeError, match=r"labels.csv: No such file"):
+        open_dataset(f"csv:{tmp_path}", "train")
+    root = csv_tree("a.png,train,dog")
+    (root / "labels.csv").write_bytes(b"\xff\xfe\0\x01")
+    with pytest.raises(EdgeError, match="not UTF-8"):
+        open_dataset(f"csv:{root}", "train")
+
+
+def test_the_digest_follows_labels_and_pixels(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,cat;dog", "b.png,train,dog")
+    first = open_dataset(f"csv:{root}", "train").digest
+    assert first == open_dataset(f"csv:{root}", "train").digest
+    data = bytearray((root / "images" / "a.png").read_bytes())
+    (root / "images" / "a.png").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    second = open_dataset(f"csv:{root}", "train").digest
+    (root / "labels.csv").write_text("image,split,labels\na.png,train,cat\nb.png,train,dog\n")
+    assert len({first, second, open_dataset(f"csv:{root}", "train").digest}) == 3
+
+
+def test_large_data_is_digested_by_sizes(csv_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = csv_tree("a.png,train,dog")
+    monkeypatch.setattr("edge.data.files.MAX_DIGESTED", 10)
+    first = open_dataset(f"csv:{root}", "train").digest
+    data = (root / "images" / "a.png").read_bytes()
+    (root / "images" / "a.png").write_bytes(data[::-1])
+    assert open_dataset(f"csv:{root}", "train").digest == first
+    (root / "images" / "a.png").write_bytes(data + b"x")
+    assert open_dataset(f"csv:{root}", "train").digest != first

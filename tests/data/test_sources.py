@@ -1,0 +1,103 @@
+"""The SPEC grammar, unlabelled folders, views of a data set, and matching of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edge.data import REPORT, match_labels, open_dataset
+from edge.errors import EdgeError
+
+Tree = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("voc2008:x", "known kind, got 'voc2008:x'. Expected scenes, csv:DIR, .* or images:DIR"),
+        ("", "known kind"),
+        ("csv", "csv needs its folder, .*Write csv:FOLDER"),
+        ("csv:", "needs its folder"),
+        ("scenes:x", "takes no folder"),
+    ],
+)
+def test_an_unknown_spec_is_refused_with_what_there_is(spec: str, message: str) -> None:
+    with pytest.raises(EdgeError, match=message):
+        open_dataset(spec, "train")
+
+
+def test_images_are_found_in_all_folders_in_order(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a/z.png", "a/y.webp", "c.txt", ".hidden.png", ".thumbs/t.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("no image")
+        else:
+            Image.new("RGB", (4, 4)).save(path)
+    dataset = open_dataset(f"images:{tmp_path}", "train")
+    assert [dataset[index].name for index in range(len(dataset))] == ["a/y.webp", "a/z.png", "b.JPG"]
+    assert dataset.labels is None
+    assert dataset.classes == ()
+    assert dataset.name == tmp_path.name
+    assert open_dataset(f"images:{tmp_path}", REPORT).digest == dataset.digest
+    assert match_labels(dataset, ["cat"]) is dataset
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match=r"none in .*Expected files ending in .jpg"):
+        open_dataset(f"images:{tmp_path}", "train")
+    with pytest.raises(EdgeError, match="no folder"):
+        open_dataset(f"images:{tmp_path / 'x'}", "train")
+
+
+def test_images_are_decoded_only_when_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
+    dataset = open_dataset(f"images:{tmp_path}", "train")
+    with pytest.raises(EdgeError, match=r"broken.jpg: not an image"):
+        dataset[0]
+
+
+def test_a_subset_keeps_order_labels_and_has_its_own_digest(csv_tree: Tree) -> None:
+    root = csv_tree("a.png,train,cat", "b.png,train,dog", "c.png,train,")
+    whole = open_dataset(f"csv:{root}", "train")
+    part = whole.subset([2, 0])
+    assert (len(part), part.name, part.split, part.splits, part.classes) == (2, "things", "train", ("train",), ("cat", "dog"))
+    assert part.labels is not None
+    assert part.labels.tolist() == [[-1, -1], [1, -1]]
+    assert [part[0].name, part[1].name] == ["c.png", "a.png"]
+    assert part.subset([1])[0].name == "a.png"
+    assert len({whole.digest, part.digest, whole.subset([0, 2]).digest}) == 3
+    for wrong in ([3], [-1]):
+        with pytest.raises(IndexError, match=r"0\.\.2"):
+            whole.subset(wrong)
+
+
+def test_labels_of_the_model_rule_the_columns(csv_tree: Tree) -> None:
+    dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat', 'b.png,train,dog;cat')}", "train")
+    assert match_labels(dataset, ("cat", "dog")) is dataset
+    with pytest.warns(UserWarning, match="things has no labels for emu"):
+        matched = match_labels(dataset, ["dog", "emu", "cat"])
+    assert matched.classes == ("dog", "emu", "cat")
+    assert matched.labels is not None
+    assert matched.labels.tolist() == [[-1, -1, 1], [1, -1, 1]]
+    assert matched[1].name == "b.png"
+    assert matched.digest != dataset.digest
+    assert matched.subset([1]).labels.tolist() == [[1, -1, 1]]  # type: ignore[union-attr]
+
+
+def test_a_class_the_model_lacks_is_an_error(csv_tree: Tree) -> None:
+    dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat;yak')}", "train")
+    with pytest.raises(EdgeError, match=r"must be one of the bundle, got yak. Expected cat, dog. Rename"):
+        match_labels(dataset, ["cat", "dog"], "the bundle")
+
+
+def test_scenes_open_by_the_same_call() -> None:
+    test = open_dataset("scenes", REPORT)
+    assert test.split == "test"
+    assert test.labels is not None
+    assert test.labels.shape == (len(test), len(test.classes))
+    with pytest.raises(EdgeError, match=r"train.* or test"):
+        open_dataset("scenes", "val")

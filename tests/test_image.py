@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge.errors import EdgeError
+from edge.image import MAX_PIXELS, boxes_to_photo, decode, draw, preprocess
+from edge.spec import ImageSpec
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """(40, 60, 3) uint8: every corner another colour, smooth in between."""
+    down, across = np.mgrid[0:40, 0:60].astype(np.float64)
+    return np.stack([across * 255 / 59, down * 255 / 39, 255 - across * 255 / 59], axis=2).round().astype(np.uint8)
+
+
+# ---- decode --------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_source_gives_the_same_pixels(scene: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    Image.fromarray(scene).save(path)
+    for source in (path, str(path), path.read_bytes(), Image.fromarray(scene), scene):
+        found = decode(source)
+        assert found.dtype == np.uint8
+        assert (found == scene).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_photo_upright(scene: np.ndarray, orientation: int) -> None:
+    stored = {
+        1: scene, 2: scene[:, ::-1], 3: scene[::-1, ::-1], 4: scene[::-1], 5: scene.transpose(1, 0, 2),
+        6: np.rot90(scene, 1), 7: np.rot90(scene, 2).transpose(1, 0, 2), 8: np.rot90(scene, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif.tobytes())
+    assert (decode(data) == scene).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+def test_exif_is_read_from_every_format_and_applied_once(scene: np.ndarray, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(saved(Image.fromarray(scene), kind, exif=exif.tobytes())).shape == (60, 40, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_refuse_the_photo(scene: np.ndarray) -> None:
+    data = saved(Image.fromarray(scene), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40)
+    assert decode(data).shape == scene.shape
+
+
+def test_cmyk_jpeg_comes_out_in_its_colours() -> None:
+    red = Image.new("RGB", (16, 16), (220, 30, 40)).convert("CMYK")
+    assert np.abs(decode(saved(red, "JPEG", quality=95))[8, 8].astype(int) - (220, 30, 40)).max() < 8
+
+
+def test_grey_and_one_bit_have_three_equal_channels(scene: np.ndarray) -> None:
+    for mode in ("L", "1"):
+        found = decode(saved(Image.fromarray(scene).convert(mode)))
+        assert found.shape == scene.shape
+        assert (found == found[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    assert (decode(saved(Image.fromarray(values), kind))[:, :, 0] == np.rint(values / 257)).all()
+
+
+def test_floating_point_grey_is_scaled_or_refused() -> None:
+    assert decode(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))[0, :, 1].tolist() == [0, 128, 255]
+    for values in ([[0, 200]], [[-1, 1]], [[np.nan, 1]]):
+        with pytest.raises(EdgeError, match="Expected 0 to 1"):
+            decode(Image.fromarray(np.array(values, np.float32)))
+
+
+def test_transparent_pixels_show_white() -> None:
+    clear, half, full = (10, 20, 30, 0), (0, 0, 0, 128), (10, 20, 30, 255)
+    image = Image.new("RGBA", (3, 1))
+    for x, value in enumerate((clear, half, full)):
+        image.putpixel((x, 0), value)
+    assert decode(saved(image))[0].tolist() == [[255, 255, 255], [127, 127, 127], [10, 20, 30]]
+
+
+def test_palettes_with_and_without_transparency(scene: np.ndarray) -> None:
+    palette = Image.fromarray(scene).quantize(16)
+    assert (decode(saved(palette)) == np.asarray(palette.convert("RGB"))).all()
+    corner = palette.getpixel((0, 0))
+    assert decode(saved(palette, transparency=corner))[0, 0].tolist() == [255, 255, 255]
+    assert decode(saved(Image.fromarray(scene), transparency=tuple(scene[5, 5].tolist())))[5, 5].tolist() == [255, 255, 255]
+
+
+def test_a_truncated_file_is_refused_by_name(scene: np.ndarray, tmp_path: Path) -> None:
+    for kind in ("JPEG", "PNG"):
+        path = tmp_path / f"cut.{kind.lower()}"
+        noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        path.write_bytes(saved(Image.fromarray(noise), kind)[:-4000])
+        with pytest.raises(EdgeError, match=rf"cut\.{kind.lower()}.*Replace it"):
+            decode(path)
+        with pytest.raises(EdgeError, match=r"a PIL image"):
+            decode(Image.open(path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_what_is_no_image_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "thing.jpg"
+    path.write_bytes(content)
+    with pytest.raises(EdgeError, match=r"thing\.jpg"):
+        decode(path)
+
+
+def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("absent.jpg", ".", "pipe"):
+        with pytest.raises(EdgeError, match="no file"):
+            decode(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked() -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    bomb = bytearray(saved(Image.new("1", (1, 1))))
+    bomb[16:24] = side.to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(EdgeError, match=r"huge|bomb"):
+        decode(bytes(bomb))
+
+
+def test_images_without_pixels_and_odd_arrays_are_refused() -> None:
+    with pytest.raises(EdgeError, match="0×5"):
+        decode(Image.new("RGB", (0, 5)))
+    for array in (
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+    ):
+        with pytest.raises(EdgeError, match="uint8 RGB"):
+            decode(array)
+
+
+# ---- preprocess ----------------------------------------------------------------------------------------------------
+
+
+def test_preprocess_equals_the_official_evaluation(scene: np.ndarray) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    spec = ImageSpec(64)
+    official = transforms.Compose(
+        [transforms.Resize((64, 64)), transforms.ToTensor(), transforms.Normalize(spec.mean, spec.std)]
+    )(Image.fromarray(scene)).numpy()  # fmt: skip
+    found = preprocess(scene, spec)
+    assert found.shape == (3, 64, 64)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert np.abs(found - official).max() < 1e-6
+
+
+def test_preprocess_antialiases_when_shrinking() -> None:
+    stripes = np.zeros((320, 320, 3), np.uint8)
+    stripes[::2] = 255
+    spec = ImageSpec(32, mean=(0, 0, 0), std=(1, 1, 1))
+    assert np.abs(preprocess(stripes, spec) - 0.5).max() < 0.06
+
+
+def test_preprocess_writes_into_a_batch(scene: np.ndarray) -> None:
+    batch = np.zeros((2, 3, 32, 32), np.float32)
+    assert preprocess(scene, ImageSpec(32), out=batch[1]).base is batch
+    assert (batch[1] == preprocess(scene, ImageSpec(32))).all()
+    assert not batch[0].any()
+
+
+def test_boxes_scale_each_axis_by_itself() -> None:
+    boxes = np.array([[[0, 0, 256, 256], [64, 128, 128, 192]]], np.float32)
+    found = boxes_to_photo(boxes, 256, 512, 1024)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[[0, 0, 512, 1024], [128, 512, 256, 768]]]
+
+
+# ---- draw ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Region:
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    labels: list[tuple[str, float]]
+    regions: list[Region]
+
+
+def changed(drawn: Image.Image, photo: np.ndarray) -> np.ndarray:
+    return (np.asarray(drawn)[: photo.shape[0], : photo.shape[1]] != photo).any(axis=2)
+
+
+def test_a_found_region_is_strong_and_another_thin() -> None:
+    photo = np.full((800, 1000, 3), 90, np.uint8)
+    box = (200.0, 300.0, 800.0, 700.0)
+    strong = changed(draw(photo, Prediction([("dog", 0.9)], [Region(box, "dog", 0.9)])), photo)
+    thin = changed(draw(photo, Prediction([], [Region(box, "dog", 0.1)])), photo)
+    assert strong[500, 190:215].sum() > 2 * thin[500, 190:215].sum() > 0
+    assert not strong[400:600, 300:700].any()
+
+
+def test_the_line_runs_along_the_box() -> None:
+    photo = np.full((720, 720, 3), 90, np.uint8)
+    drawn = draw(photo, Prediction([("dog", 0.9)], [Region((100, 200, 500, 600), "dog", 0.9)]))
+    colour = np.asarray(drawn)[400, 101]
+    assert (np.asarray(drawn)[400, 498] == colour).all()
+    assert (np.asarray(drawn)[598, 300] == colour).all()
+    assert (colour != 90).all()
+
+
+def test_small_photos_are_enlarged_and_large_ones_keep_their_pixels() -> None:
+    prediction = Prediction([("cat", 0.8)], [Region((2, 2, 30, 20), "cat", 0.8)])
+    assert draw(np.zeros((24, 32, 3), np.uint8), prediction).width == 720
+    assert draw(np.zeros((600, 2000, 3), np.uint8), prediction).width == 2000
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 900), (900, 1), (50, 3000)])
+def test_any_photo_and_prediction_can_be_drawn(shape: tuple[int, int]) -> None:
+    photo = np.zeros((*shape, 3), np.uint8)
+    height, width = shape
+    boxes = [(0, 0, width, height), (0, 0, 0.2, 0.2), (width - 0.3, height - 0.3, width, height), (-5, -5, width + 9, height + 9)]
+    regions = [Region(box, "a rather long class name indeed", 0.5) for box in boxes] * 3
+    for labels in ([], [(f"class {i}", 1 - i / 100) for i in range(80)], [("a rather long class name indeed", 1.0)]):
+        drawn = draw(photo, Prediction(labels, regions))
+        assert drawn.mode == "RGB"
+        assert drawn.height > drawn.width / width * height
+
+
+def test_labels_of_regions_do_not_cover_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge import image
+
+    placed: list[tuple[int, int, int, int]] = []
+    tag = image._tag
+
+    def spy(canvas, text, box, colour, unit, taken, *, strong):  # type: ignore[no-untyped-def]
+        tag(canvas, text, box, colour, unit, taken, strong=strong)
+        placed[:] = taken
+
+    monkeypatch.setattr(image, "_tag", spy)
+    regions = [Region((0, 0, 640, 480), f"thing {rank}", 0.9 - rank / 10) for rank in range(6)]
+    draw(np.zeros((480, 640, 3), np.uint8), Prediction([], regions))
+    assert len(placed) == 6
+    for index, (x1, y1, x2, y2) in enumerate(placed):
+        assert all(x2 <= a1 or a2 <= x1 or y2 <= b1 or b2 <= y1 for a1, b1, a2, b2 in placed[:index])
+
+
+def test_the_shared_photographs_decode(shared: Path) -> None:
+    paths = sorted((shared / "photos").glob("*.jpg"))[:4]
+    assert paths
+    for path in paths:
+        assert decode(path).shape[2] == 3
