@@ -11,13 +11,13 @@
 #include <random>
 #include <vector>
 
-#define CUDA_CHECK(call)                                                                           \
-    do {                                                                                           \
-        const cudaError_t status = (call);                                                         \
-        if (status != cudaSuccess) {                                                               \
-            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status)); \
-            std::exit(EXIT_FAILURE);                                                               \
-        }                                                                                          \
+#define CUDA_CHECK(call)                                                                                  \
+    do {                                                                                                  \
+        const cudaError_t error_of_call = (call);                                                         \
+        if (error_of_call != cudaSuccess) {                                                               \
+            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error_of_call)); \
+            std::exit(EXIT_FAILURE);                                                                      \
+        }                                                                                                 \
     } while (false)
 
 template <typename T>

@@ -1,0 +1,85 @@
+"""Which form of the crop is fastest on which backend, and what boxes and crop cost of the whole engine.
+
+    python -m benchmarks.ops --model mcar-mobilenetv2 --size 256 --batch 1
+
+Random weights: time does not depend on them. One engine per backend and form, all interleaved in one run; then each engine's
+own profile, summed over the nodes ``boxes/…`` and ``crop/…``. Findings stand in docs/lowering.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from edge import lower as lowering
+from edge.backends import onnxruntime, openvino
+from edge.measure.latency import interleave, timed
+from edge.ops import roi_resize
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
+
+BACKENDS = {"openvino": openvino, "onnxruntime": onnxruntime}
+
+
+def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Any]:
+    """``backend form`` → an opened network; the backend's 16-bit float where it has one."""
+    import torch
+
+    from edge.models import create
+    from export.exporter import export_graph
+
+    torch.manual_seed(0)
+    network = create(model, num_classes=20)
+    spec = ModelSpec(model, tuple(f"class_{index:02}" for index in range(20)), network.spec_options())
+    canonical = export_graph(network, spec, ImageSpec(size)).parse()
+    opened = {}
+    for name, backend in BACKENDS.items():
+        float16 = backend.probe().float16
+        target = TargetSpec(name, "fp16" if float16 else "fp32", (batch,), float16)
+        for form in roi_resize.FORMS:
+            place = folder / f"{name}-{form}"
+            place.mkdir()
+            with mock.patch.dict(lowering.CROPS, {name: form}):
+                graph = lowering.lower(canonical, backend=name, precision=target.precision, float16=float16)
+            facts = backend.build(graph.SerializeToString(), target, place)
+            opened[f"{name} {form}"] = backend.open(place, target, facts)
+    return opened
+
+
+def share(profile: dict[str, float], part: str) -> float:
+    """Of the whole profile, the share of the nodes ``part/…``."""
+    return sum(seconds for name, seconds in profile.items() if name.startswith(part)) / sum(profile.values())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mcar-mobilenetv2")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args(arguments)
+
+    images = np.random.default_rng(0).normal(size=(options.batch, 3, options.size, options.size)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        networks = engines(options.model, options.size, options.batch, Path(folder))
+        turns = {name: timed(partial(network, images)) for name, network in networks.items()}
+        rounds = interleave(turns, rounds=options.rounds, turn_s=0.3)
+        print(f"{options.model} {options.size}, batch {options.batch}; ratios of round medians to the form the tables choose")
+        for name, network in networks.items():
+            backend, _ = name.split()
+            base = f"{backend} {lowering.CROPS[backend]}"
+            profile = network.profile(images)
+            parts = ", ".join(f"{part} {share(profile, part):.1%}" for part in ("boxes", "crop"))
+            print(f"{name:32}{1e3 * np.median(rounds.latency(name).seconds):9.2f} ms  {parts}  × {rounds.compare(name, base)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
