@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, one_of
 from edge.labels import COCO_CLASSES, VOC_CLASSES
 from edge.manifest import write_atomically
 from edge.models.network import Network
@@ -31,8 +31,24 @@ _SIGNS = (
     ("mcar-mobilenetv2", "features.0.17.conv.6.weight"),
 )
 _CLASSIFIER = "convclass.weight"
-# Legacy files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in.
-_SAFE_GLOBALS: list[Any] = [np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
+# Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy 2 moved the function that
+# rebuilds them, so both places are named: either version may have written the file, either may read it.
+_SCALAR = np.float64(0).__reduce__()[0]
+_SAFE_GLOBALS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("b1", "f2", "f4", "f8", "i4", "i8")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+# What the `edge` key must hold for later stages to count on it.
+_FORMS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str,), "a name"),
+    "classes": ((list, tuple), "a list of names"),
+    "size": ((int,), "a whole number of pixels"),
+    "pooling": ((str,), "a name"),
+    "regions": ((int,), "a whole number"),
+    "threshold": ((int, float), "a number"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,17 +84,17 @@ def read(path: Path | str) -> dict[str, Any]:
             "models", "the checkpoint must be readable", got=f"{path}: {error.strerror}", expected="a file", do="Change --weights"
         ) from error
     try:
-        with torch.serialization.safe_globals([*_SAFE_GLOBALS, _numpy_scalar()]):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused below
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file ends in any of a dozen types
-        wants_code = isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower()
-        reason = "a checkpoint that asks to run code" if wants_code else "a damaged file or no checkpoint"
+        wants_code = re.search(r"unsupported (global|class)", str(error), re.IGNORECASE)
         raise EdgeError(
             "models",
             "the checkpoint must be a PyTorch file of tensors and plain values",
-            got=f"{path}: {reason}",
+            got=f"{path}: {'one that asks to run code' if wants_code else 'a damaged file or no checkpoint'}",
             expected="a file written by torch.save",
-            do="Download or save it again",
+            do="Save its state_dict alone" if wants_code else "Download or save it again",
         ) from error
     if not isinstance(content, Mapping) or not _tensors(content):
         raise EdgeError(
@@ -96,44 +112,36 @@ def state_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in _tensors(checkpoint).items()}
 
 
-def describe(checkpoint: Mapping[str, Any], filename: str | None = None) -> Description:
+def describe(source: Path | str | Mapping[str, Any], filename: str | None = None) -> Description:
     """What a checkpoint is, from its ``edge`` key, else its official file name, else its key names.
 
     Args:
-        checkpoint: as ``read`` gives it.
-        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``.
+        source: path, or mapping as ``read`` gives it.
+        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``; that of the path where there is one.
+
+    Raises:
+        EdgeError: no known architecture, or an ``edge`` key of another form.
     """
-    state = state_of(checkpoint)
-    model = next((name for name, sign in _SIGNS if sign in state), None)
+    if isinstance(source, Mapping):
+        checkpoint: Mapping[str, Any] = source
+    else:
+        checkpoint, filename = read(source), filename or Path(source).name
+    state, ours = state_of(checkpoint), _ours(checkpoint)
+    model = ours.get("model") or next((name for name, sign in _SIGNS if sign in state), None)
     classifier = state.get(_CLASSIFIER)
-    ours = checkpoint.get(OURS)
-    ours = ours if isinstance(ours, Mapping) else {}
-    model = ours.get("model", model)
     if model is None or classifier is None or classifier.ndim < 1:
         first = ", ".join(list(state)[:3])
         raise EdgeError(
             "models",
             "the checkpoint must be of a known architecture",
             got=f"{len(state)} tensors such as {first}",
-            expected=f"keys of {', '.join(name for name, _ in _SIGNS)}",
+            expected=f"keys of {one_of(name for name, _ in _SIGNS)}",
             do="Check that it is an MCAR checkpoint",
         )
-    named = _OFFICIAL_NAME.search(filename or "")
-    from_name: dict[str, Any] = {}
-    if named:
-        from_name = {
-            "classes": _DATASET_CLASSES[named[1]],
-            "size": int(named[4]),
-            "pooling": named[3],
-            "regions": int(named[5]),
-            "threshold": float(named[6]),
-        }
-    told = {**from_name, **{key: value for key, value in ours.items() if value is not None}}
-    classes, num_classes = told.get("classes"), int(classifier.shape[0])
-    if classes is not None and len(classes) != num_classes and not ours.get("classes"):
-        classes = None  # a renamed file: the weights know better than the name
-    options = {name: told[name] for name in ("pooling", "regions", "threshold") if name in told}
-    return Description(str(model), num_classes, tuple(map(str, classes)) if classes else None, told.get("size"), options)
+    num_classes = int(classifier.shape[0])
+    told = {**_from_name(filename, num_classes), **ours}
+    options: dict[str, Any] = {name: told[name] for name in ("pooling", "regions", "threshold") if name in told}
+    return Description(model, num_classes, tuple(told["classes"]) if "classes" in told else None, told.get("size"), options)
 
 
 def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> NetworkT:
@@ -206,9 +214,31 @@ def _tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
 
 
-def _numpy_scalar() -> Any:
-    # NumPy 2 moved it; files written with NumPy 1 name the old place, which torch maps itself.
-    from importlib import import_module
+def _ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``edge`` key, checked against ``_FORMS``; empty where the file has none."""
+    ours = checkpoint.get(OURS, {})
+    if not isinstance(ours, Mapping):
+        raise _malformed(OURS, ours, "a dict")
+    told = {str(name): value for name, value in ours.items() if value is not None}
+    for name, (kinds, form) in _FORMS.items():
+        if name in told and (not isinstance(told[name], kinds) or isinstance(told[name], bool)):
+            raise _malformed(name, told[name], form)
+    if "classes" in told and not (told["classes"] and all(isinstance(label, str) for label in told["classes"])):
+        raise _malformed("classes", told["classes"], _FORMS["classes"][1])
+    return told
 
-    home = "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core.multiarray"
-    return import_module(home).scalar
+
+def _malformed(name: str, value: object, form: str) -> EdgeError:
+    must = f"what the checkpoint says under {OURS!r} must have its form"
+    return EdgeError("models", must, got=f"{name} = {str(value)[:40]!r}", expected=form, do="Save the checkpoint again")
+
+
+def _from_name(filename: str | None, num_classes: int) -> dict[str, Any]:
+    """What an official file name says; its data set names the classes only where their number is that of the weights."""
+    named = _OFFICIAL_NAME.search(filename or "")
+    if not named:
+        return {}
+    dataset, _, pooling, size, regions, threshold = named.groups()
+    told = {"size": int(size), "pooling": pooling, "regions": int(regions), "threshold": float(threshold)}
+    classes = _DATASET_CLASSES[dataset]
+    return {**told, "classes": classes} if len(classes) == num_classes else told
