@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 from edge.manifest import digest_json
 
 SIZE = 256
-SPLITS = {"train": 5000, "test": 2000}
+SPLITS = {"train": 4000, "test": 2000}
 VERSION = 1  # part of the digest: raise it with every change to a pixel or a label
 UNIT = 1024  # shapes live in [-UNIT, UNIT]², v pointing down
 
@@ -152,13 +152,13 @@ def _window(u: Ints, v: Ints) -> tuple[Mask, Mask]:
 
 Shape = Callable[[Ints, Ints], tuple[Mask, Mask]]
 
-# name -> shape and usual hue (of 1536). Kinds with a like outline share the hue, so colour alone never tells them apart.
+# name -> shape and usual hue (of 1536). Two kinds share each hue, so colour narrows the choice and never makes it.
 KINDS: dict[str, tuple[Shape, int]] = {
-    "arrow": (_arrow, 1150), "ball": (_ball, 20), "button": (_button, 20), "chessboard": (_chessboard, 1000),
-    "die": (_die, 1000), "eye": (_eye, 560), "fish": (_fish, 560), "flower": (_flower, 1330), "gear": (_gear, 760),
-    "house": (_house, 120), "key": (_key, 250), "ladder": (_ladder, 250), "leaf": (_leaf, 560), "mushroom": (_mushroom, 1480),
-    "ring": (_ring, 760), "star": (_star, 1330), "target": (_target, 20), "tree": (_tree, 120), "umbrella": (_umbrella, 1480),
-    "window": (_window, 1000),
+    "arrow": (_arrow, 890), "ball": (_ball, 10), "button": (_button, 130), "chessboard": (_chessboard, 1020),
+    "die": (_die, 130), "eye": (_eye, 520), "fish": (_fish, 250), "flower": (_flower, 1400), "gear": (_gear, 740),
+    "house": (_house, 380), "key": (_key, 250), "ladder": (_ladder, 890), "leaf": (_leaf, 520), "mushroom": (_mushroom, 1230),
+    "ring": (_ring, 740), "star": (_star, 1400), "target": (_target, 10), "tree": (_tree, 380), "umbrella": (_umbrella, 1230),
+    "window": (_window, 1020),
 }  # fmt: skip
 CLASSES = tuple(KINDS)
 
@@ -228,7 +228,15 @@ def plan(seed: int, split: str, index: int) -> tuple[Thing, ...]:
     things: list[Thing] = []
     for _ in range(wanted * 4):
         kind, scale = draws.below(len(CLASSES)), 9 if near else draws.below(10)
-        side = draws.between(24, 40) if scale < 3 else draws.between(40, 76) if scale < 7 else draws.between(90, 190) if near else draws.between(76, 140)
+        side = (
+            draws.between(24, 40)
+            if scale < 3
+            else draws.between(40, 76)
+            if scale < 7
+            else draws.between(90, 190)
+            if near
+            else draws.between(76, 140)
+        )
         margin = side * 5 // 8
         thing = Thing(kind, draws.between(margin, SIZE - margin), draws.between(margin, SIZE - margin), side, draws.between(-28, 28))
         if len(things) < wanted and all(_overlap(thing.box, other.box) * 12 <= min(thing.side, other.side) ** 2 for other in things):
@@ -249,10 +257,10 @@ def render(seed: int, split: str, index: int) -> NDArray[np.uint8]:
     things, draws = plan(seed, split, index), _Draws(seed, split, index, purpose=1)
     canvas = _background(draws)
     for _ in range(draws.between(4, 14)):
-        _put_clutter(canvas, draws, draws.between(14, 96))
+        _put_clutter(canvas, draws, draws.between(14, 90))
     for thing in things:
         shape, hue = KINDS[CLASSES[thing.kind]]
-        hue = hue + draws.between(-70, 70) if draws.below(5) else draws.below(1536)
+        hue = hue + draws.between(-40, 40) if draws.below(10) else draws.below(1536)
         _put(canvas, shape, thing.x, thing.y, thing.side, thing.turn, *_colours(draws, hue, draws.between(0, 90)))
     for thing in things:
         if draws.below(3) == 0:  # a third of the side at most lies behind something
@@ -303,11 +311,13 @@ def _colours(draws: _Draws, hue: int, pale: int) -> tuple[Ints, Ints]:
     """A body colour of that hue (of 1536; ``pale`` of 255), and a detail colour that stands out from it: two (3,) int32 in 0..255."""
     colours = []
     bright = draws.below(2)
-    for level in (draws.between(165, 250), draws.between(20, 95))[:: 1 if bright else -1]:
+    for level in (draws.between(170, 255), draws.between(30, 100))[:: 1 if bright else -1]:
         sector, ramp = divmod(hue % 1536, 256)
-        channels = [(255, ramp, 0), (255 - ramp, 255, 0), (0, 255, ramp), (0, 255 - ramp, 255), (ramp, 0, 255), (255, 0, 255 - ramp)][sector]
+        channels = [(255, ramp, 0), (255 - ramp, 255, 0), (0, 255, ramp), (0, 255 - ramp, 255), (ramp, 0, 255), (255, 0, 255 - ramp)][
+            sector
+        ]
         colours.append(np.array([(c + (255 - c) * pale // 255) * level // 255 for c in channels], dtype=np.int32))
-        hue += draws.between(-200, 200)
+        hue += draws.between(-50, 50)
     return colours[0], colours[1]
 
 

@@ -17,10 +17,10 @@ from edge.errors import EdgeError
 @pytest.mark.parametrize(
     ("seed", "split", "index", "digest"),
     [
-        (0, "train", 0, "cf6b5f8c6127c4a0"),
-        (0, "train", 5999, "119d83fc560cd682"),
-        (0, "test", 0, "12751fc2118a2260"),
-        (7, "test", 1234, "299c6b8e7051592d"),
+        (0, "train", 0, "f6f86118135a8a70"),
+        (0, "train", 5999, "892ca883b354f805"),
+        (0, "test", 0, "99e99012d0c5d8de"),
+        (7, "test", 1234, "5a82328ae379f3fe"),
     ],
 )
 def test_pixels_are_golden(seed: int, split: str, index: int, digest: str) -> None:
@@ -35,21 +35,21 @@ def test_images_are_rgb_bytes_and_fill_their_range() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_class_is_common_and_scenes_hold_two_to_four_things(split: str) -> None:
+def test_every_class_is_common_and_scenes_hold_one_to_four_things(split: str) -> None:
     labels = Scenes(split, seed=0).labels
     assert labels.shape == (SPLITS[split], len(CLASSES))
     assert set(np.unique(labels)) == {-1, 1}
     share = (labels > 0).mean(axis=0)
-    assert share.min() > 0.1
-    assert share.max() < 0.18
-    assert all(2 <= len(scenes.plan(0, split, index)) <= 4 for index in range(200))
+    assert share.min() > 0.08
+    assert share.max() < 0.13
+    assert all(1 <= len(scenes.plan(0, split, index)) <= 4 for index in range(200))
 
 
 def test_sizes_differ_widely() -> None:
     sides = [thing.side for index in range(300) for thing in scenes.plan(0, "train", index)]
     assert min(sides) < 28
-    assert max(sides) > 130
-    assert 0.2 < np.mean([side < 40 for side in sides]) < 0.4
+    assert max(sides) > 170
+    assert 0.15 < np.mean([side < 40 for side in sides]) < 0.35
 
 
 def test_things_lie_inside_and_hardly_cover_each_other() -> None:
@@ -83,13 +83,16 @@ def test_what_is_planned_is_drawn() -> None:
 def test_kinds_with_a_like_outline_differ_inside() -> None:
     axis = np.arange(-1000, 1000, 8, dtype=np.int32)
     u, v = np.meshgrid(axis, axis)
-    groups = (("ball", "button", "target"), ("chessboard", "die", "window"), ("eye", "leaf"))
-    for group in groups:
+    for group in (("ball", "button", "target"), ("chessboard", "die", "window"), ("eye", "leaf")):
         drawn = [KINDS[name][0](u, v) for name in group]
         for first, second in itertools.pairwise(drawn):
             assert (first[0] ^ second[0]).mean() < 0.05  # the outline
             assert ((first[0] & first[1]) ^ (second[0] & second[1])).mean() > 0.05  # the inside
-        assert len({KINDS[name][1] for name in group}) == 1  # colour does not tell them apart
+
+
+def test_colour_alone_never_tells_a_kind() -> None:
+    hues = [hue for _, hue in KINDS.values()]
+    assert all(hues.count(hue) >= 2 for hue in hues)
 
 
 def test_outlines_are_distinct_otherwise() -> None:

@@ -1,0 +1,171 @@
+"""Training: recipes as stated, random numbers from (seed, epoch, step), a killed run bit-equal to an unbroken one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edge.errors import EdgeError  # noqa: E402
+from edge.models import create, recipes, training  # noqa: E402
+from edge.models.augmentation import augment, normalise  # noqa: E402
+from edge.models.checkpoint import read  # noqa: E402
+from edge.models.recipes import Augmentation, Phase, Recipe  # noqa: E402
+from edge.models.streams import predict, stream_logits  # noqa: E402
+from edge.spec import ImageSpec  # noqa: E402
+
+ABOUT = training.About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
+RECIPE = Recipe(
+    "toy",
+    (Phase(32, 1, (1e-3, 1e-3), batch=4), Phase(32, 1, (1e-3, 1e-5), batch=4, streams="both", regions=1, fixed_norm=True)),
+    "adamw",
+    weight_decay=0.01,
+    ema=0.9,
+    augmentation=Augmentation(crop=0.6, turns=True),
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def part(count: int, seed: int = 0) -> training.Part:
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(np.array([-1, 0, 1], np.int8), (count, 3))
+    return training.Part(generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels)
+
+
+def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0) -> training.Trainer:
+    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), seed)
+    return training.Trainer(model, part(12), part(5, 1), recipe, lambda scores, labels: float(scores.mean() * 100), folder, ABOUT, seed=seed)
+
+
+def weights(made: training.Trainer) -> list[torch.Tensor]:
+    return [*made.model.state_dict().values(), *made.mean.state_dict().values()]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, stop_after: int) -> None:
+    """Stopped in the first epoch, at its end, in the second: the weights come out the same to the last bit."""
+    whole = trainer(tmp_path / "whole")
+    outcome = whole.run()
+
+    first = trainer(tmp_path / "parts")
+    first.run(stop=lambda: first.updates == stop_after)
+    second = trainer(tmp_path / "parts")
+    assert second.resume()
+    assert second.updates == stop_after
+    again = second.run()
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    untimed = [[{**row, "seconds": 0} for row in rows] for rows in (outcome.rows, again.rows)]
+    assert untimed[0] == untimed[1]
+    best = [read(tmp_path / name / training.BEST)["state_dict"] for name in ("whole", "parts")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+def test_training_changes_weights_and_seeds_differ(tmp_path: Path) -> None:
+    before = trainer(tmp_path / "a")
+    untouched = [value.clone() for value in weights(before)]
+    before.run()
+    assert not torch.equal(untouched[0], weights(before)[0])
+    assert not torch.equal(weights(trainer(tmp_path / "b", seed=1))[0], untouched[0])
+
+
+def test_another_recipe_may_not_resume_a_run(tmp_path: Path) -> None:
+    first = trainer(tmp_path)
+    first.save()
+    with pytest.raises(EdgeError, match="same arguments"):
+        trainer(tmp_path, replace(RECIPE, weight_decay=0.02)).resume()
+    with pytest.raises(EdgeError, match="--resume"):
+        training.check_folder(tmp_path, resume=False)
+    assert not trainer(tmp_path / "empty").resume()
+
+
+def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = torch.nn.functional.binary_cross_entropy_with_logits
+    monkeypatch.setattr(training.functional, "binary_cross_entropy_with_logits", lambda logits, targets: seen.append(targets) or real(logits, targets))
+    made = trainer(tmp_path)
+    made._update(RECIPE.phases[0], 0, torch.arange(4), torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0], torch.from_numpy((made.train_part.labels[:4] != -1).astype(np.float32)))
+
+
+def test_fixed_norm_keeps_the_statistics(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    statistics = [module.running_mean.clone() for module in made.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    made._update(RECIPE.phases[1], 0, torch.arange(4), torch.Generator().manual_seed(0))
+    now = [module.running_mean for module in made.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all(torch.equal(one, other) for one, other in zip(statistics, now, strict=True))
+    made._update(RECIPE.phases[0], 0, torch.arange(4), torch.Generator().manual_seed(0))
+    assert not torch.equal(statistics[0], now[0])
+
+
+def test_stream_logits_are_the_models_scores() -> None:
+    model = training.start(create("mcar-mobilenetv2", num_classes=5, regions=3), 0)
+    images = normalise(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        expected = model(images)
+        global_logits, local_logits = stream_logits(model, images, both=True)
+    torch.testing.assert_close(torch.sigmoid(global_logits), expected["global_scores"])
+    torch.testing.assert_close(torch.sigmoid(local_logits), expected["local_scores"])
+
+
+def test_scores_of_a_part_fuse_as_the_maximum() -> None:
+    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0)
+    scores = predict(model, part(3).images, 32, both=True, autocast=False, device=torch.device("cpu"), batch=2)
+    assert scores["fused"].shape == (3, 3)
+    assert np.array_equal(scores["fused"], np.maximum(scores["global"], scores["local"]))
+    assert list(predict(model, part(3).images, 32, both=False, autocast=False, device=torch.device("cpu"))) == ["global"]
+
+
+def test_normalising_follows_the_image_spec() -> None:
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    spec = ImageSpec()
+    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), spec.mean, spec.std, strict=True)]
+    assert normalise(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_augmentation_follows_its_generator() -> None:
+    pixels = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    how = Augmentation(crop=0.5, turns=True)
+    first, again, other = (augment(pixels, 32, how, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert first.shape == (3, 3, 32, 32)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    plain = augment(pixels, 48, Augmentation(jitter=0), torch.Generator().manual_seed(1))
+    assert all(torch.equal(one, image) or torch.equal(one, image.flip(2)) for one, image in zip(plain, pixels, strict=True))
+
+
+def test_the_official_recipe_is_the_published_one() -> None:
+    recipe = recipes.official(448)
+    assert [(phase.epochs, *phase.lr) for phase in recipe.phases] == [(30, 1e-2, 1e-2), (20, 1e-3, 1e-3), (10, 1e-4, 1e-4)]
+    assert {(phase.size, phase.batch, phase.streams, phase.regions) for phase in recipe.phases} == {(448, 16, "both", None)}
+    assert (recipe.optimiser, recipe.weight_decay, recipe.backbone_lr, recipe.ema) == ("sgd", 1e-4, 0.1, 0)
+    assert recipe.augmentation == Augmentation(crop=1, turns=False, jitter=0.3)
+    optimiser = training._optimiser(create("mcar-mobilenetv2", num_classes=3, regions=2), recipe)
+    assert {group["factor"]: group["momentum"] for group in optimiser.param_groups} == {1.0: 0.9, 0.1: 0.9}
+
+
+@pytest.mark.parametrize("epochs", range(1, 70))
+def test_from_scratch_has_the_epochs_asked_for_and_ends_with_both_streams(epochs: int) -> None:
+    recipe = recipes.scratch(256, epochs)
+    assert recipe.epochs == epochs
+    assert (recipe.phases[-1].streams, recipe.phases[-1].size) == ("both", 256)
+    assert all(one.size <= other.size for one, other in zip(recipe.phases, recipe.phases[1:], strict=False))
+
+
+def test_pretrained_weights_may_have_other_classes(tmp_path: Path) -> None:
+    source = training.start(create("mcar-mobilenetv2", num_classes=7), 5)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
+    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0, tmp_path / "other.pth")
+    assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
+    assert model.convclass.weight.shape[0] == 3
