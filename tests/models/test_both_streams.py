@@ -1,0 +1,92 @@
+"""What training asks of a network: each stream's logits with their gradients, and the parameters by learning rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edge.errors import EdgeError
+from edge.models import create
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return create("mcar-mobilenetv2", num_classes=5, regions=3)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_streams_are_those_of_inference(model, images):
+    with torch.no_grad():
+        found, streams, alone = model(images), model.training_outputs(images), model.forward_global(images)
+    torch.testing.assert_close(torch.sigmoid(streams["global_logits"]), found["global_scores"])
+    torch.testing.assert_close(torch.sigmoid(streams["local_logits"]), found["local_scores"])
+    torch.testing.assert_close(alone, streams["global_logits"])
+
+
+@pytest.mark.parametrize("stream", ["global_logits", "local_logits"])
+def test_each_stream_teaches_backbone_and_head(model, images, stream):
+    images.requires_grad_()
+    model.train().training_outputs(images)[stream].sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    # The crops are data: only the global stream leads back to the image.
+    assert (images.grad is not None) == (stream == "global_logits")
+
+
+def test_fewer_regions_are_drawn_from_the_same_ones(model, images):
+    seen = []
+    hook = model.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model.training_outputs(images)
+        for seed in (0, 0, 1):
+            model.training_outputs(images, sample=1, generator=torch.Generator().manual_seed(seed))
+    hook.remove()
+    everything, first, again, other = seen[1::2]
+    assert (len(everything), len(first)) == (6, 2)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert not torch.equal(first, other)
+    for index in range(2):
+        assert any(torch.equal(first[index], crop) for crop in everything[3 * index : 3 * index + 3])
+
+
+def test_boxes_are_found_in_float32_under_autocast(model, images, monkeypatch):
+    found = []
+    original = torch.ops.edge.region_boxes
+    monkeypatch.setattr(torch.ops.edge, "region_boxes", lambda cams, *rest: found.append(cams.dtype) or original(cams, *rest))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.training_outputs(images)
+    assert found == [torch.float32]
+
+
+def test_parameters_fall_into_backbone_and_head(model):
+    backbone, head = ({id(parameter) for parameter in part} for part in (model.backbone_parameters(), model.head_parameters()))
+    assert not backbone & head
+    assert backbone | head == {id(parameter) for parameter in model.parameters()}
+    assert {id(model.convclass.weight), id(model.convclass.bias)} == head
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (64, 96), (33, 33)])
+@pytest.mark.parametrize("call", ["forward", "forward_global", "training_outputs"])
+def test_images_that_do_not_fill_the_grid_are_refused(model, shape, call):
+    with pytest.raises(EdgeError, match=f"{shape[0]} × {shape[1]}"):
+        getattr(model, call)(torch.zeros(1, 3, *shape))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"regions": "4"}, {"regions": 2.5}, {"regions": True}, {"threshold": "0.5"}, {"threshold": float("nan")}, {"pooling": ["avg"]}],
+    ids=str,
+)
+def test_options_of_another_type_are_refused(options):
+    with pytest.raises(EdgeError, match=next(iter(options)).removesuffix("s")):
+        create("mcar-mobilenetv2", num_classes=5, **options)
+
+
+@pytest.mark.parametrize("count", [0, -1, "5"])
+def test_a_network_needs_classes(count):
+    with pytest.raises(EdgeError, match="there must be classes"):
+        create("mcar-mobilenetv2", num_classes=count)
