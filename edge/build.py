@@ -17,6 +17,7 @@ from edge.manifest import check_replaceable
 from edge.spec import PRECISIONS, TargetSpec
 
 if TYPE_CHECKING:
+    from calib.calibration import Calibration
     from edge.models.source import Source
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"
@@ -110,6 +111,10 @@ def _build(args: argparse.Namespace) -> Bundle:
         f"graph      {len(graph.parse().graph.node)} nodes; against torch: scores within {parity.score_error:.1g}, "
         f"{parity.boxes_within_one:.1%} of box coordinates within a pixel"
     )
+    extra: dict[str, bytes] = {}
+    facts: dict[str, Any] = {}
+    if target.precision == "int8":
+        graph, extra, facts = _to_int8(graph, source, args)
     lowered = lower.lower(graph.parse(), backend=backend, precision=target.precision, float16=target.float16)
     return write_bundle(
         output,
@@ -118,10 +123,55 @@ def _build(args: argparse.Namespace) -> Bundle:
         lowered=lowered.SerializeToString(deterministic=True),
         target=target,
         build_engine=backends.backend(backend).build,
-        facts={"weights": source.title, "parity": parity.plain(), **_provenance(backend, support)},
+        facts={"weights": source.title, "parity": parity.plain(), **facts, **_provenance(backend, support)},
+        extra_files=extra,
         check=_loads,
         replace=args.force,
     )
+
+
+def _to_int8(graph: Graph, source: Source, args: argparse.Namespace) -> tuple[Graph, dict[str, bytes], dict[str, Any]]:
+    """The graph with Q/DQ, the files it adds to the bundle, and what the manifest says of it."""
+    from calib.placement import quantize
+
+    calibration = _calibration(graph, source, args)
+    quantised = quantize(graph, calibration, method=args.calib_method)
+    text = calibration.text.encode()
+    facts = {"method": args.calib_method, "images": calibration.images, "data": dict(calibration.data), "digest": calibration.digest}
+    command.say(f"int8       {args.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
+    return quantised, {CALIBRATION: text}, {"calibration": facts}
+
+
+def _calibration(graph: Graph, source: Source, args: argparse.Namespace) -> Calibration:
+    """Ranges from a given table, from images, or from the table that comes with shipped weights."""
+    from calib.calibration import Calibration
+    from calib.ranges import calibrate
+    from edge.data import open_dataset
+
+    if args.calibration:
+        return Calibration.load(args.calibration)
+    table = source.calibration_table
+    if args.dataset is None and table is not None:
+        shipped = Calibration.load(table)
+        if shipped.graph == graph.digest:
+            return shipped
+    dataset = args.dataset or source.default_dataset
+    if dataset is None:
+        raise EdgeError(
+            "build",
+            "int8 needs images to calibrate on, or a table made from them",
+            got="neither --dataset nor --calibration" + (" (the shipped table is of another graph)" if table else ""),
+            expected="--dataset SPEC (images:DIR will do) or --calibration FILE",
+            do="Add one of the two",
+        )
+    with command.progress("calibrate") as report:
+        calibration = calibrate(
+            graph, open_dataset(dataset, "train", seed=args.seed), images=args.calib_images, seed=args.seed, progress=report
+        )
+    missing = calibration.missing_classes()
+    if missing:
+        command.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+    return calibration
 
 
 def _rebuild(args: argparse.Namespace) -> Bundle:

@@ -47,6 +47,17 @@ class Source:
     named: bool
     warnings: tuple[str, ...] = ()
 
+    @property
+    def calibration_table(self) -> Path | None:
+        """The ranges that come with shipped weights, so that int8 needs no images."""
+        path = ASSETS / f"{self.shipped}.calibration.json"
+        return path if self.shipped and path.is_file() else None
+
+    @property
+    def default_dataset(self) -> str | None:
+        """``scenes`` for the weights trained on it and for random ones; for others there is none."""
+        return "scenes" if self.title.endswith(("-scenes", f"-{RANDOM}")) else None
+
 
 def shipped() -> tuple[str, ...]:
     """Names of the weights that come with the project."""
