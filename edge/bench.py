@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from edge import command
-from edge.bundle import Bundle, newest
+from edge import backends, command
+from edge.bundle import REFERENCE, Bundle, newest
+from edge.data import REPORT, Dataset, batches, match_labels, open_dataset
 from edge.engine import Engine
 from edge.errors import EdgeError
-from edge.measure import energy, gate, latency, load, machine, memory, report, stages
-from edge.spec import ImageSpec
+from edge.image import preprocess
+from edge.manifest import write_atomically
+from edge.measure import energy, gate, latency, load, machine, memory, outputs, page, quality, report, stages
+from edge.spec import ImageSpec, to_plain
 
 ENGINES = Path("engines")
 DEFAULT_BATCH = 8
+DEFAULT_DATA = "scenes"
 STAGE_IMAGES = 16
 
 
@@ -65,7 +70,8 @@ def main(args: argparse.Namespace) -> int:
     baseline = _read_json(args.baseline) if args.baseline else None
     gate.check_needs(conditions, accuracy=not args.no_accuracy, baseline=baseline is not None)
     paths = args.bundle or [_newest()]
-    results = [bench(path, args) for path in paths]
+    benches = [bench(path, args) for path in paths]
+    results = [result for result, _ in benches]
     result = dict(results[0])
     if len(paths) > 1:
         result["engines"] = results
@@ -75,23 +81,29 @@ def main(args: argparse.Namespace) -> int:
     result["gates"] = gate.check(conditions, result, baseline)
     command.say(report.terminal(result))
     command.write_json(args.json, result)
+    if args.markdown:
+        write_atomically(args.markdown, report.markdown(result))
+    if args.html:
+        write_atomically(args.html, page.html(result, baseline, benches[0][1]))
+        command.say(f"page       {args.html}")
     gate.enforce(result["gates"])
     return 0
 
 
-def bench(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Everything about one bundle, as the JSON holds it."""
+def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[page.Photo]]:
+    """Everything about one bundle, as the JSON holds it, and photographs for the page."""
     bundle = Bundle.read(path)
-    batches = _fitting(args.batch, bundle)
+    sizes = _fitting(args.batch, bundle)
+    dataset, notes = (None, []) if args.no_accuracy else _dataset(args, bundle)
     memory.reset_peak()
     before_mb, started = memory.resident_mb(), time.perf_counter()
     with Engine.load(path) as engine:
         load_ms = (time.perf_counter() - started) * 1e3
-        images = _images(bundle.image, max(batches))
+        images = _noise(bundle.image, max(sizes))
         started = time.perf_counter()
         engine.infer(images)
         first_ms = (time.perf_counter() - started) * 1e3
-        sweep = [_latency(engine, images[:batch]) for batch in batches]
+        sweep = [_latency(engine, images[:batch]) for batch in sizes]
         result = {
             "bundle": str(path),
             "model": bundle.model.name,
@@ -109,16 +121,73 @@ def bench(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         engine_mb = memory.resident_mb()
         _under_load(result, engine, images, args)
         result["energy"] = _energy(engine, images)
-        result["stages_ms"] = (
-            stages.of_nodes(engine.profile(images), result["latency_ms"]["p50"]) if max(batches) in bundle.target.batches else {}
+        result["stages_ms"] = _stages(engine, images, result["latency_ms"]["p50"], dataset)
+        photos = _accuracy(result, engine, dataset, args, notes) if dataset is not None else []
+    result.setdefault("memory_mb", {"peak_rss": memory.peak_mb()})
+    result["memory_mb"] |= {
+        "engine": engine_mb - before_mb if engine_mb is not None and before_mb is not None else None,
+        "bundle": bundle.bytes / 2**20,
+    }
+    result["sensitivity"] = bundle.manifest.get("sensitivity")
+    result["warnings"] = [*result["reasons"], *notes]
+    return {"accuracy": None, "regions": None, **result}, photos
+
+
+def _dataset(args: argparse.Namespace, bundle: Bundle) -> tuple[Dataset | None, list[str]]:
+    """The images to judge on, their columns in the bundle's order, and what the user should know about them."""
+    title = str(bundle.manifest.get("weights"))
+    random = title.endswith("-random")
+    if args.dataset is None and not (random or title in _shipped()):
+        return None, ["no accuracy: these weights have no default data set, give --dataset"]
+    dataset = open_dataset(args.dataset or DEFAULT_DATA, REPORT)
+    dataset = dataset.subset(outputs.sample(len(dataset), args.images))
+    if random and args.dataset is None:
+        return dataset, ["no mAP: the weights are random; drift only"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        matched = match_labels(dataset, bundle.model.labels, owner="the bundle")
+    return matched, [str(one.message) for one in caught]
+
+
+def _shipped() -> tuple[str, ...]:
+    return tuple(path.stem for path in (Path(__file__).parent / "assets").glob("*.pth"))
+
+
+def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: argparse.Namespace, notes: list[str]) -> list[page.Photo]:
+    """Accuracy and drift against the FP32 graph, image by image; photographs for the page."""
+    bundle, batch = engine.bundle, result["batch"]
+    with command.progress("accuracy") as progress:
+        mine = outputs.collect(engine.infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+    # The engine's own peak: what the reference takes on top is not its cost.
+    result["memory_mb"] = {"peak_rss": memory.peak_mb()}
+    if mine.waiting_s > mine.inferring_s:
+        notes.append(
+            f"the accuracy pass was bound by decode: {mine.waiting_s:.1f} s waiting for images, {mine.inferring_s:.1f} s in the engine"
         )
-        result["memory_mb"] = {
-            "peak_rss": memory.peak_mb(),
-            "engine": engine_mb - before_mb if engine_mb is not None and before_mb is not None else None,
-            "bundle": bundle.bytes / 2**20,
+    support = backends.probe("onnxruntime")
+    reference = None
+    if support.reason:
+        notes.append(f"no drop and no drift: the FP32 reference runs on onnxruntime, and {support.reason}. {support.fix}")
+    else:
+        key = {
+            "graph": bundle.manifest["files"][REFERENCE]["sha256"],
+            "images": dataset.digest,
+            "input": to_plain(bundle.image),
+            "onnxruntime": support.version,
         }
-        result["accuracy"] = result["regions"] = None
-    return result
+        reference = outputs.cached(key, lambda: _reference(bundle, dataset, batch))
+    labelled = dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
+    result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if labelled else None
+    result["regions"] = quality.regions(mine, reference)
+    return page.photos(dataset, mine, reference, bundle) if args.html and reference is not None else []
+
+
+def _reference(bundle: Bundle, dataset: Dataset, batch: int) -> outputs.Outputs:
+    from edge.backends.onnxruntime import Session
+
+    session = Session(bundle.path / REFERENCE)
+    with command.progress("reference") as progress:
+        return outputs.collect(session, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
 
 
 def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:
@@ -138,7 +207,7 @@ def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:
         "samples_ms": [round(value * 1e3, 4) for value in measured.seconds.tolist()],
         "warm_up": measured.warm_up,
         "valid": verdict.valid,
-        "warnings": list(verdict.reasons),
+        "reasons": list(verdict.reasons),
         "disturbance": disturbed.facts,
     }
 
@@ -150,14 +219,20 @@ def _under_load(result: dict[str, Any], engine: Engine, images: np.ndarray, args
         with command.progress("soak", "window") as progress:
             soaked = load.soak(lambda: engine.infer(images), args.duration, progress=progress)
         result["soak"] = soaked.plain()
-        result["warnings"] += [f"soak: {reason}" for reason in soaked.reasons]
+        result["reasons"] = [*result["reasons"], *(f"soak: {reason}" for reason in soaked.reasons)]
         result["valid"] = result["valid"] and not soaked.reasons
 
 
-def _stages(engine: Engine, images: np.ndarray, p50_ms: float) -> dict[str, float]:
-    if len(images) not in engine.bundle.target.batches:
-        return {}
-    return stages.of_nodes(engine.profile(images), p50_ms)
+def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if dataset is not None:
+        some = outputs.sample(len(dataset), STAGE_IMAGES)
+        spec = engine.bundle.image
+        found = stages.of_images(lambda index: dataset[index].image, lambda image: preprocess(image, spec), some, len(images))
+    # A batch between two exact ones is padded: its nodes would be another batch's.
+    if len(images) in engine.bundle.target.batches:
+        found |= stages.of_nodes(engine.profile(images), p50_ms)
+    return found
 
 
 def _energy(engine: Engine, images: np.ndarray) -> dict[str, Any]:
@@ -172,7 +247,7 @@ def _compare(paths: list[Path], batch: int) -> list[dict[str, Any]]:
     with _opened(paths) as engines, command.progress("compare", "turn") as progress:
         turns = {}
         for path, engine in engines.items():
-            images = _images(engine.bundle.image, batch)
+            images = _noise(engine.bundle.image, batch)
             turns[str(path)] = latency.timed(lambda engine=engine, images=images: engine.infer(images))  # type: ignore[misc]
         rounds = latency.interleave(turns, progress=progress)
     first = str(paths[0])
@@ -204,7 +279,7 @@ def _opened(paths: list[Path]) -> Iterator[dict[Path, Engine]]:
             engine.close()
 
 
-def _images(spec: ImageSpec, batch: int) -> np.ndarray:
+def _noise(spec: ImageSpec, batch: int) -> np.ndarray:
     """Seeded noise of the statistics of normalised photographs."""
     return np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
 

@@ -14,15 +14,16 @@ WIDTH = 120
 Result = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
-_COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
-_RIGHT = frozenset(_COLUMNS[1:])
+COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
+LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
+_RIGHT = frozenset(COLUMNS[1:])
 
 
 def terminal(result: Result) -> str:
     """The whole report for a terminal; no line is longer than ``WIDTH``."""
     lines = [*_wrapped("machine    " + machine.sentence(result["machine"]), indent=11), ""]
-    lines += text_table(_COLUMNS, engine_rows(result))
-    lines += ["", "p50 … max in milliseconds per batch; MB of the engine's files; drop against FP32 in points", ""]
+    lines += text_table(COLUMNS, engine_rows(result))
+    lines += ["", LEGEND, ""]
     for name, value in facts(result):
         lines += _wrapped(f"{name:10} {value}", indent=11)
     return "\n".join(lines)
@@ -31,8 +32,8 @@ def terminal(result: Result) -> str:
 def markdown(result: Result) -> str:
     """The same as Markdown."""
     title = f"# {Path(result['bundle']).name}"
-    parts = [title, "", f"Machine: {machine.sentence(result['machine'])}.", "", *markdown_table(_COLUMNS, engine_rows(result)), ""]
-    parts += ["p50 … max in milliseconds per batch; MB of the engine's files; drop against FP32 in points.", ""]
+    parts = [title, "", f"Machine: {machine.sentence(result['machine'])}.", "", *markdown_table(COLUMNS, engine_rows(result)), ""]
+    parts += [f"{LEGEND}.", ""]
     parts += [f"- **{name}**: {value}" for name, value in facts(result)]
     per_class = (result.get("accuracy") or {}).get("per_class") or {}
     if per_class:
@@ -42,7 +43,7 @@ def markdown(result: Result) -> str:
 
 
 def engine_rows(result: Result) -> list[list[str]]:
-    """One row per engine and batch, in the order of ``_COLUMNS``."""
+    """One row per engine and batch, in the order of ``COLUMNS``."""
     rows = []
     for engine in result.get("engines") or [result]:
         runs = engine.get("sweep") or [engine]
@@ -74,10 +75,9 @@ def engine_rows(result: Result) -> list[list[str]]:
 
 def facts(result: Result) -> list[tuple[str, str]]:
     """What stands below the table, as (name, sentence)."""
-    found = [("verdict", "VALID" if result["valid"] else "INVALID: " + "; ".join(result["warnings"][:3]))]
+    found = [("verdict", "VALID" if result["valid"] else "INVALID: " + "; ".join(result["reasons"]))]
     found += [*_latency(result), *_comparison(result), *_accuracy(result), *_cost(result)]
-    if result["valid"] and result["warnings"]:
-        found.append(("note", "; ".join(result["warnings"])))
+    found += [("note", warning) for warning in result["warnings"] if warning not in result["reasons"]]
     if result.get("baseline"):
         moved = "; ".join(f"{name} {text}" for name, text in result["baseline"]["changes"].items())
         differs = result["baseline"]["differs"]
@@ -125,8 +125,13 @@ def markdown_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _
 
 def short(engine: Result) -> str:
     """``mobilenetv2 256 int8 openvino``: what tells engines of one report apart."""
-    precision = engine["precision"] if not engine.get("float16") else engine["float16"]
-    return f"{engine['model'].removeprefix('mcar-')} {engine['size']} {precision} {engine['backend']}"
+    return f"{engine['model'].removeprefix('mcar-')} {engine['size']} {precision_name(engine)} {engine['backend']}"
+
+
+def precision_name(engine: Result) -> str:
+    """The precision, and for ``fp16`` which 16-bit float it is here; both where int8 has such a rest."""
+    both = (engine["precision"], engine.get("float16"))
+    return str(both[1]) if both[0] == "fp16" and both[1] else str(both[0])
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -139,6 +144,10 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
+
+
+def drop_short(accuracy: Mapping[str, Any]) -> str:
+    return signed(accuracy.get("map_drop"))
 
 
 def drop(accuracy: Mapping[str, Any]) -> str:

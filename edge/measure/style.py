@@ -1,0 +1,73 @@
+"""The style sheet of the report page. Colours are variables with a light and a dark value; paper is always light."""
+
+LIGHT = """
+--bg:#f6f6f3;--card:#fff;--ink:#1a1e23;--soft:#5b6570;--line:#e2e4e7;--grid:#e8eaed;--inside:#fff;
+--c0:#2563c9;--c1:#d9730d;--c2:#1f8a5b;--c3:#a33bb5;--c4:#c0392b;--c5:#7a8691;--good:#1f7a51;--bad:#b5331f;
+"""
+
+DARK = """
+--bg:#13161a;--card:#1b1f25;--ink:#e8eaed;--soft:#9aa4af;--line:#2c323a;--grid:#2a3038;--inside:#13161a;
+--c0:#6ea8ff;--c1:#ffa657;--c2:#56c596;--c3:#d58be3;--c4:#ff7b72;--c5:#8b98a5;--good:#56c596;--bad:#ff8a80;
+"""
+
+_SERIES = "".join(f".f{i}{{fill:var(--c{i})}}.o{i},.l{i}{{fill:none;stroke-width:2;stroke:var(--c{i})}}" for i in range(6))
+
+SHEET = f"""
+:root{{color-scheme:light dark;{LIGHT}}}
+@media (prefers-color-scheme:dark){{:root{{{DARK}}}}}
+*{{box-sizing:border-box}}
+body{{margin:0;background:var(--bg);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}}
+main{{max-width:860px;margin:0 auto;padding:40px 20px 64px}}
+header{{margin-bottom:24px}}
+h1{{margin:2px 0 8px;font-size:28px;line-height:1.2;overflow-wrap:anywhere}}
+header p{{margin:0;color:var(--soft)}}
+header .kicker{{font-size:12px;letter-spacing:.09em;text-transform:uppercase}}
+h2{{margin:0 0 12px;font-size:17px}}
+section{{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:20px 22px;margin:16px 0;break-inside:avoid}}
+.badge{{display:inline-block;padding:0 10px;margin-right:6px;border-radius:99px;font-size:13px;font-weight:600;border:1.5px solid}}
+.valid{{color:var(--good)}}.invalid{{color:var(--bad)}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}}
+.cards div{{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}}
+.cards b{{display:block;font-size:24px;line-height:1.25;font-variant-numeric:tabular-nums}}
+.cards span,.note,figcaption{{color:var(--soft);font-size:13px;line-height:1.4}}
+.cards span{{display:block}}
+.note{{margin:10px 0 0}}
+.wide{{overflow-x:auto}}
+table{{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}}
+th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}}
+th{{color:var(--soft);font-weight:600}}
+th:first-child,td:first-child{{text-align:left;padding-left:0}}
+th:last-child,td:last-child{{padding-right:0}}
+table.plain td{{text-align:left;white-space:normal;vertical-align:top}}
+table.plain td:first-child{{color:var(--soft);width:9em}}
+tbody tr:last-child td{{border-bottom:0}}
+dl{{display:grid;grid-template-columns:max-content 1fr;gap:5px 18px;margin:0;font-size:14px}}
+dt{{color:var(--soft)}}dd{{margin:0;overflow-wrap:anywhere}}
+svg{{display:block;width:100%;height:auto}}
+svg+svg{{margin-top:8px}}
+svg text{{fill:var(--ink);font-size:12px}}
+text.small{{fill:var(--soft);font-size:11px;font-variant-numeric:tabular-nums}}
+text.label{{font-weight:600}}
+text.inside{{fill:var(--inside);font-size:11px}}
+{_SERIES}.faint{{opacity:.55}}
+.grid{{stroke:var(--grid)}}
+.mark{{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:3 2}}
+.join{{stroke:var(--soft);stroke-width:1.5}}
+.reference{{stroke:var(--soft);stroke-dasharray:5 4}}
+.front{{fill:none;stroke:var(--soft);stroke-width:1.5}}
+.strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:18px}}
+figure{{margin:0}}
+figcaption{{margin-top:6px}}
+figure svg{{border-radius:8px;overflow:hidden}}
+.halo,.box0,.box1{{fill:none}}
+.halo{{stroke:#000;stroke-opacity:.45;stroke-width:3.4}}
+.box0{{stroke:#4da3ff;stroke-width:1.8}}
+.box1{{stroke:#ffb14d;stroke-width:1.8;stroke-dasharray:6 4}}
+.key{{margin:-4px 0 12px;font-size:13px;color:var(--soft)}}
+.key span{{margin-right:16px}}
+.key span::before{{content:"";display:inline-block;width:22px;margin-right:6px;vertical-align:middle;border-top:2.5px solid #4da3ff}}
+.key .k1::before{{border-top:2.5px dashed #ffb14d}}
+@media print{{:root{{color-scheme:light;{LIGHT}--bg:#fff}}
+main{{max-width:none;padding:0}}body{{font-size:12px;-webkit-print-color-adjust:exact;print-color-adjust:exact}}}}
+"""
