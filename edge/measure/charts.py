@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 SERIES = 6  # colours --c0 … --c5 of the page
-_WIDTH = 720
+_WIDTH = 960
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 16, 44
 
 
@@ -119,7 +119,7 @@ def dumbbells(rows: Sequence[tuple[str, float, float]], *, before: str, after: s
     Args:
         rows: (name, value before, value after), drawn in this order.
     """
-    step, left = 19, 150
+    step, left = 19, 190
     height = _TOP + 22 + step * len(rows) + _BOTTOM
     marks = ticks(max(0.0, min(min(a, b) for _, a, b in rows)), max(max(a, b) for _, a, b in rows))
     x = Scale(marks[0], marks[-1], left, _WIDTH - 70)
@@ -128,7 +128,7 @@ def dumbbells(rows: Sequence[tuple[str, float, float]], *, before: str, after: s
     parts += [_dot(left + 106, _TOP, 4.5, "f0"), _text(left + 116, _TOP + 4, after, "small")]
     for index, (name, old, new) in enumerate(rows):
         y = _TOP + 30 + step * index
-        parts += [_text(left - 12, y + 4, _cut(name, 22), "small", "end"), _line(x(old), y, x(new), y, "join")]
+        parts += [_text(left - 12, y + 4, _cut(name, 26), "small", "end"), _line(x(old), y, x(new), y, "join")]
         parts += [_dot(x(old), y, 4.5, "o1"), _dot(x(new), y, 4, "f0", f"{name}: {old:.1f} → {new:.1f} ({new - old:+.1f})")]
         parts.append(_text(_WIDTH - 8, y + 4, f"{new - old:+.1f}", "small", "end"))
     return _svg(height, parts, f"{unit} by class, {before} and {after}")
@@ -136,7 +136,7 @@ def dumbbells(rows: Sequence[tuple[str, float, float]], *, before: str, after: s
 
 def bars(rows: Sequence[tuple[str, float]], *, unit: str) -> str:
     """Horizontal bars, for rankings."""
-    step, left = 22, 250
+    step, left = 22, 300
     height = _TOP + step * len(rows) + _BOTTOM
     marks = ticks(min(0.0, *(value for _, value in rows)), max(0.0, *(value for _, value in rows)))
     x = Scale(marks[0], marks[-1], left, _WIDTH - 60)
@@ -144,21 +144,22 @@ def bars(rows: Sequence[tuple[str, float]], *, unit: str) -> str:
     for index, (name, value) in enumerate(rows):
         y = _TOP + step * index
         start, end = sorted((x(0), x(value)))
-        parts.append(_text(left - 8, y + 11, _cut(name, 38), "small", "end"))
+        parts.append(_text(left - 8, y + 11, _cut(name, 44), "small", "end"))
         parts.append(_box(start, y, max(1.0, end - start), step - 8, "f0", f"{name}: {figure(value)} {unit}"))
         parts.append(_text(end + 6, y + 11, figure(value), "small"))
     return _svg(height, parts, "Ranking")
 
 
-def stacks(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> str:
+def stacks(rows: Mapping[str, Mapping[str, float]], *, colours: Mapping[str, int], unit: str = "ms") -> str:
     """One stacked bar per row on one scale, its parts named below.
 
     Args:
-        rows: row → part → value; parts of the same name have the same colour.
+        rows: row → part → value.
+        colours: part → number of its colour; from ``SERIES`` on the same colours, faint.
     """
     names = list(dict.fromkeys(part for values in rows.values() for part in values))
     bar, gap = 30, 30
-    below = 20 * math.ceil(len(names) / 6)
+    below = 14 + 20 * math.ceil(len(names) / 8)
     height = _TOP + len(rows) * (bar + gap) + _BOTTOM + below
     marks = ticks(0, max(sum(values.values()) for values in rows.values()))
     x = Scale(0, marks[-1], _LEFT, _WIDTH - _RIGHT)
@@ -169,13 +170,13 @@ def stacks(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> str:
         for part, value in values.items():
             wide = x(start + value) - x(start)
             title = f"{row}: {part} {figure(value)} {unit}, {value / total:.0%}"
-            parts.append(_box(x(start), y, max(0.0, wide - 1), bar, _fill(names.index(part)), title))
+            parts.append(_box(x(start), y, max(0.0, wide - 1), bar, _fill(colours.get(part, SERIES - 1)), title))
             if wide > 44:
                 parts.append(_text(x(start) + wide / 2, y + bar / 2 + 4, figure(value), "inside", "middle"))
             start += value
     for index, part in enumerate(names):
-        at, y = _LEFT + index % 6 * 108, height - below + 20 * (index // 6) + 4
-        parts += [_box(at, y - 9, 11, 11, _fill(index)), _text(at + 16, y, part, "small")]
+        at, y = _LEFT + index % 8 * 110, height - below + 20 * (index // 8) + 18
+        parts += [_box(at, y - 9, 11, 11, _fill(colours.get(part, SERIES - 1))), _text(at + 16, y, part, "small")]
     return _svg(height, parts, "Time by stage")
 
 

@@ -21,6 +21,8 @@ from edge.measure.stages import STAGES
 STRIP = 6  # photographs with regions drawn over them
 SIDE = 240  # pixels of their longer side
 SENSITIVE = 15
+# Outside the engine grey; inside, one colour per stage.
+COLOURS = {"decode": 5, "preprocess": 11, "global": 0, "boxes": 3, "crop": 1, "local": 2, "fuse": 4, "other": 11}
 
 Result = Mapping[str, Any]
 
@@ -136,7 +138,7 @@ def _stages(engines: Sequence[Result]) -> str:
         if stages:
             rows[report.short(one)] = {name.replace("_", " "): stages[name] for name in STAGES if name in stages}
     note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the rest as the runtime's counters tell."
-    return _section("Where the time goes", charts.stacks(rows), note) if rows else ""
+    return _section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 
 def _sweep(engines: Sequence[Result]) -> str:

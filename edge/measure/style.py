@@ -18,7 +18,7 @@ SHEET = f"""
 *{{box-sizing:border-box}}
 body{{margin:0;background:var(--bg);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}}
-main{{max-width:860px;margin:0 auto;padding:40px 20px 64px}}
+main{{max-width:1060px;margin:0 auto;padding:40px 20px 64px}}
 header{{margin-bottom:24px}}
 h1{{margin:2px 0 8px;font-size:28px;line-height:1.2;overflow-wrap:anywhere}}
 header p{{margin:0;color:var(--soft)}}
@@ -27,7 +27,7 @@ h2{{margin:0 0 12px;font-size:17px}}
 section{{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:20px 22px;margin:16px 0;break-inside:avoid}}
 .badge{{display:inline-block;padding:0 10px;margin-right:6px;border-radius:99px;font-size:13px;font-weight:600;border:1.5px solid}}
 .valid{{color:var(--good)}}.invalid{{color:var(--bad)}}
-.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}}
+.cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px}}
 .cards div{{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 16px}}
 .cards b{{display:block;font-size:24px;line-height:1.25;font-variant-numeric:tabular-nums}}
 .cards span,.note,figcaption{{color:var(--soft);font-size:13px;line-height:1.4}}
@@ -56,7 +56,7 @@ text.inside{{fill:var(--inside);font-size:11px}}
 .join{{stroke:var(--soft);stroke-width:1.5}}
 .reference{{stroke:var(--soft);stroke-dasharray:5 4}}
 .front{{fill:none;stroke:var(--soft);stroke-width:1.5}}
-.strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:18px}}
+.strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:18px}}
 figure{{margin:0}}
 figcaption{{margin-top:6px}}
 figure svg{{border-radius:8px;overflow:hidden}}

@@ -1,0 +1,69 @@
+"""Accuracy and drift as the JSON holds them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edge.measure import quality
+from edge.measure.outputs import Outputs
+
+
+def dataset(labels, classes=("cat", "dog")):
+    return SimpleNamespace(name="toy", split="test", labels=None if labels is None else np.asarray(labels, np.int8), classes=classes)
+
+
+LABELS = [[1, -1], [1, -1], [-1, 1], [-1, 1], [1, 1]]
+PERFECT = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.7, 0.7]], np.float32)
+ROTTEN = np.array([[0.9, 0.9], [0.1, 0.2], [0.8, 0.8], [0.2, 0.1], [0.7, 0.7]], np.float32)
+
+
+def test_drop_is_reference_minus_engine_and_the_worst_are_named():
+    facts = quality.accuracy(Outputs({"scores": ROTTEN}), Outputs({"scores": PERFECT}), dataset(LABELS), 0.6)
+    assert facts["map_reference"] == pytest.approx(100)
+    assert facts["map_drop"] == pytest.approx(facts["map_reference"] - facts["map"])
+    assert facts["map_drop"] > 5
+    assert facts["worst"][0][1] == pytest.approx(max(one["drop"] for one in facts["per_class"].values()))
+    low, high = facts["map_drop_interval"]
+    assert low <= facts["map_drop"] <= high
+    json.dumps(facts, allow_nan=False)
+
+
+def test_without_a_reference_the_drop_is_unknown():
+    facts = quality.accuracy(Outputs({"scores": PERFECT}), None, dataset(LABELS), 0.6)
+    assert facts["map"] == pytest.approx(100)
+    assert facts["map_drop"] is facts["map_reference"] is facts["map_drop_interval"] is None
+    assert facts["per_class"]["cat"] == {"ap": pytest.approx(100), "ap_reference": None, "drop": None}
+
+
+def test_unlabelled_images_have_no_accuracy():
+    assert quality.accuracy(Outputs({"scores": PERFECT}), None, dataset(None), 0.6) is None
+
+
+def regions(classes, boxes):
+    return Outputs({"scores": np.zeros((1, 4)), "region_classes": np.array([classes]), "regions": np.array([boxes], np.float32)})
+
+
+def test_same_regions_in_another_order_are_the_same():
+    first = regions([1, 2], [[0, 0, 10, 10], [5, 5, 20, 20]])
+    turned = regions([2, 1], [[5, 5, 20, 20], [0, 0, 10, 10]])
+    facts = quality.regions(turned, first)
+    assert facts["class_agreement"] == 1
+    assert facts["mean_iou"] == pytest.approx(1)
+
+
+def test_a_swapped_class_and_a_moved_box_are_told_apart():
+    first = regions([1, 2], [[0, 0, 10, 10], [5, 5, 20, 20]])
+    swapped = regions([1, 3], [[0, 0, 10, 10], [5, 5, 20, 20]])
+    moved = regions([1, 2], [[0, 0, 10, 5], [5, 5, 20, 20]])
+    assert quality.regions(swapped, first)["class_agreement"] == 0.5
+    assert quality.regions(swapped, first)["mean_iou"] == pytest.approx(1)
+    assert quality.regions(moved, first)["class_agreement"] == 1
+    assert quality.regions(moved, first)["mean_iou"] == pytest.approx(0.75)
+
+
+def test_a_model_without_regions_has_no_drift():
+    assert quality.regions(Outputs({"scores": PERFECT}), Outputs({"scores": PERFECT})) is None

@@ -1,0 +1,220 @@
+"""A bench result as text and as a page."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from edge.measure import charts, page, report
+
+
+def result(**changes):
+    per_class = {f"class {index}": {"ap": 80.0 - index, "ap_reference": 80.0, "drop": float(index)} for index in range(5)}
+    made = {
+        "bundle": "engines/mcar-mobilenetv2-scenes-256-int8-openvino",
+        "model": "mcar-mobilenetv2",
+        "size": 256,
+        "backend": "openvino",
+        "precision": "int8",
+        "float16": None,
+        "batch": 8,
+        "latency_ms": {"p50": 61.234, "p90": 63.0, "p95": 64.0, "p99": 70.0, "mean": 62.0, "min": 60.0, "max": 99.5},
+        "throughput_images_per_s": 130.64,
+        "median_interval_ms": [61.1, 61.4],
+        "variation": 0.02,
+        "samples_ms": [61.0, 61.2, 61.3, 70.0, 99.5] * 20,
+        "warm_up": 10,
+        "valid": True,
+        "reasons": [],
+        "warnings": ["a note <with> brackets"],
+        "load_ms": 400.0,
+        "first_ms": 90.0,
+        "sweep": [],
+        "stages_ms": {"decode": 3.0, "preprocess": 5.0, "global": 12.0, "local": 40.0},
+        "memory_mb": {"peak_rss": 512.0, "engine": 100.0, "bundle": 3.2},
+        "energy": {"source": None, "reason": "not available here: no sensors"},
+        "accuracy": {
+            "dataset": "scenes test",
+            "images": 500,
+            "map": 78.0,
+            "map_reference": 80.0,
+            "map_drop": 2.0,
+            "map_drop_interval": [1.5, 2.5],
+            "cf1": 70.0,
+            "of1": 72.0,
+            "convention": "AP not interpolated",
+            "per_class": per_class,
+            "worst": [["class 4", 4.0]],
+        },
+        "regions": {"class_agreement": 0.987, "mean_iou": 0.95},
+        "machine": {"cpu": "Fast CPU 9 " * 8, "cores": 2, "cores_online": 4, "instructions": ["avx2", "avx512_vnni"], "memory_mb": 8192},
+        "sensitivity": [{"name": "global/block3/expand", "cost": 0.4}, {"name": "local/block1/depthwise", "cost": 0.1}],
+        "gates": [{"condition": "p99>+5%", "measured": 70.0, "limit": 65.0, "failed": True}],
+    }
+    return made | changes
+
+
+def sweep():
+    run = {key: result()[key] for key in ("latency_ms", "throughput_images_per_s", "valid")}
+    return [{**run, "batch": 1}, {**run, "batch": 4, "valid": False}, {**run, "batch": 8}]
+
+
+@pytest.mark.parametrize("changes", [{}, {"sweep": sweep()}, {"engines": [result(), result(precision="fp16", float16="bf16")]}])
+def test_terminal_report_fits_its_width_and_tells_everything(changes):
+    text = report.terminal(result(**changes))
+    assert max(map(len, text.splitlines())) <= 120
+    for part in ("61.23", "130.6", "VALID", "+2.00 [+1.50, +2.50]", "98.7%", "0.950", "class 4 -4.0", "FAIL p99>+5%", "not available here"):
+        assert part in text, part
+
+
+def test_a_table_too_wide_cuts_only_the_first_column():
+    rows = [["a very long name of an engine " * 5, *["1234567.89"] * 8]]
+    lines = report.text_table(["engine", *[f"column {index}" for index in range(8)]], rows)
+    assert max(map(len, lines)) <= 120
+    assert "…" in lines[2]
+    assert lines[2].count("1234567.89") == 8
+
+
+def test_columns_that_nobody_fills_are_left_out():
+    text = report.terminal(result(accuracy=None, regions=None))
+    assert "mAP" not in text.splitlines()[3]
+    assert "p99" in text
+
+
+def test_an_invalid_run_says_so_in_every_form():
+    bad = result(valid=False, reasons=["unstable: it shook"], warnings=["unstable: it shook"])
+    assert "INVALID: unstable: it shook" in report.terminal(bad)
+    assert "INVALID: unstable: it shook" in report.markdown(bad)
+    assert ">invalid<" in page.html(bad)
+
+
+def test_markdown_has_a_row_per_engine_and_class():
+    text = report.markdown(result())
+    assert text.startswith("# mcar-mobilenetv2-scenes-256-int8-openvino\n")
+    assert "| mobilenetv2 256 int8 openvino | 8 | 61.23 |" in text
+    assert "| class 3 | 77.0 | 80.0 | +3.00 |" in text
+
+
+def test_changes_against_a_baseline_are_relative_but_for_map():
+    base = result(latency_ms={**result()["latency_ms"], "p99": 50.0}, accuracy={"map": 79.0, "map_drop": 1.0}, batch=4)
+    moved = report.changes(result(), base)
+    assert moved["changes"]["p99"] == "+40.0%"
+    assert moved["changes"]["map"] == "-1.00"
+    assert moved["differs"] == ["batch"]
+
+
+class Wellformed(HTMLParser):
+    """Every element that must be closed is closed, in order."""
+
+    EMPTY = frozenset({"meta", "br", "image", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def photo():
+    box = (0.1, 0.2, 0.5, 0.75)
+    return page.Photo("a<b>.jpg", "data:image/jpeg;base64,AAAA", 200, 100, (("cat", box),), (("cat", box), ("dog", box)), float("nan"))
+
+
+def full_page():
+    engines = [result(sweep=sweep()), result(precision="fp32", backend="onnxruntime")]
+    soak = {"seconds": 60.0, "latency_drift": 0.01, "memory_growth_mb": 0.5, "reasons": [], "windows": []}
+    soak["windows"] = [{"at_s": 3.0 * index, "p50": 60.0, "p99": 70.0, "rss_mb": 500.0} for index in range(20)]
+    return page.html(result(engines=engines, soak=soak), result(), [photo()])
+
+
+def test_page_is_well_formed_and_self_contained():
+    text = full_page()
+    parser = Wellformed()
+    parser.feed(text)
+    assert parser.open == []
+    links = [value or "" for name, value in parser.attributes if name in ("href", "src", "xlink:href")]
+    assert links
+    assert all(link.startswith("data:") for link in links)
+    assert "<script" not in text
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_page_escapes_what_it_was_given():
+    text = full_page()
+    assert "a<b>" not in text
+    assert "<with>" not in text
+    assert "a note &lt;with&gt; brackets" in text
+
+
+@pytest.mark.parametrize(
+    "title", ["Latency", "Accuracy against latency", "Where the time goes", "Batch sweep", "Average precision by class"]
+)
+def test_page_has_its_charts(title):
+    text = full_page()
+    assert f"<h2>{title}</h2>" in text
+
+
+def test_page_without_accuracy_has_no_empty_sections():
+    text = page.html(result(accuracy=None, regions=None, sensitivity=None))
+    for title in ("Accuracy against latency", "Average precision by class", "Regions", "Layer sensitivity", "Soak"):
+        assert f"<h2>{title}</h2>" not in text
+
+
+def test_every_drawing_is_xml():
+    for drawing in re.findall(r"<svg.*?</svg>", full_page(), re.DOTALL):
+        ElementTree.fromstring(drawing)
+
+
+def numbers(drawing, attribute):
+    return [float(value) for value in re.findall(rf' {attribute}="(-?[\d.]+)"', drawing)]
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        charts.distribution({"a": [1.0, 1.0, 1.0], "b": [5.0, 500.0, 6.0]}),
+        charts.timeline([3.0] * 10 + [900.0]),
+        charts.pareto([("one", 3.0, 80.0)], reference=80.0),
+        charts.dumbbells([("x", 50.0, 50.0)], before="a", after="b"),
+        charts.bars([("x", 0.0), ("y", -1.0)], unit="points"),
+        charts.stacks({"x": {"a": 0.0, "b": 1.0}}, colours={}),
+        charts.lines({"x": [(1.0, 2.0)]}, x_unit="batch", y_unit="ms"),
+    ],
+)
+def test_degenerate_numbers_stay_on_the_drawing(drawing):
+    ElementTree.fromstring(drawing)
+    assert "nan" not in drawing
+    assert all(-1 <= x <= 961 for attribute in ("x", "x1", "x2", "cx") for x in numbers(drawing, attribute))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.92, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (78.2, 80.1, [78, 78.5, 79, 79.5, 80, 80.5])],
+)
+def test_ticks_are_round_and_cover(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_front_holds_what_nobody_beats():
+    points = [("slow good", 10.0, 80.0), ("fast bad", 2.0, 70.0), ("beaten", 5.0, 69.0), ("middle", 5.0, 75.0), ("twin", 10.0, 80.0)]
+    assert [points[index][0] for index in charts.front(points)] == ["fast bad", "middle", "slow good"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (61.234, "61.2"), (1234.5, "1234"), (0.05, "0.05"), (5.0, "5"), (0.12345, "0.123"), (100.0, "100")]
+)
+def test_figures_have_three_digits_that_count(value, text):
+    assert charts.figure(value) == text
