@@ -29,6 +29,11 @@ class Histogram:
         """The largest |x|."""
         return max(abs(self.minimum), abs(self.maximum))
 
+    @property
+    def used(self) -> int:
+        """Number of the bins up to that of the largest |x|."""
+        return min(BINS, int(self.largest / self.limit * BINS) + 1)
+
 
 class Accumulator:
     """Fills a histogram batch by batch; memory does not grow with the number of values.

@@ -50,8 +50,7 @@ def entropy(histogram: Histogram, levels: int = LEVELS + 1) -> float:
     """
     counts = histogram.counts.copy()
     counts[0] = min(counts[0], counts[1])
-    # Bins that no value can reach would count as empty groups.
-    used = int(np.ceil(histogram.largest / histogram.limit * BINS)) if histogram.limit else 0
+    used = histogram.used  # bins that no value reaches would count as empty groups
     if used <= levels or not counts.any():
         return histogram.largest
     counts = counts[:used]
@@ -79,21 +78,26 @@ def entropy(histogram: Histogram, levels: int = LEVELS + 1) -> float:
     return float(histogram.limit * ends[best] / BINS)
 
 
-def mse(histogram: Histogram, step: int = 4) -> float:
-    """The threshold with the least mean squared error of quantise–dequantise, of every ``step``-th bin edge.
+def mse(histogram: Histogram) -> float:
+    """The bin edge as threshold with the least mean squared error of quantise–dequantise.
 
-    Each value counts as the centre of its bin, the first bin as exact zero.
+    A value below half a step errs by itself, one beyond the threshold by what is cut off, any other by step² / 12 on
+    average. Bins count as their centres, the first bin as exact zero.
     """
-    used = int(np.ceil(histogram.largest / histogram.limit * BINS)) if histogram.limit else 0
-    if used == 0:
-        return histogram.largest
-    centres = (np.arange(used) + 0.5) * (histogram.limit / BINS)
+    used = histogram.used
+    counts = histogram.counts[:used]
+    width = histogram.limit / BINS
+    centres = (np.arange(used) + 0.5) * width
     centres[0] = 0.0
-    thresholds = np.arange(used, 0, -step)[::-1] * (histogram.limit / BINS)
-    scales = thresholds[:, None] / LEVELS
-    restored = np.clip(np.round(centres[None, :] / scales), 0, LEVELS) * scales
-    errors = ((restored - centres[None, :]) ** 2) @ histogram.counts[:used]
-    return float(thresholds[len(thresholds) - 1 - int(np.argmin(errors[::-1]))])
+    powers = [np.concatenate([[0.0], np.cumsum(counts * centres**power)]) for power in range(3)]
+    ends = np.arange(1, used + 1)
+    thresholds = ends * width
+    steps = thresholds / LEVELS
+    small = np.searchsorted(centres, steps / 2)
+    rounding = powers[2][small] + (powers[0][ends] - powers[0][small]) * steps**2 / 12
+    beyond = [power[-1] - power[ends] for power in powers]
+    clipping = beyond[2] - 2 * thresholds * beyond[1] + thresholds**2 * beyond[0]
+    return float(thresholds[used - 1 - int(np.argmin((rounding + clipping)[::-1]))])
 
 
 METHODS: dict[str, Callable[[Histogram], float]] = {"entropy": entropy, "percentile": percentile, "minmax": minmax, "mse": mse}
