@@ -17,7 +17,7 @@ PASSES: Mapping[str, tuple[str, ...]] = {
     "tensorrt-rtx": ("sixteen_bit", "replace_ops"),
 }
 # The form of the crop, fastest first by measurement (docs/lowering.md).
-CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample", "tensorrt-rtx": "grid_sample"}
+CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "tensorrt-rtx": "grid_sample"}
 QUANTISED_ONLY = frozenset({"residual_adds", "unsigned"})
 
 
