@@ -103,6 +103,19 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     assert {"openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "build", "train", "dev"} <= set(metadata.get_all("Provides-Extra"))
 
 
+def test_every_extra_that_a_message_or_page_names_exists(wheel: Path, repository: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        extras = set(message_from_string(archive.read(name).decode()).get_all("Provides-Extra"))
+    named: dict[str, str] = {}
+    for folder, suffix in (("edge", "py"), ("export", "py"), ("calib", "py"), ("docs", "md"), ("examples", "*"), (".", "md")):
+        for path in (repository / folder).glob(f"*.{suffix}" if folder == "." else f"**/*.{suffix}"):
+            for several in re.findall(r"mcar-edge\[([\w,-]+)\]", path.read_text(encoding="utf-8")):
+                named |= dict.fromkeys(several.split(","), path.name)
+    assert "build" in named, "the walk lost the messages"
+    assert not {extra: path for extra, path in named.items() if extra not in extras}
+
+
 def test_a_wheel_built_from_the_sdist_is_the_same(sdist: Path, packed: set[str], tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         (root,) = {name.split("/")[0] for name in archive.getnames()}
