@@ -87,7 +87,7 @@ def main() -> None:
         f"  {json.dumps(source)}: {{\n" + ",\n".join(f"   {json.dumps(name)}: {json.dumps(row)}" for name, row in table.items()) + "\n  }"
         for source, table in kernels.items()
     )
-    head = f'{{\n "nvcc": "{release(nvcc)}",\n "figures": {json.dumps(FIGURES)},\n "register_tolerance": 8,\n "kernels": {{\n'
+    head = f'{{\n "nvcc": "{release(nvcc)}",\n "figures": {json.dumps(FIGURES)},\n "register_tolerance": 16,\n "kernels": {{\n'
     TABLE.write_text(head + lines + "\n }\n}\n")
 
 

@@ -38,7 +38,8 @@ class Run:
         print(f"… {step}", file=sys.stderr, flush=True)
         start = time.monotonic()
         try:
-            done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, check=False)  # fmt: skip
+            arguments = [str(part) for part in command]
+            done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, check=False)
             output, code = done.stdout + done.stderr, done.returncode
         except (OSError, subprocess.TimeoutExpired) as error:
             output, code = str(error), -1
@@ -76,9 +77,9 @@ def cpu_part(run: Run, nvcc: str | None) -> None:
 
 def build(run: Run, nvcc: str) -> dict[str, Path]:
     """Programs and libraries for the GPU present: name → path, what failed left out."""
-    flags = [nvcc, "-O3", "-std=c++17", "-arch=native", "-lineinfo", f"-I{KERNELS}"]
+    flags: list[str | Path] = [nvcc, "-O3", "-std=c++17", "-arch=native", "-lineinfo", f"-I{KERNELS}"]
     launch = KERNELS / "launch.cu"
-    steps = {
+    steps: dict[str, list[str | Path]] = {
         "check": [*flags, GPU / "check.cu", launch],
         "library": [*flags, "-shared", "-Xcompiler", "-fPIC", launch],
         "ptx": [*flags, "-ptx", KERNELS / "aot.cu"],
@@ -98,11 +99,19 @@ def plugin(run: Run, nvcc: str) -> None:
         run.missing.append("plugin enqueue: no TENSORRT_INCLUDE_DIR" if headers is None else "plugin enqueue: no cmake")
         return
     folder, program = run.work / "plugin", run.work / "enqueue"
-    configure = ["cmake", "-S", KERNELS / "plugin", "-B", folder, f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"]  # fmt: skip
+    settings = {"TENSORRT_INCLUDE_DIR": headers, "CMAKE_CUDA_COMPILER": nvcc, "CMAKE_BUILD_TYPE": "Release"}
+    configure: list[str | Path] = [
+        "cmake",
+        "-S",
+        KERNELS / "plugin",
+        "-B",
+        folder,
+        *(f"-D{name}={value}" for name, value in settings.items()),
+    ]
     if run.call("configure the plugin", *configure) is None or run.call("build the plugin", "cmake", "--build", folder) is None:
         return
     # nvcc as the host compiler's driver: it knows where its runtime is.
-    compile_ = [nvcc, "-std=c++17", f"-I{KERNELS}", f"-I{headers}", GPU / "enqueue.cpp", "-ldl", "-o", program]
+    compile_: list[str | Path] = [nvcc, "-std=c++17", f"-I{KERNELS}", f"-I{headers}", GPU / "enqueue.cpp", "-ldl", "-o", program]
     if run.call("build enqueue", *compile_) is None:
         return
     output = run.call("enqueue", program, folder / "libedge_plugin.so")
@@ -166,9 +175,10 @@ def gpu_name() -> str | None:
 def table(run: Run, gpu: str | None) -> str:
     """The Markdown report: only figures that were measured."""
     result = run.result
-    lines = [f"# Kernels on {gpu or 'a machine without a GPU'}", "", f"CPU tests: {result.get('cpu_tests') or 'not run or failed'}.", ""]
+    lines = [f"# Kernels on {gpu or 'a machine without a GPU'}", ""]
+    lines += [f"CPU tests: {result.get('cpu_tests') or 'not run or failed'}.", ""]
     if "resources" in result:
-        lines += [f"Resources by nvcc {result['nvcc']}: registers per thread, and shared memory per block where there is any. No kernel spills.", ""]  # fmt: skip
+        lines += [f"Resources by nvcc {result['nvcc']}: registers per thread, and bytes of shared memory per block where any.", ""]
         lines += ["| kernel | sm_87 | sm_90 | sm_110 |", "|---|---|---|---|"]
         for name, row in result["resources"]["kernels/aot.cu"].items():
             cells = [f"{values[0]}" + (f", {values[4]} B" if values[4] else "") for values in row.values()]
@@ -210,7 +220,8 @@ def main() -> int:
         else:
             run.missing.append(f"every GPU figure: {'no nvcc' if gpu else 'no GPU on this machine'}")
         cpu_part(run, nvcc)
-    document = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version(), "missing": run.missing, "failed": run.failed, **run.result}  # fmt: skip
+    machine = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
+    document = {**machine, "missing": run.missing, "failed": run.failed, **run.result}
     name = "kernels-" + (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else "no-gpu")
     (target / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     (target / f"{name}.md").write_text(table(run, gpu))
