@@ -123,3 +123,27 @@ def test_only_x86_without_vnni_needs_the_reduced_range(
     monkeypatch.setattr(module.platform, "machine", lambda: machine)
     monkeypatch.setattr(module, "Path", Info)
     assert needs_reduced_range() is expected
+
+
+def test_pooling_between_equal_scales_selects_among_integers(quantised: onnx.ModelProto) -> None:
+    nodes = {node.name: node for node in quantised.graph.node}
+    pooled, relu = nodes["global/pool"], "global/stem/relu/out"
+    pair = list(nodes["global/block.conv1/in/q"].input[1:])
+    extra = [
+        onnx.helper.make_node("QuantizeLinear", [relu, *pair], ["pre/int8"], name="pre/q"),
+        onnx.helper.make_node("DequantizeLinear", ["pre/int8", *pair], ["pre/dq"], name="pre/dq"),
+    ]
+    position = [node.name for node in quantised.graph.node].index("global/pool")
+    pooled.input[0] = "pre/dq"
+    for node in reversed(extra):
+        quantised.graph.node.insert(position, node)
+    shortcut = nodes["global/block/shortcut/q"]  # one rounding for both readers, as placement leaves it
+    quantised.graph.node.remove(shortcut)
+    nodes["global/block/shortcut/dq"].input[0] = nodes["global/block.conv1/in/q"].output[0]
+
+    found = Found(unsigned(quantised, reduced_range=False))
+    onnx.checker.check_model(quantised, full_check=True)
+    assert found.source[found.nodes["global/pool"].input[0]].op_type == "QuantizeLinear"
+    assert found.nodes["global/pool"].output[0] == found.nodes["global/block.conv1/in/dq"].input[0]
+    assert "pre/dq" not in found.nodes
+    assert found.source[found.nodes["local/pool"].input[0]].op_type == "Relu"
