@@ -93,7 +93,7 @@ def scratch(size: int, epochs: int = 8, overhead: bool = False) -> Recipe:
     tiny, small, middle = (_multiple(size * part) for part in (0.375, 0.5, 0.75))
     both = max(1, round(epochs * 0.05))
     full = min(round(epochs * 0.05), epochs - both)
-    mid = min(round(epochs * 0.18), epochs - both - full)
+    mid = min(round(epochs * 0.16), epochs - both - full)
     low = min(round(epochs * 0.36), epochs - both - full - mid)
     rest = epochs - both - full - mid - low
     phases = (
@@ -102,11 +102,11 @@ def scratch(size: int, epochs: int = 8, overhead: bool = False) -> Recipe:
         Phase(small, low, (1.6e-3, 1e-3), batch=16),
         Phase(middle, mid, (1e-3, 5e-4), batch=16),
         Phase(size, full, (5e-4, 3e-4), batch=16),
-        Phase(size, both, (3e-4, 1e-6), batch=8, streams="both", share=0.5, regions=2, fixed_norm=True),
+        Phase(size, both, (2e-4, 1e-6), batch=4, streams="both", share=0.25, regions=2, fixed_norm=True),
     )
     augmentation = Augmentation(crop=0.6 if overhead else 0.8, turns=overhead, jitter=0.3)
     return Recipe(
-        "scratch", tuple(phase for phase in phases if phase.epochs), "adamw", weight_decay=0.03, ema=0.995, augmentation=augmentation
+        "scratch", tuple(phase for phase in phases if phase.epochs), "adamw", weight_decay=0.03, ema=0.99, augmentation=augmentation
     )
 
 
