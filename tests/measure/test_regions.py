@@ -1,0 +1,65 @@
+"""Region drift on cases that can be counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge.measure.regions import box_iou, drift, inputs_changed
+
+BOXES = np.array([[[0, 0, 10, 10], [20, 20, 40, 40]], [[5, 5, 25, 45], [0, 0, 64, 64]]], np.float32)
+CLASSES = np.array([[3, 1], [0, 2]], np.int64)
+
+
+def outputs(boxes: np.ndarray = BOXES, classes: np.ndarray = CLASSES) -> dict[str, np.ndarray]:
+    return {"regions": boxes, "region_classes": classes}
+
+
+def test_an_engine_that_looks_where_the_reference_looked_does_not_drift() -> None:
+    found = drift(outputs(), outputs())
+    assert found is not None
+    assert found.plain() == {"class_agreement": 1.0, "mean_iou": 1.0, "iou_above": 1.0, "images_changed": 0.0}
+
+
+def test_another_order_of_the_same_regions_is_no_drift() -> None:
+    found = drift(outputs(BOXES[:, ::-1], CLASSES[:, ::-1]), outputs())
+    assert found is not None
+    assert (found.class_agreement, found.mean_iou, found.images_changed) == (1.0, 1.0, 0.0)
+
+
+def test_boxes_are_matched_by_class() -> None:
+    boxes, classes = BOXES.copy(), CLASSES.copy()
+    boxes[0, 0] = [0, 0, 10, 5]  # half of the box of class 3
+    classes[1, 1] = 9  # a class the reference did not choose, over the same box
+    found = drift(outputs(boxes, classes), outputs())
+    assert found is not None
+    assert found.class_agreement == 3 / 4
+    np.testing.assert_array_equal(found.agreement, [1, 0.5])
+    np.testing.assert_allclose(found.iou, [[0.5, 1.0], [1.0, np.nan]])
+    assert found.mean_iou == pytest.approx(2.5 / 3)
+    assert found.iou_above == pytest.approx(2 / 3)
+    assert found.images_changed == 0.5  # image 1 saw the same crops
+
+
+def test_without_a_shared_class_there_is_no_iou() -> None:
+    found = drift(outputs(classes=CLASSES + 10), outputs())
+    assert found is not None
+    assert found.plain() == {"class_agreement": 0.0, "mean_iou": None, "iou_above": None, "images_changed": 0.0}
+
+
+def test_a_model_without_regions_and_no_images_have_no_drift() -> None:
+    assert drift({"scores": BOXES}, outputs()) is None
+    assert drift(outputs(BOXES[:0], CLASSES[:0]), outputs(BOXES[:0], CLASSES[:0])) is None
+
+
+def test_a_box_seen_twice_is_another_input_than_two_boxes() -> None:
+    doubled = BOXES.copy()
+    doubled[0, 1] = doubled[0, 0]
+    np.testing.assert_array_equal(inputs_changed(doubled, BOXES), [True, False])
+    np.testing.assert_array_equal(inputs_changed(BOXES, doubled), [True, False])
+
+
+def test_iou_of_boxes_that_touch_contain_or_are_empty() -> None:
+    a = np.array([[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [2, 2, 2, 2]], np.float32)
+    b = np.array([[4, 0, 8, 4], [1, 1, 3, 3], [2, 0, 6, 4], [2, 2, 2, 2]], np.float32)
+    np.testing.assert_allclose(box_iou(a, b), [0, 4 / 16, 8 / 24, 0])
