@@ -53,7 +53,8 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
             elif name and (name in halves) != inside and not _is_integer(node, position):  # 6
                 if name not in crossed:
                     kind = float16 if inside else "fp32"
-                    crossed[name] = f"{name}/{kind}"
+                    # Named after its reader: a cast of the crops is no part of the crop.
+                    crossed[name] = f"{node.name or name}/{kind}_{position}"
                     to = FLOAT16[float16] if inside else TensorProto.FLOAT
                     nodes.append(helper.make_node("Cast", [name], [crossed[name]], name=crossed[name], to=to))
                 node.input[position] = crossed[name]
