@@ -16,6 +16,7 @@ Rows = Sequence[Sequence[str]]
 
 COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
 LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
+SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last
 _RIGHT = frozenset(COLUMNS[1:])
 
 
@@ -102,9 +103,14 @@ def changes(result: Result, baseline: Result) -> dict[str, Any]:
 
 
 def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
-    """Lines of an aligned table; columns empty in every row are left out, the first is cut to fit the width."""
+    """Lines of an aligned table. Columns empty in every row are left out; where the width does not do, so are those of
+    ``SPARE``, and at last the first column is cut."""
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
-    widths = [max(len(columns[index]), *(len(row[index]) for row in rows)) for index in kept]
+    wide = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
+    for spare in SPARE:
+        if sum(wide[index] for index in kept) + 2 * (len(kept) - 1) > WIDTH:
+            kept = [index for index in kept if columns[index] != spare]
+    widths = [wide[index] for index in kept]
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
 
     def line(cells: Sequence[str]) -> str:

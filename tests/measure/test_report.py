@@ -78,6 +78,15 @@ def test_a_table_too_wide_cuts_only_the_first_column():
     assert lines[2].count("1234567.89") == 8
 
 
+def test_a_full_row_keeps_its_name_and_what_matters():
+    engine = result()
+    engine["latency_ms"] = {name: value * 100 for name, value in engine["latency_ms"].items()}
+    head, _, row = report.text_table(report.COLUMNS, report.engine_rows(engine))
+    assert row.startswith("mobilenetv2 256 int8 openvino ")
+    for column in ("p50", "p99", "mAP", "drop [95 %]", "top-K", "IoU"):
+        assert column in head
+
+
 def test_columns_that_nobody_fills_are_left_out():
     text = report.terminal(result(accuracy=None, regions=None))
     assert "mAP" not in text.splitlines()[3]

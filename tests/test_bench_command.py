@@ -1,0 +1,222 @@
+"""``edge.bench``: the pinned JSON, the gates, and one clear line for everything it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from edge import bench, command
+from edge.manifest import write_manifest
+from edge.measure.latency import Plan
+
+KEYS = {
+    "bundle",
+    "backend",
+    "precision",
+    "batch",
+    "latency_ms",
+    "throughput_images_per_s",
+    "stages_ms",
+    "memory_mb",
+    "accuracy",
+    "regions",
+    "machine",
+    "valid",
+    "warnings",
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """A few calls per figure, and a cache of the test's own."""
+    monkeypatch.setattr(bench, "PLAN", Plan(samples=12, least_s=0, limit_s=2, warm_calls=10, warm_s=1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def run(*words: object) -> int:
+    try:
+        return command.run(bench.main, bench.arguments().parse_args([str(word) for word in words]))
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+
+
+@pytest.fixture
+def bundle(small_bundle):
+    return small_bundle("openvino")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A csv folder with the class names of the random model."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    rows = ["image,split,labels"]
+    for index in range(9):
+        Image.fromarray(random.integers(0, 255, (48, 80, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+        rows.append(f"{index}.png,{'train' if index == 8 else 'test'},class_{index % 3:02d};class_{index % 2 + 3:02d}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / "classes.txt").write_text("".join(f"class_{index:02d}\n" for index in range(20)))
+    return folder
+
+
+def test_json_holds_the_pinned_keys(bundle, photos, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "2", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert set(result) >= KEYS
+    assert set(result["latency_ms"]) == {"p50", "p90", "p95", "p99", "mean", "min", "max"}
+    assert set(result["memory_mb"]) >= {"peak_rss", "bundle"}
+    assert set(result["accuracy"]) >= {"images", "map", "map_reference", "map_drop", "cf1", "of1", "per_class"}
+    assert set(result["regions"]) >= {"class_agreement", "mean_iou"}
+    assert (result["batch"], result["backend"], result["precision"]) == (2, "openvino", "fp32")
+    assert result["accuracy"]["images"] == 8
+    assert len(result["accuracy"]["per_class"]) == 20
+    assert result["accuracy"]["map_drop"] == pytest.approx(result["accuracy"]["map_reference"] - result["accuracy"]["map"])
+    assert result["regions"]["class_agreement"] == 1
+    assert {"decode", "preprocess", "global", "local"} <= set(result["stages_ms"])
+    order = [result["latency_ms"][key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
+    assert order == sorted(order)
+    assert 0 < result["throughput_images_per_s"] < 2e3 / result["latency_ms"]["min"]
+
+
+def test_every_batch_of_a_sweep_is_measured_and_the_largest_stands_on_top(bundle, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(bundle, "--no-accuracy", "--batch", "3,1", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert [one["batch"] for one in result["sweep"]] == [1, 3]
+    assert result["batch"] == 3
+    assert result["latency_ms"] == result["sweep"][1]["latency_ms"]
+    assert result["accuracy"] is None
+
+
+def test_default_batch_is_the_bundles_largest_where_that_is_less_than_eight(bundle, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(bundle, "--no-accuracy", "--json", out) == 0
+    assert json.loads(out.read_text())["batch"] == 3
+
+
+def test_reports_streams_and_soak_are_written(bundle, photos, tmp_path, capsys):
+    words = ["--dataset", f"csv:{photos}", "--batch", "1", "--streams", "2", "--duration", "1s"]
+    out = tmp_path / "out.json"
+    assert run(bundle, *words, "--html", tmp_path / "r.html", "--markdown", tmp_path / "r.md", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert result["streams"]["streams"] == 2
+    assert result["soak"]["seconds"] >= 1
+    assert (tmp_path / "r.html").read_text().count("<figure>") == 6
+    assert "data:image/jpeg;base64," in (tmp_path / "r.html").read_text()
+    assert "| engine |" in (tmp_path / "r.md").read_text()
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
+def test_several_bundles_are_compared_turn_by_turn(bundle, small_bundle, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert [one["backend"] for one in result["engines"]] == ["openvino", "onnxruntime"]
+    assert result["backend"] == "openvino"
+    assert result["comparison"][0]["ratio"] == 1
+    assert result["comparison"][1]["ratio"] > 0
+
+
+def test_reference_scores_are_kept_and_used_again(bundle, photos, tmp_path, monkeypatch):
+    words = (bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", tmp_path / "out.json")
+    assert run(*words) == 0
+    first = json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"]
+    monkeypatch.setattr(bench, "_reference", lambda *_: pytest.fail("the reference was run again"))
+    assert run(*words) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"] == first
+
+
+def test_without_onnxruntime_there_is_no_drop_but_a_warning(bundle, photos, tmp_path, monkeypatch):
+    from edge.backends import Support
+
+    probe = bench.backends.probe
+    missing = Support(reason="it does not import", fix="Install it")
+    monkeypatch.setattr(bench.backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
+    out = tmp_path / "out.json"
+    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert result["accuracy"]["map"] > 0
+    assert result["accuracy"]["map_drop"] is None
+    assert result["accuracy"]["map_reference"] is None
+    assert result["regions"] is None
+    assert any("it does not import" in warning for warning in result["warnings"])
+
+
+def test_unlabelled_photographs_give_drift_only(bundle, photos, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(bundle, "--dataset", f"images:{photos / 'images'}", "--batch", "1", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert result["accuracy"] is None
+    assert result["regions"]["class_agreement"] == 1
+
+
+def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys):
+    base = tmp_path / "base.json"
+    assert run(bundle, "--no-accuracy", "--batch", "1", "--json", base) == 0
+    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", base, "--fail-on", "p50>+100000%,peak_rss>99999") == 0
+    fast = json.loads(base.read_text())
+    fast["latency_ms"]["p99"] = 1e-6
+    base.write_text(json.dumps(fast))
+    capsys.readouterr()
+    out = tmp_path / "out.json"
+    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", base, "--fail-on", "p99>+5%", "--json", out) == 3
+    assert "p99" in capsys.readouterr().err
+    assert json.loads(out.read_text())["gates"][0]["failed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--batch", "4"], 1, "at most 3"),
+        (["--batch", "0"], 1, "--batch must be positive"),
+        (["--batch", "two"], 2, "invalid batch value"),
+        (["--images", "0"], 1, "--images must be positive"),
+        (["--streams", "0"], 1, "--streams must be positive"),
+        (["--duration", "0"], 1, "--duration must be positive"),
+        (["--duration", "soon"], 2, "not a time"),
+        (["--score-threshold", "1.5"], 1, "0 to 1"),
+        (["--fail-on", "p98>3"], 1, "METRIC"),
+        (["--fail-on", "p99>+3%"], 1, "--baseline FILE"),
+        (["--fail-on", "map<3", "--no-accuracy"], 1, "accuracy pass"),
+        (["--baseline", "nowhere.json"], 1, "baseline must be readable"),
+        (["--dataset", "csv:nowhere"], 1, "nowhere"),
+        (["--dataset", "photographs"], 1, "csv:DIR"),
+        (["--unknown"], 2, "unrecognized"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(bundle, words, code, part, capsys):
+    assert run(bundle, *words) == code
+    error = capsys.readouterr().err
+    assert part in error
+    if code == 1:
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_without_a_bundle_the_newest_is_taken(bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("--no-accuracy") == 1
+    assert "python -m edge.build" in capsys.readouterr().err
+    shutil.copytree(bundle, tmp_path / "engines" / "old")
+    shutil.copytree(bundle, tmp_path / "engines" / "new")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    write_manifest(tmp_path / "engines" / "new", {name: value for name, value in manifest.items() if name not in ("schema", "files")})
+    assert run("--no-accuracy", "--batch", "1", "--json", "out.json") == 0
+    assert json.loads((tmp_path / "out.json").read_text())["bundle"] == "engines/new"
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path, capsys):
+    assert run(tmp_path, "--no-accuracy") == 1
+    assert "manifest" in capsys.readouterr().err
+
+
+def test_a_baseline_of_another_form_is_refused(bundle, tmp_path, capsys):
+    (tmp_path / "list.json").write_text("[1, 2]")
+    assert run(bundle, "--no-accuracy", "--baseline", tmp_path / "list.json") == 1
+    assert "another form" in capsys.readouterr().err
