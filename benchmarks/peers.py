@@ -28,10 +28,13 @@ from benchmarks.participants import Participant
 from benchmarks.workers import Failed, Worker
 from edge import __version__, backends, command
 from edge.bundle import LOWERED, REFERENCE, Bundle
+from edge.errors import EdgeError
 from edge.measure import latency, machine, report
+from edge.measure.outputs import KEPT, Outputs
 from edge.spec import PRECISIONS, to_plain
 
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
+REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 
 
@@ -64,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--calib-images", type=int, default=256, help="calibration images of every int8 row (default 256)")
     made.add_argument("--rounds", type=int, default=7, help="turns of each participant (default 7)")
     made.add_argument("--turn", type=float, default=1.0, metavar="S", help="seconds of a turn (default 1)")
-    made.add_argument("--only", metavar="NAMES", help="only these rows and eager-fp32, separated by commas")
+    made.add_argument("--only", metavar="NAMES", help="only these rows (and the two others are compared with), separated by commas")
     made.add_argument("--work", type=Path, metavar="DIR", help="keep graphs and bundles here, and use those found")
     made.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     return made
@@ -79,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
         _peers(args, first, calibration, work, table)
         _floors(args, bundles, calibration, work, table)
         if args.only:
-            wanted = {"eager-fp32", *args.only.split(",")}
+            wanted = {"eager-fp32", REFERENCE_ROW, *args.only.split(",")}
             table.participants = {name: one for name, one in table.participants.items() if name in wanted}
             table.reasons = {name: reason for name, reason in table.reasons.items() if name in wanted}
         result = _run(args, table, timing, test, first)
@@ -124,14 +127,14 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
 
 def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.ndarray, Path, Any]:
     """Timing images (B, 3, S, S), a file of calibration images, and the test images or None."""
-    from edge.data import batches, open_dataset
+    from edge.data import REPORT, batches, calibration_subset, match_labels, open_dataset
     from edge.measure.outputs import sample
 
     spec = args.dataset or "scenes"
     calibration = work / "calibration.npy"
-    train, test = open_dataset(spec, "train"), open_dataset(spec, "test")
+    train, test = open_dataset(spec, "train"), open_dataset(spec, REPORT)
     size = bundle.image.size
-    chosen = train.subset(sample(len(train), args.calib_images))
+    chosen = train.subset(calibration_subset(train, args.calib_images, args.seed))
     if not calibration.is_file():
         # One file on disk: the quantisers read it row by row.
         rows = np.lib.format.open_memmap(calibration, "w+", np.float32, (len(chosen), 3, size, size))
@@ -142,6 +145,10 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
         rows.flush()
     some = test.subset(sample(len(test), max(args.images, args.batch)))
     _, timing = next(iter(batches(some, bundle.image, args.batch)))
+    try:
+        some = match_labels(some, bundle.model.labels)
+    except EdgeError as error:  # random weights name no class: times and drift are still worth having
+        command.warn(f"no mAP: {error}")
     return np.ascontiguousarray(timing), calibration, some if args.images else None
 
 
@@ -249,29 +256,39 @@ def _used(workers: Mapping[str, Worker]) -> float:
     return sum(worker.cpu_s for worker in workers.values())
 
 
-def _quality(workers: Mapping[str, Worker], test: Any, bundle: Bundle, batch: int) -> dict[str, dict[str, float | None]]:
-    """mAP of every row and its drop against the exported graph in FP32 on ONNX Runtime."""
-    from edge.measure.accuracy import evaluate
-
+def _quality(workers: Mapping[str, Worker], test: Any, bundle: Bundle, batch: int) -> dict[str, dict[str, Any]]:
+    """mAP of every row, its drop and its drift against the exported graph in FP32 on ONNX Runtime."""
     from edge.data import batches
+    from edge.measure import quality
+    from edge.measure.accuracy import evaluate, map_drop_interval
 
-    scored = {name: worker for name, worker in workers.items() if worker.participant.scored}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in scored}
+    answers: dict[str, list[Mapping[str, np.ndarray]]] = {name: [] for name, worker in workers.items() if worker.participant.scored}
     with command.progress("accuracy") as progress:
         done = 0
         for _, images in batches(test, bundle.image, batch):
-            for name, worker in scored.items():
-                scores[name].append(worker.infer(images)["scores"])
+            for name, parts in answers.items():
+                parts.append(workers[name].infer(images))
             done += len(images)
             progress(done, len(test))
-    if test.labels is None or tuple(test.classes) != tuple(bundle.model.labels):
-        return {}
-    found = {name: evaluate(np.concatenate(parts), test.labels).map for name, parts in scores.items()}
-    reference = found.get("onnxruntime-fp32")
-    return {name: {"map": value, "map_drop": None if reference is None else reference - value} for name, value in found.items()}
+    outputs = {
+        name: Outputs({key: np.concatenate([part[key] for part in parts]) for key in KEPT if key in parts[0]})
+        for name, parts in answers.items()
+    }
+    reference = outputs.get(REFERENCE_ROW)
+    labelled = test.labels is not None and tuple(test.classes) == tuple(bundle.model.labels)
+    found: dict[str, dict[str, Any]] = {}
+    for name, mine in outputs.items():
+        drift = quality.drifted(mine, reference)
+        found[name] = drift.plain() if drift else {}
+        if labelled:
+            found[name]["map"] = evaluate(mine.scores, test.labels).map
+        if labelled and reference is not None:
+            found[name]["map_drop"] = evaluate(reference.scores, test.labels).map - found[name]["map"]
+            found[name]["map_drop_interval"] = list(map_drop_interval(reference.scores, mine.scores, test.labels, resamples=300))
+    return found
 
 
-def rows(table: Table, rounds: latency.Rounds, quality: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+def rows(table: Table, rounds: latency.Rounds, quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The table: peers, our engines, then per precision the fastest floor; rows that could not run give their reason."""
     fastest = {
         precision: min(names, key=lambda name: rounds.latency(name).percentile_ms(50))
@@ -296,7 +313,7 @@ _KEYS = ("name", "backend", "precision", "p50_ms", "p99_ms", "ratio_to_eager", "
 
 
 def _row(
-    participant: Participant, name: str, rounds: latency.Rounds, fastest: Mapping[str, str], quality: Mapping[str, float | None]
+    participant: Participant, name: str, rounds: latency.Rounds, fastest: Mapping[str, str], quality: Mapping[str, Any]
 ) -> dict[str, Any]:
     measured = rounds.latency(name)
     row: dict[str, Any] = {
@@ -307,8 +324,7 @@ def _row(
         "p99_ms": measured.percentile_ms(99),
         "ratio_to_eager": None,
         "ratio_to_floor": None,
-        "map": quality.get("map"),
-        "map_drop": quality.get("map_drop"),
+        **{key: quality.get(key) for key in ("map", "map_drop", "map_drop_interval", "class_agreement", "mean_iou")},
         "samples": len(measured.seconds),
     }
     precision = {"bf16": "fp16"}.get(participant.precision, participant.precision)

@@ -29,6 +29,7 @@ ENGINES = Path("engines")
 DEFAULT_BATCH = 8
 DEFAULT_DATA = "scenes"
 STAGE_IMAGES = 16
+PLAN = latency.Plan()
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -178,8 +179,9 @@ def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: ar
         reference = outputs.cached(key, lambda: _reference(bundle, dataset, batch))
     labelled = dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
     result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if labelled else None
-    result["regions"] = quality.regions(mine, reference)
-    return page.photos(dataset, mine, reference, bundle) if args.html and reference is not None else []
+    drift = quality.drifted(mine, reference)
+    result["regions"] = drift.plain() if drift else None
+    return page.photos(dataset, mine, reference, drift, bundle) if args.html and reference and drift else []
 
 
 def _reference(bundle: Bundle, dataset: Dataset, batch: int) -> outputs.Outputs:
@@ -193,10 +195,10 @@ def _reference(bundle: Bundle, dataset: Dataset, batch: int) -> outputs.Outputs:
 def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:
     """Latency of one batch size, with its verdict."""
     before = machine.state()
-    measured = latency.measure(lambda: engine.infer(images), images=len(images))
+    measured = latency.measure(lambda: engine.infer(images), images=len(images), plan=PLAN)
     disturbed = machine.between(before, machine.state())
     # What happened to the machine comes first: it is the cause of the rest.
-    verdict = latency.Verdict(disturbed.reasons).also(*latency.judge(measured).reasons)
+    verdict = latency.Verdict(disturbed.reasons).also(*latency.judge(measured, PLAN).reasons)
     low, high = measured.median_interval_ms
     return {
         "batch": len(images),
@@ -249,7 +251,7 @@ def _compare(paths: list[Path], batch: int) -> list[dict[str, Any]]:
         for path, engine in engines.items():
             images = _noise(engine.bundle.image, batch)
             turns[str(path)] = latency.timed(lambda engine=engine, images=images: engine.infer(images))  # type: ignore[misc]
-        rounds = latency.interleave(turns, progress=progress)
+        rounds = latency.interleave(turns, plan=PLAN, progress=progress)
     first = str(paths[0])
     compared = []
     for name in turns:

@@ -14,8 +14,9 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.data import Dataset
-from edge.measure import charts, machine, quality, report, style
+from edge.measure import charts, machine, report, style
 from edge.measure.outputs import Outputs
+from edge.measure.regions import Drift
 from edge.measure.stages import STAGES
 
 STRIP = 6  # photographs with regions drawn over them
@@ -36,7 +37,7 @@ class Photo:
         uri: the picture as a data URI.
         width, height: of that picture in pixels.
         engine, reference: (label, box) per region; boxes x1 y1 x2 y2 in [0, 1].
-        iou: mean IoU of the regions both chose.
+        iou: mean IoU of its regions; a class the reference did not choose counts 0.
     """
 
     name: str
@@ -48,12 +49,12 @@ class Photo:
     iou: float
 
 
-def photos(dataset: Dataset, engine: Outputs, reference: Outputs, bundle: Bundle) -> list[Photo]:
+def photos(dataset: Dataset, engine: Outputs, reference: Outputs, drift: Drift, bundle: Bundle) -> list[Photo]:
     """From the image whose regions moved most to one where they did not, at even steps."""
-    if "regions" not in engine.values:
-        return []
-    _, iou = quality.drift(engine.values, reference.values)
-    order = np.argsort(np.nan_to_num(iou, nan=-1.0), kind="stable")
+    known = np.isfinite(drift.iou)
+    # A region of a class the reference did not choose overlaps with nothing it looked at.
+    iou = np.where(known, drift.iou, 0.0).mean(axis=1)
+    order = np.argsort(iou, kind="stable")
     picked = order[np.unique(np.linspace(0, len(order) - 1, STRIP).round().astype(int))]
     return [_photo(dataset, int(index), engine, reference, bundle, float(iou[index])) for index in picked]
 
@@ -203,8 +204,7 @@ def _picture(photo: Photo) -> str:
     ]
     names = ", ".join(label for label, _ in photo.engine)
     lost = [label for label, _ in photo.reference if label not in {mine for mine, _ in photo.engine}]
-    known = photo.iou if np.isfinite(photo.iou) else None
-    caption = f"{names}{' – FP32 also: ' + ', '.join(lost) if lost else ''}; IoU {report.number(known, 2)}"
+    caption = f"{names}{' – FP32 also: ' + ', '.join(lost) if lost else ''}; IoU {photo.iou:.2f}"
     picture = f'<image href="{photo.uri}" width="{w}" height="{h}"/>'
     svg = f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{escape(photo.name, quote=True)}">{picture}{"".join(drawn)}</svg>'
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from edge.data import Dataset
 from edge.measure.accuracy import evaluate, map_drop_interval, map_interval
 from edge.measure.outputs import Outputs
+from edge.measure.regions import Drift, drift
 
 WORST = 3
 RESAMPLES = 500
@@ -58,32 +56,6 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
     return facts
 
 
-def regions(engine: Outputs, reference: Outputs | None) -> dict[str, Any] | None:
+def drifted(engine: Outputs, reference: Outputs | None) -> Drift | None:
     """Region drift against the reference; None for a model without regions or without a reference."""
-    if reference is None or "regions" not in engine.values or "regions" not in reference.values:
-        return None
-    agreement, iou = drift(engine.values, reference.values)
-    known = iou[np.isfinite(iou)]
-    return {
-        "class_agreement": float(agreement.mean()),
-        "mean_iou": float(known.mean()) if len(known) else None,
-        "images_changed": float(np.mean((agreement < 1) | ~(np.nan_to_num(iou, nan=0.0) > 1 - 1e-6))),
-    }
-
-
-def drift(engine: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Per image: share of the top K classes that both chose (N,), and mean IoU of the boxes of those classes (N,), NaN where none."""
-    classes, others = engine["region_classes"], reference["region_classes"]
-    same = classes[:, :, None] == others[:, None, :]  # (N, K, K)
-    overlap = _iou(engine["regions"][:, :, None], reference["regions"][:, None])
-    shared = same.sum(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        return shared / classes.shape[1], np.where(same, overlap, 0).sum(axis=(1, 2)) / np.where(shared > 0, shared, np.nan)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (…, 4), x1 y1 x2 y2, x2/y2 exclusive."""
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    common = np.clip(high - low, 0, None).prod(-1)
-    whole = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
-    return common / np.maximum(whole, 1e-9)
+    return drift(engine.values, reference.values) if reference is not None else None

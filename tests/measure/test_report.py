@@ -139,7 +139,7 @@ class Wellformed(HTMLParser):
 
 def photo():
     box = (0.1, 0.2, 0.5, 0.75)
-    return page.Photo("a<b>.jpg", "data:image/jpeg;base64,AAAA", 200, 100, (("cat", box),), (("cat", box), ("dog", box)), float("nan"))
+    return page.Photo("a<b>.jpg", "data:image/jpeg;base64,AAAA", 200, 100, (("cat", box),), (("cat", box), ("dog", box)), 0.5)
 
 
 def full_page():
