@@ -19,12 +19,9 @@ def run(*words: object) -> int:
     return command.run(build.main, build.arguments().parse_args([str(word) for word in words]))
 
 
-@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
-def bundle(request, tmp_path_factory):
-    pytest.importorskip(request.param)
-    folder = tmp_path_factory.mktemp("engines") / request.param
-    assert run(*SMALL, "--backend", request.param, "--output", folder, "--json", folder.with_suffix(".json")) == 0
-    return folder
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def bundle(request, small_bundle):
+    return small_bundle(request.param)
 
 
 def test_a_bundle_holds_what_the_design_lists(bundle):
