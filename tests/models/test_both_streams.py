@@ -28,6 +28,15 @@ def test_the_streams_are_those_of_inference(model, images):
     torch.testing.assert_close(alone, streams["global_logits"])
 
 
+def test_the_local_stream_is_the_best_of_the_global_pass_over_each_crop(model, images):
+    with torch.no_grad():
+        found = model(images)
+        crops = torch.ops.edge.roi_resize(images, found["regions"], 64)
+        each = torch.sigmoid(model.forward_global(crops)).view(2, 3, 5)
+    torch.testing.assert_close(found["local_scores"], each.max(1).values)
+    assert torch.equal(found["scores"], torch.maximum(found["global_scores"], found["local_scores"]))
+
+
 @pytest.mark.parametrize("stream", ["global_logits", "local_logits"])
 def test_each_stream_teaches_backbone_and_head(model, images, stream):
     images.requires_grad_()
