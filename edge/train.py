@@ -64,14 +64,14 @@ def main(args: argparse.Namespace) -> int:
     recipe = recipes.choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = training.choose_device(args.device)
     dataset = open_dataset(args.dataset, "train")
-    if dataset.labels is None:
-        raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
     training.check_folder(folder, resume=args.resume)
-    network = create(args.model, num_classes=len(dataset.classes), pooling=args.pooling, regions=args.regions, threshold=args.threshold)
-    training.start(network, args.seed, _weights(args.weights))
+    fresh = create(args.model, num_classes=len(dataset.classes), pooling=args.pooling, regions=args.regions, threshold=args.threshold)
+    network = training.start(fresh, args.seed, _weights(args.weights))
 
     def part(images: Dataset, title: str) -> training.Part:
+        if images.labels is None:
+            raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
         with command.progress(title) as report:
             return training.Part(cached_pixels(images, image.size, folder / PIXELS, progress=report), images.labels)
 

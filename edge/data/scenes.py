@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 from edge.manifest import digest_json
 
 SIZE = 256
-SPLITS = {"train": 4000, "test": 2000}
+SPLITS = {"train": 3000, "test": 2000}
 VERSION = 1  # part of the digest: raise it with every change to a pixel or a label
 UNIT = 1024  # shapes live in [-UNIT, UNIT]², v pointing down
 
@@ -256,12 +256,12 @@ def render(seed: int, split: str, index: int) -> NDArray[np.uint8]:
     """Draw scene ``index``: (256, 256, 3) uint8 RGB."""
     things, draws = plan(seed, split, index), _Draws(seed, split, index, purpose=1)
     canvas = _background(draws)
-    for _ in range(draws.between(4, 14)):
+    for _ in range(draws.between(4, 12)):
         _put_clutter(canvas, draws, draws.between(14, 90))
     for thing in things:
         shape, hue = KINDS[CLASSES[thing.kind]]
         hue = hue + draws.between(-40, 40) if draws.below(10) else draws.below(1536)
-        _put(canvas, shape, thing.x, thing.y, thing.side, thing.turn, *_colours(draws, hue, draws.between(0, 90)))
+        _put(canvas, shape, thing.x, thing.y, thing.side, thing.turn, *_colours(draws, hue, draws.between(0, 70)))
     for thing in things:
         if draws.below(3) == 0:  # a third of the side at most lies behind something
             side, away = thing.side // 3 + 2, thing.side // 2
@@ -277,7 +277,7 @@ def render(seed: int, split: str, index: int) -> NDArray[np.uint8]:
 def _put_clutter(canvas: Ints, draws: _Draws, side: int, x: int | None = None, y: int | None = None) -> None:
     shape = CLUTTER[draws.below(len(CLUTTER))]
     x, y = draws.below(SIZE) if x is None else x, draws.below(SIZE) if y is None else y
-    _put(canvas, shape, x, y, side, draws.between(-180, 180), *_colours(draws, draws.below(1536), draws.between(120, 255)))
+    _put(canvas, shape, x, y, side, draws.between(-180, 180), *_colours(draws, draws.below(1536), draws.between(190, 255)))
 
 
 def _put(canvas: Ints, shape: Shape, x: int, y: int, side: int, turn: int, body: Ints, detail: Ints) -> None:
@@ -310,8 +310,7 @@ def _sine(degrees: int) -> int:
 def _colours(draws: _Draws, hue: int, pale: int) -> tuple[Ints, Ints]:
     """A body colour of that hue (of 1536; ``pale`` of 255), and a detail colour that stands out from it: two (3,) int32 in 0..255."""
     colours = []
-    bright = draws.below(2)
-    for level in (draws.between(170, 255), draws.between(30, 100))[:: 1 if bright else -1]:
+    for level in (draws.between(150, 255), draws.between(20, 80)):
         sector, ramp = divmod(hue % 1536, 256)
         channels = [(255, ramp, 0), (255 - ramp, 255, 0), (0, 255, ramp), (0, 255 - ramp, 255), (ramp, 0, 255), (255, 0, 255 - ramp)][
             sector
@@ -330,12 +329,13 @@ def _field(draws: _Draws, rows: int, columns: int) -> Ints:
     upper, lower = knots[row], knots[row + 1]
     left = upper[:, column] * (SIZE - down)[:, None] + lower[:, column] * down[:, None]
     right = upper[:, column + 1] * (SIZE - down)[:, None] + lower[:, column + 1] * down[:, None]
-    return (left * (SIZE - along) + right * along) >> 16
+    return np.asarray(left * (SIZE - along) + right * along, dtype=np.int32) >> 16
 
 
 def _background(draws: _Draws) -> Ints:
     """A two-coloured ground with soft patches, some of it striped or grainy: (256, 256, 3) int32."""
-    first, second = (60 + draws.octets(3) * 130 // 255 for _ in range(2))
+    # Dusty colours: a grey with a tint of a sixth at most, so that what is vivid is a thing.
+    first, second = (draws.between(60, 190) + draws.octets(3) // 6 - 21 for _ in range(2))
     rows, columns = draws.between(2, 24), draws.between(2, 24)
     mix = _field(draws, rows, columns)
     if draws.below(3) == 0:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge.models.augmentation import normalise, resize
-from edge.models.mcar import pool, top_classes
+from edge.models.mcar import MCAR, pool, top_classes
 
 
 def stream_logits(
-    model: nn.Module, images: Tensor, *, both: bool, sample: int | None = None, generator: torch.Generator | None = None
+    model: MCAR, images: Tensor, *, both: bool, sample: int | None = None, generator: torch.Generator | None = None
 ) -> list[Tensor]:
     """Logits (B, C) of the global stream and, with ``both``, of the local one (largest over the regions).
 
@@ -28,9 +28,7 @@ def stream_logits(
     return [global_logits, local.view(len(images), -1, local.shape[1]).amax(1)]
 
 
-def regions_of(
-    model: nn.Module, images: Tensor, maps: Tensor, logits: Tensor, sample: int | None, generator: torch.Generator | None
-) -> Tensor:
+def regions_of(model: MCAR, images: Tensor, maps: Tensor, logits: Tensor, sample: int | None, generator: torch.Generator | None) -> Tensor:
     """The zoomed regions (B·K, 3, S, S) of the K best classes, or of ``sample`` of them."""
     size, count = images.shape[-1], min(model.regions, logits.shape[1])
     with torch.autocast(images.device.type, enabled=False):
@@ -47,7 +45,7 @@ def regions_of(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: NDArray[np.uint8], size: int, *, both: bool, autocast: bool, device: torch.device, batch: int = 16
+    model: MCAR, images: NDArray[np.uint8], size: int, *, both: bool, autocast: bool, device: torch.device, batch: int = 16
 ) -> dict[str, NDArray[np.float32]]:
     """Scores (N, C) of the streams in evaluation mode: ``global``, and with ``both`` also ``local`` and ``fused``."""
     model.eval()

@@ -27,6 +27,7 @@ from edge.manifest import digest_json, write_atomically
 from edge.models.augmentation import augment, normalise
 from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
 from edge.models.curve import draw_curve
+from edge.models.mcar import MCAR
 from edge.models.recipes import Phase, Recipe
 from edge.models.streams import predict, stream_logits
 
@@ -79,19 +80,13 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, train: Part, validation: Part, recipe: Recipe, metric: Metric, folder: Path, about: About, *,
+        self, model: MCAR, train: Part, validation: Part, recipe: Recipe, metric: Metric, folder: Path, about: About, *,
         seed: int = 0, device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.recipe, self.metric, self.folder, self.about, self.seed, self.device = (
-            recipe,
-            metric,
-            folder,
-            about,
-            seed,
-            torch.device(device),
-        )
+        self.recipe, self.metric, self.folder, self.about = recipe, metric, folder, about
+        self.seed, self.device = seed, torch.device(device)
         self.train_part, self.validation = train, validation
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = _optimiser(self.model, recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
         self.autocast = _has_fast_bfloat16(self.device)
@@ -245,15 +240,18 @@ class Trainer:
 # ---- before and after ----------------------------------------------------------------------------------------------
 
 
-def start(model: nn.Module, seed: int, weights: Path | None = None) -> nn.Module:
+def start(model: nn.Module, seed: int, weights: Path | None = None) -> MCAR:
     """Random weights from the seed; then those of a checkpoint, its classifier only where the classes are as many."""
+    if not isinstance(model, MCAR):
+        raise EdgeError("train", "the model must have two streams", got=type(model).__name__, expected="MCAR", do="Change --model")
     initialise(model, seed)
     if weights is None:
         return model
     found, own = state_of(read(weights)), model.state_dict()
     fresh = {name for name in own if name.startswith("convclass") and (name not in found or found[name].shape != own[name].shape)}
     kept = {name: value for name, value in found.items() if name in own and name not in fresh}
-    return load_checkpoint(model, {**kept, **{name: own[name] for name in fresh}})
+    load_checkpoint(model, {**kept, **{name: own[name] for name in fresh}})
+    return model
 
 
 def choose_device(name: str) -> str:
@@ -279,7 +277,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         )  # fmt: skip
 
 
-def score(model: nn.Module, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
+def score(model: MCAR, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
     """Scores (N, C) of a checkpoint's ``global``, ``local`` and ``fused`` stream in float32."""
     load_checkpoint(model, weights)
     return predict(model, part.images, size, both=True, autocast=False, device=torch.device(device))

@@ -17,10 +17,10 @@ from edge.errors import EdgeError
 @pytest.mark.parametrize(
     ("seed", "split", "index", "digest"),
     [
-        (0, "train", 0, "f6f86118135a8a70"),
-        (0, "train", 5999, "892ca883b354f805"),
-        (0, "test", 0, "99e99012d0c5d8de"),
-        (7, "test", 1234, "5a82328ae379f3fe"),
+        (0, "train", 0, "e657864992148b58"),
+        (0, "train", 2999, "181ccefea2d6847f"),
+        (0, "test", 0, "194493ad64511736"),
+        (7, "test", 1234, "18e9472afd1c2ff0"),
     ],
 )
 def test_pixels_are_golden(seed: int, split: str, index: int, digest: str) -> None:

@@ -45,7 +45,7 @@ def part(count: int, seed: int = 0) -> training.Part:
 
 def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0) -> training.Trainer:
     model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), seed)
-    return training.Trainer(model, part(12), part(5, 1), recipe, lambda scores, labels: float(scores.mean() * 100), folder, ABOUT, seed=seed)
+    return training.Trainer(model, part(12), part(5, 1), recipe, lambda scores, _: float(scores.mean() * 100), folder, ABOUT, seed=seed)
 
 
 def weights(made: training.Trainer) -> list[torch.Tensor]:
@@ -93,7 +93,12 @@ def test_another_recipe_may_not_resume_a_run(tmp_path: Path) -> None:
 def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = torch.nn.functional.binary_cross_entropy_with_logits
-    monkeypatch.setattr(training.functional, "binary_cross_entropy_with_logits", lambda logits, targets: seen.append(targets) or real(logits, targets))
+
+    def spy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(targets)
+        return real(logits, targets)
+
+    monkeypatch.setattr(training.functional, "binary_cross_entropy_with_logits", spy)
     made = trainer(tmp_path)
     made._update(RECIPE.phases[0], 0, torch.arange(4), torch.Generator().manual_seed(0))
     assert torch.equal(seen[0], torch.from_numpy((made.train_part.labels[:4] != -1).astype(np.float32)))
