@@ -2,6 +2,8 @@
 
 #include "launch.h"
 
+#include <type_traits>  // defines: std::is_same_v
+
 #include "region_boxes/region_boxes.cuh"  // defines: region_boxes_kernel, RegionBoxes
 #include "roi_resize/roi_resize.cuh"      // defines: roi_resize_kernel, RoiResize, Layout, kColumns
 
@@ -14,6 +16,7 @@ constexpr int kMaxCrops = 65535;  // of the grid's second dimension
 // cudaLaunchKernel instead of <<<>>>: it returns this launch's own error and leaves other people's alone.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
+    static_assert((std::is_same_v<Parameters, Arguments> && ...), "addresses are passed without conversion");
     void* addresses[] = {&arguments...};
     return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), addresses, 0, stream);
 }
