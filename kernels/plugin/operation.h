@@ -40,6 +40,7 @@ inline bool read_field(const nvinfer1::PluginField& field, double& value) {
     if (field.length != 1 || field.data == nullptr) return false;
     switch (field.type) {
         case Type::kINT32: value = *static_cast<const int32_t*>(field.data); return true;
+        case Type::kINT64: value = static_cast<double>(*static_cast<const int64_t*>(field.data)); return true;
         case Type::kFLOAT32: value = *static_cast<const float*>(field.data); return true;
         case Type::kFLOAT64: value = *static_cast<const double*>(field.data); return true;
         default: return false;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -14,13 +15,19 @@ import pytest
 WARNINGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
+def toolkit_of(nvcc: str) -> Path:
+    """Root of the toolkit that an ``nvcc`` on the PATH belongs to, which may be a link or a script elsewhere."""
+    report = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True, check=False)
+    found = re.search(r"^#\$ TOP=(.+)$", report.stdout + report.stderr, re.MULTILINE)
+    return Path(found[1]).resolve() if found else Path(nvcc).resolve().parents[1]
+
+
 @pytest.fixture(scope="session")
 def cuda() -> Path:
-    """The CUDA toolkit: of the ``nvidia-cuda-*`` wheels if installed, else the one around ``nvcc`` on the PATH."""
+    """The CUDA toolkit: of the ``nvidia-cuda-*`` wheels if installed, else the one of the ``nvcc`` on the PATH."""
     wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"))
     found = shutil.which("nvcc")
-    around = [Path(found).resolve().parents[1], Path("/usr/local/cuda")] if found else []
-    for root in [*wheels, *around]:
+    for root in [*wheels, *([toolkit_of(found)] if found else [])]:
         if (root / "bin" / "nvcc").is_file() and (root / "include" / "cuda_fp16.h").is_file():
             return root
     pytest.skip("no CUDA compiler: pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl, or put nvcc on the PATH")
