@@ -85,9 +85,7 @@ class MCAR(Network):
         _side(image)
         return self._classify(self.features(image))
 
-    def training_outputs(
-        self, image: Tensor, *, sample: int | None = None, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def training_outputs(self, image: Tensor, *, sample: int | None = None, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Both streams with gradients, for a loss on each: ``global_logits`` and ``local_logits`` (B, C).
 
         Boxes and crops carry no gradient, and are found in float32 under autocast too.
