@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,10 @@ class Nvrtc:
     """NVRTC through ctypes: source text → PTX."""
 
     def __init__(self, cuda: Path) -> None:
-        found = [path for folder in ("lib", "lib64") for path in sorted((cuda / folder).glob("libnvrtc.so*"))]
+        wheels = Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib")
+        found = [path for folder in (cuda / "lib", cuda / "lib64", *wheels) for path in sorted(folder.glob("libnvrtc.so*"))]
         if not found:
-            pytest.skip(f"no NVRTC under {cuda}: pip install nvidia-cuda-nvrtc")
+            pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc")
         self.library = ctypes.CDLL(str(found[0]))
         self.options = ["--std=c++17", f"-I{REPOSITORY / 'kernels'}", f"-I{cuda / 'include'}"]
 
