@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from calib.calibration import Calibration
+from calib.repair import bias_shift
 from calib.scales import activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
 from edge.graph import Graph
@@ -19,10 +20,13 @@ from edge.ops import DOMAIN
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 # Ops that hand activations of a backbone on.
 CARRIERS = frozenset({"Add", "Clip", "HardSwish", "LeakyRelu", "MaxPool", "Relu"})
+DEFAULT_METHOD = "mse"
 ZERO = "int8_zero"
 
 
-def quantize(graph: Graph, calibration: Calibration, *, method: str = "entropy", float_nodes: Collection[str] = ()) -> Graph:
+def quantize(
+    graph: Graph, calibration: Calibration, *, method: str = DEFAULT_METHOD, float_nodes: Collection[str] = (), bias_correction: bool = True
+) -> Graph:
     """The graph with Q/DQ; every runtime's int8 kernels are found from it.
 
     Args:
@@ -30,6 +34,7 @@ def quantize(graph: Graph, calibration: Calibration, *, method: str = "entropy",
         calibration: of this very graph; another one is refused.
         method: a key of ``calib.scales.METHODS``.
         float_nodes: names of convolutions and Adds to leave in float.
+        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``).
 
     Rules:
 
@@ -41,7 +46,8 @@ def quantize(graph: Graph, calibration: Calibration, *, method: str = "entropy",
        streams have tensors of their own and therefore scales of their own.
     3. *Weights* are stored as int8 with one scale per output channel (axis 0), DequantizeLinear only. Both streams read
        the same integers and the same scales; each convolution has its own DequantizeLinear node.
-    4. *Biases* stay float: a runtime rounds them to 32 bits of the product of the scales where it must.
+    4. *Biases* stay float: a runtime rounds them to 32 bits of the product of the scales where it must. A corrected one is
+       the stream's own, since the streams' mean inputs differ.
     5. *Residual Adds*: the shortcut is rounded, the branch is not, so that convolution, Add and activation become one
        kernel (TensorRT). The shortcut is the input with the shorter way from the graph's input. It shares the rounding
        with the convolution that reads the same tensor (rule 2). The scale of the branch travels in the metadata as
@@ -70,6 +76,8 @@ def quantize(graph: Graph, calibration: Calibration, *, method: str = "entropy",
 
     placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method))
     for node in convolutions:
+        if bias_correction:
+            placed.correct_bias(node, calibration.means[node.input[0]])
         placed.weight(node)
         placed.activation(node, 0)
     branches = {}
@@ -159,14 +167,22 @@ class _Placement:
             ]
         node.input[position] = self._rounded[value]
 
+    def correct_bias(self, node: onnx.NodeProto, means: np.ndarray) -> None:
+        """Rule 4; before ``weight`` and ``activation``."""
+        weights = numpy_helper.to_array(self._constants[node.input[1]])
+        integers, scales = self._integers(node.input[1])
+        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+        rounded = integers * scales.reshape(-1, *[1] * (weights.ndim - 1)).astype(np.float64)
+        bias = -bias_shift(weights, rounded, means, groups)
+        if len(node.input) > 2:
+            bias += numpy_helper.to_array(self._constants[node.input[2]])
+        del node.input[2:]
+        node.input.append(self._constant(f"{node.name}/corrected_bias", bias.astype(np.float32)))
+
     def weight(self, node: onnx.NodeProto) -> None:
         """Rule 3."""
         name = node.input[1]
-        if f"{name}/int8" not in self._constants:
-            weights = numpy_helper.to_array(self._constants[name])
-            scales = weight_scales(weights)
-            self._constant(f"{name}/scale", scales)
-            self._constant(f"{name}/int8", quantise_weights(weights, scales))
+        self._integers(name)
         channels = self._constants[f"{name}/scale"].dims[0]
         zeros = self._constant(f"int8_zeros_{channels}", np.zeros(channels, np.int8))
         output = f"{node.name}/weight"
@@ -187,6 +203,15 @@ class _Placement:
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(nodes)
         self._graph.initializer.extend(constants)
+
+    def _integers(self, weight: str) -> tuple[np.ndarray, np.ndarray]:
+        """int8 values and scales (O,) of a weight."""
+        if f"{weight}/int8" not in self._constants:
+            weights = numpy_helper.to_array(self._constants[weight])
+            scales = weight_scales(weights)
+            self._constant(f"{weight}/scale", scales)
+            self._constant(f"{weight}/int8", quantise_weights(weights, scales))
+        return numpy_helper.to_array(self._constants[f"{weight}/int8"]), numpy_helper.to_array(self._constants[f"{weight}/scale"])
 
     def _constant(self, name: str, value: np.ndarray) -> str:
         if name not in self._constants:
