@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +21,12 @@ from edge.spec import PRECISIONS, TargetSpec
 
 if TYPE_CHECKING:
     from calib.calibration import Calibration
+    from edge.data import Dataset
     from edge.models.source import Source
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"
 ENGINES = Path("engines")
+VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -49,6 +54,9 @@ def arguments() -> argparse.ArgumentParser:
         "--backend", choices=("auto", *backends.BACKENDS), default="auto", help="default auto: tensorrt, openvino, onnxruntime"
     )
     target.add_argument("--batch", type=int, default=8, help="largest batch (default 8)")
+    target.add_argument(
+        "--compute-capability", metavar="LIST", help="tensorrt-rtx: GPUs to build for, such as 8.6,8.9 (default: all it knows)"
+    )
     target.add_argument("--from", dest="source", type=Path, metavar="BUNDLE", help="rebuild a bundle's graph for this machine")
     int8 = made.add_argument_group("int8")
     int8.add_argument(
@@ -114,35 +122,104 @@ def _build(args: argparse.Namespace) -> Bundle:
     extra: dict[str, bytes] = {}
     facts: dict[str, Any] = {}
     if target.precision == "int8":
-        graph, extra, facts = _to_int8(graph, source, args)
-    lowered = lower.lower(graph.parse(), backend=backend, precision=target.precision, float16=target.float16)
+        graph, extra, facts = _to_int8(graph, source, target, args)
+    lowering = backends.lowering(backend)
+    lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16)
     return write_bundle(
         output,
         graph=graph,
         reference=reference,
         lowered=lowered.SerializeToString(deterministic=True),
         target=target,
-        build_engine=backends.backend(backend).build,
-        facts={"weights": source.title, "parity": parity.plain(), **facts, **_provenance(backend, support)},
+        build_engine=_build_engine(backend, args),
+        facts={"weights": source.title, "parity": parity.plain(), "lowering": lowering, **facts, **_provenance(backend, support)},
         extra_files=extra,
         check=_loads,
         replace=args.force,
     )
 
 
-def _to_int8(graph: Graph, source: Source, args: argparse.Namespace) -> tuple[Graph, dict[str, bytes], dict[str, Any]]:
-    """The graph with Q/DQ, the files it adds to the bundle, and what the manifest says of it."""
+def _to_int8(graph: Graph, source: Source, target: TargetSpec, args: argparse.Namespace) -> tuple[Graph, dict[str, bytes], dict[str, Any]]:
+    """The graph with Q/DQ and thresholds, the files it adds to the bundle, and what the manifest says of it."""
     from calib.placement import quantize
+    from calib.sensitivity import hold_gate, units
+    from calib.thresholds import fit_thresholds
+    from calib.trials import Trials
 
-    calibration = _calibration(graph, source, args)
-    quantised = quantize(graph, calibration, method=args.calib_method)
-    text = calibration.text.encode()
-    facts = {"method": args.calib_method, "images": calibration.images, "data": dict(calibration.data), "digest": calibration.digest}
+    dataset = args.dataset or source.default_dataset
+    validation = _validation(dataset, source, args)
+    calibration = _calibration(graph, source, dataset, args)
+    files = {CALIBRATION: calibration.text.encode()}
+    facts: dict[str, Any] = {
+        "calibration": {
+            "method": args.calib_method,
+            "images": calibration.images,
+            "data": dict(calibration.data),
+            "digest": calibration.digest,
+        }
+    }
     command.say(f"int8       {args.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
-    return quantised, {CALIBRATION: text}, {"calibration": facts}
+
+    def quantised(float_nodes: Collection[str] = ()) -> Graph:
+        return quantize(graph, calibration, method=args.calib_method, float_nodes=float_nodes)
+
+    if validation is None or validation.labels is None:
+        return quantised(), files, facts
+    with Trials(validation, target) as trials:
+        if args.max_map_drop is None:
+            result = quantised()
+        else:
+            with command.progress("sensitivity", "stage") as report:
+                gated = hold_gate(
+                    quantised,
+                    units(graph),
+                    trials.run,
+                    trials.reference(graph),
+                    validation.labels,
+                    max_map_drop=args.max_map_drop,
+                    progress=report,
+                )
+            result = gated.graph
+            facts["sensitivity"] = gated.plain()
+            returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
+            drop, count = gated.judgement.map_drop, len(validation)
+            returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
+            command.say(f"gate       mAP drop {drop:.2f} of {args.max_map_drop:g} points on {count} validation images{returned}")
+        fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
+        facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
+        command.say(f"thresholds {fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
+        facts["latency"] = speed = trials.compare(result, graph)
+        line = f"int8 {speed['int8_ms']:.1f} ms, {speed['float']} {speed['float_ms']:.1f} ms at batch 1 on {speed['backend']}"
+        command.say(f"speed      {line}")
+        if speed["ratio"] >= 1:
+            better = "fp32" if speed["float"] == "fp32" else "fp16"
+            command.warn(f"int8 is no faster than {speed['float']} here: {line}. Consider --precision {better}")
+    return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), files, facts
 
 
-def _calibration(graph: Graph, source: Source, args: argparse.Namespace) -> Calibration:
+def _validation(dataset: str | None, source: Source, args: argparse.Namespace) -> Dataset | None:
+    """The part of the train split that decides on gate and thresholds; never the test split. None without a data set."""
+    from edge.data import match_labels, open_dataset, validation_split
+
+    labelled = None
+    # Without class names nobody knows which column is which; without training there is nothing to decide.
+    if dataset is not None and source.named and source.trained:
+        train = open_dataset(dataset, "train", seed=args.seed)
+        if train.labels is not None:
+            labelled = validation_split(match_labels(train, source.model.labels))[1]
+            labelled = labelled.subset(range(min(len(labelled), VALIDATION_IMAGES)))
+    if labelled is None and args.max_map_drop is not None:
+        raise EdgeError(
+            "build",
+            "--max-map-drop needs labelled images to judge by",
+            got=f"--dataset {dataset}",
+            expected="scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT",
+            do="Add --dataset",
+        )
+    return labelled
+
+
+def _calibration(graph: Graph, source: Source, dataset: str | None, args: argparse.Namespace) -> Calibration:
     """Ranges from a given table, from images, or from the table that comes with shipped weights."""
     from calib.calibration import Calibration
     from calib.ranges import calibrate
@@ -155,7 +232,6 @@ def _calibration(graph: Graph, source: Source, args: argparse.Namespace) -> Cali
         shipped = Calibration.load(table)
         if shipped.graph == graph.digest:
             return shipped
-    dataset = args.dataset or source.default_dataset
     if dataset is None:
         raise EdgeError(
             "build",
@@ -184,12 +260,13 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
     output = args.output or args.source
     check_replaceable(output, replace=args.force)
     graph: Graph = old.graph()
-    if (backend, target.float16) == (old.target.backend, old.target.float16):
+    lowering = backends.lowering(backend)
+    if (lowering, target.float16) == (old.manifest.get("lowering", old.target.backend), old.target.float16):
         lowered = (old.path / LOWERED).read_bytes()
     else:
         from edge import lower
 
-        lowered = lower.lower(graph.parse(), backend=backend, precision=target.precision, float16=target.float16).SerializeToString(
+        lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16).SerializeToString(
             deterministic=True
         )
     carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
@@ -200,16 +277,26 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
         reference=(old.path / REFERENCE).read_bytes(),
         lowered=lowered,
         target=target,
-        build_engine=backends.backend(backend).build,
-        facts={**kept, **_provenance(backend, support)},
+        build_engine=_build_engine(backend, args),
+        facts={**kept, "lowering": lowering, **_provenance(backend, support)},
         extra_files=carried,
         check=_loads,
         replace=args.force,
     )
 
 
+def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
+    """The backend's ``build``, with what the command line adds to it."""
+    build = backends.backend(backend).build
+    if args.compute_capability is None:
+        return build
+    if backend != "tensorrt-rtx":
+        raise EdgeError("build", "--compute-capability is for tensorrt-rtx", got=backend, expected="tensorrt-rtx", do="Omit it")
+    return partial(build, compute_capabilities=tuple(args.compute_capability.replace(" ", "").split(",")))
+
+
 def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
-    float16 = support.float16 if precision == "fp16" else None
+    float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
     if precision == "fp16" and float16 is None:
         raise EdgeError(
             "build",

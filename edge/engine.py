@@ -13,8 +13,9 @@ import numpy as np
 from edge import backends
 from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.graph import Graph
 from edge.image import boxes_to_photo, decode, preprocess
-from edge.spec import ModelSpec
+from edge.spec import ModelSpec, TargetSpec
 
 DECISION_THRESHOLD = 0.5
 
@@ -63,8 +64,11 @@ class Engine:
         self._runner: backends.Runner | None = runner
 
     @classmethod
-    def load(cls, path: Path | str) -> Engine:
+    def load(cls, path: Path | str, *, cuda: str = "bindings") -> Engine:
         """Load a bundle after checking its digests and that it fits this machine.
+
+        Args:
+            cuda: for engines on a GPU: ``bindings`` (cuda-bindings), or ``pycuda`` in the context that is current now.
 
         Raises:
             EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
@@ -74,7 +78,23 @@ class Engine:
         bundle.verify()
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
-        return cls(bundle, backend.open(bundle.path, bundle.target, bundle.manifest["engine"]))
+        options = {} if cuda == "bindings" else {"cuda": cuda}
+        if options and not hasattr(backend, "VENDOR"):
+            got = bundle.target.backend
+            raise EdgeError("load", f"cuda={cuda!r} needs an engine on a GPU", got=got, expected="tensorrt or tensorrt-rtx", do="Omit it")
+        return cls(bundle, backend.open(bundle.path, bundle.target, bundle.manifest["engine"], **options))
+
+    @classmethod
+    def from_lowered(cls, lowered: bytes, graph: Graph, target: TargetSpec, folder: Path) -> Engine:
+        """An engine without a bundle, for trials: built into ``folder`` (which the caller removes) and opened.
+
+        Args:
+            lowered: what the backend parses.
+            graph: what it was lowered from.
+        """
+        backend = backends.backend(target.backend)
+        facts = backend.build(lowered, target, folder)
+        return cls(Bundle(folder, {"engine": facts, "files": {}}, graph.model, graph.image, target), backend.open(folder, target, facts))
 
     @property
     def spec(self) -> ModelSpec:
@@ -90,7 +110,9 @@ class Engine:
         """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
 
         Args:
-            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says.
+            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
+                there (``__cuda_array_interface__`` or DLPack): nothing then passes through the host, and the outputs, left on
+                the GPU, are overwritten by this thread's next call.
 
         Returns:
             ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
@@ -99,6 +121,8 @@ class Engine:
         """
         if self._runner is None:
             raise EdgeError("infer", "the engine must be open", got="a closed engine", expected="an open one", do="Load it again")
+        if backends.on_device(batch):
+            return self._on_device(batch)
         images = self._checked(batch)
         count = images.shape[0]
         size = next(size for size in self.bundle.target.batches if size >= count)
@@ -143,6 +167,20 @@ class Engine:
         profile = getattr(self._runner, "profile", None)
         return profile(self._checked(batch)) if profile else {}
 
+    def layers(self) -> dict[str, Any]:
+        """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
+        layers = getattr(self._runner, "layers", None)
+        return layers().plain() if layers else {}
+
+    def _on_device(self, batch: Any) -> dict[str, Any]:
+        run = getattr(self._runner, "on_device", None)
+        if run is None:
+            name = self.bundle.target.backend
+            raise EdgeError(
+                "infer", "a device array needs an engine on a GPU", got=name, expected="tensorrt or tensorrt-rtx", do="Copy it to the host"
+            )
+        return run(batch)
+
     def _checked(self, batch: np.ndarray) -> np.ndarray:
         size, most = self.bundle.image.size, self.bundle.target.max_batch
         array = np.asarray(batch)
@@ -182,6 +220,9 @@ def check_fit(bundle: Bundle) -> None:
     target = bundle.target
     support = backends.require(target.backend)
     rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
+    own = getattr(backends.backend(target.backend), "check_fit", None)
+    if own is not None:
+        own(bundle.manifest["engine"], support, rebuild)
     if target.float16 and support.float16 != target.float16:
         raise EdgeError(
             "load",

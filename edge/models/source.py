@@ -34,6 +34,7 @@ class Source:
         title: short name for folders and reports: the shipped name, the checkpoint's file name, or ``<model>-random``.
         digest: SHA-256 of the weights.
         shipped: name of the shipped weights, or None.
+        trained: False for random weights.
         named: whether the class names are known (from a flag, the checkpoint or its data set).
         warnings: what the user should know.
     """
@@ -45,6 +46,7 @@ class Source:
     digest: str
     shipped: str | None
     named: bool
+    trained: bool = True
     warnings: tuple[str, ...] = ()
 
     @property
@@ -56,7 +58,7 @@ class Source:
     @property
     def default_dataset(self) -> str | None:
         """``scenes`` for the weights trained on it and for random ones; for others there is none."""
-        return "scenes" if self.title.endswith(("-scenes", f"-{RANDOM}")) else None
+        return "scenes" if self.shipped == DEFAULT or not self.trained else None
 
 
 def shipped() -> tuple[str, ...]:
@@ -164,6 +166,7 @@ def _random(model: str, labels: Path | None, size: int | None, options: Mapping[
         digest=digest,
         shipped=None,
         named=labels is not None,
+        trained=False,
         warnings=("random weights: the scores mean nothing, only times and formats do",),
     )
 

@@ -1,0 +1,103 @@
+"""Candidates on trial: an int8 graph run on its target, over validation images that are decoded once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge import backends, lower
+from edge.backends.onnxruntime import Session
+from edge.data import Dataset
+from edge.data.pixels import cached_pixels
+from edge.engine import Engine
+from edge.errors import EdgeError
+from edge.graph import Graph
+from edge.image import preprocess
+from edge.measure.latency import interleave, timed
+from edge.measure.outputs import collect
+from edge.spec import TargetSpec
+
+Outputs = Mapping[str, NDArray[Any]]
+Progress = Callable[[int, int], None]
+BATCH = 8
+
+
+class Trials:
+    """Runs graphs over the same images. A context manager: its scratch folder (pixels, engines) goes when it ends.
+
+    Args:
+        dataset: validation images; labels are read by the caller.
+        target: what the engine is for. Where it cannot run here, ONNX Runtime on the CPU stands in; ``stand_in`` tells.
+        progress: called with (images decoded, images in all).
+    """
+
+    def __init__(self, dataset: Dataset, target: TargetSpec, *, progress: Progress | None = None) -> None:
+        if len(dataset) == 0:
+            raise EdgeError("calib", "there must be validation images", got="none", expected="1 or more", do="Change --dataset")
+        self.dataset = dataset
+        self.stand_in = bool(backends.probe(target.backend).reason)
+        backend = "onnxruntime" if self.stand_in else target.backend
+        self.target = TargetSpec(backend, target.precision, (1, BATCH), None if self.stand_in else target.float16)
+        self._progress = progress
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._pixels: NDArray[np.uint8] | None = None
+
+    def __enter__(self) -> Trials:
+        self._scratch = tempfile.TemporaryDirectory(prefix="mcar-edge-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pixels = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def reference(self, graph: Graph) -> Outputs:
+        """Outputs of an fp32 graph on ONNX Runtime: what every drop is counted from."""
+        session = Session(lower.reference(graph.parse()).SerializeToString())
+        return collect(session, self._batches(graph), len(self.dataset)).values
+
+    def run(self, graph: Graph) -> Outputs:
+        """Outputs of a graph in the target's precision, on the target."""
+        with self.engine(graph, self.target) as engine:
+            return collect(engine.infer, self._batches(graph), len(self.dataset)).values
+
+    def engine(self, graph: Graph, target: TargetSpec) -> Engine:
+        """An engine of a graph in the scratch folder."""
+        lowered = lower.lower(graph.parse(), backend=target.backend, precision=target.precision, float16=target.float16)
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        return Engine.from_lowered(lowered.SerializeToString(), graph, target, folder)
+
+    def compare(self, int8: Graph, fp32: Graph) -> dict[str, Any]:
+        """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none), turn by turn."""
+        float16 = backends.probe(self.target.backend).float16
+        other = TargetSpec(self.target.backend, "fp16" if float16 else "fp32", (1,), float16)
+        image = np.zeros((1, 3, int8.image.size, int8.image.size), np.float32)
+        with self.engine(int8, self.target) as reduced, self.engine(fp32, other) as plain:
+            rounds = interleave(
+                {"int8": timed(lambda: reduced.infer(image)), "float": timed(lambda: plain.infer(image))}, rounds=5, turn_s=0.3
+            )
+        milliseconds = {name: float(np.median(np.concatenate(rounds.seconds[name]))) * 1e3 for name in ("int8", "float")}
+        return {
+            "backend": self.target.backend,
+            "int8_ms": milliseconds["int8"],
+            "float": float16 or "fp32",
+            "float_ms": milliseconds["float"],
+            "ratio": rounds.compare("int8", "float").ratio,
+        }
+
+    def _batches(self, graph: Graph) -> Iterator[tuple[object, np.ndarray]]:
+        if self._pixels is None:
+            self._pixels = cached_pixels(self.dataset, graph.image.size, self._folder, progress=self._progress)
+        for start in range(0, len(self.dataset), BATCH):
+            yield start, np.stack([preprocess(np.asarray(image), graph.image) for image in self._pixels[start : start + BATCH]])
+
+    @property
+    def _folder(self) -> Path:
+        if self._scratch is None:
+            raise RuntimeError("Trials is used as a context manager")
+        return Path(self._scratch.name)
