@@ -50,7 +50,7 @@ VENDORS: dict[str, frozenset[str]] = {
     "edge.backends.openvino": frozenset({"openvino"}),
     "edge.backends.tensorrt": frozenset({"tensorrt", "cuda"}),
     "edge.backends.tensorrt_rtx": frozenset({"tensorrt_rtx", "cuda"}),
-    "edge.backends._trt": frozenset({"cuda"}),  # is handed the vendor module
+    "edge.backends._cuda": frozenset({"cuda", "pycuda"}),
 }
 # Commands import these inside the function that needs them: a device has neither.
 HOST_ONLY = frozenset({"export", "calib"})

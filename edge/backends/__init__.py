@@ -33,6 +33,8 @@ class Support:
         device: the processor it would run on, in words.
         float16: the 16-bit float of precision ``fp16`` here (``bf16`` or ``fp16``); None where it has none.
         builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
+        int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
+        lowering: the row of edge.lower's table that it takes here, where that is not its own (TensorRT without our plugin).
     """
 
     reason: str = ""
@@ -42,6 +44,8 @@ class Support:
     float16: str | None = None
     builds: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    int8_float16: str | None = None
+    lowering: str = ""
 
 
 class Runner(Protocol):
@@ -78,6 +82,20 @@ def probe(name: str) -> Support:
         return backend(name).probe()
     except ImportError as error:
         return Support(reason=f"its module does not import: {error}", fix=f'pip install "mcar-edge[{name}]"')
+
+
+def lowering(name: str) -> str:
+    """The row of edge.lower's table that a backend takes here."""
+    return probe(name).lowering or name
+
+
+def on_device(array: Any) -> bool:
+    """Whether an array lives on a GPU."""
+    if isinstance(array, np.ndarray):
+        return False
+    from edge.backends._device_arrays import on_device as asked
+
+    return asked(array)
 
 
 def require(name: str, *, building: bool = False) -> Support:

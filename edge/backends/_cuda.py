@@ -1,0 +1,318 @@
+"""CUDA through one small interface: memory, streams, copies and captured graphs. Two adapters.
+
+``bindings`` is NVIDIA's cuda-bindings, in the device's primary context. ``pycuda`` is for an application that already
+lives in a PyCUDA context: its context is used, in whichever thread calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+from edge.errors import EdgeError, UnavailableError, one_of
+
+LEGACY_STREAM = 1  # the stream that CUDA libraries use unless told otherwise; 0 may mean another one
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU. ``integrated``: it shares its memory with the CPU (Jetson). ``memory``: bytes in all."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    integrated: bool
+    memory: int
+    driver: str
+    runtime: str
+
+
+@dataclass
+class HostBuffer:
+    """Page-locked host memory: ``array`` (n,) uint8 over it, and its address for the GPU if it is mapped, else 0."""
+
+    array: np.ndarray
+    mapped: int
+    owner: Any
+
+
+class Cuda(Protocol):
+    """What the runners need of CUDA. Addresses and handles are plain integers; every failure is an ``EdgeError``."""
+
+    name: str
+
+    def device(self) -> Device: ...
+    def enter(self) -> None:
+        """Make the context current in this thread."""
+
+    def leave(self) -> None:
+        """Undo ``enter``."""
+
+    def stream(self) -> int: ...
+    def synchronize(self, stream: int) -> None: ...
+    def wait(self, stream: int, producer: int) -> None:
+        """Let ``stream`` wait for what ``producer`` holds now."""
+
+    def allocate(self, size: int) -> int: ...
+    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer: ...
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        """Between any two of host and device; asynchronous where the host side is page-locked."""
+
+    def begin_capture(self, stream: int) -> None: ...
+    def end_capture(self, stream: int) -> int:
+        """The captured work as a launchable graph."""
+
+    def launch(self, graph: int, stream: int) -> None: ...
+    def release(self) -> None:
+        """Free everything this object made."""
+
+
+def open_cuda(name: str = "bindings") -> Cuda:
+    """The adapter of that name: ``bindings`` or ``pycuda``."""
+    if name not in ADAPTERS:
+        raise EdgeError("cuda", "the CUDA adapter must be known", got=name, expected=one_of(ADAPTERS), do='Pass cuda="bindings"')
+    return ADAPTERS[name]()
+
+
+def present() -> tuple[Device | None, str]:
+    """The GPU here; or None and why there is none. Makes no CUDA context."""
+    try:
+        return Bindings().device(), ""
+    except EdgeError as error:
+        return None, str(error.got)
+
+
+class Bindings:
+    """cuda-bindings (12.6 and later, or the older module ``cuda.cudart``), in the primary context of device 0."""
+
+    name = "bindings"
+
+    def __init__(self) -> None:
+        self._cudart = _cudart()
+        self._streams: list[int] = []
+        self._memory: list[int] = []
+        self._host: list[int] = []
+        self._graphs: list[int] = []
+        self._lock = threading.Lock()
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *results = getattr(self._cudart, name)(*arguments)
+        if int(code):
+            _, text = self._cudart.cudaGetErrorString(code)
+            words = text.decode() if isinstance(text, bytes) else str(text)
+            raise EdgeError(
+                "cuda", f"{name} must succeed", got=words, expected="a working NVIDIA driver and GPU", do="Run python -m edge.doctor"
+            )
+        return results[0] if len(results) == 1 else results
+
+    def device(self) -> Device:
+        if not self._call("cudaGetDeviceCount"):
+            raise EdgeError("cuda", "there must be a GPU", got="none", expected="an NVIDIA GPU", do="Use --backend openvino")
+        facts = self._call("cudaGetDeviceProperties", 0)
+        label = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
+        return Device(
+            label.rstrip("\0"),
+            (facts.major, facts.minor),
+            bool(facts.integrated),
+            facts.totalGlobalMem,
+            _version(self._call("cudaDriverGetVersion")),
+            _version(self._call("cudaRuntimeGetVersion")),
+        )
+
+    def free_memory(self) -> int:
+        """Bytes of the GPU that nobody holds."""
+        return int(self._call("cudaMemGetInfo")[0])
+
+    def enter(self) -> None:
+        self._call("cudaSetDevice", 0)
+
+    def leave(self) -> None:
+        pass  # the primary context stays current: that is how the runtime works
+
+    def stream(self) -> int:
+        # Non-blocking: the default stream of another library must not hold ours up.
+        return self._kept(self._streams, self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking))
+
+    def synchronize(self, stream: int) -> None:
+        self._call("cudaStreamSynchronize", stream)
+
+    def wait(self, stream: int, producer: int) -> None:
+        event = self._call("cudaEventCreateWithFlags", self._cudart.cudaEventDisableTiming)
+        try:
+            self._call("cudaEventRecord", event, producer)
+            self._call("cudaStreamWaitEvent", stream, event, 0)
+        finally:
+            self._call("cudaEventDestroy", event)
+
+    def allocate(self, size: int) -> int:
+        return self._kept(self._memory, self._call("cudaMalloc", size))
+
+    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
+        flags = self._cudart.cudaHostAllocMapped if mapped else self._cudart.cudaHostAllocDefault
+        address = self._kept(self._host, self._call("cudaHostAlloc", size, flags))
+        array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return HostBuffer(array, int(self._call("cudaHostGetDevicePointer", address, 0)) if mapped else 0, self)
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        self._call("cudaMemcpyAsync", to, source, size, self._cudart.cudaMemcpyKind.cudaMemcpyDefault, stream)
+
+    def begin_capture(self, stream: int) -> None:
+        # Thread-local: another thread may allocate meanwhile.
+        self._call("cudaStreamBeginCapture", stream, self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+
+    def end_capture(self, stream: int) -> int:
+        graph = self._call("cudaStreamEndCapture", stream)
+        if not int(graph):
+            raise EdgeError("cuda", "the capture must hold", got="an invalidated capture", expected="a graph", do="Run without a graph")
+        try:
+            return self._kept(self._graphs, self._call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def launch(self, graph: int, stream: int) -> None:
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def release(self) -> None:
+        for made, free in (
+            (self._graphs, "cudaGraphExecDestroy"),
+            (self._streams, "cudaStreamDestroy"),
+            (self._memory, "cudaFree"),
+            (self._host, "cudaFreeHost"),
+        ):
+            while made:
+                self._call(free, made.pop())
+
+    def _kept(self, made: list[int], handle: Any) -> int:
+        with self._lock:
+            made.append(int(handle))
+        return int(handle)
+
+
+class PyCuda:
+    """PyCUDA, in the context that was current when the engine was loaded.
+
+    PyCUDA has no captured graphs; where cuda-bindings is installed too, it captures on PyCUDA's streams.
+    """
+
+    name = "pycuda"
+
+    def __init__(self) -> None:
+        try:
+            self._driver: Any = import_module("pycuda.driver")
+        except ImportError as error:
+            raise UnavailableError(
+                "cuda", 'PyCUDA must be installed for cuda="pycuda"', got=str(error), expected="pycuda", do="pip install pycuda"
+            ) from error
+        self._context = self._try("get_current", self._driver.Context.get_current)
+        if self._context is None:
+            raise EdgeError(
+                "cuda",
+                "a PyCUDA context must be current in the thread that loads the engine",
+                got="none",
+                expected="a context, as pycuda.autoinit makes",
+                do='Import pycuda.autoinit first, or load with cuda="bindings"',
+            )
+        try:
+            self._graphs: Bindings | None = Bindings()
+        except EdgeError:
+            self._graphs = None
+        self._streams: dict[int, Any] = {}
+        self._memory: list[Any] = []
+
+    def _try(self, what: str, call: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except self._driver.Error as error:
+            raise EdgeError(
+                "cuda", f"{what} must succeed", got=" ".join(str(error).split()), expected="a working context", do="Check the application"
+            ) from error
+
+    def device(self) -> Device:
+        device = self._try("get_device", self._driver.Context.get_device)
+        attribute = self._driver.device_attribute
+        return Device(
+            device.name(),
+            tuple(device.compute_capability()),
+            bool(device.get_attribute(attribute.INTEGRATED)),
+            device.total_memory(),
+            _version(self._driver.get_driver_version()),
+            ".".join(map(str, self._driver.get_version())),
+        )
+
+    def enter(self) -> None:
+        self._try("push", self._context.push)
+
+    def leave(self) -> None:
+        self._try("pop", self._driver.Context.pop)
+
+    def stream(self) -> int:
+        stream = self._try("Stream", self._driver.Stream, 1)  # 1: CU_STREAM_NON_BLOCKING
+        self._streams[stream.handle] = stream
+        return stream.handle
+
+    def synchronize(self, stream: int) -> None:
+        self._try("synchronize", self._streams[stream].synchronize)
+
+    def wait(self, stream: int, producer: int) -> None:
+        if producer in (0, LEGACY_STREAM):
+            event = self._try("record", self._driver.Event().record)
+            self._try("wait_for_event", self._streams[stream].wait_for_event, event)
+        else:  # PyCUDA cannot take a foreign stream
+            self._try("synchronize", self._driver.Context.synchronize)
+
+    def allocate(self, size: int) -> int:
+        self._memory.append(self._try("mem_alloc", self._driver.mem_alloc, size))
+        return int(self._memory[-1])
+
+    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
+        flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
+        array = self._try("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
+        return HostBuffer(array, int(array.base.get_device_pointer()) if mapped else 0, array.base)
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        # With unified addresses the driver tells host from device by the address.
+        self._try("memcpy", self._driver.memcpy_dtod_async, to, source, size, self._streams[stream])
+
+    def begin_capture(self, stream: int) -> None:
+        self._capturing().begin_capture(stream)
+
+    def end_capture(self, stream: int) -> int:
+        return self._capturing().end_capture(stream)
+
+    def launch(self, graph: int, stream: int) -> None:
+        self._capturing().launch(graph, stream)
+
+    def _capturing(self) -> Bindings:
+        if self._graphs is None:
+            raise EdgeError("cuda", "captured graphs must be possible", got="PyCUDA alone", expected="cuda-bindings", do="Install it too")
+        return self._graphs
+
+    def release(self) -> None:
+        if self._graphs is not None:
+            self._graphs.release()
+        while self._memory:
+            self._memory.pop().free()
+        self._streams.clear()
+
+
+ADAPTERS = {"bindings": Bindings, "pycuda": PyCuda}
+
+
+def _cudart() -> Any:
+    for name in ("cuda.bindings.runtime", "cuda.cudart"):  # the second until 12.6
+        try:
+            return import_module(name)
+        except ImportError as error:
+            reason = error
+    raise UnavailableError(
+        "cuda", "cuda-bindings must be installed", got=str(reason), expected="cuda-bindings", do="pip install cuda-bindings"
+    )
+
+
+def _version(number: int) -> str:
+    """12060 → 12.6."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,105 @@
+"""Arrays that live on the GPU, from other libraries and for them: ``__cuda_array_interface__`` and DLPack."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge.backends._cuda import LEGACY_STREAM
+from edge.errors import EdgeError
+
+ON_GPU = frozenset({2, 13})  # DLPack's device kinds: CUDA, CUDA managed
+
+
+@dataclass(frozen=True)
+class View:
+    """Device memory of somebody else. ``stream``: whose work must end before it is read; None for nothing. ``owner`` keeps it."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    contiguous: bool
+    stream: int | None
+    owner: Any
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An output left on the GPU, complete when it is handed out; overwritten by its thread's next call.
+
+    ``torch.as_tensor``, CuPy, Numba and PyCUDA take it as it is.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    owner: Any
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None}
+
+
+def on_device(array: Any) -> bool:
+    """Whether an array says that it lives on a GPU."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in ON_GPU
+
+
+def view(array: Any, stream: int) -> View:
+    """Where an array's memory is. A DLPack producer is told to make ``stream`` wait by itself."""
+    interface = getattr(array, "__cuda_array_interface__", None)
+    if interface is not None:
+        dtype = np.dtype(interface["typestr"])
+        shape = tuple(interface["shape"])
+        strides = interface.get("strides")
+        plain = strides is None or tuple(strides) == _strides(shape, dtype.itemsize)
+        # Before version 3 nothing is said of streams; libraries then mean the legacy default stream.
+        producer = interface.get("stream") if interface.get("version", 0) >= 3 else LEGACY_STREAM
+        return View(interface["data"][0], shape, dtype, plain, producer, array)
+    return _from_capsule(array.__dlpack__(stream=stream))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor: data, device, dimensions, type (code, bits, lanes), shape, strides in elements, offset in bytes."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_kind", ctypes.c_int32),
+        ("device_index", ctypes.c_int32),
+        ("dimensions", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+KINDS = {0: "i", 1: "u", 2: "f"}  # DLPack's type codes, as NumPy names them
+
+
+def _from_capsule(capsule: Any) -> View:
+    """The capsule frees the tensor when it goes, since it was not renamed: the view keeps it."""
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    tensor = ctypes.cast(pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
+    if tensor.code not in KINDS or tensor.lanes != 1:
+        raise EdgeError("infer", "a device array must be of plain numbers", got=f"type {tensor.code}", expected="float32", do="Convert it")
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.dimensions))
+    dtype = np.dtype(f"{KINDS[tensor.code]}{tensor.bits // 8}")
+    plain = not tensor.strides or tuple(tensor.strides[axis] for axis in range(tensor.dimensions)) == _strides(shape, 1)
+    return View((tensor.data or 0) + tensor.offset, shape, dtype, plain, None, capsule)
+
+
+def _strides(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
+    found: list[int] = []
+    for count in reversed(shape):
+        found.insert(0, step)
+        step *= count
+    return tuple(found)

@@ -1,0 +1,260 @@
+"""What TensorRT and TensorRT-RTX share on the way to an engine: probing, building in a process of its own, and the fit.
+
+One path from TensorRT 10.0 to 11: strongly typed networks, types made in the graph, enumerations by name only, because
+version 11 numbers them anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.backends import Support, _cuda
+from edge.errors import EdgeError
+from edge.manifest import digest_file
+from edge.spec import TargetSpec
+
+PAYLOAD = "engine.plan"
+PLUGIN = "engine.plugin.so"
+PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
+MARK = "EDGE-RESULT "
+STANDARD_NODES = "tensorrt-rtx"  # the row of edge.lower's table that leaves no node of ours
+# Shares of the free memory a build may use as workspace, tried from the left until one does.
+LADDER = (0.75, 0.35, 0.15)
+OLDEST = (10, 0)
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """A vendor library.
+
+    Attributes:
+        backend: our name for it.
+        load: imports its module.
+        install: how one gets it.
+        plugins: whether it takes our plugin (TensorRT-RTX aborts on plugins).
+        portable: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
+            the GPU they run on, one profile per batch.
+    """
+
+    backend: str
+    load: Callable[[], Any]
+    install: str
+    plugins: bool
+    portable: bool
+
+
+def probe(vendor: Vendor) -> Support:
+    """What that library can do here."""
+    try:
+        module = vendor.load()
+    except Exception as error:  # a wheel without its libraries raises what its loader raises
+        return Support(reason=f"{vendor.backend} does not import ({' '.join(str(error).split())[:160]})", fix=vendor.install)
+    version = str(module.__version__)
+    if not vendor.portable and _numbers(version) < OLDEST:
+        return Support(reason=f"TensorRT {version} is older than 10.0", fix="Install TensorRT 10 (JetPack 6.1 or later)", version=version)
+    plugin = plugin_path() if vendor.plugins else None
+    device, missing = _cuda.present()
+    facts: dict[str, Any] = {"plugin": str(plugin) if plugin else None}
+    if device is not None:
+        facts |= {
+            "gpu": device.name,
+            "compute_capability": ".".join(map(str, device.compute_capability)),
+            "driver": device.driver,
+            "cuda": device.runtime,
+        }
+    return Support(
+        reason=f"no GPU answers ({missing})" if device is None else "",
+        fix="Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino" if device is None else "",
+        version=version,
+        device=device.name if device else "",
+        float16="fp16",
+        builds=vendor.portable or device is not None,
+        facts=facts,
+        # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
+        int8_float16="fp16",
+        lowering="" if plugin else STANDARD_NODES,
+    )
+
+
+def plugin_path() -> Path | None:
+    """The plugin library: where the environment says, else the user's cache; None where there is none or the variable is empty."""
+    if PLUGIN_VARIABLE in os.environ:
+        given = os.environ[PLUGIN_VARIABLE]
+        if given and not Path(given).is_file():
+            raise EdgeError(
+                "backend", f"{PLUGIN_VARIABLE} must name the plugin library", got=given, expected="a file", do="Build it: docs/jetson.md"
+            )
+        return Path(given) if given else None
+    path = cache_folder() / "plugin" / "libedge_plugin.so"
+    return path if path.is_file() else None
+
+
+def cache_folder() -> Path:
+    """Where this user's timing caches, kernel caches and plugin are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcar-edge"
+
+
+def build(
+    vendor: Vendor,
+    lowered: bytes,
+    target: TargetSpec,
+    folder: Path,
+    *,
+    compute_capabilities: tuple[str, ...] = (),
+    weakly_typed: bool = False,
+    level: int = 3,
+) -> dict[str, Any]:
+    """Write the plan (and the plugin it needs) into the folder.
+
+    The library works in a child process: what kills or aborts it there becomes one line here.
+
+    Args:
+        lowered: the ONNX graph. Nodes of ours in it need the plugin.
+        compute_capabilities: ``8.6`` and so on, for TensorRT-RTX; empty means every GPU it knows.
+        weakly_typed: let the library choose types, as far as this version still can; only to compare.
+        level: the builder's optimisation level, 0 to 5.
+
+    Returns:
+        Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
+    """
+    plugin = _ship_plugin(vendor, folder) if b"plugin_namespace" in lowered else None
+    request = {
+        "backend": vendor.backend,
+        "folder": str(folder.resolve()),
+        "precision": target.precision,
+        "profiles": profiles(vendor, target),
+        "plugin": plugin,
+        "compute_capabilities": list(compute_capabilities),
+        "weakly_typed": weakly_typed,
+        "level": level,
+        "bytes": len(lowered),
+    }
+    answer: dict[str, Any] = {}
+    for share in (0.0,) if vendor.portable else LADDER:
+        answer = _in_child({**request, "share": share}, lowered)
+        if "facts" in answer:
+            return {"payload": PAYLOAD, "profiles": request["profiles"], "plugin": plugin, "level": level, **answer["facts"]}
+        if not answer["again"]:
+            break
+    (folder / PAYLOAD).unlink(missing_ok=True)
+    raise EdgeError("backend", *answer["error"][:1], **dict(zip(("got", "expected", "do"), answer["error"][1:], strict=True)))
+
+
+def profiles(vendor: Vendor, target: TargetSpec) -> list[list[int]]:
+    """Smallest, best and largest batch of each optimisation profile.
+
+    Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
+    profile would only add to the file: it gets one range.
+    """
+    if vendor.portable:
+        return [[target.batches[0], target.max_batch, target.max_batch]]
+    return [[batch, batch, batch] for batch in target.batches]
+
+
+def check_fit(vendor: Vendor, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+    """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
+    built = facts.get("machine", {})
+    here = support.facts.get("compute_capability")
+    if built.get("version") != support.version:
+        raise EdgeError(
+            "load",
+            f"the engine must be of the {vendor.backend} version that runs it",
+            got=support.version,
+            expected=built.get("version"),
+            do=rebuild,
+        )
+    allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
+    if (not vendor.portable or facts.get("compute_capabilities")) and here not in allowed:
+        raise EdgeError(
+            "load",
+            "the GPU must have a compute capability the engine was built for",
+            got=f"{here} ({support.device})",
+            expected=" or ".join(allowed),
+            do=rebuild,
+        )
+
+
+def register_plugin(registry: Any, path: Path) -> None:
+    """Load a plugin library; in a process that has it already, nothing happens."""
+    registry.load_library(str(path))
+    if registry.get_creator("RoiResize", "1", "edge") is None:
+        raise EdgeError(
+            "backend",
+            "the plugin library must register edge::RoiResize 1",
+            got=f"{path.name} without it",
+            expected="a library built on this machine from kernels/plugin",
+            do=f"Build it again (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
+        )
+
+
+def _ship_plugin(vendor: Vendor, folder: Path) -> dict[str, str]:
+    """Copy the plugin into the bundle; its name and digest."""
+    source = plugin_path() if vendor.plugins else None
+    if source is None:
+        raise EdgeError(
+            "backend",
+            "a graph with nodes of ours needs the plugin",
+            got="no plugin library",
+            expected=f"{PLUGIN_VARIABLE} or {cache_folder() / 'plugin'}" if vendor.plugins else f"standard nodes for {vendor.backend}",
+            do="Build it (docs/jetson.md), or build the bundle again without it",
+        )
+    shutil.copyfile(source, folder / PLUGIN)
+    return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
+
+
+def _in_child(request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:
+    """Build in a process of its own: ``{"facts": …}``, or ``{"error": [four parts], "again": whether less workspace may help}``."""
+    command = [sys.executable, "-m", "edge.backends._trt_build"]
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n" + lowered)
+            process.stdin.flush()  # and stays open: the child ends when it closes, with us
+        except BrokenPipeError:
+            pass  # its last words say why
+        said = process.stdout.read().decode(errors="replace")
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    for line in reversed(said.splitlines()):
+        if line.startswith(MARK):
+            answer: dict[str, Any] = json.loads(line.removeprefix(MARK))
+            return answer
+    words = [line.strip() for line in said.splitlines() if line.strip()]
+    last = f": {words[-1][:200]}" if words else ""
+    killed = code == -getattr(signal, "SIGKILL", 9)
+    ended = _signal_name(-code) if code < 0 else f"exit code {code}"
+    return {
+        "error": [
+            f"{request['backend']} must build the engine",
+            f"a builder that ended with {ended}{', as for want of memory' if killed else ''}{last}",
+            "a plan",
+            "Close other programs, or build with a smaller --batch or --size" if killed else "Report the graph with these words",
+        ],
+        "again": killed,
+    }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

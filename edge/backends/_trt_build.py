@@ -1,0 +1,196 @@
+"""The process a plan is built in: the request and the graph come by standard input, the last line of output is the answer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge.backends import BACKENDS, _cuda
+from edge.backends._trt import MARK, PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt_layers import read_layers
+from edge.backends._trt_run import quiet_logger
+from edge.errors import EdgeError
+from edge.graph import INPUT
+from edge.manifest import digest_json, write_atomically
+
+
+def main() -> int:
+    request = json.loads(sys.stdin.buffer.readline())
+    lowered = sys.stdin.buffer.read(request["bytes"])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    vendor: Vendor = importlib.import_module(BACKENDS[request["backend"]]).VENDOR
+    try:
+        answer: dict[str, Any] = {"facts": build_plan(vendor, request, lowered)}
+    except _NoPlan as error:
+        answer = {"error": [error.must, str(error.got), str(error.expected), error.do], "again": True}
+    except EdgeError as error:
+        answer = {"error": [error.must, str(error.got), str(error.expected), error.do], "again": False}
+    except OSError as error:
+        answer = {"error": ["the plan must fit on the disk", str(error), "free space", "Free some"], "again": False}
+    print("\n" + MARK + json.dumps(answer), flush=True)
+    # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
+    os._exit(0)
+
+
+class _NoPlan(EdgeError):
+    """The builder gave up; less workspace may help."""
+
+
+def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:
+    """Parse, build and write the plan; returns facts for the manifest."""
+    trt = vendor.load()
+    logger = quiet_logger(trt)
+    device, _ = _cuda.present()
+    builder = trt.Builder(logger)
+    folder = Path(request["folder"])
+    if request["plugin"]:  # before parsing: the parser looks its nodes up there
+        register_plugin(trt.get_plugin_registry(), folder / request["plugin"]["file"])
+    network = _parse(trt, builder, logger, lowered, weakly_typed=request["weakly_typed"])
+    config = builder.create_builder_config()
+    config.builder_optimization_level = request["level"]
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so in the graph.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    workspace = int(request["share"] * _free_memory(device)) if request["share"] and device else 0
+    if workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    if request["weakly_typed"]:
+        for name in ("FP16", *(["INT8"] if request["precision"] == "int8" else [])):
+            config.set_flag(getattr(trt.BuilderFlag, name))
+    _set_compute_capabilities(trt, config, request["compute_capabilities"])
+    shape = tuple(network.get_input(0).shape)[1:]
+    for least, best, most in request["profiles"]:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))
+        config.add_optimization_profile(profile)
+
+    machine: dict[str, Any] = {"version": str(trt.__version__)}
+    if device is not None:
+        machine |= {
+            "gpu": device.name,
+            "compute_capability": ".".join(map(str, device.compute_capability)),
+            "driver": device.driver,
+            "cuda": device.runtime,
+        }
+    # Timings hold for this GPU and these versions only; without a GPU nothing is timed.
+    timings = None if vendor.portable else cache_folder() / "timings" / f"{digest_json(machine)[:24]}.cache"
+    if timings is not None:
+        cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _NoPlan(
+            "backend",
+            f"{vendor.backend} must build the engine",
+            got=logger.last() or "no plan",
+            expected="a plan",
+            do="Close other programs, or build with a smaller --batch; else report the graph",
+        )
+    (folder / PAYLOAD).write_bytes(plan)
+    if timings is not None:
+        write_atomically(timings, bytes(config.get_timing_cache().serialize()))
+    facts = {
+        "machine": machine,
+        "compute_capabilities": request["compute_capabilities"],
+        "typing": "weak" if request["weakly_typed"] else "strong",
+        "regions": "plugin" if request["plugin"] else "standard nodes",
+        "workspace": workspace,
+        "seconds": round(time.perf_counter() - start, 1),
+        "network": describe(network),
+    }
+    if device is not None:
+        engine = trt.Runtime(logger).deserialize_cuda_engine(bytes(plan))
+        facts["layers"] = read_layers(trt, engine).plain() if engine else None
+    return facts
+
+
+def describe(network: Any) -> dict[str, Any]:
+    """What the parser made of the graph: layers by kind, first outputs by type, and how many convolutions compute in int8."""
+    kinds: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    dequantised: set[str] = set()
+    convolutions = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        output = layer.get_output(0)
+        kinds[layer.type.name] += 1
+        types[output.dtype.name] += 1
+        if layer.type.name == "DEQUANTIZE":
+            dequantised.add(output.name)
+        elif layer.type.name == "CONVOLUTION":
+            convolutions.append(layer.get_input(0).name)
+    return {
+        "layers": network.num_layers,
+        "kinds": dict(sorted(kinds.items())),
+        "types": dict(sorted(types.items())),
+        "convolutions": len(convolutions),
+        "int8_convolutions": sum(name in dequantised for name in convolutions),
+    }
+
+
+def _parse(trt: Any, builder: Any, logger: Any, lowered: bytes, *, weakly_typed: bool) -> Any:
+    flags = trt.NetworkDefinitionCreationFlag
+    if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):
+        raise EdgeError(
+            "backend", "this version must still choose types", got=trt.__version__, expected="TensorRT 10", do="Build it strongly typed"
+        )
+    strong = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    network = builder.create_network(0 if weakly_typed else strong)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(lowered):
+        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EdgeError(
+            "backend",
+            "the library must accept the graph",
+            got=" ".join("; ".join(said).split())[:300] or "a refusal",
+            expected="operators of opset 19",
+            do="Report the graph, or use another --backend",
+        )
+    return network
+
+
+def _set_compute_capabilities(trt: Any, config: Any, wanted: list[str]) -> None:
+    """For TensorRT-RTX: the GPUs the engine shall run on, as ``8.9``; none given means all it knows."""
+    if not wanted:
+        return
+    known = {f"{name[2:-1]}.{name[-1]}": name for name in getattr(trt.ComputeCapability, "__members__", {}) if name.startswith("SM")}
+    unknown = [each for each in wanted if each not in known]
+    if unknown:
+        raise EdgeError(
+            "backend",
+            "the library must know the compute capability",
+            got=", ".join(unknown),
+            expected=", ".join(known),
+            do="Change --compute-capability",
+        )
+    config.num_compute_capabilities = len(wanted)
+    for index, each in enumerate(wanted):
+        config.set_compute_capability(getattr(trt.ComputeCapability, known[each]), index)
+
+
+def _free_memory(device: _cuda.Device) -> int:
+    """Bytes a build may count on."""
+    if device.integrated:  # CUDA does not count what the kernel would give back
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return _cuda.Bindings().free_memory()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

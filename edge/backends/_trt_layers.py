@@ -1,0 +1,124 @@
+"""What an engine is made of, from the inspector's JSON of TensorRT 10 and 11: precisions, formats, reformats, casts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge.errors import EdgeError
+
+# Words the libraries use for a type, in lower case, by our name for it; longer words first where one holds another.
+TYPES = (
+    ("bf16", ("bfloat16", "bf16")),
+    ("fp16", ("fp16", "half", "float16")),
+    ("fp8", ("fp8",)),
+    ("uint8", ("uint8",)),
+    ("int8", ("int8",)),
+    ("int64", ("int64",)),
+    ("int32", ("int32",)),
+    ("bool", ("bool",)),
+    ("fp32", ("fp32", "float32", "float", "tf32")),
+)
+CONVOLUTIONS = frozenset({"convolution", "caskconvolution", "cudnnconvolution", "caskgemmconvolution", "cudadepthwiseconvolution"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the engine: type and format of its first input and first output; the precision is the input's."""
+
+    name: str
+    kind: str
+    precision: str
+    output: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers of an engine, in order."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def reformats(self) -> int:
+        """Layers that only change the memory format."""
+        return sum(layer.kind.lower() in ("reformat", "nohop") and layer.precision == layer.output for layer in self.layers)
+
+    @property
+    def casts(self) -> int:
+        """Layers that only change the type."""
+        return sum(
+            layer.kind.lower() == "cast" or (layer.kind.lower() == "reformat" and layer.precision != layer.output) for layer in self.layers
+        )
+
+    @property
+    def int8_share(self) -> float | None:
+        """Share of the convolutions that read int8; None where no layer is told to be one."""
+        reading = [layer.precision for layer in self.layers if _is_convolution(layer)]
+        return reading.count("int8") / len(reading) if reading else None
+
+    def plain(self) -> dict[str, Any]:
+        """For the manifest: counts, not the list."""
+        share = self.int8_share
+        return {
+            "layers": len(self.layers),
+            "precisions": dict(sorted(Counter(layer.precision for layer in self.layers).items())),
+            "reformats": self.reformats,
+            "casts": self.casts,
+            "int8_share": None if share is None else round(share, 4),
+        }
+
+
+def read_layers(trt: Any, engine: Any) -> Layers:
+    """The layers of a loaded engine."""
+    return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def parse_layers(information: str) -> Layers:
+    """The inspector's JSON → layers.
+
+    Version 10 says type and format in one sentence, ``Format/Datatype``; version 11 may say ``Format`` and ``Datatype``.
+    Engines built without detail hold names only.
+    """
+    try:
+        listed = json.loads(information)["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EdgeError(
+            "inspect",
+            "the inspector must answer in JSON",
+            got=information[:80],
+            expected='an object with "Layers"',
+            do="Report the version",
+        ) from error
+    return Layers(tuple(_layer(each) for each in listed))
+
+
+def _layer(entry: Mapping[str, Any] | str) -> Layer:
+    if isinstance(entry, str):
+        return Layer(entry, "", "", "", "")
+    inputs, outputs = entry.get("Inputs") or [{}], entry.get("Outputs") or [{}]
+    words = _words(inputs[0])
+    kind = str(entry.get("LayerType", ""))
+    if kind.lower() in ("kgen", "gemm", "conv") or not kind:
+        kind = str(entry.get("ParameterType") or kind)
+    return Layer(str(entry.get("Name", "")), kind, _type(words), _type(_words(outputs[0])), words)
+
+
+def _words(tensor: Mapping[str, Any]) -> str:
+    both = tensor.get("Format/Datatype")
+    return str(both) if both is not None else " ".join(str(tensor[key]) for key in ("Datatype", "Format") if key in tensor)
+
+
+def _type(words: str) -> str:
+    lower = words.lower()
+    for name, spellings in TYPES:
+        if any(spelling in lower for spelling in spellings):
+            return name
+    return ""
+
+
+def _is_convolution(layer: Layer) -> bool:
+    return layer.kind.lower() in CONVOLUTIONS or layer.kind.lower() == "conv"

@@ -1,0 +1,317 @@
+"""Running an engine of TensorRT or TensorRT-RTX for lowest latency."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.backends import _cuda
+from edge.backends._device_arrays import DeviceArray, view
+from edge.backends._trt import PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt_layers import Layers, read_layers
+from edge.errors import EdgeError
+from edge.graph import INPUT
+from edge.manifest import digest_json, write_atomically
+from edge.spec import TargetSpec
+
+NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
+ALIGNMENT = 256  # bytes, as cudaMalloc aligns
+
+
+class Network:
+    """A loaded engine. Every thread gets a context, a stream and buffers of its own for each batch it asks for.
+
+    Attributes:
+        memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the GPU reads the host's
+            memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both, else ``pinned``.
+        graphless: why no CUDA graph is used; empty when one is.
+    """
+
+    def __init__(self, vendor: Vendor, folder: Path, target: TargetSpec, facts: Mapping[str, Any], cuda: str = "bindings") -> None:
+        self._trt = vendor.load()
+        self._cuda = _cuda.open_cuda(cuda)
+        self._target = target
+        self._profiles = facts["profiles"]
+        self._logger = quiet_logger(self._trt)
+        self._lock = threading.Lock()
+        self._lanes = threading.local()
+        self._cache: tuple[Any, Path] | None = None
+        self.memory = ""
+        self.graphless = ""
+        if facts.get("plugin"):  # before deserialising: the engine's plugin nodes are looked up there
+            register_plugin(self._trt.get_plugin_registry(), folder / facts["plugin"]["file"])
+        self._cuda.enter()
+        try:
+            device = self._cuda.device()
+            self._integrated = device.integrated
+            self._engine = self._deserialised(vendor, folder)
+            self._config = self._runtime_config(device, facts)
+        finally:
+            self._cuda.leave()
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
+        self._cuda.enter()
+        try:
+            return self._lane(images.shape[0]).run(images)
+        finally:
+            self._cuda.leave()
+
+    def on_device(self, images: Any) -> dict[str, DeviceArray]:
+        """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs, left on the device.
+
+        Nothing passes through the host. The outputs are overwritten by this thread's next call.
+        """
+        self._cuda.enter()
+        try:
+            found = view(images, _cuda.LEGACY_STREAM)
+            size = self._engine.get_tensor_shape(INPUT)[2]
+            if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
+                got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
+                raise EdgeError(
+                    "infer", "a device array must have the engine's form", got=got, expected=f"(B, 3, {size}, {size}) float32, contiguous",
+                    do="Make it so on the device",
+                )  # fmt: skip
+            count = found.shape[0]
+            if not 1 <= count <= self._target.max_batch:
+                raise EdgeError(
+                    "infer", "a batch must fit the engine", got=f"{count} images", expected=f"1 to {self._target.max_batch}",
+                    do="Split it, or build with --batch",
+                )  # fmt: skip
+            batch = next(each for each in self._target.batches if each >= count)
+            return self._lane(batch, pinned=True).run_on_device(images, count)
+        finally:
+            self._cuda.leave()
+
+    def layers(self) -> Layers:
+        """The layers of the engine."""
+        return read_layers(self._trt, self._engine)
+
+    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
+        """Median seconds of every layer, by name; in a context of its own, without a graph, with the library's profiler."""
+        seconds: dict[str, list[float]] = {}
+        trt = self._trt
+
+        class Times(trt.IProfiler):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                seconds.setdefault(layer_name, []).append(ms / 1e3)
+
+        self._cuda.enter()
+        try:
+            lane = self._made(images.shape[0], "pinned", graph=False)
+            lane.context.profiler = Times()
+            for _ in range(runs + 2):
+                lane.run(images)
+        finally:
+            self._cuda.leave()
+        return {name: float(np.median(values[2:])) for name, values in seconds.items() if len(values) > 2}
+
+    def close(self) -> None:
+        """Free everything; keep the kernels that TensorRT-RTX made, for the next start."""
+        self._cuda.enter()
+        try:
+            if self._cache is not None:
+                with suppress(EdgeError):  # a cache that cannot be written costs time only
+                    write_atomically(self._cache[1], bytes(self._cache[0].serialize()))
+            self._lanes = threading.local()
+            self._cuda.release()
+            self._config = self._cache = self._engine = None
+        finally:
+            self._cuda.leave()
+
+    def _lane(self, batch: int, *, pinned: bool = False) -> _Lane:
+        lanes = self._lanes.__dict__
+        if (batch, pinned) not in lanes:
+            if pinned and self.memory == "pinned" and (batch, False) in lanes:
+                lanes[batch, pinned] = lanes[batch, False]
+            else:
+                with self._lock:
+                    if not self.memory:
+                        self.memory = self._quicker_memory() if self._integrated else "pinned"
+                    lanes[batch, pinned] = self._made(batch, "pinned" if pinned else self.memory)
+        return lanes[batch, pinned]
+
+    def _quicker_memory(self) -> str:
+        """Copying the image once, or reading it in place several times (whole, then in crops): which costs less, this GPU says."""
+        batch = self._target.batches[0]
+        size = self._engine.get_tensor_shape(INPUT)[2]
+        images = np.zeros((batch, 3, size, size), np.float32)
+        lanes = {mode: self._made(batch, mode) for mode in ("pinned", "mapped")}
+        taken: dict[str, list[float]] = {mode: [] for mode in lanes}
+        for _ in range(30):  # interleaved: clocks change meanwhile
+            for mode, lane in lanes.items():
+                start = time.perf_counter()
+                lane.run(images)
+                taken[mode].append(time.perf_counter() - start)
+        return min(taken, key=lambda mode: float(np.median(taken[mode][10:])))
+
+    def _made(self, batch: int, mode: str, *, graph: bool = True) -> _Lane:
+        index = next(i for i, (least, _, most) in enumerate(self._profiles) if least <= batch <= most)
+        context = self._engine.create_execution_context(self._config) if self._config else self._engine.create_execution_context()
+        if context is None:
+            raise EdgeError(
+                "load", "the GPU must hold the engine's activations", got=self._logger.last() or "no context", expected="free memory",
+                do="Close other programs, or build with a smaller --batch",
+            )  # fmt: skip
+        lane = _Lane(self._trt, self._engine, context, self._cuda, index, batch, mode, self._logger)
+        if graph:
+            self.graphless = lane.capture()
+        return lane
+
+    def _deserialised(self, vendor: Vendor, folder: Path) -> Any:
+        plan = (folder / PAYLOAD).read_bytes()
+        runtime = self._trt.Runtime(self._logger)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EdgeError(
+                "load",
+                f"{vendor.backend} must accept the engine",
+                got=self._logger.last() or "a refusal without words",
+                expected="an engine for this GPU and version",
+                do=f"Rebuild it here: python -m edge.build --from {folder} --force",
+            )
+        self._runtime = runtime  # must outlive the engine
+        return engine
+
+    def _runtime_config(self, device: _cuda.Device, facts: Mapping[str, Any]) -> Any:
+        """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between runs. None for TensorRT."""
+        if not hasattr(self._engine, "create_runtime_config"):
+            return None
+        config = self._engine.create_runtime_config()
+        if not hasattr(config, "create_runtime_cache"):
+            return None
+        kinds = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if hasattr(kinds, "EAGER"):  # lazily, a graph would be captured over the kernels for any shape
+            config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
+        key = digest_json([device.name, device.driver, str(self._trt.__version__), facts.get("network")])[:24]
+        path = cache_folder() / "kernels" / f"{key}.cache"
+        cache = config.create_runtime_cache()
+        if path.is_file():
+            cache.deserialize(path.read_bytes())  # refused by the library itself where it does not fit
+        config.set_runtime_cache(cache)
+        self._cache = (cache, path)
+        return config
+
+
+class _Lane:
+    """One context with stream, buffers and, where it can be captured, a CUDA graph of copy in, run, copy out.
+
+    All outputs lie in one arena, so that one copy brings them back.
+    """
+
+    def __init__(self, trt: Any, engine: Any, context: Any, cuda: _cuda.Cuda, profile: int, batch: int, mode: str, logger: Any) -> None:
+        self.context, self._cuda, self._logger = context, cuda, logger
+        self._stream = cuda.stream()
+        self._graph = 0
+        shape = (batch, *tuple(engine.get_tensor_shape(INPUT))[1:])
+        self._require(context.set_optimization_profile_async(profile, self._stream), "select the profile")
+        self._require(context.set_input_shape(INPUT, shape), f"take a batch of {batch}")
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+        self._forms: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}  # output → offset in the arena, shape, type
+        end = 0
+        for name in outputs:
+            form, dtype = tuple(context.get_tensor_shape(name)), np.dtype(NUMPY[engine.get_tensor_dtype(name).name])
+            self._forms[name] = (end, form, dtype)
+            end += -(-int(np.prod(form)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        self._arena_bytes, self._input_bytes = end, int(np.prod(shape)) * 4
+
+        self._mapped = mode == "mapped"
+        self._host_in = cuda.allocate_host(self._input_bytes, mapped=self._mapped)
+        self._host_out = cuda.allocate_host(end, mapped=self._mapped)
+        self._images = self._host_in.array.view(np.float32).reshape(shape)
+        self._images[:] = 0
+        self._device_in = self._host_in.mapped or cuda.allocate(self._input_bytes)
+        self._device_out = self._host_out.mapped or cuda.allocate(end)
+        context.set_tensor_address(INPUT, self._device_in)
+        for name, (offset, _, _) in self._forms.items():
+            context.set_tensor_address(name, self._device_out + offset)
+
+    def capture(self) -> str:
+        """Record one call as a graph; returns why that was not possible, or nothing."""
+        self._enqueue()  # once outside: the library allocates on its first call
+        self._cuda.synchronize(self._stream)
+        if not getattr(self.context, "is_stream_capturable", lambda stream: True)(self._stream):
+            return "the engine says that it cannot be captured"
+        try:
+            self._cuda.begin_capture(self._stream)
+            try:
+                self._enqueue()
+            finally:
+                graph = self._cuda.end_capture(self._stream)
+            self._graph = graph
+            self._cuda.launch(graph, self._stream)
+            self._cuda.synchronize(self._stream)
+        except EdgeError as error:
+            self._graph = 0
+            return str(error.got)
+        return ""
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        np.copyto(self._images, images)
+        if self._graph:
+            self._cuda.launch(self._graph, self._stream)
+        else:
+            self._enqueue()
+        self._cuda.synchronize(self._stream)
+        arena = self._host_out.array
+        return {
+            name: arena[offset : offset + int(np.prod(form)) * dtype.itemsize].view(dtype).reshape(form).copy()
+            for name, (offset, form, dtype) in self._forms.items()
+        }
+
+    def run_on_device(self, images: Any, count: int) -> dict[str, DeviceArray]:
+        """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held."""
+        found = view(images, self._stream)
+        if found.stream is not None:
+            self._cuda.wait(self._stream, found.stream)
+        self._cuda.copy(self._device_in, found.address, int(np.prod(found.shape)) * 4, self._stream)
+        self._execute()
+        self._cuda.synchronize(self._stream)
+        return {
+            name: DeviceArray(self._device_out + offset, (count, *form[1:]), dtype, self)
+            for name, (offset, form, dtype) in self._forms.items()
+        }
+
+    def _enqueue(self) -> None:
+        if not self._mapped:
+            self._cuda.copy(self._device_in, self._host_in.array.ctypes.data, self._input_bytes, self._stream)
+        self._execute()
+        if not self._mapped:
+            self._cuda.copy(self._host_out.array.ctypes.data, self._device_out, self._arena_bytes, self._stream)
+
+    def _execute(self) -> None:
+        self._require(self.context.execute_async_v3(self._stream), "run")
+
+    def _require(self, done: bool, what: str) -> None:
+        if not done:
+            raise EdgeError(
+                "infer", f"the engine must {what}", got=self._logger.last() or "a refusal", expected="success", do="Rebuild the bundle here"
+            )
+
+
+def quiet_logger(trt: Any) -> Any:
+    """A logger that keeps the last warnings and errors instead of printing them."""
+
+    class Quiet(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.said = [*self.said[-9:], " ".join(msg.split())[:300]]
+
+        def last(self) -> str:
+            return self.said[-1] if self.said else ""
+
+    return Quiet()
