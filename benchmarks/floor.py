@@ -49,7 +49,7 @@ def cut(model: onnx.ModelProto, stream: str, source: str, shape: tuple[int, ...]
     needed = {name for node in ends for name in above[node.name]}
     nodes = [node for node in graph.node if node.name in needed]
     kept = [value for value in graph.initializer if any(value.name in node.input for node in nodes)]
-    outputs = [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None) for node in ends]
+    outputs = [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, [None] * 4) for node in ends]
     inputs = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, shape)]
     made = helper.make_graph(nodes, f"{stream} backbone", inputs, outputs, kept)
     return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -8,8 +8,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ DEFAULT_BATCH = 8
 DEFAULT_DATA = "scenes"
 STAGE_IMAGES = 16
 PLAN = latency.Plan()
+ROUNDS, TURN_S = 7, 0.5  # of a comparison
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -245,40 +246,28 @@ def _energy(engine: Engine, images: np.ndarray) -> dict[str, Any]:
 
 
 def _compare(paths: list[Path], batch: int) -> list[dict[str, Any]]:
-    """The bundles turn by turn, as paired ratios to the first."""
-    with _opened(paths) as engines, command.progress("compare", "turn") as progress:
+    """The bundles turn by turn, as paired ratios to the first; one named twice is compared with itself."""
+    with ExitStack() as opened, command.progress("compare", "turn") as progress:
         turns = {}
-        for path, engine in engines.items():
+        for number, path in enumerate(paths):
+            engine = opened.enter_context(Engine.load(path))
             images = _noise(engine.bundle.image, batch)
-            turns[str(path)] = latency.timed(lambda engine=engine, images=images: engine.infer(images))  # type: ignore[misc]
-        rounds = latency.interleave(turns, plan=PLAN, progress=progress)
-    first = str(paths[0])
+            turns[str(number)] = latency.timed(partial(engine.infer, images))
+        rounds = latency.interleave(turns, rounds=ROUNDS, turn_s=TURN_S, plan=PLAN, progress=progress)
     compared = []
-    for name in turns:
-        found = rounds.compare(name, first)
+    for number, path in enumerate(paths):
+        found = rounds.compare(str(number), "0")
         compared.append(
             {
-                "bundle": name,
-                "p50_ms": rounds.latency(name).percentile_ms(50),
+                "bundle": str(path),
+                "p50_ms": rounds.latency(str(number)).percentile_ms(50),
                 "ratio": found.ratio,
                 "interval": list(found.interval),
                 "rounds": len(found.ratios),
-                "verdict": found.verdict if name != first else "the first",
+                "verdict": found.verdict if number else "the first",
             }
         )
     return compared
-
-
-@contextmanager
-def _opened(paths: list[Path]) -> Iterator[dict[Path, Engine]]:
-    engines: dict[Path, Engine] = {}
-    try:
-        for path in paths:
-            engines[path] = Engine.load(path)
-        yield engines
-    finally:
-        for engine in engines.values():
-            engine.close()
 
 
 def _noise(spec: ImageSpec, batch: int) -> np.ndarray:

@@ -32,7 +32,9 @@ KEYS = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """A few calls per figure, and a cache of the test's own."""
-    monkeypatch.setattr(bench, "PLAN", Plan(samples=12, least_s=0, limit_s=2, warm_calls=10, warm_s=1))
+    monkeypatch.setattr(bench, "PLAN", Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1))
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+    monkeypatch.setattr(bench, "TURN_S", 0.01)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

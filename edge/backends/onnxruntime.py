@@ -58,13 +58,7 @@ class Session:
     def __init__(self, model: bytes | Path, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is None and _shared_threads():
-            # Sessions that each bring a pool spin against each other.
-            options.use_per_session_threads = False
-        else:
-            options.intra_op_num_threads = threads or cores()
+        options = _options(threads)
         self._source = model if isinstance(model, bytes) else str(model)
         try:
             self._session: Any = onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
@@ -90,9 +84,7 @@ class Session:
         import onnxruntime
 
         with tempfile.TemporaryDirectory() as folder:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            options.intra_op_num_threads = cores()
+            options = _options(None)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "trace")
             session = onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
@@ -107,6 +99,19 @@ class Session:
 
     def close(self) -> None:
         self._session = None
+
+
+def _options(threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is None and _shared_threads():
+        # Sessions that each bring a pool spin against each other.
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads or cores()
+    return options
 
 
 def cores() -> int:
