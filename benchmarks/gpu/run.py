@@ -59,7 +59,7 @@ class Run:
 def cpu_part(run: Run, nvcc: str | None) -> None:
     """The tests that need no GPU, and the compiler's resource figures against the recorded ones."""
     output = run.call("CPU tests", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels", timeout=1200)
-    run.result["cpu_tests"] = output.strip().splitlines()[-1] if output else None
+    run.result["cpu_tests"] = output.strip().splitlines()[-1].split(" in ")[0] if output else None
     if nvcc is None:
         run.missing.append("resource figures: no nvcc")
         return
