@@ -1,0 +1,91 @@
+"""``edge.predict``: every readable image is predicted, every other one named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge import command, predict
+
+
+def run(*words: object) -> int:
+    return command.run(predict.main, predict.arguments().parse_args([str(word) for word in words]))
+
+
+@pytest.fixture
+def bundle(small_bundle):
+    return small_bundle("onnxruntime")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for index in range(5):  # more than the bundle's largest batch
+        path = tmp_path / f"photo{index}.jpg"
+        Image.fromarray(rng.integers(0, 256, (60, 80 + index, 3), np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_images_become_labels_and_regions_in_photo_pixels(bundle, photos, tmp_path, capsys):
+    assert run(bundle, *photos, "--json", tmp_path / "out.json", "--draw", tmp_path / "drawn", "--score-threshold", "0") == 0
+    entries = json.loads((tmp_path / "out.json").read_text())
+    assert [entry["image"] for entry in entries] == [str(path) for path in photos]
+    for index, entry in enumerate(entries):
+        assert set(entry) == {"image", "labels", "regions"}
+        scores = [label["score"] for label in entry["labels"]]
+        assert len(scores) == 20
+        assert scores == sorted(scores, reverse=True)
+        assert len(entry["regions"]) == 4
+        for region in entry["regions"]:
+            x1, y1, x2, y2 = region["box"]
+            assert 0 <= x1 < x2 <= 80 + index
+            assert 0 <= y1 < y2 <= 60
+            assert {"name": region["label"], "score": region["score"]} in entry["labels"]
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert [path.name for path in drawn] == [f"photo{index}.png" for index in range(5)]
+    assert np.asarray(Image.open(drawn[0])).std() > 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_an_unreadable_image_is_named_and_the_rest_is_written(bundle, photos, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes(photos[0].read_bytes()[:100])
+    mixed = [photos[0], tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos[1]]
+    assert run(bundle, *mixed, "--json", tmp_path / "out.json") == 1
+    entries = json.loads((tmp_path / "out.json").read_text())
+    assert [("error" in entry) for entry in entries] == [False, True, True, False]
+    assert set(entries[1]) == {"image", "error"}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "broken.jpg" in lines[0]
+    assert "missing.jpg" in lines[1]
+
+
+def test_one_photo_among_many_gets_the_scores_it_gets_alone(bundle, photos, tmp_path):
+    run(bundle, *photos, "--json", tmp_path / "all.json", "--score-threshold", "0")
+    run(bundle, photos[3], "--json", tmp_path / "one.json", "--score-threshold", "0")
+    together, alone = json.loads((tmp_path / "all.json").read_text())[3], json.loads((tmp_path / "one.json").read_text())[0]
+    for a, b in zip(together["regions"], alone["regions"], strict=True):
+        assert a["label"] == b["label"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5"])
+def test_a_threshold_that_is_no_probability_is_refused(bundle, photos, value, capsys):
+    assert run(bundle, photos[0], "--score-threshold", value) == 1
+    assert "0 to 1" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_bundle_is_refused(photos, tmp_path, capsys):
+    assert run(tmp_path, photos[0]) == 1
+    assert "edge.build" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_an_error(bundle, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run(bundle, photos[0], "--json", tmp_path / "file" / "out.json") == 1
+    assert "writable" in capsys.readouterr().err
