@@ -36,9 +36,9 @@ def arguments() -> argparse.ArgumentParser:
         "--dataset", metavar="SPEC", default="scenes", help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
     )
     how.add_argument(
-        "--recipe", choices=("auto", "official", "scratch"), default="auto", help="auto: official with --weights, else scratch"
+        "--recipe", choices=("auto", "official", "scratch", "refine"), default="auto", help="auto: official with --weights, else scratch"
     )
-    how.add_argument("--epochs", type=int, help="default 60 for official, 8 for scratch")
+    how.add_argument("--epochs", type=int, help="default 60 for official, 16 for scratch, 2 for refine")
     how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")

@@ -74,7 +74,7 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
         name = "official" if pretrained else "scratch"
     if name == "official":
         return official(size, epochs or 60)
-    return scratch(size, epochs or 8, overhead)
+    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 16, overhead)
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
@@ -85,7 +85,7 @@ def official(size: int, epochs: int = 60) -> Recipe:
     return Recipe("official", phases, "sgd", weight_decay=1e-4, backbone_lr=0.1)
 
 
-def scratch(size: int, epochs: int = 8, overhead: bool = False) -> Recipe:
+def scratch(size: int, epochs: int = 16, overhead: bool = False) -> Recipe:
     """From random weights on a CPU: small images first, the zoomed regions at the end.
 
     A MobileNetV2 pass costs a fifth at half the side, so most epochs go there.
@@ -104,10 +104,22 @@ def scratch(size: int, epochs: int = 8, overhead: bool = False) -> Recipe:
         Phase(size, full, (5e-4, 3e-4), batch=16),
         Phase(size, both, (2e-4, 1e-6), batch=4, streams="both", share=0.25, regions=2, fixed_norm=True),
     )
-    augmentation = Augmentation(crop=0.6 if overhead else 0.8, turns=overhead, jitter=0.3)
-    return Recipe(
-        "scratch", tuple(phase for phase in phases if phase.epochs), "adamw", weight_decay=0.03, ema=0.99, augmentation=augmentation
-    )
+    return Recipe("scratch", _some(phases), "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+
+
+def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
+    """What follows ``scratch`` where time allows: both streams on all images at full size."""
+    phases = (Phase(size, epochs, (5e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
+    return Recipe("refine", phases, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+
+
+def _some(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    return tuple(phase for phase in phases if phase.epochs)
+
+
+def _augmentation(overhead: bool) -> Augmentation:
+    # A thing at the edge of an upright scene must stay in it; an aerial view is the same stuff all over.
+    return Augmentation(crop=0.6 if overhead else 0.8, turns=overhead, jitter=0.3)
 
 
 def _multiple(size: float) -> int:
