@@ -20,6 +20,12 @@ BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 # Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
 TORCH = ["torch>=2.11", "torchvision>=0.26"]
 BUILD = [*TORCH, "onnx>=1.18", "onnxscript>=0.6", "onnxruntime>=1.23", "openvino>=2025.4", "tqdm>=4.60", "psutil>=5.9"]
+# What lets the tests compile every kernel and build RTX engines on a machine without a GPU.
+ON_X86 = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
+COMPILERS = [
+    f"{name}>=13.0{ON_X86}"
+    for name in ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc")
+]
 EXTRAS = {
     # On the device: one vendor library. JetPack brings its own TensorRT (apt, python3-libnvinfer), which needs no extra.
     "openvino": ["openvino>=2025.4"],
@@ -41,6 +47,9 @@ EXTRAS = {
         "clang-format==23.*",
         "setuptools>=77",
         "wheel>=0.43",
+        *COMPILERS,
+        f"tensorrt-rtx-cu13>=1.1{ON_X86}",
+        f"cuda-bindings>=13.0{ON_X86}",
     ],
 }
 
