@@ -25,7 +25,12 @@ ZERO = "int8_zero"
 
 
 def quantize(
-    graph: Graph, calibration: Calibration, *, method: str = DEFAULT_METHOD, float_nodes: Collection[str] = (), bias_correction: bool = True
+    graph: Graph,
+    calibration: Calibration,
+    *,
+    method: str = DEFAULT_METHOD,
+    float_nodes: Collection[str] = (),
+    bias_correction: bool = False,
 ) -> Graph:
     """The graph with Q/DQ; every runtime's int8 kernels are found from it.
 
@@ -34,7 +39,8 @@ def quantize(
         calibration: of this very graph; another one is refused.
         method: a key of ``calib.scales.METHODS``.
         float_nodes: names of convolutions and Adds to leave in float.
-        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``).
+        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``). Off: with
+            weights rounded per channel it gained nothing (docs/int8.md).
 
     Rules:
 
