@@ -90,7 +90,7 @@ def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Pa
 
 
 def test_killed_without_warning_it_goes_on(squares: Path, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "edge.train", *map(str, small(squares, tmp_path / "run")), "--epochs", "40"]
+    line = [sys.executable, "-m", "edge.train", *map(str, small(squares, tmp_path / "run")), "--epochs", "12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
     state, deadline = tmp_path / "run" / "state.pt", time.monotonic() + 120
@@ -100,7 +100,7 @@ def test_killed_without_warning_it_goes_on(squares: Path, tmp_path: Path) -> Non
     process.wait()
     assert state.exists()
     done = torch.load(state, weights_only=True)["epoch"]
-    assert 1 <= done < 40
+    assert 1 <= done < 12
     again = subprocess.run([*line, "--resume"], env=environment, capture_output=True, text=True, timeout=300, check=True)
     assert "resumed" in again.stdout
-    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 40
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 12
