@@ -65,8 +65,8 @@ def arguments() -> argparse.ArgumentParser:
     int8.add_argument(
         "--calib-method",
         choices=("entropy", "percentile", "minmax", "mse"),
-        default="entropy",
-        help="range of an activation (default entropy)",
+        default="mse",
+        help="how a range is cut (default mse)",
     )
     int8.add_argument("--calib-images", type=int, default=256, help="calibration images (default 256)")
     int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
