@@ -27,7 +27,7 @@ from benchmarks import defaults
 from benchmarks.participants import Participant
 from benchmarks.workers import Failed, Worker
 from edge import __version__, backends, command
-from edge.bundle import LOWERED, REFERENCE, Bundle
+from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.measure import latency, machine, report
 from edge.measure.outputs import KEPT, Outputs
@@ -42,15 +42,22 @@ PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 class Table:
     """What is known about each row, filled as the run goes on."""
 
+    only: frozenset[str] = frozenset()
     participants: dict[str, Participant] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def wants(self, name: str) -> bool:
+        """Whether a row was asked for: by its name, or a floor by its precision."""
+        return not self.only or name in self.only or any(name.startswith(f"{floor}-") for floor in self.only if floor.startswith("floor-"))
+
     def add(self, participant: Participant) -> None:
-        self.participants[participant.name] = participant
+        if self.wants(participant.name):
+            self.participants[participant.name] = participant
 
     def fail(self, name: str, reason: str) -> None:
-        self.reasons[name] = reason
-        command.warn(f"{name}: {reason}")
+        if self.wants(name):
+            self.reasons[name] = reason
+            command.warn(f"{name}: {reason}")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -75,16 +82,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     with _folder(args.work) as work:
-        table = Table()
+        table = Table(frozenset({"eager-fp32", REFERENCE_ROW, *args.only.split(",")}) if args.only else frozenset())
         bundles = _build(args, work, table)
         first = next(iter(bundles.values()))
         timing, calibration, test = _images(args, first, work)
         _peers(args, first, calibration, work, table)
         _floors(args, bundles, calibration, work, table)
-        if args.only:
-            wanted = {"eager-fp32", REFERENCE_ROW, *args.only.split(",")}
-            table.participants = {name: one for name, one in table.participants.items() if name in wanted}
-            table.reasons = {name: reason for name, reason in table.reasons.items() if name in wanted}
         result = _run(args, table, timing, test, first)
     command.say(terminal(result))
     command.write_json(args.json, result)
@@ -100,26 +103,24 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
         support = backends.probe(backend)
         for precision in PRECISIONS:
             name, output = f"edge-{precision}-{backend}", work / f"edge-{precision}-{backend}"
+            # The first one is needed in any case: it holds the graph of the other rows.
+            if bundles and not table.wants(name) and not table.wants(f"floor-{precision}-{backend}"):
+                continue
             if support.reason:
                 table.fail(name, f"{support.reason}. {support.fix}")
                 continue
             if not output.is_dir():
                 words = [sys.executable, "-m", "edge.build", *given, "--seed", str(args.seed), "--batch", str(args.batch)]
-                words += [
-                    "--precision",
-                    precision,
-                    "--backend",
-                    backend,
-                    "--output",
-                    str(output),
-                    *(calibration if precision == "int8" else []),
-                ]
+                words += ["--precision", precision, "--backend", backend, "--output", str(output)]
+                words += calibration if precision == "int8" else []
                 made = subprocess.run(words, capture_output=True, text=True)
                 if made.returncode:
                     table.fail(name, (made.stderr.strip().splitlines() or [f"edge.build ended with {made.returncode}"])[-1])
                     continue
             bundles[name] = Bundle.read(output)
             table.add(Participant(name, backend, precision, "bundle", {"path": str(output)}))
+            if (output / CALIBRATION).is_file():  # one table serves every backend
+                calibration = ["--calibration", str(output / CALIBRATION)]
     if not bundles:
         raise SystemExit("no bundle could be built: " + "; ".join(sorted(set(table.reasons.values()))))
     return bundles
@@ -161,10 +162,12 @@ def _peers(args: argparse.Namespace, bundle: Bundle, calibration: Path, work: Pa
     reference = bundle.path / REFERENCE
     table.add(Participant("onnxruntime-fp32", "onnxruntime", "fp32", "session", {"path": str(reference)}))
     quantised = work / "onnxruntime-int8-default.onnx"
-    if _made(defaults.quantize_onnxruntime, reference, calibration, quantised, "onnxruntime-int8-default", table):
+    if table.wants("onnxruntime-int8-default") and _made(
+        defaults.quantize_onnxruntime, reference, calibration, quantised, "onnxruntime-int8-default", table
+    ):
         table.add(Participant("onnxruntime-int8-default", "onnxruntime", "int8", "session", {"path": str(quantised)}))
     quantised = work / "nncf-int8-default.xml"
-    if _made(defaults.quantize_nncf, reference, calibration, quantised, "nncf-int8-default", table):
+    if table.wants("nncf-int8-default") and _made(defaults.quantize_nncf, reference, calibration, quantised, "nncf-int8-default", table):
         table.add(Participant("nncf-int8-default", "openvino", "int8", "openvino", {"path": str(quantised), "batches": (args.batch,)}))
 
 
@@ -190,7 +193,7 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
         table.add(Participant(f"floor-{precision}-{backend}", backend, precision, "floor", options, scored=False))
         if name == "edge-fp32-openvino":
             quantised, check = work / "nncf-backbone.xml", "floor-int8-nncf"
-            if _made(defaults.quantize_nncf, paths["global"], calibration, quantised, check, table):
+            if table.wants(check) and _made(defaults.quantize_nncf, paths["global"], calibration, quantised, check, table):
                 options = {**options, "first": str(quantised), "second": str(quantised)}
                 table.add(Participant(check, backend, "int8", "floor", options, scored=False))
 
