@@ -54,9 +54,7 @@ def test_corrected_channels_keep_their_means(graph: Graph, calibration: Calibrat
     assert errors[True] < 0.9 * errors[False]
 
 
-def test_each_stream_has_corrected_biases_of_its_own_and_without_correction_they_are_shared(
-    graph: Graph, calibration: Calibration
-) -> None:
+def test_each_stream_has_corrected_biases_of_its_own_and_without_correction_they_are_shared(graph: Graph, calibration: Calibration) -> None:
     def biases(corrected: bool) -> list[np.ndarray]:
         model = quantize(graph, calibration, bias_correction=corrected).parse()
         constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -76,6 +74,6 @@ def test_a_convolution_without_bias_gets_one(graph: Graph, calibration: Calibrat
         if node.name == "global/expand":
             del node.input[2:]
     bare = replace(graph, proto=model.SerializeToString())
-    found = quantize(bare, replace(calibration, graph=bare.digest)).parse()
+    found = quantize(bare, replace(calibration, graph=bare.digest), bias_correction=True).parse()
     node = next(node for node in found.graph.node if node.name == "global/expand")
     assert node.input[2] == "global/expand/corrected_bias"
