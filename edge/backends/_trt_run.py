@@ -129,7 +129,7 @@ class Network:
             self._cuda.leave()
 
     def _lane(self, batch: int, *, pinned: bool = False) -> _Lane:
-        lanes = self._lanes.__dict__
+        lanes: dict[Any, _Lane] = self._lanes.__dict__
         if (batch, pinned) not in lanes:
             if pinned and self.memory == "pinned" and (batch, False) in lanes:
                 lanes[batch, pinned] = lanes[batch, False]
@@ -190,7 +190,7 @@ class Network:
         if not hasattr(config, "create_runtime_cache"):
             return None
         kinds = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
-        if hasattr(kinds, "EAGER"):  # lazily, a graph would be captured over the kernels for any shape
+        if kinds is not None:  # lazily, a graph would be captured over the kernels for any shape
             config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
         key = digest_json([device.name, device.driver, str(self._trt.__version__), facts.get("network")])[:24]
         path = cache_folder() / "kernels" / f"{key}.cache"

@@ -1,0 +1,91 @@
+"""Small graphs, and TensorRT, CUDA and PyCUDA as fakes that know what each version has."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+FAKES = Path(__file__).parent / "fakes"
+
+
+def make_small_graph(precision: str = "fp32", *, regions: bool = False) -> bytes:
+    """image (batch, 3, 32, 32) → convolution, mean → scores (batch, 4); with ``regions`` also boxes found and crops averaged."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+    float_type = np.float16 if precision == "fp16" else np.float32
+    weights = np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype(np.float32)
+    constants, nodes = {}, []
+    if precision == "int8":
+        constants |= {"step": np.float32(0.02), "zero": np.int8(0), "w": np.clip(np.rint(weights * 40), -127, 127).astype(np.int8)}
+        constants |= {"w_step": np.full(16, 1 / 40, np.float32), "w_zero": np.zeros(16, np.int8)}
+        nodes += [
+            helper.make_node("QuantizeLinear", ["image", "step", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["x"]),
+            helper.make_node("DequantizeLinear", ["w", "w_step", "w_zero"], ["weights"], axis=0),
+        ]
+    else:
+        constants["weights"] = weights.astype(float_type)
+        nodes.append(helper.make_node("Cast", ["image"], ["x"], to=kind))
+    nodes += [
+        helper.make_node("Conv", ["x", "weights"], ["maps"], name="global/conv1", pads=[1, 1, 1, 1], strides=[8, 8]),
+        helper.make_node("Cast", ["maps"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Sigmoid", ["wide"], ["cams"]),
+        helper.make_node("GlobalMaxPool", ["cams"], ["peaks"]),
+        helper.make_node("Flatten", ["peaks"], ["scores"]),
+    ]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 16])]
+    if regions:
+        plugin = {"plugin_version": "1", "plugin_namespace": "edge", "domain": "edge", "size": 32}
+        constants |= {"first": np.array([0]), "second": np.array([2]), "channels": np.array([1])}
+        nodes += [
+            helper.make_node("Slice", ["cams", "first", "second", "channels"], ["top"]),
+            helper.make_node("RegionBoxes", ["top"], ["regions"], threshold=0.5, **plugin),
+        ]
+        outputs.append(helper.make_tensor_value_info("regions", TensorProto.FLOAT, ["batch", 2, 4]))
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        outputs,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 19), *([helper.make_opsetid("edge", 1)] if regions else [])]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def small_graph():
+    return make_small_graph
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch, tmp_path):
+    """A function (version as recorded) → the fake modules, installed in this process and for its children."""
+
+    def install(version: str, **environment: str) -> SimpleNamespace:
+        pytest.importorskip("onnxruntime")
+        for name in ("tensorrt", "fake_cudart", "fake_pycuda", "cuda.bindings.runtime", "pycuda.driver"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setenv("EDGE_FAKE_TENSORRT", version)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PYTHONPATH", str(FAKES))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.syspath_prepend(str(FAKES))
+        import fake_cudart  # type: ignore[import-not-found]
+        import fake_pycuda  # type: ignore[import-not-found]
+
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake_cudart)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", fake_pycuda)
+        import tensorrt  # type: ignore[import-not-found]
+
+        return SimpleNamespace(tensorrt=tensorrt, cudart=fake_cudart, pycuda=fake_pycuda)
+
+    yield install
+    for name in ("tensorrt", "fake_cudart", "fake_pycuda"):
+        sys.modules.pop(name, None)

@@ -1,0 +1,345 @@
+"""TensorRT against a recorded fake of three versions: building, shipping the plugin, running, and every refusal."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from edge import backends
+from edge.backends import _cuda, _device_arrays, _trt
+from edge.errors import EdgeError
+from edge.spec import TargetSpec
+
+VERSIONS = ("10.3", "10.16", "11.1")
+TARGET = TargetSpec("tensorrt", "fp32", (1, 3))
+
+
+@pytest.fixture
+def backend():
+    from edge.backends import tensorrt
+
+    return tensorrt
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture
+def expected(small_graph):
+    from edge.backends.onnxruntime import Session
+
+    return lambda images, graph=None: Session(graph or small_graph(), threads=1)(images)["scores"]
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    path = tmp_path / "libedge_plugin.so"
+    path.write_bytes(b"edge plugin, as the fake registry knows it")
+    monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", str(path))
+    return path
+
+
+# What the recorded surfaces are good for.
+
+
+def test_a_number_that_moved_is_recorded_as_moved():
+
+    read = {v: json.loads((Path(__file__).parent / "surfaces" / f"{v}.json").read_text())["enums"] for v in VERSIONS}
+    strong = {version: enums["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"] for version, enums in read.items()}
+    assert strong == {"10.3": 1, "10.16": 1, "11.1": 0}
+    assert "FP16" in read["10.16"]["BuilderFlag"]
+    assert "FP16" not in read["11.1"]["BuilderFlag"]
+
+
+def test_the_fake_refuses_what_its_version_lacks(fake_tensorrt):
+    trt = fake_tensorrt("11.1").tensorrt
+    config = trt.IBuilderConfig()
+    with pytest.raises(AttributeError, match="int8_calibrator"):
+        config.int8_calibrator = None
+    with pytest.raises(AttributeError):
+        trt.BuilderFlag.FP16  # noqa: B018
+    with pytest.raises(AttributeError, match="device_memory_size"):
+        trt.ICudaEngine.__getattr__(object(), "device_memory_size")
+
+
+def test_the_fake_cuda_has_no_name_that_cuda_lacks():
+    real = pytest.importorskip("cuda.bindings.runtime")
+    fake = importlib.machinery.SourceFileLoader("fake_cudart_names", str(Path(__file__).parent / "fakes" / "fake_cudart.py"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(fake.name, fake))
+    fake.exec_module(module)
+    missing = [name for name in vars(module) if name.startswith("cuda") and not hasattr(real, name)]
+    assert missing == []
+
+
+# Building and running.
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_version_builds_and_answers_as_the_graph_says(
+    fake_tensorrt, backend, images, tmp_path, version, precision, small_graph, expected
+):
+    fake = fake_tensorrt(version)
+    graph = small_graph(precision)
+    facts = backend.build(graph, TargetSpec("tensorrt", precision, (1, 3)), tmp_path)
+    assert facts["profiles"] == [[1, 1, 1], [3, 3, 3]]
+    assert facts["typing"] == "strong"
+    assert facts["network"]["int8_convolutions"] == (precision == "int8")
+    assert facts["machine"]["compute_capability"] == "8.7"
+    network = backend.open(tmp_path, TARGET, facts)
+    for count in (1, 3, 1, 3):
+        np.testing.assert_allclose(network(images[:count])["scores"], expected(images[:count], graph), atol=2e-3)
+    assert network.graphless == ""
+    assert fake.cudart.state.launches >= 4, "no CUDA graph was launched"
+    network.close()
+    assert fake.cudart.holds() == 0, "something was not freed"
+
+
+def test_float32_is_float32(fake_tensorrt, backend, tmp_path, small_graph):
+    import pickle
+
+    fake_tensorrt("10.3")
+    backend.build(small_graph(), TARGET, tmp_path)
+    assert "TF32" not in pickle.loads((tmp_path / "engine.plan").read_bytes())["flags"]
+
+
+def test_timings_are_kept_for_the_next_build(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.16")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        backend.build(small_graph(), TARGET, tmp_path / name)
+    (kept,) = (tmp_path / "cache" / "mcar-edge" / "timings").iterdir()
+    assert kept.read_bytes() == b"timed;timed;"
+
+
+def test_a_capture_that_fails_costs_the_graph_only(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake_tensorrt("10.3", EDGE_FAKE_CAPTURE="refused")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
+    assert network.graphless
+
+
+def test_threads_share_the_engine_and_nothing_else(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake_tensorrt("10.16")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    barrier = threading.Barrier(3)
+
+    def call(index):
+        barrier.wait()
+        return [network(images[index : index + 1])["scores"] for _ in range(3)]
+
+    with ThreadPoolExecutor(3) as pool:
+        for index, found in enumerate(pool.map(call, range(3))):
+            for scores in found:
+                np.testing.assert_allclose(scores, expected(images[index : index + 1]), atol=1e-5)
+
+
+def test_memory_is_chosen_by_timing_where_it_is_shared(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED="1")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
+    assert network.memory in ("pinned", "mapped")
+    mapped = network._made(3, "mapped")
+    np.testing.assert_allclose(mapped.run(images)["scores"], expected(images), atol=1e-5)
+
+
+def test_layers_and_their_times_can_be_read(fake_tensorrt, backend, images, tmp_path, small_graph):
+    for version in ("10.16", "11.1"):
+        fake_tensorrt(version)
+        network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+        assert network.layers().plain()["precisions"] == {"fp32": 1}
+        assert network.profile(images[:1], runs=3) == {"conv1": pytest.approx(0.25e-3)}
+
+
+# Device arrays and PyCUDA.
+
+
+class OnDevice:
+    """An array that says it lives on the GPU (the fake GPU's memory is the host's)."""
+
+    def __init__(self, array):
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "version": 2,
+            "strides": None if array.flags.c_contiguous else array.strides,
+        }
+
+
+class ByDLPack:
+    """The same by DLPack only."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, *, stream):
+        assert stream, "a producer must be told which stream waits"
+        return self.array.__dlpack__()
+
+
+@pytest.mark.parametrize("kind", [OnDevice, ByDLPack])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_device_arrays_stay_on_the_device(fake_tensorrt, backend, images, tmp_path, kind, count, small_graph, expected):
+    fake_tensorrt("10.16")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    assert backends.on_device(kind(images))
+    found = network.on_device(kind(images[:count]))["scores"]
+    interface = found.__cuda_array_interface__
+    assert interface["shape"] == (count, 16)
+    flat = np.ctypeslib.as_array((ctypes.c_float * (count * 16)).from_address(interface["data"][0]))
+    np.testing.assert_allclose(flat.reshape(count, 16), expected(images[:count]), atol=1e-5)
+
+
+def test_a_device_array_of_another_form_is_refused(fake_tensorrt, backend, images, tmp_path, small_graph):
+    fake_tensorrt("10.3")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    for wrong in (images.astype(np.float64), images[:, :, ::2], images[0], np.concatenate([images, images])):
+        with pytest.raises(EdgeError, match=r"\[infer\]"):
+            network.on_device(OnDevice(wrong))
+
+
+def test_what_lives_on_the_host_is_no_device_array(images):
+    torch = pytest.importorskip("torch")
+    assert not backends.on_device(images)
+    assert not backends.on_device(torch.zeros(1))
+    assert _device_arrays._strides((2, 3, 4), 4) == (48, 16, 4)
+
+
+def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake = fake_tensorrt("10.3")
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    with pytest.raises(EdgeError, match="context must be current"):
+        backend.open(tmp_path, TARGET, facts, cuda="pycuda")
+    fake.pycuda.Context().push()
+    network = backend.open(tmp_path, TARGET, facts, cuda="pycuda")
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: network(images)["scores"], range(2)):
+            np.testing.assert_allclose(found, expected(images), atol=1e-5)
+    assert network.graphless == ""
+    network.close()
+    assert len(fake.pycuda._stack()) == 1, "the application's context stack must be as it was"
+    with pytest.raises(EdgeError, match="bindings or pycuda"):
+        _cuda.open_cuda("cupy")
+
+
+# The plugin.
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_plugin_travels_with_the_engine_and_is_registered_first(fake_tensorrt, backend, images, tmp_path, plugin, version, small_graph):
+    fake_tensorrt(version)
+    assert backend.probe().lowering == ""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    facts = backend.build(small_graph(regions=True), TARGET, folder)
+    assert facts["regions"] == "plugin"
+    assert facts["plugin"] == {"file": "engine.plugin.so", "sha256": hashlib.sha256(plugin.read_bytes()).hexdigest()}
+    plugin.unlink()  # the bundle has its own
+    boxes = backend.open(folder, TARGET, facts)(images)["regions"]
+    assert boxes.shape == (3, 2, 4)
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+
+
+def test_without_a_plugin_the_graph_is_lowered_to_standard_nodes(fake_tensorrt, backend, tmp_path, monkeypatch, small_graph):
+    fake_tensorrt("10.3")
+    monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "")
+    assert backend.probe().lowering == "tensorrt-rtx"
+    assert backends.lowering("tensorrt") == "tensorrt-rtx"
+    with pytest.raises(EdgeError, match="needs the plugin"):
+        backend.build(small_graph(regions=True), TARGET, tmp_path)
+    assert not list(tmp_path.glob("engine.*"))
+
+
+def test_a_library_that_is_no_plugin_is_refused(fake_tensorrt, backend, tmp_path, plugin, small_graph):
+    fake_tensorrt("10.3")
+    plugin.write_bytes(b"another library")
+    with pytest.raises(EdgeError, match="must register edge::RoiResize"):
+        backend.build(small_graph(regions=True), TARGET, tmp_path)
+    plugin.unlink()
+    with pytest.raises(EdgeError, match="EDGE_TENSORRT_PLUGIN must name"):
+        _trt.plugin_path()
+
+
+# Builds that fail.
+
+
+def test_an_abort_in_the_library_is_one_line(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.3", EDGE_FAKE_BUILD="abort")
+    with pytest.raises(EdgeError, match="SIGABRT: terminate called") as refused:
+        backend.build(small_graph(), TARGET, tmp_path)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "engine.plan").exists()
+
+
+@pytest.mark.parametrize("how", ["kill", "none"])
+def test_less_workspace_is_tried_where_a_build_runs_out_of_memory(fake_tensorrt, backend, tmp_path, how, small_graph):
+    fake_tensorrt("10.16", EDGE_FAKE_BUILD=f"{how} above {1 << 30}")
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    assert facts["workspace"] == int(_trt.LADDER[2] * (4 << 30))
+
+
+@pytest.mark.parametrize(("how", "words"), [("kill", "SIGKILL, as for want of memory"), ("none", "Could not find any implementation")])
+def test_the_last_step_of_the_ladder_is_one_line(fake_tensorrt, backend, tmp_path, how, words, small_graph):
+    fake_tensorrt("11.1", EDGE_FAKE_BUILD=f"{how} above 0")
+    with pytest.raises(EdgeError, match=words):
+        backend.build(small_graph(), TARGET, tmp_path)
+    assert list(tmp_path.glob("engine.*")) == []
+
+
+def test_types_are_left_to_the_library_only_where_it_can_still_choose(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.3")
+    assert backend.build(small_graph("int8"), TargetSpec("tensorrt", "int8", (1,)), tmp_path, weakly_typed=True)["typing"] == "weak"
+    fake_tensorrt("11.1")
+    with pytest.raises(EdgeError, match="TensorRT 10"):
+        backend.build(small_graph("int8"), TargetSpec("tensorrt", "int8", (1,)), tmp_path, weakly_typed=True)
+
+
+def test_an_unparsable_graph_is_one_line(fake_tensorrt, backend, tmp_path, plugin, small_graph):
+    fake_tensorrt("10.3")
+    model = onnx.load_from_string(small_graph(regions=True))
+    model.graph.node[-1].op_type = "Unknown"
+    with pytest.raises(EdgeError, match="Plugin not found"):
+        backend.build(model.SerializeToString(), TARGET, tmp_path)
+
+
+# What does not fit.
+
+
+def test_engines_of_another_version_or_gpu_are_refused_before_they_are_read(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.3")
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    support = backend.probe()
+    backend.check_fit(facts, support, "Rebuild it")
+    for key, value, words in (("version", "10.7.0", "version that runs it, got 10.3"), ("compute_capability", "11.0", "Expected 11.0")):
+        with pytest.raises(EdgeError, match=words):
+            backend.check_fit({**facts, "machine": {**facts["machine"], key: value}}, support, "Rebuild it")
+
+
+def test_a_damaged_plan_is_refused_with_the_librarys_words(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.16")
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    (tmp_path / "engine.plan").write_bytes(b"damaged")
+    with pytest.raises(EdgeError, match="magicTag does not match"):
+        backend.open(tmp_path, TARGET, facts)
+
+
+def test_tensorrt_8_is_too_old(fake_tensorrt, backend):
+    fake_tensorrt("10.3", EDGE_FAKE_VERSION="8.6.2.3")
+    assert "older than 10.0" in backend.probe().reason
