@@ -287,7 +287,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
 
 def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
     """The backend's ``build``, with what the command line adds to it."""
-    build = backends.backend(backend).build
+    build: Any = backends.backend(backend).build
     if args.compute_capability is None:
         return build
     if backend != "tensorrt-rtx":

@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,26 @@ def _examine(path: Path) -> tuple[dict[str, Any], int]:
         reduced = f" ({target.float16})" if target.float16 else ""
         command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
+        for line in _account(bundle.manifest.get("engine", {})):
+            command.say(f"  {line}")
         Engine.load(path).close()
     except EdgeError as error:
         print(f"  {error}", file=sys.stderr)
         return {"path": str(path), "loads": False, "reason": str(error)}, error.exit_code
     command.say("  loads here")
     return {"path": str(path), "loads": True, "reason": ""}, 0
+
+
+def _account(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the manifest tells of an engine's layers, where its backend counted them."""
+    network, layers = facts.get("network"), facts.get("layers")
+    if network:
+        yield f"parsed: {network['layers']} layers; {network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
+    if layers:
+        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
+        yield f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts"
+    if "regions" in facts:
+        yield f"boxes and crops by {facts['regions']}; built on {facts['machine'].get('gpu', 'a machine without a GPU')}"
 
 
 def _version(distribution: str) -> str:

@@ -75,7 +75,8 @@ def open_cuda(name: str = "bindings") -> Cuda:
     """The adapter of that name: ``bindings`` or ``pycuda``."""
     if name not in ADAPTERS:
         raise EdgeError("cuda", "the CUDA adapter must be known", got=name, expected=one_of(ADAPTERS), do='Pass cuda="bindings"')
-    return ADAPTERS[name]()
+    made: Cuda = ADAPTERS[name]()
+    return made
 
 
 def present() -> tuple[Device | None, str]:
@@ -299,7 +300,7 @@ class PyCuda:
         self._streams.clear()
 
 
-ADAPTERS = {"bindings": Bindings, "pycuda": PyCuda}
+ADAPTERS: dict[str, Any] = {"bindings": Bindings, "pycuda": PyCuda}
 
 
 def _cudart() -> Any:

@@ -23,6 +23,8 @@ from edge.manifest import digest_file
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.plan"
+# TensorRT-RTX plans are mostly the source text of kernels: up to five times smaller when packed (zlib).
+PACKED = "engine.plan.z"
 PLUGIN = "engine.plugin.so"
 PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
 MARK = "EDGE-RESULT "
@@ -142,10 +144,17 @@ def build(
     for share in (0.0,) if vendor.portable else LADDER:
         answer = _in_child({**request, "share": share}, lowered)
         if "facts" in answer:
-            return {"payload": PAYLOAD, "profiles": request["profiles"], "plugin": plugin, "level": level, **answer["facts"]}
+            return {
+                "payload": PACKED if vendor.portable else PAYLOAD,
+                "profiles": request["profiles"],
+                "plugin": plugin,
+                "level": level,
+                **answer["facts"],
+            }
         if not answer["again"]:
             break
-    (folder / PAYLOAD).unlink(missing_ok=True)
+    for leftover in folder.glob("engine.*"):
+        leftover.unlink()
     raise EdgeError("backend", *answer["error"][:1], **dict(zip(("got", "expected", "do"), answer["error"][1:], strict=True)))
 
 

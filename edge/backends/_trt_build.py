@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edge.backends import BACKENDS, _cuda
-from edge.backends._trt import MARK, PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, cache_folder, register_plugin
 from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
 from edge.errors import EdgeError
@@ -96,7 +97,10 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
             expected="a plan",
             do="Close other programs, or build with a smaller --batch; else report the graph",
         )
-    (folder / PAYLOAD).write_bytes(plan)
+    if vendor.portable:
+        (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 1))
+    else:
+        (folder / PAYLOAD).write_bytes(plan)
     if timings is not None:
         write_atomically(timings, bytes(config.get_timing_cache().serialize()))
     facts = {
@@ -107,6 +111,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
         "workspace": workspace,
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),
+        "plan_bytes": len(bytes(plan)),
     }
     if device is not None:
         engine = trt.Runtime(logger).deserialize_cuda_engine(bytes(plan))

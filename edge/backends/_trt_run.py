@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from edge.backends import _cuda
 from edge.backends._device_arrays import DeviceArray, view
-from edge.backends._trt import PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt import PACKED, Vendor, cache_folder, register_plugin
 from edge.backends._trt_layers import Layers, read_layers
 from edge.errors import EdgeError
 from edge.graph import INPUT
@@ -50,7 +51,7 @@ class Network:
         try:
             device = self._cuda.device()
             self._integrated = device.integrated
-            self._engine = self._deserialised(vendor, folder)
+            self._engine = self._deserialised(vendor, folder, facts)
             self._config = self._runtime_config(device, facts)
         finally:
             self._cuda.leave()
@@ -167,8 +168,8 @@ class Network:
             self.graphless = lane.capture()
         return lane
 
-    def _deserialised(self, vendor: Vendor, folder: Path) -> Any:
-        plan = (folder / PAYLOAD).read_bytes()
+    def _deserialised(self, vendor: Vendor, folder: Path, facts: Mapping[str, Any]) -> Any:
+        plan = read_plan(folder / facts["payload"], facts["plan_bytes"])
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -297,6 +298,17 @@ class _Lane:
             raise EdgeError(
                 "infer", f"the engine must {what}", got=self._logger.last() or "a refusal", expected="success", do="Rebuild the bundle here"
             )
+
+
+def read_plan(path: Path, size: int) -> bytes:
+    """A plan of that many bytes, unpacked where it was packed."""
+    data = path.read_bytes()
+    if path.name == PACKED:
+        with suppress(zlib.error):
+            data = zlib.decompressobj().decompress(data, size)
+    if len(data) != size:
+        raise EdgeError("load", "a plan must be as it was built", got=f"{path} damaged", expected=f"{size} bytes", do="Rebuild the bundle")
+    return data
 
 
 def quiet_logger(trt: Any) -> Any:

@@ -336,6 +336,7 @@ def test_a_damaged_plan_is_refused_with_the_librarys_words(fake_tensorrt, backen
     fake_tensorrt("10.16")
     facts = backend.build(small_graph(), TARGET, tmp_path)
     (tmp_path / "engine.plan").write_bytes(b"damaged")
+    facts["plan_bytes"] = len(b"damaged")
     with pytest.raises(EdgeError, match="magicTag does not match"):
         backend.open(tmp_path, TARGET, facts)
 
