@@ -19,9 +19,11 @@ from edge.data import Dataset, batches, calibration_subset
 from edge.data import coverage as class_coverage
 from edge.errors import EdgeError
 from edge.graph import Graph
+from edge.lower.unsigned import upper_bound
 
-SAMPLE = 16384  # values of a tensor counted per image, at most about twice as many
+SAMPLE = 8192  # values of a tensor counted per image, at most about twice as many
 PIXELS = 4 * 256 * 256  # of a batch: what memory is spent on
+ZERO = np.zeros((), np.float32)  # the minimum of what follows a ReLU
 Progress = Callable[[int, int], None]
 
 
@@ -82,7 +84,7 @@ def observe(
         _refuse_constant(names, batch)
         found = session.run(batch)
         for value in values:
-            low, high, mean = (found[f"{value}/observed_{kind}"] for kind in ("min", "max", "mean"))
+            low, high, mean = (found.get(f"{value}/observed_{kind}", ZERO) for kind in ("min", "max", "mean"))
             if not (np.isfinite(mean).all() and np.isfinite(low) and np.isfinite(high)):
                 raise EdgeError(
                     "calib",
@@ -107,6 +109,8 @@ def _add_observers(model: onnx.ModelProto, values: list[str]) -> list[str]:
     """Append extremes, channel means and a sample of every value to a graph's outputs; returns the names added."""
     shapes = _shapes(model)
     graph = model.graph
+    source = {name: node for node in graph.node for name in node.output}
+    weights = {each.name: each for each in graph.initializer}
     constants = {"observed_flat": [-1], "observed_start": [0], "observed_end": [np.iinfo(np.int64).max], "observed_axis": [0]}
     constants["observed_maps"] = [0, 2, 3]
     added: list[str] = []
@@ -115,18 +119,20 @@ def _add_observers(model: onnx.ModelProto, values: list[str]) -> list[str]:
     for value in reversed(values):
         step = _prime_from(max(1, int(np.prod(shapes[value][1:])) // SAMPLE)) if value in shapes else 1
         constants[f"observed_step_{step}"] = [step]
-        outputs = {kind: f"{value}/observed_{kind}" for kind in ("min", "max", "mean", "sample")}
+        kinds = ("max", "mean", "sample") if upper_bound(value, source, weights) is not None else ("min", "max", "mean", "sample")
+        outputs = {kind: f"{value}/observed_{kind}" for kind in kinds}
         flat = f"{value}/observed_flat"
         window = ["observed_start", "observed_end", "observed_axis", f"observed_step_{step}"]
         graph.node.extend(
             [
-                helper.make_node("ReduceMin", [value], [outputs["min"]], keepdims=0),
                 helper.make_node("ReduceMax", [value], [outputs["max"]], keepdims=0),
                 helper.make_node("ReduceMean", [value, "observed_maps"], [outputs["mean"]], keepdims=0),
                 helper.make_node("Reshape", [value, "observed_flat"], [flat]),
                 helper.make_node("Slice", [flat, *window], [outputs["sample"]]),
             ]
         )
+        if "min" in outputs:
+            graph.node.append(helper.make_node("ReduceMin", [value], [outputs["min"]], keepdims=0))
         ranks = {"min": [], "max": [], "mean": [None], "sample": [None]}
         graph.output.extend(helper.make_tensor_value_info(outputs[kind], TensorProto.FLOAT, ranks[kind]) for kind in outputs)
         added += outputs.values()
