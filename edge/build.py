@@ -264,8 +264,16 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
     if (lowering, target.float16) == (old.manifest.get("lowering", old.target.backend), old.target.float16):
         lowered = (old.path / LOWERED).read_bytes()
     else:
-        from edge import lower
-
+        try:
+            from edge import lower
+        except ImportError as error:
+            raise EdgeError(
+                "build",
+                f"onnx must be installed to turn a graph for {old.target.backend} into one for {backend}",
+                got=str(error),
+                expected="onnx",
+                do=f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
+            ) from error
         lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16).SerializeToString(
             deterministic=True
         )
@@ -313,7 +321,7 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
 def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
     tools = {"python": platform.python_version(), backend: support.version}
     for name in ("torch", "onnx", "onnxruntime", "numpy"):
-        if name in sys.modules:
+        if sys.modules.get(name):
             tools[name] = str(sys.modules[name].__version__)
     return {"tools": tools, "machine": {"architecture": platform.machine(), "device": support.device}}
 

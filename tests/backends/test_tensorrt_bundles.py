@@ -1,0 +1,144 @@
+"""TensorRT through the bundle: the engine as an application loads it, and a bundle from the host rebuilt on the device."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edge import Engine, backends, build, command, doctor
+from edge.backends.onnxruntime import Session
+from edge.bundle import Bundle, write_bundle
+from edge.errors import EdgeError
+from edge.graph import Graph
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(2).standard_normal((2, 3, 32, 32)).astype(np.float32)
+
+
+def bundled(folder, proto, target, build_engine, **facts):
+    graph = Graph(proto, ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32))
+    tools = {target.backend: backends.probe(target.backend).version}
+    return write_bundle(
+        folder,
+        graph=graph,
+        reference=proto,
+        lowered=proto,
+        target=target,
+        build_engine=build_engine,
+        facts={"tools": tools, **facts},
+    )
+
+
+@pytest.fixture
+def on_the_device(fake_tensorrt, small_graph, tmp_path):
+    fake_tensorrt("10.3")
+    from edge.backends import tensorrt
+
+    return bundled(tmp_path / "bundle", small_graph(), TargetSpec("tensorrt", "fp32", (1, 3)), tensorrt.build)
+
+
+def test_an_application_loads_it_and_batches_between_are_padded(on_the_device, small_graph, images):
+    with Engine.load(on_the_device.path) as engine:
+        scores = engine.infer(images)["scores"]
+        np.testing.assert_allclose(scores, Session(small_graph(), threads=1)(images)["scores"], atol=1e-5)
+        assert engine.layers()["layers"] == 1
+
+
+def test_device_arrays_pass_through_the_engine(on_the_device, small_graph, images):
+    interface = {"shape": images.shape, "typestr": "<f4", "data": (images.ctypes.data, False), "version": 3, "strides": None}
+    with Engine.load(on_the_device.path) as engine:
+        found = engine.infer(SimpleNamespace(__cuda_array_interface__=interface))["scores"]
+        flat = np.ctypeslib.as_array((ctypes.c_float * 32).from_address(found.address))
+        np.testing.assert_allclose(flat.reshape(2, 16), Session(small_graph(), threads=1)(images)["scores"], atol=1e-5)
+
+
+def test_the_application_may_bring_its_pycuda_context(on_the_device, images):
+    import fake_pycuda  # type: ignore[import-not-found]
+
+    fake_pycuda.Context().push()
+    with Engine.load(on_the_device.path, cuda="pycuda") as engine:
+        assert engine.infer(images)["scores"].shape == (2, 16)
+
+
+def test_an_engine_of_the_cpu_refuses_cuda_and_device_arrays(small_graph, tmp_path, images):
+    from edge.backends import onnxruntime
+
+    bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)), onnxruntime.build)
+    with pytest.raises(EdgeError, match="needs an engine on a GPU"):
+        Engine.load(bundle.path, cuda="pycuda")
+    with Engine.load(bundle.path) as engine, pytest.raises(EdgeError, match="needs an engine on a GPU"):
+        engine.infer(SimpleNamespace(__cuda_array_interface__={"shape": images.shape}))
+
+
+def test_a_plugin_changed_after_the_build_is_never_loaded(fake_tensorrt, small_graph, tmp_path, monkeypatch):
+    fake = fake_tensorrt("10.16")
+    library = tmp_path / "libedge_plugin.so"
+    library.write_bytes(b"edge plugin")
+    monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", str(library))
+    from edge.backends import tensorrt
+
+    bundle = bundled(tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)), tensorrt.build)
+    assert "engine.plugin.so" in bundle.manifest["files"]
+    (bundle.path / "engine.plugin.so").write_bytes(b"edge plugiN")
+    with pytest.raises(EdgeError, match=r"engine\.plugin\.so changed"):
+        Engine.load(bundle.path)
+    assert fake.tensorrt.get_plugin_registry().get_creator("RoiResize", "1", "edge") is None
+
+
+def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tensorrt, small_graph, tmp_path, monkeypatch, images):
+    def on_the_host(lowered, target, folder):
+        (folder / "engine.plan.z").write_bytes(b"for RTX")
+        return {"payload": "engine.plan.z"}
+
+    proto = small_graph("int8")
+    host = bundled(tmp_path / "host", proto, TargetSpec("tensorrt-rtx", "int8", (1,), "fp16"), on_the_host, lowering="tensorrt-rtx")
+    fake_tensorrt("10.3")
+    for name in ("torch", "export", "calib", "edge.lower"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails, as on a device
+    words = ["--from", str(host.path), "--backend", "tensorrt", "--batch", "3", "--output", str(tmp_path / "device")]
+    assert command.run(build.main, build.arguments().parse_args(words)) == 0
+    made = Bundle.read(tmp_path / "device")
+    assert made.target == TargetSpec("tensorrt", "int8", (1, 2, 3), "fp16")
+    assert (made.path / "lowered.onnx").read_bytes() == proto
+    assert made.manifest["engine"]["regions"] == "standard nodes"
+    with Engine.load(made.path) as engine:
+        assert engine.infer(images)["scores"].shape == (2, 16)
+
+
+def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(fake_tensorrt, small_graph, tmp_path, monkeypatch, capsys):
+    from edge.backends import onnxruntime
+
+    host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)), onnxruntime.build)
+    fake_tensorrt("10.3")
+    monkeypatch.setitem(sys.modules, "edge.lower", None)
+    monkeypatch.delattr("edge.lower", raising=False)
+    words = ["--from", str(host.path), "--backend", "tensorrt", "--output", str(tmp_path / "device")]
+    assert command.run(build.main, build.arguments().parse_args(words)) == 1
+    assert "onnx must be installed" in capsys.readouterr().err
+    assert not (tmp_path / "device").exists()
+
+
+def test_the_doctor_tells_what_an_engine_is_made_of(on_the_device, capsys):
+    assert doctor.main(doctor.arguments().parse_args([str(on_the_device.path)])) == 0
+    said = capsys.readouterr().out
+    assert "engine: 1 layers (1 fp32), 0 reformats, 0 casts" in said
+    assert "boxes and crops by standard nodes; built on Orin" in said
+
+
+def test_the_doctor_says_what_does_not_fit_and_the_command_that_rebuilds(on_the_device, capsys, monkeypatch):
+    path = on_the_device.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["engine"]["machine"]["compute_capability"] = "11.0"
+    path.write_text(json.dumps(manifest))
+    assert doctor.main(doctor.arguments().parse_args([str(on_the_device.path)])) == 1
+    said = capsys.readouterr().err
+    assert "got 8.7 (Orin). Expected 11.0" in said
+    assert f"edge.build --from {on_the_device.path} --force" in said

@@ -1,0 +1,63 @@
+"""What an engine is made of, read from the inspector's JSON in the forms of both major versions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge.backends._trt_layers import parse_layers
+from edge.errors import EdgeError
+
+# (kind, what the first input holds, what the first output holds), as the inspector words them.
+LAYERS = [
+    ("Reformat", "Row major linear FP32", "Row major linear FP16 format"),
+    ("Reformat", "Row major linear FP16 format", "Channel major FP16 format where channel % 8 == 0"),
+    ("CaskConvolution", "Channel major Int8 format where channel % 16 == 0", "Channel major FP16 format where channel % 8 == 0"),
+    ("CaskConvolution", "Channel major FP16 format where channel % 8 == 0", "Channel major FP16 format where channel % 8 == 0"),
+    ("CudaPooling", "Thirty-two wide channel vectorized row major Int8 format", "Int8"),
+    ("PluginV3", "Row major linear FP32", "Row major linear FP32"),
+    ("TopK", "Float", "Int32"),
+    ("Cast", "BFloat16", "UInt8"),
+]
+
+
+def sentence(words):
+    return {"Name": "t", "Format/Datatype": words}
+
+
+def split(words):
+    names = {"FP32": "Float", "FP16": "Half"}
+    kind = next((names.get(each, each) for each in words.split() if each in ("FP32", "FP16", "Int8")), words)
+    return {"Name": "t", "Datatype": kind, "Format": "N/A" if kind == words else "NHWC"}
+
+
+@pytest.mark.parametrize("tensor", [sentence, split])
+@pytest.mark.parametrize("tensors", ["Bindings", "I/O Tensors"])
+def test_both_major_versions_give_the_same_account(tensor, tensors):
+    listed = [
+        {"Name": f"layer{i}", "LayerType": kind, "Inputs": [tensor(source)], "Outputs": [tensor(result)]}
+        for i, (kind, source, result) in enumerate(LAYERS)
+    ]
+    layers = parse_layers(json.dumps({"Layers": listed, tensors: ["image"]}))
+    assert [layer.precision for layer in layers.layers] == ["fp32", "fp16", "int8", "fp16", "int8", "fp32", "fp32", "bf16"]
+    assert layers.plain() == {
+        "layers": 8,
+        "precisions": {"bf16": 1, "fp16": 2, "fp32": 3, "int8": 2},
+        "reformats": 1,
+        "casts": 2,
+        "int8_share": 0.5,
+    }
+    assert layers.layers[-2].output == "int32"
+
+
+def test_engines_without_detail_hold_names_only():
+    layers = parse_layers('{"Layers": ["conv1", "conv2"], "Bindings": []}')
+    assert [layer.name for layer in layers.layers] == ["conv1", "conv2"]
+    assert layers.int8_share is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not JSON"])
+def test_another_answer_is_refused(text):
+    with pytest.raises(EdgeError, match="inspector"):
+        parse_layers(text)
