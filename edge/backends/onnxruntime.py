@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,28 +105,13 @@ def _options(threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads is None and _shared_threads():
-        # Sessions that each bring a pool spin against each other.
-        options.use_per_session_threads = False
-    else:
-        options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = threads or cores()
+    # An idle session's threads must not spin against those of a busy one. A pool shared by the whole process would do too, but
+    # then every session that the application makes itself is refused.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
 def cores() -> int:
     """Cores this process may run on (Linux affinity; elsewhere all)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _shared_threads() -> bool:
-    """Whether one pool for all sessions of the process could be made (onnxruntime has had that in Python only lately)."""
-    import onnxruntime
-
-    if not hasattr(onnxruntime, "set_global_thread_pool_sizes"):
-        return False
-    try:
-        onnxruntime.set_global_thread_pool_sizes(cores(), 1)
-    except Exception:  # the environment exists already, made by the application: its pool stays
-        return False
-    return True

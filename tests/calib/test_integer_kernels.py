@@ -52,7 +52,7 @@ def test_onnxruntime_fuses_the_backbones_into_integer_operators(graph: Graph, ca
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = os.fspath(path)
-        _with_any_pool(onnxruntime, lowered(graph, calibration, "onnxruntime").SerializeToString(), options)
+        onnxruntime.InferenceSession(lowered(graph, calibration, "onnxruntime").SerializeToString(), options, providers=["CPUExecutionProvider"])
         kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert kinds["QLinearConv"] == 8  # the last ones produce the final feature map, which stays float
     assert kinds["QLinearAdd"] == 2
@@ -68,15 +68,6 @@ def test_tensorrt_rtx_parses_the_placement(graph: Graph, calibration: Calibratio
     assert parsed, [str(parser.get_error(index)) for index in range(parser.num_errors)]
     kinds = Counter(network.get_layer(index).type for index in range(network.num_layers))
     assert kinds[tensorrt.LayerType.QUANTIZE] == 2 * 6
-
-
-def _with_any_pool(onnxruntime: object, model: bytes, options: object) -> object:
-    """A session whether or not this process has one thread pool for all sessions already."""
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
-    except Exception:
-        options.use_per_session_threads = False  # type: ignore[attr-defined]
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])  # type: ignore[attr-defined]
 
 
 def test_answers_agree_between_lowerings(graph: Graph, calibration: Calibration, images: np.ndarray) -> None:
