@@ -52,7 +52,8 @@ def test_onnxruntime_fuses_the_backbones_into_integer_operators(graph: Graph, ca
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = os.fspath(path)
-        onnxruntime.InferenceSession(lowered(graph, calibration, "onnxruntime").SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = lowered(graph, calibration, "onnxruntime").SerializeToString()
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert kinds["QLinearConv"] == 8  # the last ones produce the final feature map, which stays float
     assert kinds["QLinearAdd"] == 2
