@@ -23,6 +23,7 @@ from edge.errors import EdgeError
 from edge.image import preprocess
 from edge.manifest import write_atomically
 from edge.measure import energy, gate, latency, load, machine, memory, outputs, page, quality, report, stages
+from edge.models import DEFAULT_WEIGHTS
 from edge.spec import ImageSpec, to_plain
 
 ENGINES = Path("engines")
@@ -139,7 +140,7 @@ def _dataset(args: argparse.Namespace, bundle: Bundle) -> tuple[Dataset | None, 
     """The images to judge on, their columns in the bundle's order, and what the user should know about them."""
     title = str(bundle.manifest.get("weights"))
     random = title.endswith("-random")
-    if args.dataset is None and not (random or title in _shipped()):
+    if args.dataset is None and not (random or title == DEFAULT_WEIGHTS):
         return None, ["no accuracy: these weights have no default data set, give --dataset"]
     dataset = open_dataset(args.dataset or DEFAULT_DATA, REPORT)
     dataset = dataset.subset(outputs.sample(len(dataset), args.images))
@@ -149,10 +150,6 @@ def _dataset(args: argparse.Namespace, bundle: Bundle) -> tuple[Dataset | None, 
         warnings.simplefilter("always")
         matched = match_labels(dataset, bundle.model.labels, owner="the bundle")
     return matched, [str(one.message) for one in caught]
-
-
-def _shipped() -> tuple[str, ...]:
-    return tuple(path.stem for path in (Path(__file__).parent / "assets").glob("*.pth"))
 
 
 def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: argparse.Namespace, notes: list[str]) -> list[page.Photo]:

@@ -17,6 +17,7 @@ from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.graph import Graph
 from edge.manifest import check_replaceable
+from edge.models import DEFAULT_WEIGHTS
 from edge.spec import PRECISIONS, TargetSpec
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edge.data import Dataset
     from edge.models.source import Source
 
-DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"
 ENGINES = Path("engines")
 VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
 

@@ -9,6 +9,8 @@ from edge.errors import EdgeError, one_of
 if TYPE_CHECKING:
     from edge.models.network import Network
 
+DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
+
 # Name → module, class and the arguments that make it this one.
 MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mcar-mobilenetv2": ("edge.models.mcar", "MCAR", {"backbone": "mobilenetv2"}),

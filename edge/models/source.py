@@ -12,13 +12,12 @@ import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import MODELS, create
+from edge.models import DEFAULT_WEIGHTS, MODELS, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-DEFAULT = "mcar-mobilenetv2-scenes"
 RANDOM = "random"
 RANDOM_CLASSES = 20
 DEFAULT_SIZE = 256
@@ -58,7 +57,7 @@ class Source:
     @property
     def default_dataset(self) -> str | None:
         """``scenes`` for the weights trained on it and for random ones; for others there is none."""
-        return "scenes" if self.shipped == DEFAULT or not self.trained else None
+        return "scenes" if self.shipped == DEFAULT_WEIGHTS or not self.trained else None
 
 
 def shipped() -> tuple[str, ...]:
@@ -136,8 +135,8 @@ def open_source(
 def _default_weights(model: str | None) -> str:
     """The shipped weights of an architecture; without any, both ways out are named."""
     candidates = shipped() if model is None else tuple(name for name in shipped() if name.startswith(f"{model}-"))
-    if DEFAULT in candidates:
-        return DEFAULT
+    if DEFAULT_WEIGHTS in candidates:
+        return DEFAULT_WEIGHTS
     if candidates:
         return candidates[0]
     if model is not None and model not in MODELS:
