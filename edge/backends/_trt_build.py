@@ -98,7 +98,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
             do="Close other programs, or build with a smaller --batch; else report the graph",
         )
     if vendor.portable:
-        (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 1))
+        (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 6))
     else:
         (folder / PAYLOAD).write_bytes(plan)
     if timings is not None:

@@ -110,6 +110,16 @@ def test_the_version_must_be_the_one_that_built_it(bundle):
         tensorrt_rtx.check_fit(facts, support, "Rebuild it")
 
 
+def test_what_the_fake_of_tensorrt_plays_is_here_under_the_same_names(fake_tensorrt):
+    # The runner is one for both libraries, and cannot run here: at least no name it uses may be missing.
+    import tensorrt_rtx as real
+
+    fake = fake_tensorrt("11.1").tensorrt
+    played = [(kind, name) for kind in fake.SURFACE["classes"] for name in vars(getattr(fake, kind, object)) if not name.startswith("_")]
+    assert len(played) >= 40
+    assert [f"{kind}.{name}" for kind, name in played if not hasattr(getattr(real, kind), name)] == []
+
+
 def test_sizes_fall_with_the_precision(small_bundle):
     # 2.2 million weights beside some two hundred kernels as packed text.
     sizes = {precision: Bundle.read(small_bundle("tensorrt-rtx", precision)).bytes for precision in ("fp32", "fp16", "int8")}

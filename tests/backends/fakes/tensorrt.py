@@ -185,15 +185,6 @@ class IOptimizationProfile:
 
 
 @_played
-class IHostMemory:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._data)
-
-
-@_played
 class ITimingCache:
     def __init__(self, blob: bytes) -> None:
         self._blob = blob
@@ -265,7 +256,7 @@ class Builder:
         assert not (network._strong and reduced), "strongly typed networks refuse precision flags"
         profiles = [tuple(profile._shapes.items()) for profile in config._profiles]
         plan = {"version": __version__, "model": network._model, "profiles": profiles, "flags": sorted(f.name for f in config._flags)}
-        # bytes have the buffer that IHostMemory has; Python 3.12 first lets a class give one.
+        # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
         return pickle.dumps(plan)
 
 
