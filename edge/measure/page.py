@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -64,7 +64,7 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
     engines = result.get("engines") or [result]
     sections = [
         _cards(result),
-        _section("Engines", _table(report.COLUMNS, report.engine_rows(result)), report.LEGEND),
+        _engines(result),
         _latency(engines),
         _pareto(engines, baseline),
         _stages(engines),
@@ -87,6 +87,26 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result["machine"]))}</p></header>'
         f"{''.join(sections)}</main></body></html>\n"
     )
+
+
+def _engines(result: Result) -> str:
+    """The terminal's table in two: what an engine costs, and what it is worth."""
+    rows = report.engine_rows(result)
+    cost = _table(report.COLUMNS[: report.COSTS], [row[: report.COSTS] for row in rows])
+    worths: dict[str, list[str]] = {}
+    for name, row in zip(_filled(row[0] for row in rows), rows, strict=True):
+        worths[name] = [name, *row[report.COSTS :]]  # of a sweep, the last row tells
+    worth = _table((report.COLUMNS[0], *report.COLUMNS[report.COSTS :]), list(worths.values()))
+    known = any(cell not in ("", "–") for row in worths.values() for cell in row[1:])
+    return _section("Engines", cost + (worth if known else ""), report.LEGEND)
+
+
+def _filled(names: Iterable[str]) -> Iterator[str]:
+    """Empty names stand for the one before."""
+    last = ""
+    for name in names:
+        last = name or last
+        yield last
 
 
 def _cards(result: Result) -> str:
@@ -113,14 +133,14 @@ def _between(accuracy: Mapping[str, Any]) -> str:
 
 
 def _latency(engines: Sequence[Result]) -> str:
-    drawn = charts.distribution({report.short(one): one["samples_ms"] for one in engines})
+    drawn = charts.distribution({name: one["samples_ms"] for name, one in zip(report.names(engines), engines, strict=True)})
     first = engines[0]
     note = f"Batch of {first['batch']}; every call counted, after {first['warm_up']} to warm up. Column heights are square roots."
     return _section("Latency", drawn + charts.timeline(first["samples_ms"]), note)
 
 
 def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
-    named = [(report.short(one), one) for one in engines]
+    named = list(zip(report.names(engines), engines, strict=True))
     if baseline is not None:
         named.append(("baseline", baseline))
     points = [(name, one["latency_ms"]["p50"] / one["batch"], one["accuracy"]["map"]) for name, one in named if one.get("accuracy")]
@@ -134,18 +154,19 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
 
 def _stages(engines: Sequence[Result]) -> str:
     rows = {}
-    for one in engines:
+    for title, one in zip(report.names(engines), engines, strict=True):
         stages = one.get("stages_ms") or {}
         if stages:
-            rows[report.short(one)] = {name.replace("_", " "): stages[name] for name in STAGES if name in stages}
+            rows[title] = {name.replace("_", " "): stages[name] for name in STAGES if name in stages}
     note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the rest as the runtime's counters tell."
     return _section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 
 def _sweep(engines: Sequence[Result]) -> str:
-    series = {
-        report.short(one): [(run["batch"], run["throughput_images_per_s"]) for run in one["sweep"]] for one in engines if one.get("sweep")
-    }
+    series = {}
+    for name, one in zip(report.names(engines), engines, strict=True):
+        if one.get("sweep"):
+            series[name] = [(run["batch"], run["throughput_images_per_s"]) for run in one["sweep"]]
     return _section("Batch sweep", charts.lines(series, x_unit="batch", y_unit="images/s")) if series else ""
 
 

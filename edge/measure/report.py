@@ -15,6 +15,7 @@ Result = Mapping[str, Any]
 Rows = Sequence[Sequence[str]]
 
 COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
+COSTS = COLUMNS.index("mAP")  # columns before tell what an engine costs, from here on what it is worth
 LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
 SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last
 _RIGHT = frozenset(COLUMNS[1:])
@@ -46,7 +47,8 @@ def markdown(result: Result) -> str:
 def engine_rows(result: Result) -> list[list[str]]:
     """One row per engine and batch, in the order of ``COLUMNS``."""
     rows = []
-    for engine in result.get("engines") or [result]:
+    engines = result.get("engines") or [result]
+    for title, engine in zip(names(engines), engines, strict=True):
         runs = engine.get("sweep") or [engine]
         for run in runs:
             last = run["batch"] == engine["batch"]
@@ -62,7 +64,7 @@ def engine_rows(result: Result) -> list[list[str]]:
             ]
             rows.append(
                 [
-                    short(engine) if run is runs[0] else "",
+                    title if run is runs[0] else "",
                     str(run["batch"]) + ("" if run["valid"] else " !"),
                     *(number(ms[key], 2) for key in ("p50", "p90", "p99", "max")),
                     number(run["throughput_images_per_s"]),
@@ -132,6 +134,16 @@ def markdown_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _
 def short(engine: Result) -> str:
     """``mobilenetv2 256 int8 openvino``: what tells engines of one report apart."""
     return f"{engine['model'].removeprefix('mcar-')} {engine['size']} {precision_name(engine)} {engine['backend']}"
+
+
+def names(engines: Sequence[Result]) -> list[str]:
+    """A name for each engine of a report, no two alike: the short one, else with its folder's, else numbered."""
+    found: list[str] = []
+    for number, engine in enumerate(engines, 1):
+        twins = [other for other in engines if short(other) == short(engine)]
+        name = short(engine) if len(twins) == 1 else Path(engine["bundle"]).name
+        found.append(name if name not in found else f"{name} ({number})")
+    return found
 
 
 def precision_name(engine: Result) -> str:

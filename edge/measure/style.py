@@ -33,7 +33,7 @@ section{{background:var(--card);border:1px solid var(--line);border-radius:12px;
 .cards span,.note,figcaption{{color:var(--soft);font-size:13px;line-height:1.4}}
 .cards span{{display:block}}
 .note{{margin:10px 0 0}}
-.wide{{overflow-x:auto}}
+.wide{{overflow-x:auto}}.wide+.wide{{margin-top:14px}}
 table{{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}}
 th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}}
 th{{color:var(--soft);font-weight:600}}
@@ -56,7 +56,7 @@ text.inside{{fill:var(--inside);font-size:11px}}
 .join{{stroke:var(--soft);stroke-width:1.5}}
 .reference{{stroke:var(--soft);stroke-dasharray:5 4}}
 .front{{fill:none;stroke:var(--soft);stroke-width:1.5}}
-.strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:18px}}
+.strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:18px}}
 figure{{margin:0}}
 figcaption{{margin-top:6px}}
 figure svg{{border-radius:8px;overflow:hidden}}

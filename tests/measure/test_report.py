@@ -87,6 +87,15 @@ def test_a_full_row_keeps_its_name_and_what_matters():
         assert column in head
 
 
+def test_no_two_engines_of_a_report_have_one_name():
+    other = result(bundle="engines/other")
+    assert report.names([result(), result(precision="fp32")]) == ["mobilenetv2 256 int8 openvino", "mobilenetv2 256 fp32 openvino"]
+    assert report.names([result(), other]) == ["mcar-mobilenetv2-scenes-256-int8-openvino", "other"]
+    assert report.names([other, other]) == ["other", "other (2)"]
+    text = page.html(result(engines=[other, other]))
+    assert text.count("other (2)") >= 3
+
+
 def test_columns_that_nobody_fills_are_left_out():
     text = report.terminal(result(accuracy=None, regions=None))
     assert "mAP" not in text.splitlines()[3]
