@@ -176,12 +176,19 @@ class Network:
             raise EdgeError(
                 "load",
                 f"{vendor.backend} must accept the engine",
-                got=self._logger.last() or "a refusal without words",
+                got=" ".join([self._logger.last() or "a refusal without words", *self._diagnosis(runtime, plan)]),
                 expected="an engine for this GPU and version",
                 do=f"Rebuild it here: python -m edge.build --from {folder} --force",
             )
         self._runtime = runtime  # must outlive the engine
         return engine
+
+    def _diagnosis(self, runtime: Any, plan: bytes) -> list[str]:
+        """Why a plan is invalid here, where the library (TensorRT-RTX) can tell: VERSION_MISMATCH, UNSUPPORTED_CC and so on."""
+        if not hasattr(runtime, "get_engine_validity"):
+            return []
+        _, found = runtime.get_engine_validity(plan)
+        return [name for name, bit in self._trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(found)]
 
     def _runtime_config(self, device: _cuda.Device, facts: Mapping[str, Any]) -> Any:
         """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between runs. None for TensorRT."""

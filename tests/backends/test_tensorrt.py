@@ -303,6 +303,15 @@ def test_the_last_step_of_the_ladder_is_one_line(fake_tensorrt, backend, tmp_pat
     assert list(tmp_path.glob("engine.*")) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(fake_tensorrt, backend, tmp_path, small_graph):
+    fake_tensorrt("10.3")
+    (tmp_path / "engine.plan").symlink_to("/dev/full")
+    with pytest.raises(EdgeError, match="No space left on device"):
+        backend.build(small_graph(), TARGET, tmp_path)
+    assert not (tmp_path / "engine.plan").is_symlink()
+
+
 def test_types_are_left_to_the_library_only_where_it_can_still_choose(fake_tensorrt, backend, tmp_path, small_graph):
     fake_tensorrt("10.3")
     assert backend.build(small_graph("int8"), TargetSpec("tensorrt", "int8", (1,)), tmp_path, weakly_typed=True)["typing"] == "weak"
