@@ -107,7 +107,7 @@ class Network:
         return {name: float(np.median(values)) for name, values in seconds.items()}
 
     def _request(self, batch: int) -> Any:
-        requests = self._requests.__dict__
+        requests: dict[Any, Any] = self._requests.__dict__
         if batch not in requests:
             requests[batch] = self.compiled(batch).create_infer_request()
         return requests[batch]
