@@ -68,7 +68,7 @@ class Trials:
 
     def engine(self, graph: Graph, target: TargetSpec) -> Engine:
         """An engine of a graph in the scratch folder."""
-        lowered = lower.lower(graph.parse(), backend=target.backend, precision=target.precision, float16=target.float16)
+        lowered = lower.lower(graph.parse(), backend=backends.lowering(target.backend), precision=target.precision, float16=target.float16)
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         return Engine.from_lowered(lowered.SerializeToString(), graph, target, folder)
 

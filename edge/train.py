@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         from edge.models import create, recipes, training
     except ImportError as error:
         raise EdgeError(
-            "train", "training needs torch and torchvision", got=str(error), expected="both installed", do="pip install 'mcar-edge[export]'"
+            "train", "training needs torch and torchvision", got=str(error), expected="both installed", do="pip install 'mcar-edge[train]'"
         ) from error
     from edge.data import REPORT, Dataset, open_dataset, validation_split
     from edge.data.pixels import cached_pixels

