@@ -74,7 +74,7 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
         name = "official" if pretrained else "scratch"
     if name == "official":
         return official(size, epochs or 60)
-    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 16, overhead)
+    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 36, overhead)
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
@@ -85,16 +85,16 @@ def official(size: int, epochs: int = 60) -> Recipe:
     return Recipe("official", phases, "sgd", weight_decay=1e-4, backbone_lr=0.1)
 
 
-def scratch(size: int, epochs: int = 16, overhead: bool = False) -> Recipe:
+def scratch(size: int, epochs: int = 36, overhead: bool = False) -> Recipe:
     """From random weights on a CPU: small images first, the zoomed regions at the end.
 
     A MobileNetV2 pass costs a fifth at half the side, so most epochs go there.
     """
     tiny, small, middle = (_multiple(size * part) for part in (0.375, 0.5, 0.75))
-    both = max(1, round(epochs * 0.05))
-    full = min(round(epochs * 0.05), epochs - both)
-    mid = min(round(epochs * 0.16), epochs - both - full)
-    low = min(round(epochs * 0.36), epochs - both - full - mid)
+    both = max(1, round(epochs * 0.05), min(3, epochs // 8))
+    full = min(round(epochs * 0.08), epochs - both)
+    mid = min(round(epochs * 0.15), epochs - both - full)
+    low = min(round(epochs * 0.40), epochs - both - full - mid)
     rest = epochs - both - full - mid - low
     phases = (
         Phase(tiny, min(1, rest), (2e-4, 2e-3), batch=16),
@@ -102,7 +102,7 @@ def scratch(size: int, epochs: int = 16, overhead: bool = False) -> Recipe:
         Phase(small, low, (1.6e-3, 1e-3), batch=16),
         Phase(middle, mid, (1e-3, 5e-4), batch=16),
         Phase(size, full, (5e-4, 3e-4), batch=16),
-        Phase(size, both, (2e-4, 1e-6), batch=4, streams="both", share=0.25, regions=2, fixed_norm=True),
+        Phase(size, both, (4e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),
     )
     return Recipe("scratch", _some(phases), "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
 
