@@ -8,28 +8,36 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-# What the demo builds; empty means the shipped model at int8. `make demo DEMO_BUILD="--weights random --precision fp32"` needs no images.
+# What the demo builds; empty means the shipped model. `make demo DEMO_BUILD="--weights random" DEMO_PRECISIONS=fp32` needs no images.
 DEMO_BUILD ?=
-DEMO_ENGINE := engines/demo
+DEMO_PRECISIONS ?= int8 fp16 fp32
 DEMO_IMAGE := out/demo/scene.png
 
 .PHONY: demo test format clean help
 
 help:
-	@echo "make demo    install, build an engine, bench it at batch 8, predict on an image"
+	@echo "make demo    install, build engines in three precisions, predict on an image, bench at batch 8"
 	@echo "make test    install, ruff, mypy, pytest"
 	@echo "make format  ruff format, clang-format"
 	@echo "make clean   remove what the above made, except .venv/"
 
+# A backend without a 16-bit float refuses fp16 and says so; the demo goes on with the others.
 demo: $(VENV)/demo-installed
-	$(BIN)/python -m edge.build $(DEMO_BUILD) --output $(DEMO_ENGINE) --force
-	$(BIN)/python -m edge.bench $(DEMO_ENGINE) --batch 8 --json out/demo/bench.json
-	$(BIN)/python examples/sample_image.py $(DEMO_IMAGE)
-	$(BIN)/python -m edge.predict $(DEMO_ENGINE) $(DEMO_IMAGE) --draw out/demo/drawn --json out/demo/predictions.json
+	@set -e; built=; \
+	for precision in $(DEMO_PRECISIONS); do \
+		if $(BIN)/python -m edge.build $(DEMO_BUILD) --precision $$precision --output engines/demo-$$precision --force; then \
+			built="$$built engines/demo-$$precision"; \
+		elif test $$precision != fp16; then exit 1; fi; \
+	done; \
+	set -- $$built; set -x; \
+	$(BIN)/python examples/sample_image.py $(DEMO_IMAGE); \
+	$(BIN)/python -m edge.predict $$1 $(DEMO_IMAGE) --draw out/demo/drawn --json out/demo/predictions.json; \
+	$(BIN)/python -m edge.bench $$@ --batch 8 --json out/demo/bench.json --html out/demo/report.html
 	@echo
-	@echo "engine bundle  $(DEMO_ENGINE)/"
+	@echo "engine bundles $$(echo engines/demo-*/)"
 	@echo "measurements   out/demo/bench.json"
 	@echo "predictions    out/demo/predictions.json, drawn in out/demo/drawn/"
+	@echo "report         out/demo/report.html"
 	@case "$(DEMO_BUILD)" in *random*) echo "The weights are random: timings are real, scores mean nothing.";; esac
 
 # Every check runs, also after one that failed, and pytest last, so that its summary line ends the log.
@@ -47,7 +55,7 @@ format: $(VENV)/test-installed
 	find kernels edge/cpp tests examples -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' | xargs -r $(BIN)/clang-format -i
 
 clean:
-	rm -rf build dist mcar_edge.egg-info engines/demo out/demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist mcar_edge.egg-info engines/demo-* out/demo .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/demo-installed: setup.py | $(BIN)/python
 	$(PIP) -e ".[build]"
