@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calib.backbone import observed
 from calib.calibration import Calibration, rounded
 from calib.histogram import Accumulator
-from calib.placement import observed
 from edge import lower
 from edge.backends.onnxruntime import Session
 from edge.data import Dataset, batches, calibration_subset

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.placement import backbone_convolutions, residual_adds
+from calib.backbone import backbone_convolutions, residual_adds
 from edge.errors import GateError
 from edge.graph import Graph
 from edge.measure.accuracy import evaluate

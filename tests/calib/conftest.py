@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calib.backbone import observed
 from calib.calibration import Calibration
-from calib.placement import observed
 from calib.ranges import observe
 from edge.graph import Graph
 from edge.spec import ImageSpec, ModelSpec

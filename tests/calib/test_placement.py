@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from calib.backbone import backbone_convolutions, residual_adds
 from calib.calibration import Calibration
-from calib.placement import backbone_convolutions, quantize, residual_adds
+from calib.placement import quantize
 from calib.scales import METHODS
 from edge.backends.onnxruntime import Session
 from edge.errors import EdgeError
