@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT, MARGIN = 720, 360, 40
-COLOURS = {"loss": "#cc4444", "map_global": "#2277aa", "map_local": "#999999", "map_fused": "#228833"}
+COLOURS = {"loss": "#cc4444", "map_global": "#2277aa", "map_local": "#999999", "map_fused": "#228833", "map_scores": "#228833"}
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -19,7 +19,8 @@ def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     pen.rectangle((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN), outline="grey")
     across = (WIDTH - 2 * MARGIN) / max(1, len(rows) - 1)
     highest = max(row["loss"] for row in rows) or 1.0
-    for place, (name, colour) in enumerate(COLOURS.items()):
+    for place, name in enumerate(name for name in COLOURS if name in rows[0]):
+        colour = COLOURS[name]
         full = highest if name == "loss" else 100.0
         known = [(index, row[name]) for index, row in enumerate(rows) if row[name] != ""]
         points = [(MARGIN + index * across, HEIGHT - MARGIN - value / full * (HEIGHT - 2 * MARGIN)) for index, value in known]

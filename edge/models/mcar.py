@@ -6,7 +6,7 @@ and the authors' published code, whose key names and quirks are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from torch.nn import functional
 from edge.errors import EdgeError, one_of
 from edge.models.backbones import BACKBONES
 from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
-from edge.models.network import Network
+from edge.models.network import Network, check_classes, check_side, is_count
+from edge.models.recipes import Recipe
 
 POOLINGS = ("avg", "gwp", "max")
-STRIDE = 32
 
 
 class MCAR(Network):
@@ -36,13 +36,13 @@ class MCAR(Network):
         EdgeError: an option out of range.
     """
 
+    streams = ("global", "local", "fused")
+
     def __init__(self, backbone: str, num_classes: int, *, pooling: str = "avg", regions: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
-        if not _is_count(num_classes):
-            raise EdgeError("models", "there must be classes", got=repr(num_classes), expected="1 or more", do="Change the labels")
-        if pooling not in POOLINGS:
-            raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(POOLINGS), do="Change --pooling")
-        if not _is_count(regions) or regions > num_classes:
+        check_classes(num_classes)
+        check_pooling(pooling)
+        if not is_count(regions) or regions > num_classes:
             raise EdgeError(
                 "models",
                 "there must be at least one region and at most one per class",
@@ -64,7 +64,7 @@ class MCAR(Network):
         Raises:
             EdgeError: the image is not square, or its side no multiple of 32.
         """
-        size = _side(image)
+        size = check_side(image)
         maps = self.features(image)
         global_logits = self._classify(maps)
         classes = top_classes(global_logits, self.regions)
@@ -82,20 +82,29 @@ class MCAR(Network):
 
     def forward_global(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) → logits (B, C) of the first pass alone, with gradients."""
-        _side(image)
+        check_side(image)
         return self._classify(self.features(image))
 
-    def training_outputs(self, image: Tensor, *, sample: int | None = None, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def adapted(self, recipe: Recipe) -> Recipe:
+        """The recipes are MCAR's own."""
+        return recipe
+
+    def training_outputs(
+        self, image: Tensor, *, streams: str = "both", sample: int | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Both streams with gradients, for a loss on each: ``global_logits`` and ``local_logits`` (B, C).
 
         Boxes and crops carry no gradient, and are found in float32 under autocast too.
 
         Args:
             image: (B, 3, S, S).
+            streams: ``global`` leaves the second pass and its logits out.
             sample: draw so many of each image's K regions instead of running all.
             generator: of the draw.
         """
-        size = _side(image)
+        if streams == "global":
+            return {"global_logits": self.forward_global(image)}
+        size = check_side(image)
         maps = self.features(image)
         global_logits = self._classify(maps)
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
@@ -104,16 +113,20 @@ class MCAR(Network):
                 drawn = torch.rand(classes.shape, generator=generator).argsort(1)[:, :sample]
                 classes = classes.gather(1, drawn.to(classes.device))
             boxes = self._boxes(maps.float(), classes, size)
-            crops = torch.ops.edge.roi_resize(image, boxes, size)
+            # Each layout where it is fastest: crops are cut from planes, convolutions read channels last.
+            crops = torch.ops.edge.roi_resize(image.contiguous(), boxes, size).contiguous(memory_format=torch.channels_last)
         return {"global_logits": global_logits, "local_logits": self._strongest(crops, classes.shape[1])}
 
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        """What comes pretrained and learns at the smaller rate."""
-        return self.features.parameters()
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """The sum of the streams' binary cross-entropies, as published; the fused maximum is not in it."""
+        each = (functional.binary_cross_entropy_with_logits(logits.float(), targets) for logits in outputs.values())
+        return sum(each, start=torch.zeros((), device=targets.device))
 
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """The classifier, shared by both streams."""
-        return self.convclass.parameters()
+    def stream_scores(self, image: Tensor, *, all_streams: bool = True) -> dict[str, Tensor]:
+        """Scores (B, C) of the ``global`` stream and, with ``all_streams``, of the ``local`` one and their maximum ``fused``."""
+        logits = self.training_outputs(image, streams="both" if all_streams else "global")
+        scores = {name.removesuffix("_logits"): torch.sigmoid(value.float()) for name, value in logits.items()}
+        return {**scores, "fused": torch.maximum(scores["global"], scores["local"])} if all_streams else scores
 
     def spec_options(self) -> dict[str, Any]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
@@ -155,19 +168,7 @@ def top_classes(logits: Tensor, count: int) -> Tensor:
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]
 
 
-def _side(image: Tensor) -> int:
-    """The side S of square images; another size would drop the last row of the grid in the pooling."""
-    height, width = image.shape[-2:]
-    if height != width or height % STRIDE:
-        raise EdgeError(
-            "models",
-            f"images must be square with a side that is a multiple of {STRIDE}",
-            got=f"{height} × {width}",
-            expected="such as 256 × 256",
-            do="Resize them to the model's size",
-        )
-    return height
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def check_pooling(pooling: object) -> None:
+    """Refuse a pooling that ``pool`` does not know."""
+    if pooling not in POOLINGS:
+        raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(POOLINGS), do="Change --pooling")

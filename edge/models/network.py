@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from edge.errors import EdgeError
+from edge.models.recipes import Recipe
+
+STRIDE = 32
 
 
 class Network(nn.Module):
     """A recogniser: (B, 3, S, S) float32 normalised → the outputs of ``edge.graph.OUTPUTS`` that it has.
 
+    What is said here holds for one stream of logits (B, C) and binary cross-entropy; an architecture says what it has otherwise.
+
     Attributes:
         layer_names: module path → what a reader calls it; names the nodes of the graph.
+        float_layers: module paths whose nodes compute in float32 in every precision.
+        streams: names of the scores that training reports; the last one is shipped.
+        classifier: name of the module that gives a logit per class.
+        features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32).
     """
 
     layer_names: Mapping[str, str]
+    float_layers: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ("scores",)
+    classifier: str = "convclass"
+    features: nn.Sequential
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -40,3 +58,100 @@ class Network(nn.Module):
                     setattr(parent, conv_name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
                     setattr(parent, norm_name, nn.Identity())
         return folded
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        """What comes pretrained and learns at the smaller rate."""
+        return self.features.parameters()
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Everything behind the backbone."""
+        return (parameter for name, parameter in self.named_parameters() if not name.startswith("features."))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                std = 0.01 if name == self.classifier else _spread(module)
+                with torch.no_grad():
+                    module.weight.normal_(0, std, generator=generator)
+                    if module.bias is not None:
+                        # A classifier that starts at the usual share of positives does not spend its first epoch finding it.
+                        module.bias.fill_(-2.0 if name == self.classifier else 0.0)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    def warm(self, images: Tensor) -> None:
+        """Take what is gathered rather than learned (BatchNorm's statistics) from a batch, and go back to eval mode."""
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None  # cumulative average
+        with torch.no_grad():
+            self.train()(images)
+        self.eval()
+
+    def adapted(self, recipe: Recipe) -> Recipe:
+        """The recipe as this architecture trains by it; here: whole images only, in a single pass."""
+        phases = tuple(replace(phase, streams="global", regions=None) for phase in recipe.phases)
+        return replace(recipe, phases=phases)
+
+    def training_outputs(
+        self, image: Tensor, *, streams: str = "both", sample: int | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """What ``loss`` and ``observe`` need, with gradients; runs under autocast.
+
+        Args:
+            image: (B, 3, S, S).
+            streams, sample: of the recipe's phase, for networks with a second pass.
+            generator: of whatever is drawn.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        """What is minimised, in float32.
+
+        Args:
+            outputs: of ``training_outputs``.
+            targets: (B, C) float32 of 0 and 1.
+        """
+        return functional.binary_cross_entropy_with_logits(outputs["logits"].float(), targets)
+
+    def observe(self, outputs: Mapping[str, Tensor], targets: Tensor) -> None:
+        """Called after each step of the optimiser: what a network gathers without a gradient. Here nothing."""
+
+    def stream_scores(self, image: Tensor, *, all_streams: bool = True) -> dict[str, Tensor]:
+        """Scores (B, C) float32 by name in ``streams``; without ``all_streams`` the first may do. Runs under autocast."""
+        return {self.streams[-1]: self(image)["scores"].float()}
+
+
+def check_classes(count: object) -> None:
+    """Refuse a class count that is no positive whole number."""
+    if not is_count(count):
+        raise EdgeError("models", "there must be classes", got=repr(count), expected="1 or more", do="Change the labels")
+
+
+def check_side(image: Tensor) -> int:
+    """The side S of square images; another size would drop the last row of the grid in the pooling."""
+    height, width = image.shape[-2:]
+    if height != width or height % STRIDE:
+        raise EdgeError(
+            "models",
+            f"images must be square with a side that is a multiple of {STRIDE}",
+            got=f"{height} × {width}",
+            expected="such as 256 × 256",
+            do="Resize them to the model's size",
+        )
+    return height
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _spread(module: nn.Conv2d | nn.Linear) -> float:
+    if isinstance(module, nn.Linear):
+        return math.sqrt(1 / module.in_features)
+    fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
+    return math.sqrt(2 / fan_out)

@@ -170,7 +170,7 @@ def _random(model: str, labels: Path | None, size: int | None, options: Mapping[
     )
 
 
-def _settle(network: torch.nn.Module, images: int = 8, size: int = 128) -> None:
+def _settle(network: Network, images: int = 8, size: int = 128) -> None:
     """Take BatchNorm statistics from noise that is coarse and fine at once, as photographs are.
 
     With untouched statistics the maps of a deep random network overflow or vanish; with those of white noise they overflow on
@@ -179,12 +179,7 @@ def _settle(network: torch.nn.Module, images: int = 8, size: int = 128) -> None:
     noise = torch.zeros(images, 3, size, size)
     for grid in (2, 4, 8, 16, 32, 64, size):
         noise += torch.nn.functional.interpolate(torch.randn(images, 3, grid, grid), (size, size), mode="bilinear")
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # cumulative average
-    with torch.no_grad():
-        network.train()(noise / noise.std())
-    network.eval()
+    network.warm(noise / noise.std())
 
 
 def _labels(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training both streams of MCAR, so that a run may be killed at any moment and goes on as if nothing had happened.
+"""Training any network, so that a run may be killed at any moment and goes on as if nothing had happened.
 
 Everything random is drawn from (seed, epoch, step), the learning rate follows from the step, and the rest of the state is
 saved whole every few minutes: on a CPU with a fixed number of threads a resumed run is bit-equal to an unbroken one.
@@ -20,16 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edge.errors import EdgeError
 from edge.manifest import digest_json, write_atomically
-from edge.models.augmentation import augment, normalise
+from edge.models.augmentation import augment, normalise, resize
 from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
 from edge.models.curve import draw_curve
-from edge.models.mcar import MCAR
+from edge.models.network import Network
 from edge.models.recipes import Phase, Recipe
-from edge.models.streams import predict, stream_logits
 
 STATE, BEST, LOG, CURVE = "state.pt", "best.pth", "log.csv", "curve.png"
 SAVE_SECONDS = 120.0
@@ -73,28 +71,28 @@ class Trainer:
     """One run in one folder.
 
     Args:
-        model: has ``features``, ``convclass`` and MCAR's options (``pooling``, ``regions``, ``threshold``).
+        model: says its own loss, and what it does differently from the recipe.
         train, validation: parts of the train split; the best epoch is chosen on ``validation``.
         metric: scores and labels to mAP in points.
         about: what the checkpoints say of the model.
     """
 
     def __init__(
-        self, model: MCAR, train: Part, validation: Part, recipe: Recipe, metric: Metric, folder: Path, about: About, *,
+        self, model: Network, train: Part, validation: Part, recipe: Recipe, metric: Metric, folder: Path, about: About, *,
         seed: int = 0, device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.recipe, self.metric, self.folder, self.about = recipe, metric, folder, about
+        self.recipe, self.metric, self.folder, self.about = model.adapted(recipe), metric, folder, about
         self.seed, self.device = seed, torch.device(device)
         self.train_part, self.validation = train, validation
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.optimiser = _optimiser(self.model, recipe)
+        self.optimiser = _optimiser(self.model, self.recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
         self.autocast = _has_fast_bfloat16(self.device)
         self.epoch = self.step = self.updates = 0
         self.loss = self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []
         self.best = (-1, -1.0, 0)  # (evaluated as shipped, mAP, epoch)
-        self.identity = digest_json([asdict(recipe), seed, len(train), len(validation), asdict(about)])
+        self.identity = digest_json([asdict(self.recipe), seed, len(train), len(validation), asdict(about), model.spec_options()])
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -155,11 +153,12 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            logits = stream_logits(self.model, images, both=phase.streams == "both", sample=phase.regions, generator=generator)
-        loss = sum((functional.binary_cross_entropy_with_logits(stream.float(), targets) for stream in logits), start=torch.zeros(()))
+            outputs = self.model.training_outputs(images, streams=phase.streams, sample=phase.regions, generator=generator)
+        loss = self.model.loss(outputs, targets)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
+        self.model.observe(outputs, targets)
         self.updates += 1
         self.loss += float(loss.detach())
         self._average()
@@ -172,21 +171,20 @@ class Trainer:
         torch._foreach_lerp_([means[name] for name in floats], [values[name] for name in floats], 1 - decay)
 
     def _finish_epoch(self, phase: Phase, steps: int) -> None:
-        final = self.recipe.phases[-1]
-        as_shipped = phase.size == final.size
-        scores = predict(self.mean, self.validation.images, phase.size, both=as_shipped, autocast=self.autocast, device=self.device)
+        as_shipped = phase.size == self.recipe.phases[-1].size
+        scores = predict(self.mean, self.validation.images, phase.size, all_streams=as_shipped, autocast=self.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
-        fused = points.get("fused", points["global"])
+        shipped = points.get(self.model.streams[-1], points[next(iter(points))])
         self.epoch, self.step = self.epoch + 1, 0
         row = {
             "epoch": self.epoch, "size": phase.size, "streams": phase.streams, "lr": round(self.optimiser.param_groups[0]["lr"], 8),
-            "loss": round(self.loss / steps, 5), "map_global": round(points["global"], 3),
-            "map_local": round(points["local"], 3) if as_shipped else "", "map_fused": round(points["fused"], 3) if as_shipped else "",
+            "loss": round(self.loss / steps, 5),
+            **{f"map_{name}": round(points[name], 3) if name in points else "" for name in self.model.streams},
             "seconds": round(self.seconds, 1),
         }  # fmt: skip
         self.rows.append(row)
         self.loss = 0.0
-        candidate = (int(as_shipped), fused, self.epoch)
+        candidate = (int(as_shipped), shipped, self.epoch)
         if candidate[:2] > self.best[:2]:
             self.best = candidate
             self.write_best()
@@ -240,15 +238,17 @@ class Trainer:
 # ---- before and after ----------------------------------------------------------------------------------------------
 
 
-def start(model: nn.Module, seed: int, weights: Path | None = None) -> MCAR:
-    """Random weights from the seed; then those of a checkpoint, its classifier only where the classes are as many."""
-    if not isinstance(model, MCAR):
-        raise EdgeError("train", "the model must have two streams", got=type(model).__name__, expected="MCAR", do="Change --model")
-    initialise(model, seed)
+def start(model: Network, seed: int, weights: Path | None = None) -> Network:
+    """Random weights from the seed; then those of a checkpoint.
+
+    What lies behind the backbone comes from the checkpoint where it has it in the same shape: one of other classes, or of another
+    architecture with the same backbone, gives what it can.
+    """
+    model.initialise(torch.Generator().manual_seed(seed))
     if weights is None:
         return model
     found, own = state_of(read(weights)), model.state_dict()
-    fresh = {name for name in own if name.startswith("convclass") and (name not in found or found[name].shape != own[name].shape)}
+    fresh = {name for name in own if not name.startswith("features.") and (name not in found or found[name].shape != own[name].shape)}
     kept = {name: value for name, value in found.items() if name in own and name not in fresh}
     load_checkpoint(model, {**kept, **{name: own[name] for name in fresh}})
     return model
@@ -277,39 +277,39 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         )  # fmt: skip
 
 
-def score(model: MCAR, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
-    """Scores (N, C) of a checkpoint's ``global``, ``local`` and ``fused`` stream in float32."""
+def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
+    """Scores (N, C) of each of a checkpoint's streams in float32."""
     load_checkpoint(model, weights)
-    return predict(model, part.images, size, both=True, autocast=False, device=torch.device(device))
+    return predict(model, part.images, size, all_streams=True, autocast=False, device=torch.device(device))
 
 
-def initialise(model: nn.Module, seed: int) -> None:
-    """Random weights from the seed: He's normal (fan out) for convolutions, a small normal for the classifier."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
-            std = 0.01 if name.endswith("convclass") else math.sqrt(2 / fan_out)
-            with torch.no_grad():
-                module.weight.normal_(0, std, generator=generator)
-                if module.bias is not None:
-                    # A classifier that starts at the usual share of positives does not spend its first epoch finding it.
-                    module.bias.fill_(-2.0 if name.endswith("convclass") else 0.0)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
+@torch.no_grad()
+def predict(
+    model: Network, images: NDArray[np.uint8], size: int, *, all_streams: bool, autocast: bool, device: torch.device, batch: int = 16
+) -> dict[str, NDArray[np.float32]]:
+    """Scores (N, C) of the model's streams in evaluation mode; without ``all_streams`` of those that come cheap."""
+    model.eval()
+    parts: list[dict[str, Tensor]] = []
+    for first in range(0, len(images), batch):
+        pixels = torch.from_numpy(np.array(images[first : first + batch])).permute(0, 3, 1, 2)
+        inputs = normalise(resize(pixels, size).to(device))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            parts.append({name: value.cpu() for name, value in model.stream_scores(inputs, all_streams=all_streams).items()})
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        factor = 1.0 if name.startswith("convclass") else recipe.backbone_lr
+    for parameter in model.parameters():
+        factor = recipe.backbone_lr if id(parameter) in backbone else 1.0
         # AdamW decays weights only; the official SGD decays everything.
         decay = recipe.weight_decay if recipe.optimiser == "sgd" or parameter.ndim > 1 else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     options = [{"params": list(group), "factor": factor, "weight_decay": decay} for (factor, decay), group in groups.items()]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(options, lr=0.01, momentum=0.9)
-    return torch.optim.AdamW(options, lr=1e-3)
+    return torch.optim.AdamW(options, lr=1e-3)  # which is Adam where the recipe decays nothing
 
 
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:

@@ -15,7 +15,7 @@ from edge.models import create, recipes, training  # noqa: E402
 from edge.models.augmentation import augment, normalise  # noqa: E402
 from edge.models.checkpoint import read  # noqa: E402
 from edge.models.recipes import Augmentation, Phase, Recipe  # noqa: E402
-from edge.models.streams import predict, stream_logits  # noqa: E402
+from edge.models.training import predict  # noqa: E402
 from edge.spec import ImageSpec  # noqa: E402
 
 ABOUT = training.About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
@@ -98,7 +98,7 @@ def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: p
         seen.append(targets)
         return real(logits, targets)
 
-    monkeypatch.setattr(training.functional, "binary_cross_entropy_with_logits", spy)
+    monkeypatch.setattr(torch.nn.functional, "binary_cross_entropy_with_logits", spy)
     made = trainer(tmp_path)
     made._update(RECIPE.phases[0], 0, torch.arange(4), torch.Generator().manual_seed(0))
     assert torch.equal(seen[0], torch.from_numpy((made.train_part.labels[:4] != -1).astype(np.float32)))
@@ -114,22 +114,23 @@ def test_fixed_norm_keeps_the_statistics(tmp_path: Path) -> None:
     assert not torch.equal(statistics[0], now[0])
 
 
-def test_stream_logits_are_the_models_scores() -> None:
+def test_stream_scores_are_the_models_scores() -> None:
     model = training.start(create("mcar-mobilenetv2", num_classes=5, regions=3), 0)
     images = normalise(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
         expected = model(images)
-        global_logits, local_logits = stream_logits(model, images, both=True)
-    torch.testing.assert_close(torch.sigmoid(global_logits), expected["global_scores"])
-    torch.testing.assert_close(torch.sigmoid(local_logits), expected["local_scores"])
+        found = model.stream_scores(images)
+    assert tuple(found) == model.streams
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected["scores" if name == "fused" else f"{name}_scores"])
 
 
 def test_scores_of_a_part_fuse_as_the_maximum() -> None:
     model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0)
-    scores = predict(model, part(3).images, 32, both=True, autocast=False, device=torch.device("cpu"), batch=2)
+    scores = predict(model, part(3).images, 32, all_streams=True, autocast=False, device=torch.device("cpu"), batch=2)
     assert scores["fused"].shape == (3, 3)
     assert np.array_equal(scores["fused"], np.maximum(scores["global"], scores["local"]))
-    assert list(predict(model, part(3).images, 32, both=False, autocast=False, device=torch.device("cpu"))) == ["global"]
+    assert list(predict(model, part(3).images, 32, all_streams=False, autocast=False, device=torch.device("cpu"))) == ["global"]
 
 
 def test_normalising_follows_the_image_spec() -> None:
