@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.fingerprint import fingerprint
 from calib.histogram import BINS, Histogram
 from edge.errors import EdgeError
 from edge.graph import Graph
@@ -28,7 +29,7 @@ class Calibration:
     """Distributions of a graph's activations; independent of the method that turns them into scales.
 
     Attributes:
-        graph: digest of the fp32 graph that was observed.
+        graph: fingerprint of the fp32 graph that was observed (``calib.fingerprint``); in older tables the digest of its file.
         data: what it was observed on: ``name``, ``split``, ``digest``, ``seed``.
         images: how many images were used.
         coverage: class name → images that show it; empty for unlabelled images.
@@ -43,14 +44,18 @@ class Calibration:
     ranges: Mapping[str, Histogram]
     means: Mapping[str, np.ndarray]
 
+    def belongs_to(self, graph: Graph) -> bool:
+        """Whether it was of this graph, whichever exporter wrote it down."""
+        return self.graph in (graph.digest, fingerprint(graph))
+
     def check_belongs(self, graph: Graph) -> None:
         """Refuse to serve any graph but the one that was observed."""
-        if self.graph != graph.digest:
+        if not self.belongs_to(graph):
             raise EdgeError(
                 "calib",
                 "a calibration table must be of the very graph it is used for",
                 got=f"a table of graph {self.graph[:12]}…",
-                expected=f"graph {graph.digest[:12]}…",
+                expected=f"graph {fingerprint(graph)[:12]}…",
                 do=f"{REMAKE}, or use the weights, size and options it was made with",
             )
 

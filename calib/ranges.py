@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib.backbone import observed
 from calib.calibration import Calibration, rounded
+from calib.fingerprint import fingerprint
 from calib.histogram import Accumulator
 from edge import lower
 from edge.backends.onnxruntime import Session
@@ -102,7 +103,7 @@ def observe(
     distributions = {value: each.histogram() for value, each in histograms.items()}
     ranges = {value: replace(each, counts=rounded(each.counts)) for value, each in distributions.items()}
     means = {value: rounded(total / count).astype(np.float32) for value, total in sums.items()}
-    return Calibration(graph.digest, data, count, coverage, ranges, means)
+    return Calibration(fingerprint(graph), data, count, coverage, ranges, means)
 
 
 def _add_observers(model: onnx.ModelProto, values: list[str]) -> list[str]:

@@ -230,7 +230,7 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, args: argpar
     table = source.calibration_table
     if args.dataset is None and table is not None:
         shipped = Calibration.load(table)
-        if shipped.graph == graph.digest:
+        if shipped.belongs_to(graph):
             return shipped
     if dataset is None:
         raise EdgeError(
