@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,26 +81,18 @@ def _examine(path: Path) -> tuple[dict[str, Any], int]:
         reduced = f" ({target.float16})" if target.float16 else ""
         command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
-        for line in _account(bundle.manifest.get("engine", {})):
+        facts = bundle.manifest.get("engine", {})
+        for line in backends.account(facts):
             command.say(f"  {line}")
-        Engine.load(path).close()
+        with Engine.load(path) as engine:
+            # An engine built without a GPU shows its layers only where it runs.
+            for line in [] if facts.get("layers") else backends.account({"layers": engine.layers()}):
+                command.say(f"  {line}")
     except EdgeError as error:
         print(f"  {error}", file=sys.stderr)
         return {"path": str(path), "loads": False, "reason": str(error)}, error.exit_code
     command.say("  loads here")
     return {"path": str(path), "loads": True, "reason": ""}, 0
-
-
-def _account(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What the manifest tells of an engine's layers, where its backend counted them."""
-    network, layers = facts.get("network"), facts.get("layers")
-    if network:
-        yield f"parsed: {network['layers']} layers; {network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
-    if layers:
-        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
-        yield f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts"
-    if "regions" in facts:
-        yield f"boxes and crops by {facts['regions']}; built on {facts['machine'].get('gpu', 'a machine without a GPU')}"
 
 
 def _version(distribution: str) -> str:

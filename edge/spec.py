@@ -18,7 +18,7 @@ class ModelSpec:
     Attributes:
         name: architecture, as in ``edge.models.create`` (``mcar-resnet50``).
         labels: class names in output order, length C.
-        options: the architecture's own options (MCAR: ``pooling``, ``regions``, ``threshold``), plain types.
+        options: the architecture's own options, ``edge.models.options_of``, plain types.
         thresholds: per-class decision thresholds of ``predict``, length C; empty means 0.5 for all.
     """
 
@@ -68,7 +68,8 @@ class TargetSpec:
         backend: ``openvino``, ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
         precision: one of ``PRECISIONS``; ``fp16`` stands for the target's 16-bit float.
         batches: exact batch sizes the engine is compiled for, ascending; others are padded up to the next.
-        float16: which 16-bit float ``fp16`` became here: ``bf16``, ``fp16``, or None where the precision is another.
+        float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: all of it for precision ``fp16``, what is not quantised for
+            ``int8`` where the backend gains by that; None where there is none.
     """
 
     backend: str

@@ -89,6 +89,28 @@ def lowering(name: str) -> str:
     return probe(name).lowering or name
 
 
+def account(facts: Mapping[str, Any]) -> list[str]:
+    """What an engine is made of, in sentences.
+
+    Args:
+        facts: the manifest's ``engine``, or any part of it; ``layers`` may come from ``Engine.layers``.
+    """
+    said = []
+    network, layers = facts.get("network"), facts.get("layers")
+    if network:
+        said.append(f"parsed: {network['layers']} layers; {network['int8_convolutions']} of {network['convolutions']} convolutions in int8")
+    if layers:
+        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
+        share = layers.get("int8_share")
+        read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
+        said.append(f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}")
+    if "regions" in facts:
+        gpu = facts.get("machine", {}).get("gpu")
+        where = f"built on {gpu}" if gpu else "built on a machine without a GPU and never run there: try it where it shall run"
+        said.append(f"boxes and crops by {facts['regions']}; {where}")
+    return said
+
+
 def on_device(array: Any) -> bool:
     """Whether an array lives on a GPU."""
     if isinstance(array, np.ndarray):

@@ -30,6 +30,15 @@ class Device:
     driver: str
     runtime: str
 
+    def plain(self) -> dict[str, str]:
+        """What a manifest says of the GPU."""
+        return {
+            "gpu": self.name,
+            "compute_capability": ".".join(map(str, self.compute_capability)),
+            "driver": self.driver,
+            "cuda": self.runtime,
+        }
+
 
 @dataclass
 class HostBuffer:

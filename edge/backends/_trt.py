@@ -15,18 +15,21 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge.backends import Support, _cuda
+from edge.backends import Support, _cuda, _trt_aot
+from edge.backends._trt_aot import PLUGIN_VARIABLE
 from edge.errors import EdgeError
 from edge.manifest import digest_file
 from edge.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from edge.backends._trt_run import Network
 
 PAYLOAD = "engine.plan"
 # TensorRT-RTX plans are mostly the source text of kernels: up to five times smaller when packed (zlib).
 PACKED = "engine.plan.z"
 PLUGIN = "engine.plugin.so"
-PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
 MARK = "EDGE-RESULT "
 STANDARD_NODES = "tensorrt-rtx"  # the row of edge.lower's table that leaves no node of ours
 # Shares of the free memory a build may use as workspace, tried from the left until one does.
@@ -53,38 +56,140 @@ class Vendor:
     plugins: bool
     portable: bool
 
+    def probe(self) -> Support:
+        """What that library can do here."""
+        try:
+            module = self.load()
+        except Exception as error:  # a wheel without its libraries raises what its loader raises
+            return Support(reason=f"{self.backend} does not import ({' '.join(str(error).split())[:160]})", fix=self.install)
+        version = str(module.__version__)
+        if not self.portable and _numbers(version) < OLDEST:
+            fix = "Install TensorRT 10 (JetPack 6.1 or later)"
+            return Support(reason=f"TensorRT {version} is older than 10.0", fix=fix, version=version)
+        plugin = None
+        if self.plugins:
+            plugin = _trt_aot.asked_for(module) or plugin_path()
+        device, missing = _cuda.present()
+        return Support(
+            reason=f"no GPU answers ({missing})" if device is None else "",
+            fix="Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino" if device is None else "",
+            version=version,
+            device=device.name if device else "",
+            float16="fp16",
+            builds=self.portable or device is not None,
+            facts={"plugin": str(plugin) if plugin else None, **(device.plain() if device else {})},
+            # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
+            int8_float16="fp16",
+            lowering="" if plugin else STANDARD_NODES,
+        )
 
-def probe(vendor: Vendor) -> Support:
-    """What that library can do here."""
-    try:
-        module = vendor.load()
-    except Exception as error:  # a wheel without its libraries raises what its loader raises
-        return Support(reason=f"{vendor.backend} does not import ({' '.join(str(error).split())[:160]})", fix=vendor.install)
-    version = str(module.__version__)
-    if not vendor.portable and _numbers(version) < OLDEST:
-        return Support(reason=f"TensorRT {version} is older than 10.0", fix="Install TensorRT 10 (JetPack 6.1 or later)", version=version)
-    plugin = plugin_path() if vendor.plugins else None
-    device, missing = _cuda.present()
-    facts: dict[str, Any] = {"plugin": str(plugin) if plugin else None}
-    if device is not None:
-        facts |= {
-            "gpu": device.name,
-            "compute_capability": ".".join(map(str, device.compute_capability)),
-            "driver": device.driver,
-            "cuda": device.runtime,
+    def build(
+        self,
+        lowered: bytes,
+        target: TargetSpec,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+        weakly_typed: bool = False,
+        level: int = 3,
+    ) -> dict[str, Any]:
+        """Write the plan (and the plugin it needs) into the folder.
+
+        The library works in a child process: what kills or aborts it there becomes one line here.
+
+        Args:
+            lowered: the ONNX graph. Nodes of ours in it need the plugin, as a library or ahead of time.
+            compute_capabilities: ``8.6`` and so on, for TensorRT-RTX; empty means every GPU it knows.
+            weakly_typed: let the library choose types, as far as this version still can; only to compare.
+            level: the builder's optimisation level, 0 to 5.
+
+        Returns:
+            Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
+        """
+        ours = b"plugin_namespace" in lowered
+        ahead = ours and self.plugins and _trt_aot.wanted()
+        plugin = self._ship_plugin(folder) if ours and not ahead else None
+        request = {
+            "backend": self.backend,
+            "folder": str(folder.resolve()),
+            "precision": target.precision,
+            "profiles": self.profiles(target),
+            "plugin": plugin,
+            "ahead_of_time": ahead,
+            "compute_capabilities": list(compute_capabilities),
+            "weakly_typed": weakly_typed,
+            "level": level,
+            "bytes": len(lowered),
         }
-    return Support(
-        reason=f"no GPU answers ({missing})" if device is None else "",
-        fix="Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino" if device is None else "",
-        version=version,
-        device=device.name if device else "",
-        float16="fp16",
-        builds=vendor.portable or device is not None,
-        facts=facts,
-        # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
-        int8_float16="fp16",
-        lowering="" if plugin else STANDARD_NODES,
-    )
+        answer: dict[str, Any] = {}
+        for share in (0.0,) if self.portable else LADDER:
+            answer = _in_child({**request, "share": share}, lowered)
+            if "facts" in answer:
+                return {
+                    "payload": PACKED if self.portable else PAYLOAD,
+                    "profiles": request["profiles"],
+                    "plugin": plugin,
+                    "level": level,
+                    **answer["facts"],
+                }
+            if not answer["again"]:
+                break
+        for leftover in folder.glob("engine.*"):
+            leftover.unlink()
+        must, got, expected, do = answer["error"]
+        raise EdgeError("backend", must, got=got, expected=expected, do=do)
+
+    def open(self, folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True) -> Network:
+        """Load the plan; ``cuda`` names the adapter of ``_cuda``, ``graphs=False`` does without CUDA graphs."""
+        from edge.backends._trt_run import Network
+
+        return Network(self, folder, target, facts, cuda, graphs)
+
+    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+        """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
+        built = facts.get("machine", {})
+        here = support.facts.get("compute_capability")
+        if built.get("version") != support.version:
+            raise EdgeError(
+                "load",
+                f"the engine must be of the {self.backend} version that runs it",
+                got=support.version,
+                expected=built.get("version"),
+                do=rebuild,
+            )
+        allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
+        if (not self.portable or facts.get("compute_capabilities")) and here not in allowed:
+            raise EdgeError(
+                "load",
+                "the GPU must have a compute capability the engine was built for",
+                got=f"{here} ({support.device})",
+                expected=" or ".join(allowed),
+                do=rebuild,
+            )
+
+    def profiles(self, target: TargetSpec) -> list[list[int]]:
+        """Smallest, best and largest batch of each optimisation profile.
+
+        Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
+        profile would only add to the file: it gets one range.
+        """
+        if self.portable:
+            return [[target.batches[0], target.max_batch, target.max_batch]]
+        return [[batch, batch, batch] for batch in target.batches]
+
+    def _ship_plugin(self, folder: Path) -> dict[str, str]:
+        """Copy the plugin into the bundle; its name and digest."""
+        source = plugin_path() if self.plugins else None
+        if source is None:
+            raise EdgeError(
+                "backend",
+                "a graph with nodes of ours needs the plugin",
+                got="no plugin library",
+                expected=f"{PLUGIN_VARIABLE} or {cache_folder() / 'plugin'}" if self.plugins else f"standard nodes for {self.backend}",
+                do="Build it (docs/jetson.md), or build the bundle again without it",
+            )
+        shutil.copyfile(source, folder / PLUGIN)
+        return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
 
 
 def plugin_path() -> Path | None:
@@ -105,94 +210,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcar-edge"
 
 
-def build(
-    vendor: Vendor,
-    lowered: bytes,
-    target: TargetSpec,
-    folder: Path,
-    *,
-    compute_capabilities: tuple[str, ...] = (),
-    weakly_typed: bool = False,
-    level: int = 3,
-) -> dict[str, Any]:
-    """Write the plan (and the plugin it needs) into the folder.
-
-    The library works in a child process: what kills or aborts it there becomes one line here.
-
-    Args:
-        lowered: the ONNX graph. Nodes of ours in it need the plugin.
-        compute_capabilities: ``8.6`` and so on, for TensorRT-RTX; empty means every GPU it knows.
-        weakly_typed: let the library choose types, as far as this version still can; only to compare.
-        level: the builder's optimisation level, 0 to 5.
-
-    Returns:
-        Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
-    """
-    plugin = _ship_plugin(vendor, folder) if b"plugin_namespace" in lowered else None
-    request = {
-        "backend": vendor.backend,
-        "folder": str(folder.resolve()),
-        "precision": target.precision,
-        "profiles": profiles(vendor, target),
-        "plugin": plugin,
-        "compute_capabilities": list(compute_capabilities),
-        "weakly_typed": weakly_typed,
-        "level": level,
-        "bytes": len(lowered),
-    }
-    answer: dict[str, Any] = {}
-    for share in (0.0,) if vendor.portable else LADDER:
-        answer = _in_child({**request, "share": share}, lowered)
-        if "facts" in answer:
-            return {
-                "payload": PACKED if vendor.portable else PAYLOAD,
-                "profiles": request["profiles"],
-                "plugin": plugin,
-                "level": level,
-                **answer["facts"],
-            }
-        if not answer["again"]:
-            break
-    for leftover in folder.glob("engine.*"):
-        leftover.unlink()
-    must, got, expected, do = answer["error"]
-    raise EdgeError("backend", must, got=got, expected=expected, do=do)
-
-
-def profiles(vendor: Vendor, target: TargetSpec) -> list[list[int]]:
-    """Smallest, best and largest batch of each optimisation profile.
-
-    Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
-    profile would only add to the file: it gets one range.
-    """
-    if vendor.portable:
-        return [[target.batches[0], target.max_batch, target.max_batch]]
-    return [[batch, batch, batch] for batch in target.batches]
-
-
-def check_fit(vendor: Vendor, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
-    """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
-    built = facts.get("machine", {})
-    here = support.facts.get("compute_capability")
-    if built.get("version") != support.version:
-        raise EdgeError(
-            "load",
-            f"the engine must be of the {vendor.backend} version that runs it",
-            got=support.version,
-            expected=built.get("version"),
-            do=rebuild,
-        )
-    allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
-    if (not vendor.portable or facts.get("compute_capabilities")) and here not in allowed:
-        raise EdgeError(
-            "load",
-            "the GPU must have a compute capability the engine was built for",
-            got=f"{here} ({support.device})",
-            expected=" or ".join(allowed),
-            do=rebuild,
-        )
-
-
 def register_plugin(registry: Any, path: Path) -> None:
     """Load a plugin library; in a process that has it already, nothing happens."""
     registry.load_library(str(path))
@@ -204,21 +221,6 @@ def register_plugin(registry: Any, path: Path) -> None:
             expected="a library built on this machine from kernels/plugin",
             do=f"Build it again (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
         )
-
-
-def _ship_plugin(vendor: Vendor, folder: Path) -> dict[str, str]:
-    """Copy the plugin into the bundle; its name and digest."""
-    source = plugin_path() if vendor.plugins else None
-    if source is None:
-        raise EdgeError(
-            "backend",
-            "a graph with nodes of ours needs the plugin",
-            got="no plugin library",
-            expected=f"{PLUGIN_VARIABLE} or {cache_folder() / 'plugin'}" if vendor.plugins else f"standard nodes for {vendor.backend}",
-            do="Build it (docs/jetson.md), or build the bundle again without it",
-        )
-    shutil.copyfile(source, folder / PLUGIN)
-    return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
 
 
 def _in_child(request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.backends import BACKENDS, _cuda
+from edge.backends import BACKENDS, _cuda, _trt_aot
 from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, cache_folder, register_plugin
 from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
@@ -54,6 +54,8 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     folder = Path(request["folder"])
     if request["plugin"]:  # before parsing: the parser looks its nodes up there
         register_plugin(trt.get_plugin_registry(), folder / request["plugin"]["file"])
+    elif request["ahead_of_time"]:
+        _trt_aot.register(trt, _trt_aot.compile_kernels(device.compute_capability if device else (8, 0)))
     network = _parse(trt, builder, logger, lowered, weakly_typed=request["weakly_typed"])
     config = builder.create_builder_config()
     config.builder_optimization_level = request["level"]
@@ -73,14 +75,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
         profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))
         config.add_optimization_profile(profile)
 
-    machine: dict[str, Any] = {"version": str(trt.__version__)}
-    if device is not None:
-        machine |= {
-            "gpu": device.name,
-            "compute_capability": ".".join(map(str, device.compute_capability)),
-            "driver": device.driver,
-            "cuda": device.runtime,
-        }
+    machine: dict[str, Any] = {"version": str(trt.__version__), **(device.plain() if device else {})}
     # Timings hold for this GPU and these versions only; without a GPU nothing is timed.
     timings = None if vendor.portable else cache_folder() / "timings" / f"{digest_json(machine)[:24]}.cache"
     if timings is not None:
@@ -107,7 +102,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
         "machine": machine,
         "compute_capabilities": request["compute_capabilities"],
         "typing": "weak" if request["weakly_typed"] else "strong",
-        "regions": "plugin" if request["plugin"] else "standard nodes",
+        "regions": "plugin" if request["plugin"] else _trt_aot.REGIONS if request["ahead_of_time"] else "standard nodes",
         "workspace": workspace,
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),

@@ -32,9 +32,14 @@ class Network:
         memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the GPU reads the host's
             memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both, else ``pinned``.
         graphless: why no CUDA graph is used; empty when one is.
+
+    ``graphs=False`` does without CUDA graphs, to measure what they gain.
     """
 
-    def __init__(self, vendor: Vendor, folder: Path, target: TargetSpec, facts: Mapping[str, Any], cuda: str = "bindings") -> None:
+    def __init__(
+        self, vendor: Vendor, folder: Path, target: TargetSpec, facts: Mapping[str, Any], cuda: str = "bindings", graphs: bool = True
+    ) -> None:
+        self._graphs = graphs
         self._trt = vendor.load()
         self._cuda = _cuda.open_cuda(cuda)
         self._target = target
@@ -138,7 +143,7 @@ class Network:
                 with self._lock:
                     if not self.memory:
                         self.memory = self._quicker_memory() if self._integrated else "pinned"
-                    lanes[batch, pinned] = self._made(batch, "pinned" if pinned else self.memory)
+                    lanes[batch, pinned] = self._made(batch, "pinned" if pinned else self.memory, graph=self._graphs)
         return lanes[batch, pinned]
 
     def _quicker_memory(self) -> str:

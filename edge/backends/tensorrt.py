@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from edge.backends import Support, _trt
-from edge.backends._trt_run import Network
-from edge.spec import TargetSpec
+from edge.backends import _trt
 
 
 def _load() -> Any:
@@ -24,20 +20,4 @@ VENDOR = _trt.Vendor(
     plugins=True,
     portable=False,
 )
-
-
-def probe() -> Support:
-    return _trt.probe(VENDOR)
-
-
-def build(lowered: bytes, target: TargetSpec, folder: Path, **options: Any) -> dict[str, Any]:
-    """As the protocol says; options are those of ``_trt.build``."""
-    return _trt.build(VENDOR, lowered, target, folder, **options)
-
-
-def open(folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings") -> Network:
-    return Network(VENDOR, folder, target, facts, cuda)
-
-
-def check_fit(facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
-    _trt.check_fit(VENDOR, facts, support, rebuild)
+probe, build, open, check_fit = VENDOR.probe, VENDOR.build, VENDOR.open, VENDOR.check_fit

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 FAKES = Path(__file__).parent / "fakes"
+FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda", "fake_trt_plugin")
 
 
 def make_small_graph(precision: str = "fp32", *, regions: bool = False) -> bytes:
@@ -69,7 +70,7 @@ def fake_tensorrt(monkeypatch, tmp_path):
 
     def install(version: str, **environment: str) -> SimpleNamespace:
         pytest.importorskip("onnxruntime")
-        for name in ("tensorrt", "fake_cudart", "fake_pycuda", "cuda.bindings.runtime", "pycuda.driver"):
+        for name in (*FAKED, "cuda.bindings.runtime", "pycuda.driver"):
             monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setenv("EDGE_FAKE_TENSORRT", version)
         for name, value in environment.items():
@@ -87,5 +88,5 @@ def fake_tensorrt(monkeypatch, tmp_path):
         return SimpleNamespace(tensorrt=tensorrt, cudart=fake_cudart, pycuda=fake_pycuda)
 
     yield install
-    for name in ("tensorrt", "fake_cudart", "fake_pycuda"):
+    for name in FAKED:
         sys.modules.pop(name, None)

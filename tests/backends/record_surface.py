@@ -3,7 +3,7 @@
     python tests/backends/record_surface.py CHECKOUT 10.3 v10.3.0     # CHECKOUT of github.com/NVIDIA/TensorRT, version, tag
 
 Writes ``surfaces/<version>.json`` beside this file: methods and properties by class, members by enumeration with the
-numbers of the header where the header states them.
+numbers of the header where the header states them, and the public names of ``tensorrt.plugin``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,20 @@ CLASSES = frozenset(
 )
 ENUMS = frozenset(
     {"BuilderFlag", "NetworkDefinitionCreationFlag", "MemoryPoolType", "ProfilingVerbosity", "LayerInformationFormat", "TensorIOMode"}
-    | {"LayerType", "DataType", "TacticSource", "ExecutionContextAllocationStrategy", "HardwareCompatibilityLevel"}
+    | {
+        "QuickPluginCreationRequest",
+        "TensorFormat",
+        "LayerType",
+        "DataType",
+        "TacticSource",
+        "ExecutionContextAllocationStrategy",
+        "HardwareCompatibilityLevel",
+    }
 )
 BOUND = re.compile(r'py::(class_|enum_)<\s*([\w:]+)[^"]{0,200}"(\w+)"', re.S)
 MEMBER = re.compile(r'\.(?:def|def_property|def_property_readonly|def_static|def_readonly|def_readwrite)\(\s*"(\w+)"')
+PUBLIC = re.compile(r"^ *@public_api\(\)\n *(?:class|def) (\w+)", re.M)  # of the module tensorrt.plugin
+PLUGIN = "python/packaging/bindings_wheel/tensorrt/plugin"
 VALUE = re.compile(r'\.value\(\s*"(\w+)"')
 
 
@@ -47,7 +57,10 @@ def record(checkout: Path, version: str, tag: str) -> dict[str, object]:
             elif kind == "enum_" and bound in ENUMS:
                 known = numbers.get(native.split("::")[-1], {})
                 enums[bound] = {member: known.get(member) for member in VALUE.findall(body)}
-    return {"version": version, "tag": tag, "classes": dict(sorted(classes.items())), "enums": dict(sorted(enums.items()))}
+    modules = (f"{PLUGIN}/{name}.py" for name in ("_tensor", "_autotune", "_lib", "_top_level"))
+    plugin = sorted({name for module in modules for name in PUBLIC.findall(_show(checkout, tag, module))})
+    known = {"classes": dict(sorted(classes.items())), "enums": dict(sorted(enums.items())), "plugin": plugin}
+    return {"version": version, "tag": tag, **known}
 
 
 def _numbers(headers: str) -> dict[str, dict[str, int]]:

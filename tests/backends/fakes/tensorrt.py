@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_cudart
+import fake_trt_plugin
 import numpy as np
 
 sys.modules["cuda.bindings.runtime"] = fake_cudart
@@ -31,6 +32,10 @@ for _name, _members in SURFACE["enums"].items():
     _known = {member: number for member, number in _members.items() if number is not None}
     _rest = {member: 500 + index for index, member in enumerate(m for m, number in _members.items() if number is None)}
     globals()[_name] = enum.IntEnum(_name, {**_known, **_rest})
+
+
+assert not SURFACE["plugin"] or set(fake_trt_plugin.RECORDED) <= set(SURFACE["plugin"])
+sys.modules["tensorrt.plugin"] = fake_trt_plugin if SURFACE["plugin"] else None  # type: ignore[assignment]
 
 
 def _played(cls: type) -> type:
@@ -252,12 +257,35 @@ class Builder:
         if fate == "sleep":
             time.sleep(60)
         assert not network._jit, "a flag by number became another flag"
+        kernels = _kernels(network) if fake_trt_plugin.OPERATIONS else {}
         reduced = {flag.name for flag in config._flags} & {"FP16", "INT8"}
         assert not (network._strong and reduced), "strongly typed networks refuse precision flags"
         profiles = [tuple(profile._shapes.items()) for profile in config._profiles]
         plan = {"version": __version__, "model": network._model, "profiles": profiles, "flags": sorted(f.name for f in config._flags)}
+        plan["kernels"] = kernels  # an engine that carries its kernels needs no plugin beside it
         # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
         return pickle.dumps(plan)
+
+
+def _kernels(network: INetworkDefinition) -> dict[str, Any]:
+    """Node of ours → what is launched for it, for a batch of one."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(network._model)).graph
+    shapes = {
+        value.name: tuple(each.dim_value or 1 for each in value.type.tensor_type.shape.dim)
+        for value in [*graph.input, *graph.value_info, *graph.output]
+    }
+    return {
+        node.op_type: fake_trt_plugin.launches(
+            f"edge::{node.op_type}",
+            [shapes[name] for name in node.input],
+            ["FP32"] * len(node.input),
+            {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
+        )
+        for node in graph.node
+        if node.domain == "edge"
+    }
 
 
 @_played
@@ -274,7 +302,7 @@ class Runtime:
         if plan["version"] != __version__:
             self._logger.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is of another version")
             return None
-        if b"plugin_namespace" in plan["model"] and _registry.get_creator("RoiResize", "1", "edge") is None:
+        if b"plugin_namespace" in plan["model"] and not plan["kernels"] and _registry.get_creator("RoiResize", "1", "edge") is None:
             self._logger.log(ILogger.ERROR, "IPluginRegistry::getCreator: Error Code 4: Cannot find plugin: RoiResize")
             return None
         return ICudaEngine(plan)

@@ -1,0 +1,184 @@
+"""Our two operations as plugins that TensorRT 10.9 and later takes into the engine ahead of time: no library beside it.
+
+NVRTC turns ``kernels/aot.cu`` into PTX where the engine is built, and TensorRT's module ``tensorrt.plugin`` is told which
+entry point to launch for which types and formats, on what grid, with what numbers. Asked for by ``EDGE_TENSORRT_PLUGIN=aot``:
+it is not the default, because no engine with it has run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sysconfig
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError
+
+PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
+AHEAD_OF_TIME = "aot"  # the variable's value that asks for this route
+REGIONS = "plugin, ahead of time"  # what the manifest says then
+# Thread blocks of kernels/aot.cu, and output rows per thread of a crop.
+BOX_THREADS, CROP_THREADS, CROP_ROWS = 256, 128, 8
+
+
+def wanted() -> bool:
+    """Whether the user asks for this route."""
+    return os.environ.get(PLUGIN_VARIABLE) == AHEAD_OF_TIME
+
+
+def asked_for(trt: Any) -> str:
+    """What to call this route where the user asks for it, else nothing; refused where the version lacks it."""
+    if not wanted():
+        return ""
+    if not hasattr(trt, "QuickPluginCreationRequest"):
+        raise EdgeError(
+            "backend",
+            f"{PLUGIN_VARIABLE}={AHEAD_OF_TIME} needs TensorRT's ahead-of-time plugins",
+            got=f"TensorRT {trt.__version__}",
+            expected="10.9 or later",
+            do="Build the plugin library instead: docs/jetson.md",
+        )
+    return REGIONS
+
+
+def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
+    """``kernels/aot.cu`` → PTX for that compute capability, by NVRTC; needs no GPU."""
+    nvrtc, folder, include = _nvrtc(), _kernels(), _cuda_include()
+    options = ["--std=c++17", f"-I{folder}", f"-I{include}", "--gpu-architecture=compute_{}{}".format(*compute_capability)]
+
+    def call(name: str, *arguments: Any) -> Any:
+        code, *results = getattr(nvrtc, name)(*arguments)
+        if int(code):
+            raise EdgeError(
+                "backend",
+                "NVRTC must compile the kernels",
+                got=f"{name}: {getattr(code, 'name', code)} {_log(nvrtc, program)}".strip(),
+                expected="PTX",
+                do=f"Install an NVRTC that knows compute capability {'.'.join(map(str, compute_capability))}, or build the plugin library",
+            )
+        return results[0] if results else None
+
+    program = None
+    program = call("nvrtcCreateProgram", (folder / "aot.cu").read_bytes(), b"aot.cu", 0, [], [])
+    call("nvrtcCompileProgram", program, len(options), [option.encode() for option in options])
+    ptx = b" " * call("nvrtcGetPTXSize", program)
+    call("nvrtcGetPTX", program, ptx)
+    call("nvrtcDestroyProgram", program)
+    return ptx.rstrip(b"\0")
+
+
+def register(trt: Any, ptx: bytes) -> None:
+    """Tell TensorRT of both operations, before a graph with their nodes is parsed; once per process.
+
+    Its module reads the annotations of what it is given, so they are set as values.
+    """
+    plugin = import_module(f"{trt.__name__}.plugin")
+    desc = plugin.TensorDesc
+
+    def launch(kernel: str, threads: int, grid: tuple[Any, Any], numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+        shape = plugin.KernelLaunchParams(grid_x=grid[0], grid_y=grid[1], block_x=threads)
+        return kernel, ptx, shape, plugin.SymIntExprs.from_tuple([plugin.SymInt32(number) for number in numbers])
+
+    # maps: (B, K, n, n) float32 → boxes: (B, K, 4) float32
+    def boxes(maps: Any, size: int, threshold: float) -> Any:
+        return plugin.from_shape_expr((maps.shape_expr[0], maps.shape_expr[1], 4), dtype=trt.DataType.FLOAT)
+
+    def launch_boxes(maps: Any, size: int, threshold: float, outputs: Any, tactic: int) -> Any:
+        images, regions, side = (maps.shape_expr[axis] for axis in range(3))
+        return launch("edge_region_boxes", BOX_THREADS, (images * regions * 2, 1), (side, size, _bits(threshold)))
+
+    # image: (B, 3, H, W) float32 or float16, boxes: (B, K, 4) float32 → crops: (B * K, 3, size, size) of the image's type
+    def crops(image: Any, boxes: Any, size: int) -> Any:
+        count = boxes.shape_expr[0] * boxes.shape_expr[1]
+        return plugin.from_shape_expr((count, image.shape_expr[1], size, size), dtype=image.dtype)
+
+    def crop_formats(image: Any, boxes: Any, outputs: Any) -> Any:
+        made = plugin.AutoTuneCombination
+        return [made("FP32|FP16, FP32, FP32|FP16", "LINEAR"), made("FP16, FP32, FP16", "LINEAR, LINEAR, HWC8")]
+
+    def launch_crops(image: Any, boxes: Any, size: int, outputs: Any, tactic: int) -> Any:
+        kind = "fp16" if image.dtype == trt.DataType.HALF else "fp32"
+        layout = "hwc8" if outputs[0].format == trt.TensorFormat.HWC8 else "linear"
+        columns = 2 if (kind, layout) == ("fp16", "linear") else 1
+        tiles = _ceil_div(size, columns) * _ceil_div(size, CROP_ROWS)
+        grid = _ceil_div(tiles, CROP_THREADS), boxes.shape_expr[0] * boxes.shape_expr[1]
+        numbers = boxes.shape_expr[1], image.shape_expr[2], image.shape_expr[3], size, _bits(1.0)
+        return launch(f"edge_roi_resize_{kind}_{kind}_{layout}", CROP_THREADS, grid, numbers)
+
+    launched = tuple[str, bytes, plugin.KernelLaunchParams, plugin.SymIntExprs]  # type: ignore[name-defined]
+    boxed, cropped = {"size": int, "threshold": float}, {"size": int}
+    plugin.register("edge::RegionBoxes")(_annotated(boxes, {"maps": desc, **boxed, "return": desc}))
+    plugin.aot_impl("edge::RegionBoxes")(_annotated(launch_boxes, {"maps": desc, **boxed, "return": launched}))
+    plugin.register("edge::RoiResize")(_annotated(crops, {"image": desc, "boxes": desc, **cropped, "return": desc}))
+    plugin.autotune("edge::RoiResize")(_annotated(crop_formats, {"image": desc, "boxes": desc}))
+    plugin.aot_impl("edge::RoiResize")(_annotated(launch_crops, {"image": desc, "boxes": desc, **cropped, "return": launched}))
+
+
+def _annotated(function: Callable[..., Any], annotations: dict[str, Any]) -> Callable[..., Any]:
+    function.__annotations__ = annotations
+    return function
+
+
+def _bits(value: float) -> int:
+    """A float32 as the int32 of the same bits: kernels launched by TensorRT take no other numbers."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _kernels() -> Path:
+    """The kernels' sources: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return next(folder for folder in (package / "_native" / "kernels", package.parent / "kernels") if (folder / "aot.cu").is_file())
+
+
+def _cuda_include() -> Path:
+    """The folder of ``cuda_fp16.h``: of a toolkit, or of NVIDIA's wheels."""
+
+    def candidates() -> Iterator[Path]:
+        for variable in ("CUDA_HOME", "CUDA_PATH"):
+            if os.environ.get(variable):
+                yield Path(os.environ[variable]) / "include"
+        yield from sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/include"), reverse=True)
+        yield Path("/usr/local/cuda/include")
+
+    for folder in candidates():
+        if (folder / "cuda_fp16.h").is_file():
+            return folder
+    raise EdgeError(
+        "backend",
+        "NVRTC needs the headers of CUDA",
+        got="no cuda_fp16.h",
+        expected="CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
+        do="pip install nvidia-cuda-runtime, or set CUDA_HOME",
+    )
+
+
+def _nvrtc() -> Any:
+    for name in ("cuda.bindings.nvrtc", "cuda.nvrtc"):
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise EdgeError(
+        "backend",
+        "NVRTC must be reachable from Python",
+        got="no module cuda.bindings.nvrtc",
+        expected="cuda-bindings 12.6 or later",
+        do="pip install cuda-bindings",
+    )
+
+
+def _log(nvrtc: Any, program: Any) -> str:
+    """The end of what the compiler said."""
+    if program is None:
+        return ""
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    text = b" " * size
+    nvrtc.nvrtcGetProgramLog(program, text)
+    return " ".join(text.decode(errors="replace").rstrip("\0 ").split())[-200:]
