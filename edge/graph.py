@@ -19,6 +19,7 @@ INPUT = "image"
 OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
 BATCH = "batch"
 PRODUCER = "mcar-edge"
+FLOAT32_NODES = "edge.float32_nodes"  # metadata: JSON list of the nodes that compute in float32 in every precision
 
 
 @dataclass(frozen=True)

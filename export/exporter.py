@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ import onnx
 import torch
 
 from edge.errors import EdgeError
-from edge.graph import BATCH, INPUT, IR_VERSION, OPSET, OUTPUTS, PRODUCER, Graph
+from edge.graph import BATCH, FLOAT32_NODES, INPUT, IR_VERSION, OPSET, OUTPUTS, PRODUCER, Graph
+from edge.models import localisation  # noqa: F401  # defines torch.ops.edge.*
 from edge.models.network import Network
 from edge.ops import DOMAIN, register_schemas
 from edge.spec import ImageSpec, ModelSpec
-from export.name_nodes import name_nodes
+from export.name_nodes import name_nodes, nodes_of
 from export.tidy import tidy
 
 # What a graph that TensorRT 10.0 to 11, OpenVINO and ONNX Runtime all take must not hold.
@@ -55,7 +57,11 @@ def export_graph(model: Network, spec: ModelSpec, image: ImageSpec, parents: Map
     traced: onnx.ModelProto = program.model_proto
     traced.producer_name, traced.producer_version = PRODUCER, ""
     traced.ir_version = min(traced.ir_version, IR_VERSION)
-    proto = tidy(name_nodes(traced, model.layer_names))
+    named = name_nodes(traced, model.layer_names)
+    exact = nodes_of(named, model.float_layers)
+    proto = tidy(named)
+    if exact:
+        onnx.helper.set_model_props(proto, {FLOAT32_NODES: json.dumps(exact)})
     _refuse_forbidden(proto)
     onnx.checker.check_model(proto, full_check=True)
     return Graph.of(proto, spec, image, dict(parents or {}))

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -53,10 +53,19 @@ def name_nodes(model: onnx.ModelProto, layer_names: Mapping[str, str]) -> onnx.M
     return model
 
 
-def _place(node: onnx.NodeProto, layer_names: Mapping[str, str]) -> str:
+def nodes_of(model: onnx.ModelProto, modules: Sequence[str]) -> list[str]:
+    """Names of the nodes that came from these modules (paths) or their parts."""
+    return [node.name for node in model.graph.node if any(f"{_module(node)}.".startswith(f"{path}.") for path in modules)]
+
+
+def _module(node: onnx.NodeProto) -> str:
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
     path = [part.strip().strip("'\"") for part in scopes.strip("[]").split(",")]
-    module = next((part for part in reversed(path[:-1]) if part), "")
+    return next((part for part in reversed(path[:-1]) if part), "")
+
+
+def _place(node: onnx.NodeProto, layer_names: Mapping[str, str]) -> str:
+    module = _module(node)
     # Rule 1: the longest alias wins; a whole part must match.
     prefix = max((prefix for prefix in layer_names if f"{module}.".startswith(f"{prefix}.")), key=len, default="")
     rest = module[len(prefix) :].strip(".").split(".") if len(module) > len(prefix) else []

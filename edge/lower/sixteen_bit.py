@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import EdgeError, one_of
+from edge.graph import FLOAT32_NODES
 from edge.ops import DOMAIN
 
 FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -22,6 +25,7 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     """Rewrite the canonical ``model`` (edge ops still in it) in place and return it.
 
     1. A weighted node is a Conv, Gemm or MatMul with a constant second input, quantised or not.
+       A node the graph's metadata names under ``edge.float32_nodes`` is none: it stays float32, as does what follows from it.
     2. It is a classifier if no other weighted node can be reached from it without passing an edge op; classifiers, and
        all that follows them, stay float32: logits, sigmoid, top K, boxes, crops, fusion.
     3. The other weighted nodes are the backbone. It includes each carrier all of whose activations come from it.
@@ -33,7 +37,8 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     if float16 not in FLOAT16:
         raise EdgeError("lower", "the 16-bit float must be known", got=float16, expected=one_of(FLOAT16), do="Change the target")
     graph = model.graph
-    backbone, halves = _backbone(graph)
+    exact = json.loads(next((each.value for each in model.metadata_props if each.key == FLOAT32_NODES), "[]"))
+    backbone, halves = _backbone(graph, frozenset(exact))
     constants = {each.name: each for each in graph.initializer}
     narrowed: dict[str, str] = {}  # 5: float32 constant → its 16-bit copy
     crossed: dict[str, str] = {}  # 6: value → its name on the other side of the border
@@ -73,7 +78,7 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     return model
 
 
-def _backbone(graph: onnx.GraphProto) -> tuple[set[int], set[str]]:
+def _backbone(graph: onnx.GraphProto, exact: frozenset[str]) -> tuple[set[int], set[str]]:
     """Indices of the backbone's nodes, and the names of the values that become 16-bit."""
     constants = {each.name for each in graph.initializer}
     producer = {name: index for index, node in enumerate(graph.node) for name in node.output}
@@ -85,7 +90,9 @@ def _backbone(graph: onnx.GraphProto) -> tuple[set[int], set[str]]:
         return source is not None and source.op_type == "DequantizeLinear" and source.input[0] in constants
 
     weighted = {
-        index for index, node in enumerate(graph.node) if node.op_type in WEIGHTED and len(node.input) > 1 and is_constant(node.input[1])
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type in WEIGHTED and len(node.input) > 1 and is_constant(node.input[1]) and node.name not in exact
     }  # 1
     leads_on: set[str] = set()  # values from which a weighted node can be reached
     inner: set[int] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import EdgeError, one_of
@@ -16,6 +17,12 @@ MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mcar-mobilenetv2": ("edge.models.mcar", "MCAR", {"backbone": "mobilenetv2"}),
     "mcar-resnet50": ("edge.models.mcar", "MCAR", {"backbone": "resnet50"}),
     "mcar-resnet101": ("edge.models.mcar", "MCAR", {"backbone": "resnet101"}),
+    "rma-mobilenetv2": ("edge.models.rma", "RMA", {"backbone": "mobilenetv2"}),
+    "rma-vgg16": ("edge.models.rma", "RMA", {"backbone": "vgg16"}),
+    "aamn-mobilenetv2": ("edge.models.aamn", "AAMN", {"backbone": "mobilenetv2"}),
+    "aamn-resnet50": ("edge.models.aamn", "AAMN", {"backbone": "resnet50"}),
+    "aamn-resnet101": ("edge.models.aamn", "AAMN", {"backbone": "resnet101"}),
+    "plain-mobilenetv2": ("edge.models.plain", "Plain", {"backbone": "mobilenetv2"}),
 }
 
 
@@ -25,28 +32,38 @@ def create(name: str, num_classes: int, **options: Any) -> Network:
     Args:
         name: a key of ``MODELS``.
         num_classes: C.
-        options: the architecture's own (MCAR: ``pooling``, ``regions``, ``threshold``); unknown ones are refused.
+        options: the architecture's own, ``options_of(name)``; unknown ones are refused.
 
-    Every network answers to what generic code needs: ``spec_options()``, ``fused_for_export()``, ``backbone_parameters()``,
-    ``head_parameters()``, ``forward_global(images)`` and ``training_outputs(images)``.
+    Every network answers to what generic code needs: ``edge.models.network.Network``.
 
     Raises:
         EdgeError: unknown name or option, or an option out of range.
     """
-    from importlib import import_module
-    from inspect import signature
-
-    if name not in MODELS:
-        raise EdgeError("models", "the architecture must be known", got=name, expected=one_of(MODELS), do="Change --model")
-    module, kind, fixed = MODELS[name]
-    make = getattr(import_module(module), kind)
-    known = [option for option in signature(make).parameters if option not in ("num_classes", *fixed)]
+    make, fixed = _architecture(name)
+    known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise EdgeError(
             "models", f"{name} must know its options", got=", ".join(unknown), expected=one_of(known), do="Leave the others out"
         )
     return make(num_classes=num_classes, **fixed, **options).eval()
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Names of an architecture's own options."""
+    from inspect import signature
+
+    make, fixed = _architecture(name)
+    return tuple(option for option in signature(make).parameters if option not in ("num_classes", *fixed))
+
+
+def _architecture(name: str) -> tuple[Callable[..., Network], dict[str, str]]:
+    from importlib import import_module
+
+    if name not in MODELS:
+        raise EdgeError("models", "the architecture must be known", got=name, expected=one_of(MODELS), do="Change --model")
+    module, kind, fixed = MODELS[name]
+    return getattr(import_module(module), kind), fixed
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Backbones from torchvision, cut and named as the official MCAR checkpoints have them (``features.*``)."""
+"""Backbones from torchvision, cut, and named where there are official MCAR checkpoints as those have them (``features.*``)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def resnet101() -> nn.Sequential:
     return _resnet(resnet101(weights=None))
 
 
+def vgg16() -> nn.Sequential:
+    """(B, 3, S, S) → (B, 512, S/32, S/32), the fifth pooling included."""
+    from torchvision.models import vgg16
+
+    return nn.Sequential(*vgg16(weights=None).features)
+
+
+def _vgg16_names() -> dict[str, str]:
+    names, index = {}, 0
+    for stage, count in enumerate((2, 2, 3, 3, 3), 1):
+        for layer in range(1, count + 1):
+            names.update({f"features.{index}": f"stage{stage}.{layer}", f"features.{index + 1}": f"stage{stage}.{layer}"})
+            index += 2
+        names[f"features.{index}"] = f"stage{stage}"
+        index += 1
+    return names
+
+
 def _mobilenetv2_names() -> dict[str, str]:
     names = {"features.0.0.0": "stem", "features.0.0.2": "stem", "features.1.0": "last", "features.1.2": "last"}
     for index in range(1, 18):
@@ -59,6 +77,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], int, dict[str, str]]] = 
     "mobilenetv2": (mobilenetv2, 1280, _mobilenetv2_names()),
     "resnet50": (resnet50, 2048, _RESNET_NAMES),
     "resnet101": (resnet101, 2048, _RESNET_NAMES),
+    "vgg16": (vgg16, 512, _vgg16_names()),
 }
 
 

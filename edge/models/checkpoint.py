@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edge.errors import EdgeError, one_of
 from edge.labels import COCO_CLASSES, VOC_CLASSES
 from edge.manifest import write_atomically
+from edge.models import options_of
 from edge.models.network import Network
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -60,7 +61,7 @@ class Description:
         num_classes: C.
         classes: class names in output order.
         size: input side in pixels.
-        options: the architecture's options that are known (MCAR: pooling, regions, threshold).
+        options: the architecture's options that are known.
     """
 
     model: str
@@ -140,7 +141,7 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
-    options: dict[str, Any] = {name: told[name] for name in ("pooling", "regions", "threshold") if name in told}
+    options: dict[str, Any] = {name: told[name] for name in options_of(model) if name in told}
     return Description(model, num_classes, tuple(told["classes"]) if "classes" in told else None, told.get("size"), options)
 
 

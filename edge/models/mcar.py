@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edge.errors import EdgeError, one_of
+from edge.errors import EdgeError
 from edge.models.backbones import BACKBONES
 from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
 from edge.models.network import Network, check_classes, check_side, is_count
+from edge.models.pooling import check_pooling, pool
 from edge.models.recipes import Recipe
-
-POOLINGS = ("avg", "gwp", "max")
 
 
 class MCAR(Network):
@@ -152,23 +151,9 @@ class MCAR(Network):
         return boxes
 
 
-def pool(maps: Tensor, pooling: str) -> Tensor:
-    """(B, F, n, n) → (B, F, 1, 1)."""
-    if pooling == "avg":
-        return functional.adaptive_avg_pool2d(maps, 1)
-    most = functional.adaptive_max_pool2d(maps, 1)
-    return most if pooling == "max" else (most + functional.adaptive_avg_pool2d(maps, 1)) / 2
-
-
 def top_classes(logits: Tensor, count: int) -> Tensor:
     """(B, C) → (B, count) int64, best first; equal logits in order of their index, as ONNX TopK has it."""
     # torch.topk leaves the order of equals open, but is what exports to a single TopK.
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return torch.topk(logits, count, dim=1).indices
     return torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]
-
-
-def check_pooling(pooling: object) -> None:
-    """Refuse a pooling that ``pool`` does not know."""
-    if pooling not in POOLINGS:
-        raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(POOLINGS), do="Change --pooling")

@@ -17,6 +17,7 @@ from edge.errors import EdgeError
 from edge.models.recipes import Recipe
 
 STRIDE = 32
+CLASSIFIER = "convclass"
 
 
 class Network(nn.Module):
@@ -28,14 +29,14 @@ class Network(nn.Module):
         layer_names: module path → what a reader calls it; names the nodes of the graph.
         float_layers: module paths whose nodes compute in float32 in every precision.
         streams: names of the scores that training reports; the last one is shipped.
-        classifier: name of the module that gives a logit per class.
         features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32).
+
+    Whatever stands before it, the module that gives a logit per class is ``convclass``, as in the official checkpoints.
     """
 
     layer_names: Mapping[str, str]
     float_layers: tuple[str, ...] = ()
     streams: tuple[str, ...] = ("scores",)
-    classifier: str = "convclass"
     features: nn.Sequential
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -73,12 +74,12 @@ class Network(nn.Module):
         """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                std = 0.01 if name == self.classifier else _spread(module)
+                std = 0.01 if name == CLASSIFIER else _spread(module)
                 with torch.no_grad():
                     module.weight.normal_(0, std, generator=generator)
                     if module.bias is not None:
                         # A classifier that starts at the usual share of positives does not spend its first epoch finding it.
-                        module.bias.fill_(-2.0 if name == self.classifier else 0.0)
+                        module.bias.fill_(-2.0 if name == CLASSIFIER else 0.0)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
 
