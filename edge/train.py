@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from edge import command
 from edge.errors import EdgeError
@@ -17,20 +19,30 @@ RUNS, PIXELS = Path("runs"), "pixels"
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "train",
-        "Train a two-stream recogniser. The best epoch is chosen on a seeded part of the train split; test is only reported.",
+        "Train a multi-label recogniser. The best epoch is chosen on a seeded part of the train split; test is only reported.\n"
+        "mcar-*: whole image and zoomed regions. rma-*: a recurrent cell looks at regions of the feature map. plain-*: a classifier.\n"
+        "aamn-*: one pass with a memory of the classes; a reimplementation from the abstract, which promises nothing of the paper.",
         "examples:\n"
         "  python -m edge.train                                            # MobileNetV2 on the generated scenes, from scratch\n"
         "  python -m edge.train --dataset csv:photos --epochs 60           # your images, from scratch\n"
         "  python -m edge.train --dataset voc2007:VOCdevkit/VOC2007 --model mcar-resnet50 --weights resnet50.pth --size 448\n"
+        "  python -m edge.train --model aamn-mobilenetv2 --option channel=false --option width=64\n"
         "  python -m edge.train --resume                                   # after a kill: the same arguments plus --resume",
     )
     what = made.add_argument_group("model")
     what.add_argument("--model", metavar="NAME", default="mcar-mobilenetv2", help="architecture (default mcar-mobilenetv2)")
     what.add_argument("--weights", metavar="SHIPPED|PATH", help="weights to start from; default: random ones from the seed")
     what.add_argument("--size", type=int, default=256, help="input side in pixels, a multiple of 32 (default 256)")
-    what.add_argument("--regions", type=int, default=4, help="regions of the second pass (default 4)")
-    what.add_argument("--threshold", type=float, default=0.5, help="localisation threshold in (0, 1) (default 0.5)")
-    what.add_argument("--pooling", choices=("avg", "gwp", "max"), default="avg", help="global pooling (default avg)")
+    what.add_argument("--regions", type=int, help="regions: of the second pass (mcar, default 4), looked at in turn (rma, default 5)")
+    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1) (mcar, default 0.5)")
+    what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="pooling of the feature map; default: the architecture's own")
+    what.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the architecture (docs/models.md); repeatable",
+    )
     how = made.add_argument_group("training")
     how.add_argument(
         "--dataset", metavar="SPEC", default="scenes", help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
@@ -66,8 +78,7 @@ def main(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.dataset, "train")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
     training.check_folder(folder, resume=args.resume)
-    fresh = create(args.model, num_classes=len(dataset.classes), pooling=args.pooling, regions=args.regions, threshold=args.threshold)
-    network = training.start(fresh, args.seed, _weights(args.weights))
+    network = training.start(create(args.model, len(dataset.classes), **_options(args)), args.seed, _weights(args.weights))
 
     def part(images: Dataset, title: str) -> training.Part:
         if images.labels is None:
@@ -93,18 +104,32 @@ def main(args: argparse.Namespace) -> int:
     for stream, scores in training.score(network, best, test, image.size, device).items():
         points[stream] = accuracy = evaluate(scores, test.labels)
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
-    command.say(f"           {points['fused'].convention}")
+    command.say(f"           {points[network.streams[-1]].convention}")
     command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
     shutil.rmtree(folder / PIXELS, ignore_errors=True)
     command.write_json(
         args.json,
         {
             "weights": str(best), "best_epoch": outcome.best_epoch, "validation_map": outcome.best_map, "seconds": outcome.seconds,
-            "recipe": asdict(recipe), "log": list(outcome.rows),
+            "recipe": asdict(trainer.recipe), "options": network.spec_options(), "log": list(outcome.rows),
             reported.split: {stream: {"map": value.map, "cf1": value.cf1, "of1": value.of1} for stream, value in points.items()},
         },
     )  # fmt: skip
     return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """The architecture's options that were given; a value is JSON where it can be, else a word."""
+    options = {name: getattr(args, name) for name in ("pooling", "regions", "threshold") if getattr(args, name) is not None}
+    for given in args.option:
+        name, separator, value = given.partition("=")
+        if not (name and separator and value):
+            raise EdgeError("train", "an option must have a name and a value", got=given, expected="NAME=VALUE", do="Change --option")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _weights(name: str | None) -> Path | None:

@@ -52,7 +52,7 @@ def test_recorded_official_outputs(case, shared):
         np.testing.assert_array_equal(found["scores"], torch.maximum(found["global_scores"], found["local_scores"]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("mcar-")])
 def test_keys_and_shapes_are_the_official_ones(name, shared):
     with np.load(shared / "reference" / "official_keys.npz") as official:
         net = name.removeprefix("mcar-")
