@@ -50,7 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     how.add_argument(
         "--recipe", choices=("auto", "official", "scratch", "refine"), default="auto", help="auto: official with --weights, else scratch"
     )
-    how.add_argument("--epochs", type=int, help="default 60 for official, 36 for scratch, 2 for refine")
+    how.add_argument("--epochs", type=int, help="default 60 for official, 20 for scratch, 2 for refine")
     how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")

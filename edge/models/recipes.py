@@ -74,7 +74,7 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
         name = "official" if pretrained else "scratch"
     if name == "official":
         return official(size, epochs or 60)
-    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 36, overhead)
+    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 20, overhead)
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
@@ -85,7 +85,7 @@ def official(size: int, epochs: int = 60) -> Recipe:
     return Recipe("official", phases, "sgd", weight_decay=1e-4, backbone_lr=0.1)
 
 
-def scratch(size: int, epochs: int = 36, overhead: bool = False) -> Recipe:
+def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
     """From random weights on a CPU: small images first, the zoomed regions at the end.
 
     A MobileNetV2 pass costs a fifth at half the side, so most epochs go there.
