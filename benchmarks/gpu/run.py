@@ -1,17 +1,27 @@
-"""What run.sh runs: every step in turn, each allowed to fail or be absent, then one JSON file and one Markdown table."""
+"""What run.sh runs: every step in turn, each allowed to fail or be absent, then one JSON file and one Markdown table.
+
+No step can hold up the rest: each has a time limit, all of them together have ``BUDGET_S`` (default 1500 seconds), and what a
+step leaves running is ended with it. The files are written anew after every step. What a step needs and this machine lacks
+is said first, and listed in the files as missing; ``--check`` says it and ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +31,64 @@ from benchmarks.gpu.resources import KERNELS, REPOSITORY, TABLE, measure, releas
 
 GPU = REPOSITORY / "benchmarks" / "gpu"
 OPERATIONS = ("roi_resize", "region_boxes")
+BUDGET_S = 1500.0
+LEAST_S = 10.0  # a step with less time left than this is not begun
 _TIMING = re.compile(r"v(\d+) \| block_size +(\d+) \| time +([\d.]+) us \| +([\d.]+) MB \| +([\d.]+) %")
 
 
 @dataclass
 class Run:
-    """What was found so far. A step that fails is recorded and the next one goes on."""
+    """What was found so far. A step that fails is recorded and the next one goes on.
+
+    Attributes:
+        save: called after every step.
+        ends: when the time for everything is over, on the monotonic clock.
+    """
 
     work: Path
+    ends: float
+    save: Callable[[Run], object] = lambda run: None
     result: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def call(self, step: str, *command: str | Path, timeout: int = 300) -> str | None:
+    def call(self, step: str, *command: str | Path, timeout: float = 300, environment: dict[str, str] | None = None) -> str | None:
         """Output of a command, or None with the step marked as failed."""
+        limit = min(timeout, self.ends - time.monotonic())
+        if limit < LEAST_S:
+            self.missing.append(f"{step}: no time left")
+            return None
         print(f"… {step}", file=sys.stderr, flush=True)
         start = time.monotonic()
-        try:
-            arguments = [str(part) for part in command]
-            done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, cwd=REPOSITORY, check=False)
-            output, code = done.stdout + done.stderr, done.returncode
-        except (OSError, subprocess.TimeoutExpired) as error:
-            output, code = str(error), -1
+        output, code = ended_in_time([str(part) for part in command], limit, {**os.environ, **(environment or {})})
         print(f"  {'done' if code == 0 else 'FAILED'} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
         if code != 0:
             self.failed.append(step)
             self.result.setdefault("failures", {})[step] = output[-4000:]
             print(output[-4000:], file=sys.stderr)
-            return None
-        return output
+        self.save(self)
+        return output if code == 0 else None
+
+
+def ended_in_time(command: list[str], limit: float, environment: dict[str, str]) -> tuple[str, int]:
+    """Output and exit code of a command in a session of its own; past the limit all of that session is killed."""
+    with tempfile.TemporaryFile("w+") as said:  # a pipe would stay open as long as any grandchild holds it
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=REPOSITORY, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            return str(error), -1
+        try:
+            code, words = process.wait(limit), ""
+        except subprocess.TimeoutExpired:
+            code, words = -1, f"\nnot done within {limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said.seek(0)
+        return said.read() + words, code
 
 
 # ----------------------------------------------------------------------------
@@ -58,8 +97,11 @@ class Run:
 
 def cpu_part(run: Run, nvcc: str | None) -> None:
     """The tests that need no GPU, and the compiler's resource figures against the recorded ones."""
-    output = run.call("CPU tests", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels", timeout=1200)
-    run.result["cpu_tests"] = output.strip().splitlines()[-1].split(" in ")[0] if output else None
+    if find_spec("pytest") is None:
+        run.missing.append("CPU tests: no pytest")
+    else:
+        output = run.call("CPU tests", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kernels", timeout=600)
+        run.result["cpu_tests"] = output.strip().splitlines()[-1].split(" in ")[0] if output else None
     if nvcc is None:
         run.missing.append("resource figures: no nvcc")
         return
@@ -147,7 +189,7 @@ def ladders(run: Run, built: dict[str, Path]) -> None:
         run.result["ladders"][name] = {"copy_gb_per_s": int(copy[1]) if copy else None, "rows": rows}
 
 
-def gpu_part(run: Run, nvcc: str) -> None:
+def kernels(run: Run, nvcc: str) -> None:
     built = build(run, nvcc)
     if "check" in built:
         output = run.call("check", built["check"])
@@ -160,6 +202,42 @@ def gpu_part(run: Run, nvcc: str) -> None:
     sanitize(run, built)
 
 
+def engines(run: Run, model: str, size: int) -> None:
+    """Whole networks in TensorRT-RTX, TensorRT and torch; what was found before a time limit is kept."""
+    found, bundles = run.work / f"{model}-{size}.json", run.work / f"{model}-{size}"
+    words: list[str | Path] = ["--model", model, "--size", str(size), "--json", found, "--work", bundles]
+    run.call(f"engines {model} {size}", sys.executable, "-m", "benchmarks.gpu.engines", *words, timeout=700)
+    if found.is_file():
+        run.result.setdefault("engines", []).append(json.loads(found.read_text()))
+    polygraphy(run, bundles)
+
+
+def polygraphy(run: Run, bundles: Path) -> None:
+    """A judge that shares no code with ours: it builds and compares the graphs the backends parsed, with ONNX Runtime as reference."""
+    tool = find_tool("polygraphy")
+    if tool is None:
+        run.missing.append("polygraphy: not installed")
+        return
+    for backend, environment in (("tensorrt-rtx", {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}), ("tensorrt-standard", {})):
+        graph = bundles / f"{backend}-fp32" / "lowered.onnx"
+        if not graph.is_file():
+            continue
+        size = json.loads((graph.parent / "manifest.json").read_text())["image"]["size"]
+        shapes = [f"--trt-{which}-shapes=image:[1,3,{size},{size}]" for which in ("min", "opt", "max")]
+        outputs = ["--trt-outputs", "scores", "--onnx-outputs", "scores", "--atol", "scores:1e-3", "--rtol", "0"]
+        inputs = ["--input-shapes", f"image:[1,3,{size},{size}]", *shapes]
+        run.call(f"polygraphy {backend}", tool, "run", graph, "--trt", "--onnxrt", *inputs, *outputs, environment=environment)
+
+
+def training(run: Run) -> None:
+    """Two epochs of the recipe on the GPU: that it trains there, and how long an epoch takes."""
+    folder = run.work / "trained"
+    words: list[str | Path] = ["--device", "cuda", "--epochs", "2", "--size", "256"]
+    words += ["--output", folder, "--json", folder.with_suffix(".json")]
+    if run.call("training", sys.executable, "-m", "edge.train", *words, timeout=400) is not None:
+        run.result["training"] = json.loads(folder.with_suffix(".json").read_text())
+
+
 # ----------------------------------------------------------------------------
 # report
 
@@ -170,6 +248,63 @@ def gpu_name() -> str | None:
         return None
     done = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False)
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
+
+
+def find_tool(name: str) -> str | None:
+    """A program on the PATH, or beside this Python."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def find_nvcc() -> str | None:
+    """The compiler that is named, on the PATH, or in NVIDIA's wheels."""
+    wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc"))
+    return os.environ.get("NVCC") or shutil.which("nvcc") or next(map(str, reversed(wheels)), None)
+
+
+# What the steps need: name → (how to look for it, what goes without it).
+NEEDS: dict[str, tuple[Callable[[], object], str]] = {
+    "GPU": (lambda: gpu_name(), "every GPU figure"),
+    "nvcc": (find_nvcc, "the kernels' checks, ladders and comparison"),
+    **{
+        module: (lambda module=module: find_spec(module), step)  # type: ignore[misc]
+        for module, step in {
+            "pytest": "CPU tests",
+            "torch": "comparison, engines, training",
+            "torchvision": "comparison, engines, training",
+            "onnx": "engines",
+            "onnxscript": "engines",
+            "onnxruntime": "engines: outputs against the reference",
+            "tensorrt_rtx": "engines on TensorRT-RTX (pip install tensorrt-rtx-cu13)",
+            "tensorrt": "engines on TensorRT (pip install tensorrt)",
+            "cuda": "engines on either (pip install cuda-bindings)",
+        }.items()
+    },
+    "g++": (lambda: shutil.which("g++"), "torch.compile, AOTInductor, CPU tests"),
+    "cmake": (lambda: shutil.which("cmake"), "the plugin"),
+    "TENSORRT_INCLUDE_DIR": (lambda: os.environ.get("TENSORRT_INCLUDE_DIR"), "the plugin (headers: github.com/NVIDIA/TensorRT, include/)"),
+    "compute-sanitizer": (lambda: shutil.which("compute-sanitizer"), "races and memory faults"),
+    "polygraphy": (lambda: find_tool("polygraphy"), "the second judge of outputs (pip install polygraphy)"),
+}
+
+
+def absent() -> list[str]:
+    """What is not here, with what goes without it."""
+    return [f"no {name}: {step}" for name, (look, step) in NEEDS.items() if not look()]
+
+
+def engine_tables(found: dict[str, Any]) -> list[str]:
+    """One model's engines: latency by batch, outputs against the reference, and what could not be had."""
+    lines = [f"## {found['model']} at {found['size']}", ""]
+    for batch, rows in found["batches"].items():
+        lines += [f"Batch {batch}: median of a call from host to host, and its ratio to torch.", ""]
+        lines += ["| | ms | ratio | score error | same class | box IoU |", "|---|---|---|---|---|---|"]
+        for name, row in rows.items():
+            cells = [row.get(key) for key in ("p50_ms", "ratio", "score_error", "class_agreement", "mean_iou")]
+            lines.append(f"| {name} | {' | '.join('' if cell is None else f'{cell:.4g}' for cell in cells)} |")
+        lines.append("")
+    lines += [f"- {name}: {bundle['mb']} MB, built in {bundle['seconds']} s" for name, bundle in found["bundles"].items()]
+    lines += [f"- {name} answered: {words}" for name, words in found["answers"].items()]
+    return [*lines, ""]
 
 
 def table(run: Run, gpu: str | None) -> str:
@@ -200,6 +335,8 @@ def table(run: Run, gpu: str | None) -> str:
         lines += [f"| {name} | {value:.1f} |" for name, value in compare["microseconds"].items()]
         lines += ["", "| error | |", "|---|---|", *(f"| {name} | {value:.2e} |" for name, value in compare["errors"].items())]
         lines += ["", *(f"- {'met' if met else 'NOT met'}: {name}" for name, met in compare["criteria"].items()), ""]
+    for found in result.get("engines", []):
+        lines += engine_tables(found)
     if "checks" in result:
         wrong = [check["check"] for check in result["checks"] if not check["ok"]]
         lines += [f"Checks on the GPU: {len(result['checks'])}, failed: {', '.join(wrong) or 'none'}.", ""]
@@ -209,24 +346,40 @@ def table(run: Run, gpu: str | None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> int:
-    gpu, nvcc = gpu_name(), os.environ.get("NVCC") or shutil.which("nvcc")
-    target = Path(os.environ.get("OUT") or REPOSITORY / "benchmarks" / "results")
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder))
-        if gpu and nvcc:
-            gpu_part(run, nvcc)
-        else:
-            run.missing.append(f"every GPU figure: {'no nvcc' if gpu else 'no GPU on this machine'}")
-        cpu_part(run, nvcc)
+def write(run: Run, gpu: str | None, target: Path) -> Path:
+    """Both files; returns the Markdown one."""
     machine = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
     document = {**machine, "missing": run.missing, "failed": run.failed, **run.result}
     name = "kernels-" + (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else "no-gpu")
     text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", json.dumps(document, indent=1))
     (target / f"{name}.json").write_text(text + "\n")
     (target / f"{name}.md").write_text(table(run, gpu))
-    print((target / f"{name}.md").read_text())
+    return target / f"{name}.md"
+
+
+def main() -> int:
+    for line in (lacking := absent()):
+        print(line, file=sys.stderr)
+    if "--check" in sys.argv[1:]:
+        return 0
+    gpu, nvcc = gpu_name(), find_nvcc()
+    target = Path(os.environ.get("OUT") or REPOSITORY / "benchmarks" / "results")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        ends = time.monotonic() + float(os.environ.get("BUDGET_S") or BUDGET_S)
+        run = Run(Path(folder), ends, lambda run: write(run, gpu, target), missing=[line for line in lacking if gpu])
+        if gpu is None:
+            run.missing.append("every GPU figure: no GPU on this machine")
+        if gpu and nvcc:
+            kernels(run, nvcc)
+        if gpu and find_spec("torch"):
+            engines(run, "mcar-resnet50", 448)
+            engines(run, "mcar-mobilenetv2", 256)
+        if gpu and "--train" in sys.argv[1:]:
+            training(run)
+        cpu_part(run, nvcc)
+        report = write(run, gpu, target)
+    print(report.read_text())
     return 1 if run.failed else 0
 
 
