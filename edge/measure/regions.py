@@ -49,7 +49,7 @@ def drift(engine: Outputs, reference: Outputs) -> Drift | None:
 
     Args:
         engine, reference: hold ``regions`` (N, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive, and ``region_classes`` (N, K)
-            int64, without repetition in a row.
+            int64; where a class stands for several regions, the best overlap counts.
 
     Returns:
         None for a model without regions, or where there is no image.
@@ -62,7 +62,7 @@ def drift(engine: Outputs, reference: Outputs) -> Drift | None:
     same = classes[:, :, None] == reference["region_classes"][:, None, :]  # (N, K, K)
     overlap = box_iou(boxes[:, :, None], reference["regions"][:, None])
     matched = same.any(2)
-    iou = np.where(matched, np.where(same, overlap, 0.0).sum(2), np.nan)
+    iou = np.where(matched, np.where(same, overlap, 0.0).max(2), np.nan)
     agreement = matched.mean(1)
     found = iou[matched]
     return Drift(

@@ -73,7 +73,7 @@ class Network(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""
         for name, module in self.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
                 std = 0.01 if name == CLASSIFIER else _spread(module)
                 with torch.no_grad():
                     module.weight.normal_(0, std, generator=generator)
@@ -151,8 +151,8 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _spread(module: nn.Conv2d | nn.Linear) -> float:
+def _spread(module: nn.Conv1d | nn.Conv2d | nn.Linear) -> float:
     if isinstance(module, nn.Linear):
         return math.sqrt(1 / module.in_features)
-    fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
+    fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
     return math.sqrt(2 / fan_out)
