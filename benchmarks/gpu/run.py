@@ -32,6 +32,7 @@ from benchmarks.gpu.resources import KERNELS, REPOSITORY, TABLE, measure, releas
 GPU = REPOSITORY / "benchmarks" / "gpu"
 OPERATIONS = ("roi_resize", "region_boxes")
 BUDGET_S = 1500.0
+COPY_PERCENT = 80  # that RoiResize must reach, fp16 to fp16 at B = 8, K = 4, 448: what its ladder times
 LEAST_S = 10.0  # a step with less time left than this is not begun
 _TIMING = re.compile(r"v(\d+) \| block_size +(\d+) \| time +([\d.]+) us \| +([\d.]+) MB \| +([\d.]+) %")
 
@@ -330,6 +331,9 @@ def table(run: Run, gpu: str | None) -> str:
             best = min((row for row in ladder["rows"] if row["version"] == version), key=lambda row: row["microseconds"])
             lines.append(f"| {version} | {best['block_size']} | {best['microseconds']:.2f} | {best['percent_of_copy']:.1f} |")
         lines.append("")
+        if name == "roi_resize" and ladder["rows"]:
+            reached = max(row["percent_of_copy"] for row in ladder["rows"])
+            lines += [f"- {'met' if reached >= COPY_PERCENT else 'NOT met'}: {COPY_PERCENT} % of the copy bandwidth or more", ""]
     if compare := result.get("compare"):
         lines += ["## Beside PyTorch", "", "| way | µs |", "|---|---|"]
         lines += [f"| {name} | {value:.1f} |" for name, value in compare["microseconds"].items()]

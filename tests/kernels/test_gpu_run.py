@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,13 @@ def test_engines_are_compared_with_the_reference_and_timed_in_turns(small_bundle
     table = "\n".join(run.engine_tables(found))
     assert "| mine |" in table
     assert "- absent, batch 1 answered: " in table
+
+
+def test_the_table_says_whether_the_crop_is_fast_enough() -> None:
+    def table(percent: float) -> str:
+        row = {"version": 5, "block_size": 128, "microseconds": 12.0, "percent_of_copy": percent}
+        made = run.Run(Path(), 0.0, result={"ladders": {"roi_resize": {"copy_gb_per_s": 4300, "rows": [row]}}})
+        return run.table(made, "a GPU")
+
+    assert "- met: 80 % of the copy bandwidth or more" in table(83.5)
+    assert "- NOT met: 80 % of the copy bandwidth or more" in table(70.0)
