@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,6 @@ from edge.spec import PRECISIONS
 
 BATCHES = (1, 8)
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Routes of our two operations in a TensorRT engine → the value of EDGE_TENSORRT_PLUGIN; None leaves the user's.
-ROUTES: dict[str, dict[str, str | None]] = {"tensorrt-rtx": {"": None}, "tensorrt": {"": None, "-aot": "aot", "-standard": ""}}
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ def build(args: argparse.Namespace, work: Path, result: dict[str, Any]) -> dict[
         if support.reason and not support.builds:
             result["answers"][backend] = f"{support.reason}. {support.fix}"
             continue
-        for suffix, route in ROUTES.get(backend, {"": None}).items():
-            for precision in args.precisions.split(","):
+        for suffix, route, precisions in routes(backend, support, args.precisions.split(",")):
+            for precision in precisions:
                 name = f"{backend}{suffix}-{precision}"
                 words = ["--model", args.model, "--weights", "random", "--size", str(args.size), "--precision", precision]
                 words += ["--backend", backend, "--batch", str(max(args.batches)), "--calib-images", str(args.calib_images)]
@@ -149,9 +147,20 @@ def build(args: argparse.Namespace, work: Path, result: dict[str, Any]) -> dict[
     return built
 
 
+def routes(backend: str, support: backends.Support, precisions: Sequence[str]) -> Iterator[tuple[str, str | None, Sequence[str]]]:
+    """How our two operations get into an engine: suffix of its name, value of EDGE_TENSORRT_PLUGIN (None: as it is), precisions."""
+    if backend != "tensorrt":
+        yield "", None, precisions
+        return
+    yield "-standard", "", precisions
+    if support.facts.get("plugin"):
+        yield "-library", None, precisions
+    yield "-aot", "aot", [each for each in precisions if each == "fp16"]
+
+
 def contenders(args: argparse.Namespace, built: Mapping[str, Path], batch: int) -> list[Participant]:
     """Who takes turns at this batch."""
-    source = {"weights": "random", "model": args.model, "labels": None, "size": args.size, "options": {}, "seed": 0}
+    source = {"weights": "random", "model": args.model, "size": args.size, "seed": 0}
     found: list[Participant] = []
     for name, path in built.items():
         backend, precision = Bundle.read(path).target.backend, Bundle.read(path).target.precision

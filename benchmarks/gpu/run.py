@@ -207,7 +207,9 @@ def engines(run: Run, model: str, size: int) -> None:
     """Whole networks in TensorRT-RTX, TensorRT and torch; what was found before a time limit is kept."""
     found, bundles = run.work / f"{model}-{size}.json", run.work / f"{model}-{size}"
     words: list[str | Path] = ["--model", model, "--size", str(size), "--json", found, "--work", bundles]
-    run.call(f"engines {model} {size}", sys.executable, "-m", "benchmarks.gpu.engines", *words, timeout=700)
+    library = run.work / "plugin" / "libedge_plugin.so"
+    route = {"EDGE_TENSORRT_PLUGIN": str(library)} if library.is_file() else {}
+    run.call(f"engines {model} {size}", sys.executable, "-m", "benchmarks.gpu.engines", *words, timeout=700, environment=route)
     if found.is_file():
         run.result.setdefault("engines", []).append(json.loads(found.read_text()))
     polygraphy(run, bundles)

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.gpu import engines, run
 from benchmarks.participants import Participant
+from edge.backends import Support
 
 # Starts a grandchild that outlives it and holds its output open.
 LINGERS = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('said', flush=True)"
@@ -100,6 +101,16 @@ def test_engines_are_compared_with_the_reference_and_timed_in_turns(small_bundle
     table = "\n".join(run.engine_tables(found))
     assert "| mine |" in table
     assert "- absent, batch 1 answered: " in table
+
+
+def test_every_way_of_our_operations_into_tensorrt_is_built_once() -> None:
+    def names(plugin: str | None) -> list[str]:
+        support = Support(facts={"plugin": plugin})
+        return [f"{suffix} {' '.join(each)}" for suffix, _, each in engines.routes("tensorrt", support, ("fp32", "fp16"))]
+
+    assert names(None) == ["-standard fp32 fp16", "-aot fp16"]
+    assert names("libedge_plugin.so") == ["-standard fp32 fp16", "-library fp32 fp16", "-aot fp16"]
+    assert [suffix for suffix, _, _ in engines.routes("tensorrt-rtx", Support(), ("fp32",))] == [""]
 
 
 def test_the_table_says_whether_the_crop_is_fast_enough() -> None:
