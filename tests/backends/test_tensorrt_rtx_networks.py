@@ -1,0 +1,69 @@
+"""Every MCAR through ``edge.build --backend tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
+
+Twelve builds take some eight minutes of one core. Five of them, about three minutes, show every precision and every network,
+the largest at its largest size; ``EDGE_ALL_ENGINES=1`` builds the rest too.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edge import Engine, backends, build, command
+from edge.bundle import Bundle
+from edge.errors import EdgeError
+
+pytest.importorskip("tensorrt_rtx")
+
+# (network, size) → convolutions, of both streams and the classifier's three.
+NETWORKS = {
+    ("mcar-mobilenetv2", 256): 107,
+    ("mcar-resnet50", 256): 109,
+    ("mcar-resnet101", 256): 211,
+    ("mcar-resnet101", 448): 211,
+}
+FLOAT_CONVOLUTIONS = 3  # the classifier, which scores and maps come from
+ALWAYS = {
+    *(("mcar-mobilenetv2", 256, precision) for precision in ("fp32", "fp16", "int8")),
+    ("mcar-resnet50", 256, "int8"),
+    ("mcar-resnet101", 448, "int8"),
+}
+# Largest payload as a share of the weights in float32. Kernels' sources weigh as much as a small network's weights.
+SHARES = {"fp32": (1.05, 1.0), "fp16": (0.55, 0.5), "int8": (0.5, 0.28)}
+
+
+def cases():
+    for model, size in NETWORKS:
+        for precision in ("fp32", "fp16", "int8"):
+            always = (model, size, precision) in ALWAYS or os.environ.get("EDGE_ALL_ENGINES") == "1"
+            skipped = pytest.mark.skipif(not always, reason="takes long: EDGE_ALL_ENGINES=1 builds it")
+            yield pytest.param(model, size, precision, marks=skipped, id=f"{model}-{size}-{precision}")
+
+
+@pytest.mark.parametrize(("model", "size", "precision"), [*cases()])
+def test_a_network_is_built_without_a_gpu_and_shrinks_with_its_precision(model, size, precision, tmp_path):
+    folder = tmp_path / "bundle"
+    words = ["--model", model, "--weights", "random", "--size", str(size), "--precision", precision, "--backend", "tensorrt-rtx"]
+    assert command.run(build.main, build.arguments().parse_args([*words, "--calib-images", "2", "--output", str(folder)])) == 0
+    bundle = Bundle.read(folder)
+    network = bundle.manifest["engine"]["network"]
+
+    assert network["convolutions"] == NETWORKS[model, size]
+    assert network["int8_convolutions"] == (NETWORKS[model, size] - FLOAT_CONVOLUTIONS if precision == "int8" else 0)
+    # Boxes and crops are standard nodes, and nothing in them has a shape that depends on data.
+    assert {"TOPK", "GRID_SAMPLE"} <= set(network["kinds"])
+    assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "PLUGIN_V3"} & set(network["kinds"])
+    types = network["types"]
+    assert ("HALF" in types) == (precision != "fp32")
+    assert ("INT8" in types) == (precision == "int8")
+    assert types["FLOAT"] > 0
+
+    weights = (folder / "reference.onnx").stat().st_size
+    small, large = SHARES[precision]
+    assert bundle.bytes < (small if model == "mcar-mobilenetv2" else large) * weights
+
+    if backends.probe("tensorrt-rtx").reason:
+        with pytest.raises(EdgeError, match="no GPU answers") as refused:
+            Engine.load(folder)
+        assert "\n" not in str(refused.value)
