@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge import lower
 from edge.backends.onnxruntime import Session
-from edge.graph import Graph, outputs_of
+from edge.graph import outputs_of
 from edge.measure.accuracy import evaluate
 
 NEEDED = ("scores", "global_scores", "local_scores", "regions", "region_classes")
@@ -38,32 +37,51 @@ class Causes:
 
 
 def causes(
-    graph: Graph, images: Iterable[tuple[object, np.ndarray]], engine: Outputs, reference: Outputs, labels: NDArray[np.integer]
+    graph: bytes,
+    images: Callable[[Sequence[int]], Iterable[tuple[object, np.ndarray]]],
+    engine: Outputs,
+    reference: Outputs,
+    labels: NDArray[np.integer],
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Causes | None:
     """Split the drop of an engine against the fp32 graph.
 
     Args:
-        graph: canonical, fp32.
-        images: (names, (b, 3, S, S) float32), those that ``engine`` and ``reference`` are the outputs of, in order.
-        labels: (N, C) of those images.
+        graph: the fp32 graph in standard nodes, as ``edge.lower.reference`` makes it and a bundle's ``reference.onnx`` holds it.
+        images: indices → batches (names, (b, 3, S, S) float32) of those images, in order; only images are asked for of which
+            the engine decided otherwise than fp32.
+        engine, reference: outputs over all N images.
+        labels: (N, C) of them.
+        progress: called with (images done, images in all).
 
     Returns:
         None for a model without a local stream.
     """
-    model = lower.reference(graph.parse())
-    if not set(NEEDED) <= set(outputs_of(model)):
+    model = onnx.load_from_string(graph)
+    if not set(NEEDED) <= set(outputs_of(model)) & set(engine) & set(reference):
         return None
-    from_classes, from_boxes = (_Tail(_tail(model, given), given) for given in ("region_classes", "regions"))
-    found: dict[str, list[np.ndarray]] = {"classes": [], "boxes": []}
-    start = 0
-    for _, batch in images:
-        part = slice(start, start + len(batch))
-        found["classes"].append(from_classes.local_scores(batch, engine["region_classes"][part]))
-        found["boxes"].append(from_boxes.local_scores(batch, engine["regions"][part]))
-        start += len(batch)
-    local = [reference["local_scores"], *(np.concatenate(found[name]) for name in ("classes", "boxes")), engine["local_scores"]]
-    points = [evaluate(np.maximum(engine["global_scores"], each), labels).map for each in local]
-    points.insert(0, evaluate(reference["scores"], labels).map)
+    changed = {
+        given: np.flatnonzero((engine[given] != reference[given]).reshape(len(labels), -1).any(1))
+        for given in ("region_classes", "regions")
+    }
+    done, total = 0, sum(map(len, changed.values()))
+    local = [reference["local_scores"]]
+    for given, indices in changed.items():
+        scores = reference["local_scores"].copy()  # where the decision is fp32's, so is what follows
+        if len(indices):
+            tail, start = _Tail(_tail(model, given), given), 0
+            for _, batch in images(indices.tolist()):
+                part = indices[start : start + len(batch)]
+                scores[part] = tail.local_scores(batch, engine[given][part])
+                start += len(batch)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total)
+        local.append(scores)
+    local.append(engine["local_scores"])
+    points = [evaluate(reference["scores"], labels).map]
+    points += [evaluate(np.maximum(engine["global_scores"], each), labels).map for each in local]
     return Causes(*(float(before - after) for before, after in pairwise(points)))
 
 

@@ -25,6 +25,7 @@ from edge.spec import TargetSpec
 Outputs = Mapping[str, NDArray[Any]]
 Progress = Callable[[int, int], None]
 BATCH = 8
+ROUNDS, TURN_S = 5, 0.3  # of the comparison with reduced float
 
 
 class Trials:
@@ -40,7 +41,7 @@ class Trials:
         if len(dataset) == 0:
             raise EdgeError("calib", "there must be validation images", got="none", expected="1 or more", do="Change --dataset")
         self.dataset = dataset
-        self.stand_in = bool(backends.probe(target.backend).reason)
+        self.stand_in = not runs_here(target)
         backend = "onnxruntime" if self.stand_in else target.backend
         self.target = TargetSpec(backend, target.precision, (1, BATCH), None if self.stand_in else target.float16)
         self._progress = progress
@@ -63,32 +64,8 @@ class Trials:
 
     def run(self, graph: Graph) -> Outputs:
         """Outputs of a graph in the target's precision, on the target."""
-        with self.engine(graph, self.target) as engine:
+        with engine_of(graph, self.target, self._folder) as engine:
             return collect(engine.infer, self._batches(graph), len(self.dataset)).values
-
-    def engine(self, graph: Graph, target: TargetSpec) -> Engine:
-        """An engine of a graph in the scratch folder."""
-        lowered = lower.lower(graph.parse(), backend=backends.lowering(target.backend), precision=target.precision, float16=target.float16)
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
-        return Engine.from_lowered(lowered.SerializeToString(), graph, target, folder)
-
-    def compare(self, int8: Graph, fp32: Graph) -> dict[str, Any]:
-        """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none), turn by turn."""
-        float16 = backends.probe(self.target.backend).float16
-        other = TargetSpec(self.target.backend, "fp16" if float16 else "fp32", (1,), float16)
-        image = np.zeros((1, 3, int8.image.size, int8.image.size), np.float32)
-        with self.engine(int8, self.target) as reduced, self.engine(fp32, other) as plain:
-            rounds = interleave(
-                {"int8": timed(lambda: reduced.infer(image)), "float": timed(lambda: plain.infer(image))}, rounds=5, turn_s=0.3
-            )
-        milliseconds = {name: float(np.median(np.concatenate(rounds.seconds[name]))) * 1e3 for name in ("int8", "float")}
-        return {
-            "backend": self.target.backend,
-            "int8_ms": milliseconds["int8"],
-            "float": float16 or "fp32",
-            "float_ms": milliseconds["float"],
-            "ratio": rounds.compare("int8", "float").ratio,
-        }
 
     def _batches(self, graph: Graph) -> Iterator[tuple[object, np.ndarray]]:
         if self._pixels is None:
@@ -101,3 +78,45 @@ class Trials:
         if self._scratch is None:
             raise RuntimeError("Trials is used as a context manager")
         return Path(self._scratch.name)
+
+
+def runs_here(target: TargetSpec) -> bool:
+    """Whether an engine for ``target`` can be tried on this machine."""
+    return not backends.probe(target.backend).reason
+
+
+def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
+    """An engine of a graph in a new folder below ``folder``."""
+    lowered = lower.lower(graph.parse(), backend=backends.lowering(target.backend), precision=target.precision, float16=target.float16)
+    return Engine.from_lowered(lowered.SerializeToString(), graph, target, Path(tempfile.mkdtemp(dir=folder)))
+
+
+def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any]:
+    """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none), turn by turn.
+
+    Args:
+        int8, fp32: the graph with Q/DQ, and the one without.
+        target: of the int8 engine; it must run here.
+
+    Returns:
+        ``backend``, ``int8_ms``, ``float`` (its name), ``float_ms``, ``ratio`` (int8 over float: below 1 is faster).
+    """
+    float16 = backends.probe(target.backend).float16
+    reduced = TargetSpec(target.backend, "int8", (1,), target.float16)
+    plain = TargetSpec(target.backend, "fp16" if float16 else "fp32", (1,), float16)
+    image = np.zeros((1, 3, int8.image.size, int8.image.size), np.float32)
+    with (
+        tempfile.TemporaryDirectory(prefix="mcar-edge-") as scratch,
+        engine_of(int8, reduced, Path(scratch)) as one,
+        engine_of(fp32, plain, Path(scratch)) as other,
+    ):
+        turns = {"int8": timed(lambda: one.infer(image)), "float": timed(lambda: other.infer(image))}
+        rounds = interleave(turns, rounds=ROUNDS, turn_s=TURN_S)
+    milliseconds = {name: float(np.median(np.concatenate(rounds.seconds[name]))) * 1e3 for name in turns}
+    return {
+        "backend": target.backend,
+        "int8_ms": milliseconds["int8"],
+        "float": float16 or "fp32",
+        "float_ms": milliseconds["float"],
+        "ratio": rounds.compare("int8", "float").ratio,
+    }

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[pa
         "engine": engine_mb - before_mb if engine_mb is not None and before_mb is not None else None,
         "bundle": bundle.bytes / 2**20,
     }
-    result["sensitivity"] = bundle.manifest.get("sensitivity")
+    result["sensitivity"] = _gated(bundle.manifest.get("sensitivity"))
     result["warnings"] = [*result["reasons"], *notes]
     return {"accuracy": None, "regions": None, **result}, photos
 
@@ -177,6 +178,8 @@ def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: ar
         reference = outputs.cached(key, lambda: _reference(bundle, dataset, batch))
     labelled = dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
     result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if labelled else None
+    if result["accuracy"]:
+        result["accuracy"]["causes"] = _causes(bundle, mine, reference, dataset, batch, notes) if reference else None
     drift = quality.drifted(mine, reference)
     result["regions"] = drift.plain() if drift else None
     return page.photos(dataset, mine, reference, drift, bundle) if args.html and reference and drift else []
@@ -188,6 +191,41 @@ def _reference(bundle: Bundle, dataset: Dataset, batch: int) -> outputs.Outputs:
     session = Session(bundle.path / REFERENCE)
     with command.progress("reference") as progress:
         return outputs.collect(session, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+
+
+def _causes(
+    bundle: Bundle, mine: outputs.Outputs, reference: outputs.Outputs, dataset: Dataset, batch: int, notes: list[str]
+) -> dict[str, float] | None:
+    """The drop in mAP by what caused it; None for a model without a local stream, or on a device without what it takes."""
+    try:
+        from calib.causes import causes
+    except ImportError as error:
+        notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
+        return None
+    assert dataset.labels is not None
+    with command.progress("causes") as progress:
+        found = causes(
+            (bundle.path / REFERENCE).read_bytes(),
+            lambda indices: batches(dataset.subset(indices), bundle.image, batch),
+            mine.values,
+            reference.values,
+            dataset.labels,
+            progress=progress,
+        )
+    return asdict(found) if found else None
+
+
+def _gated(found: Any) -> dict[str, Any] | None:
+    """What the gate of the build wrote, where it had one; a manifest comes from outside, so anything of another form is left out."""
+    gains = ("map_points", "score_error", "class_agreement", "mean_iou")
+    try:
+        return {
+            **{name: float(found[name]) for name in ("map_drop", "map_drop_all_int8")},
+            "returned_to_float": [str(unit) for unit in found["returned_to_float"]],
+            "ranking": [{"unit": str(one["unit"]), **{name: float(one[name]) for name in gains}} for one in found["ranking"]],
+        }
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _latency(engine: Engine, images: np.ndarray) -> dict[str, Any]:

@@ -22,10 +22,13 @@ from edge.spec import PRECISIONS, TargetSpec
 
 if TYPE_CHECKING:
     from calib.calibration import Calibration
+    from calib.trials import Trials
     from edge.data import Dataset
     from edge.models.source import Source
 
 ENGINES = Path("engines")
+# What a rebuild has no means to find out again.
+KEPT = ("weights", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
 VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
 
 
@@ -70,6 +73,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     int8.add_argument("--calib-images", type=int, default=256, help="calibration images (default 256)")
     int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
+    int8.add_argument(
+        "--repair",
+        action="append",
+        choices=("bias-correction", "equalisation"),
+        default=[],
+        help="change the weights before they are rounded; may be given twice (default: none, docs/int8.md tells why)",
+    )
     int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"bundle folder (default {ENGINES}/<weights>-<size>-<precision>-<backend>)")
@@ -141,60 +151,85 @@ def _build(args: argparse.Namespace) -> Bundle:
 
 def _to_int8(graph: Graph, source: Source, target: TargetSpec, args: argparse.Namespace) -> tuple[Graph, dict[str, bytes], dict[str, Any]]:
     """The graph with Q/DQ and thresholds, the files it adds to the bundle, and what the manifest says of it."""
+    from calib.equalise import equalise
     from calib.placement import quantize
-    from calib.sensitivity import hold_gate, units
-    from calib.thresholds import fit_thresholds
-    from calib.trials import Trials
+    from calib.trials import Trials, compare_speed, runs_here
 
     dataset = args.dataset or source.default_dataset
     validation = _validation(dataset, source, args)
-    calibration = _calibration(graph, source, dataset, args)
+    start = graph
+    facts: dict[str, Any] = {}
+    if "equalisation" in args.repair:
+        equalised = equalise(graph)
+        start = equalised.graph
+        facts["equalisation"] = {"pairs": list(equalised.pairs), "skipped": dict(equalised.skipped)}
+        command.say(f"repair     {len(equalised.pairs)} pairs of convolutions equalised, {len(equalised.skipped)} convolutions left alone")
+    calibration = _calibration(start, source, dataset, args)
     files = {CALIBRATION: calibration.text.encode()}
-    facts: dict[str, Any] = {
-        "calibration": {
-            "method": args.calib_method,
-            "images": calibration.images,
-            "data": dict(calibration.data),
-            "digest": calibration.digest,
-        }
+    facts["calibration"] = {
+        "method": args.calib_method,
+        "images": calibration.images,
+        "data": dict(calibration.data),
+        "digest": calibration.digest,
+        "repairs": sorted(set(args.repair)),
     }
     command.say(f"int8       {args.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
+    corrected = "bias-correction" in args.repair
 
     def quantised(float_nodes: Collection[str] = ()) -> Graph:
-        return quantize(graph, calibration, method=args.calib_method, float_nodes=float_nodes)
+        return quantize(start, calibration, method=args.calib_method, float_nodes=float_nodes, bias_correction=corrected)
 
-    if validation is None or validation.labels is None:
-        return quantised(), files, facts
-    with Trials(validation, target) as trials:
-        if args.max_map_drop is None:
-            result = quantised()
-        else:
-            with command.progress("sensitivity", "stage") as report:
-                gated = hold_gate(
-                    quantised,
-                    units(graph),
-                    trials.run,
-                    trials.reference(graph),
-                    validation.labels,
-                    max_map_drop=args.max_map_drop,
-                    progress=report,
-                )
-            result = gated.graph
-            facts["sensitivity"] = gated.plain()
-            returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
-            drop, count = gated.judgement.map_drop, len(validation)
-            returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
-            command.say(f"gate       mAP drop {drop:.2f} of {args.max_map_drop:g} points on {count} validation images{returned}")
-        fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
-        facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
-        command.say(f"thresholds {fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
-        facts["latency"] = speed = trials.compare(result, graph)
+    if validation is None:
+        result = quantised()
+    else:
+        with Trials(validation, target) as trials:
+            result, judged = _judged(quantised, graph, trials, args)
+        facts |= judged
+    if runs_here(target):
+        facts["latency"] = speed = compare_speed(result, graph, target)
         line = f"int8 {speed['int8_ms']:.1f} ms, {speed['float']} {speed['float_ms']:.1f} ms at batch 1 on {speed['backend']}"
         command.say(f"speed      {line}")
         if speed["ratio"] >= 1:
             better = "fp32" if speed["float"] == "fp32" else "fp16"
             command.warn(f"int8 is no faster than {speed['float']} here: {line}. Consider --precision {better}")
-    return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), files, facts
+    else:
+        command.say(f"speed      not compared: {target.backend} does not run here")
+    return result, files, facts
+
+
+def _judged(
+    quantised: Callable[[Collection[str]], Graph], graph: Graph, trials: Trials, args: argparse.Namespace
+) -> tuple[Graph, dict[str, Any]]:
+    """What validation images decide: the gate, where there is one, and the thresholds; the graph with both, and the facts."""
+    from calib.sensitivity import hold_gate, units
+    from calib.thresholds import fit_thresholds
+
+    validation, facts = trials.dataset, {}
+    assert validation.labels is not None
+    if trials.stand_in:
+        command.warn(f"{args.backend} does not run here: {trials.target.backend} stands in where validation images decide")
+    if args.max_map_drop is None:
+        result = quantised(())
+    else:
+        with command.progress("sensitivity", "stage") as report:
+            gated = hold_gate(
+                quantised,
+                units(graph),
+                trials.run,
+                trials.reference(graph),
+                validation.labels,
+                max_map_drop=args.max_map_drop,
+                progress=report,
+            )
+        result = gated.graph
+        facts["sensitivity"] = gated.plain()
+        drop, count = gated.judgement.map_drop, len(validation)
+        returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
+        command.say(f"gate       mAP drop {drop:.2f} of {args.max_map_drop:g} points on {count} validation images{returned}")
+    fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
+    facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
+    command.say(f"thresholds {fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
+    return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), facts
 
 
 def _validation(dataset: str | None, source: Source, args: argparse.Namespace) -> Dataset | None:
@@ -278,7 +313,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
             deterministic=True
         )
     carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
-    kept = {name: old.manifest[name] for name in ("weights", "parity", "calibration") if name in old.manifest}
+    kept = {name: old.manifest[name] for name in KEPT if name in old.manifest}
     return write_bundle(
         output,
         graph=graph,

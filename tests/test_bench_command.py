@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_json_holds_the_pinned_keys(bundle, photos, tmp_path):
     assert result["accuracy"]["images"] == 8
     assert len(result["accuracy"]["per_class"]) == 20
     assert result["accuracy"]["map_drop"] == pytest.approx(result["accuracy"]["map_reference"] - result["accuracy"]["map"])
+    assert set(result["accuracy"]["causes"]) == {"scores", "classes", "boxes", "local"}
+    assert sum(result["accuracy"]["causes"].values()) == pytest.approx(result["accuracy"]["map_drop"])
     assert result["regions"]["class_agreement"] == 1
     assert {"decode", "preprocess", "global", "local"} <= set(result["stages_ms"])
     order = [result["latency_ms"][key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
@@ -149,6 +152,16 @@ def test_without_onnxruntime_there_is_no_drop_but_a_warning(bundle, photos, tmp_
     assert result["accuracy"]["map_reference"] is None
     assert result["regions"] is None
     assert any("it does not import" in warning for warning in result["warnings"])
+
+
+def test_on_a_device_without_onnx_the_drop_stays_whole(bundle, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "calib.causes", None)
+    out = tmp_path / "out.json"
+    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert result["accuracy"]["map_drop"] is not None
+    assert result["accuracy"]["causes"] is None
+    assert any("not split into its causes" in warning for warning in result["warnings"])
 
 
 def test_unlabelled_photographs_give_drift_only(bundle, photos, tmp_path):
@@ -222,3 +235,10 @@ def test_a_baseline_of_another_form_is_refused(bundle, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[1, 2]")
     assert run(bundle, "--no-accuracy", "--baseline", tmp_path / "list.json") == 1
     assert "another form" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "found", [None, [], "gate", {}, {"map_drop": "much"}, {"map_drop": 1, "map_drop_all_int8": 2, "returned_to_float": 3}]
+)
+def test_a_ranking_of_another_form_is_left_out(found):
+    assert bench._gated(found) is None

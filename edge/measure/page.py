@@ -69,6 +69,7 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _pareto(engines, baseline),
         _stages(engines),
         _sweep(engines),
+        _causes(engines),
         _classes(result),
         _strip(strip),
         _sensitivity(result),
@@ -182,15 +183,26 @@ def _classes(result: Result) -> str:
     )
 
 
+def _causes(engines: Sequence[Result]) -> str:
+    drawn = ""
+    for title, one in zip(report.names(engines), engines, strict=True):
+        parts = report.causes(one.get("accuracy") or {})
+        if parts:
+            heading = f"{title}: {report.drop_short(one['accuracy'])} points" if len(engines) > 1 else ""
+            drawn += (f"<h3>{escape(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
+    note = "The engine's decisions put in one after the other, everything else from FP32; the parts sum to the drop."
+    return _section("What the drop comes from", drawn, note) if drawn else ""
+
+
 def _sensitivity(result: Result) -> str:
-    ranking = [
-        (one["name"], one["cost"]) for one in result.get("sensitivity") or [] if isinstance(one, Mapping) and {"name", "cost"} <= set(one)
-    ]
+    gated = result.get("sensitivity") or {}
+    ranking = [(one["unit"], one["map_points"]) for one in gated.get("ranking") or []]
     if not ranking:
         return ""
-    return _section(
-        "Layer sensitivity", charts.bars(ranking[:SENSITIVE], unit="points of mAP"), "What rounding one layer alone to int8 costs."
-    )
+    returned = gated["returned_to_float"]
+    note = "Points of mAP that one part of the network gives back when it alone returns to float, on the validation images of the build. "
+    note += f"In float here: {', '.join(returned)}." if returned else "None is in float here."
+    return _section("Sensitivity", charts.bars(ranking[:SENSITIVE], unit="points of mAP"), note)
 
 
 def _soak(result: Result) -> str:

@@ -18,6 +18,9 @@ COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak M
 COSTS = COLUMNS.index("mAP")  # columns before tell what an engine costs, from here on what it is worth
 LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
 SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last
+SENSITIVE = 5  # parts of the network that a line names
+# What ``calib.causes`` tells apart.
+CAUSES = {"scores": "scores", "classes": "swapped classes", "boxes": "moved boxes", "local": "local stream"}
 _RIGHT = frozenset(COLUMNS[1:])
 
 
@@ -79,7 +82,7 @@ def engine_rows(result: Result) -> list[list[str]]:
 def facts(result: Result) -> list[tuple[str, str]]:
     """What stands below the table, as (name, sentence)."""
     found = [("verdict", "VALID" if result["valid"] else "INVALID: " + "; ".join(result["reasons"]))]
-    found += [*_latency(result), *_comparison(result), *_accuracy(result), *_cost(result)]
+    found += [*_latency(result), *_comparison(result), *_accuracy(result), *_sensitivity(result), *_cost(result)]
     found += [("note", warning) for warning in result["warnings"] if warning not in result["reasons"]]
     if result.get("baseline"):
         moved = "; ".join(f"{name} {text}" for name, text in result["baseline"]["changes"].items())
@@ -164,6 +167,12 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
+def causes(accuracy: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The parts of a drop by name, in the order in which the engine decides."""
+    found = accuracy.get("causes") or {}
+    return [(title, found[key]) for key, title in CAUSES.items() if key in found]
+
+
 def drop_short(accuracy: Mapping[str, Any]) -> str:
     return signed(accuracy.get("map_drop"))
 
@@ -224,6 +233,23 @@ def _accuracy(result: Result) -> list[tuple[str, str]]:
     worst = accuracy.get("worst") or []
     if worst:
         found.append(("worst", ", ".join(f"{name} {-lost:+.1f}" for name, lost in worst) + " (AP against FP32)"))
+    parts = causes(accuracy)
+    if parts:
+        split = ", ".join(f"{name} {signed(points)}" for name, points in parts)
+        found.append(("causes", f"of the drop of {drop_short(accuracy)} points: {split}"))
+    return found
+
+
+def _sensitivity(result: Result) -> list[tuple[str, str]]:
+    gated = result.get("sensitivity") or {}
+    found = []
+    if gated.get("ranking"):
+        most = ", ".join(f"{one['unit']} {signed(one['map_points'])}" for one in gated["ranking"][:SENSITIVE])
+        found.append(("sensitive", f"{most} (points of mAP that float gives back, on the validation images of the build)"))
+    if gated:
+        held = f"{signed(gated['map_drop_all_int8'])} points in int8, {signed(gated['map_drop'])} as built"
+        returned = f"; in float: {', '.join(gated['returned_to_float'])}" if gated["returned_to_float"] else ""
+        found.append(("built", f"drop on the validation images of the build: {held}{returned}"))
     return found
 
 

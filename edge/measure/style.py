@@ -24,6 +24,7 @@ h1{{margin:2px 0 8px;font-size:28px;line-height:1.2;overflow-wrap:anywhere}}
 header p{{margin:0;color:var(--soft)}}
 header .kicker{{font-size:12px;letter-spacing:.09em;text-transform:uppercase}}
 h2{{margin:0 0 12px;font-size:17px}}
+h3{{margin:12px 0 4px;font-size:14px}}
 section{{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:20px 22px;margin:16px 0;break-inside:avoid}}
 .badge{{display:inline-block;padding:0 10px;margin-right:6px;border-radius:99px;font-size:13px;font-weight:600;border:1.5px solid}}
 .valid{{color:var(--good)}}.invalid{{color:var(--bad)}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -10,8 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calib.causes import causes
+from edge import lower
 from edge.backends.onnxruntime import Session
 from edge.graph import Graph
+from edge.measure.accuracy import evaluate
 from edge.spec import ImageSpec, ModelSpec
 
 SIZE, CLASSES = 32, 3
@@ -39,7 +41,7 @@ def model() -> Graph:
         helper.make_node("Reshape", ["found", "flat"], ["local_scores"]),
         helper.make_node("Max", ["global_scores", "local_scores"], ["scores"]),
     ]
-    shapes = {name: ["batch", CLASSES] for name in ("scores", "global_scores", "local_scores")}
+    shapes: dict[str, list[str | int]] = {name: ["batch", CLASSES] for name in ("scores", "global_scores", "local_scores")}
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     outputs.append(helper.make_tensor_value_info("regions", TensorProto.FLOAT, ["batch", 1, 4]))
     outputs.append(helper.make_tensor_value_info("region_classes", TensorProto.INT64, ["batch", 1]))
@@ -49,12 +51,13 @@ def model() -> Graph:
     return Graph.of(proto, ModelSpec("split", ("a", "b", "c")), ImageSpec(SIZE), {})
 
 
+REFERENCE = lower.reference(model().parse()).SerializeToString()
 IMAGES = np.random.default_rng(0).uniform(0, 0.9, (40, 3, 1, 1)).astype(np.float32) * np.ones((1, 1, SIZE, SIZE), np.float32)
 
 
-def batches() -> Iterator[tuple[object, np.ndarray]]:
-    for start in range(0, len(IMAGES), 16):
-        yield (), IMAGES[start : start + 16]
+def batches(indices: Sequence[int]) -> Iterator[tuple[object, np.ndarray]]:
+    for start in range(0, len(indices), 16):
+        yield (), IMAGES[indices[start : start + 16]]
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +73,31 @@ def labels(reference: dict[str, np.ndarray]) -> np.ndarray:
 
 def split(engine: dict[str, np.ndarray], reference: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, ...]:
     engine = {**engine, "scores": np.maximum(engine["global_scores"], engine["local_scores"])}
-    found = causes(model(), batches(), engine, reference, labels)
+    found = causes(REFERENCE, batches, engine, reference, labels)
     assert found is not None
+    drop = evaluate(reference["scores"], labels).map - evaluate(engine["scores"], labels).map
+    assert found.scores + found.classes + found.boxes + found.local == pytest.approx(drop)
     return found.scores, found.classes, found.boxes, found.local
 
 
 def test_an_engine_without_error_has_no_causes(reference: dict[str, np.ndarray], labels: np.ndarray) -> None:
     assert split(reference, reference, labels) == (0, 0, 0, 0)
+
+
+def test_only_images_decided_otherwise_are_looked_at_again(reference: dict[str, np.ndarray], labels: np.ndarray) -> None:
+    engine = {name: value.copy() for name, value in reference.items()}
+    engine["region_classes"][[3, 30]] = (reference["region_classes"][[3, 30]] + 1) % CLASSES
+    engine["regions"][7] = 0.5
+    asked: list[list[int]] = []
+    done: list[tuple[int, int]] = []
+
+    def images(indices: Sequence[int]) -> Iterator[tuple[object, np.ndarray]]:
+        asked.append(list(indices))
+        return batches(indices)
+
+    causes(REFERENCE, images, engine, reference, labels, progress=lambda *at: done.append(at))
+    assert asked == [[3, 30], [7]]
+    assert done == [(2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("which", ["global_scores", "region_classes", "regions", "local_scores"])
@@ -101,4 +122,4 @@ def test_a_fault_is_found_where_it_was_put(reference: dict[str, np.ndarray], lab
 
 def test_a_model_without_regions_has_no_split(graph: Graph, images: np.ndarray) -> None:
     outputs = Session(graph.proto)(images)
-    assert causes(graph, iter([((), images)]), outputs, outputs, np.ones((len(images), 3), np.int8)) is None
+    assert causes(graph.proto, lambda _: iter([((), images)]), outputs, outputs, np.ones((len(images), 3), np.int8)) is None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import weakref
+
 import numpy as np
 import pytest
 
+from edge.data import loader
+from edge.data.base import Dataset, Sample
 from edge.errors import EdgeError
 from edge.measure.outputs import Outputs, cached, collect, sample
+from edge.spec import ImageSpec
 
 
 def batches(sizes, start=0):
@@ -52,6 +58,43 @@ def test_reused_output_buffers_are_copied():
         return {"scores": buffer}
 
     assert collect(reusing, batches([2, 2]), 4).scores[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_no_image_outlives_its_turn_however_many_there_are():
+    """The peak of a thousand images is that of a hundred: beside what runs now, only what is decoded ahead is held."""
+
+    class Blank(Dataset):
+        name, split, splits, report_split, classes, labels = "blank", "test", ("test",), "test", (), None
+
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, index):
+            return Sample(str(index), np.full((40, 40, 3), index, np.uint8))
+
+    alive: list[weakref.ref[np.ndarray]] = []
+    held = []
+
+    def counting(images):
+        alive.append(weakref.ref(images))
+        held.append(sum(one() is not None for one in alive))
+        return {"scores": images.mean((2, 3))}
+
+    tracemalloc.start()
+    try:
+        peaks = []
+        for count in (20, 200):
+            dataset = Blank().subset(range(count))
+            tracemalloc.reset_peak()
+            found = collect(counting, loader.batches(dataset, ImageSpec(64), 4), count)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            assert len(found) == count
+    finally:
+        tracemalloc.stop()
+    assert max(held) <= 2
+    batch = 4 * 3 * 64 * 64 * 4
+    assert peaks[1] - peaks[0] < batch / 2
+    assert peaks[0] < (loader.AHEAD + 3) * batch
 
 
 def test_no_images_and_scores_that_are_no_numbers_are_refused():

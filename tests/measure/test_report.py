@@ -48,10 +48,16 @@ def result(**changes):
             "convention": "AP not interpolated",
             "per_class": per_class,
             "worst": [["class 4", 4.0]],
+            "causes": {"scores": 0.5, "classes": 1.25, "boxes": 0.5, "local": -0.25},
         },
         "regions": {"class_agreement": 0.987, "mean_iou": 0.95},
         "machine": {"cpu": "Fast CPU 9 " * 8, "cores": 2, "cores_online": 4, "instructions": ["avx2", "avx512_vnni"], "memory_mb": 8192},
-        "sensitivity": [{"name": "global/block3/expand", "cost": 0.4}, {"name": "local/block1/depthwise", "cost": 0.1}],
+        "sensitivity": {
+            "map_drop": 0.18,
+            "map_drop_all_int8": 0.61,
+            "returned_to_float": ["global/block3"],
+            "ranking": [{"unit": "global/block3", "map_points": 0.4}, {"unit": "local/block1", "map_points": 0.1}],
+        },
         "gates": [{"condition": "p99>+5%", "measured": 70.0, "limit": 65.0, "failed": True}],
     }
     return made | changes
@@ -68,6 +74,12 @@ def test_terminal_report_fits_its_width_and_tells_everything(changes):
     assert max(map(len, text.splitlines())) <= 120
     for part in ("61.23", "130.6", "VALID", "+2.00 [+1.50, +2.50]", "98.7%", "0.950", "class 4 -4.0", "FAIL p99>+5%", "not available here"):
         assert part in text, part
+    for part in (
+        "+2.00 points: scores +0.50, swapped classes +1.25, moved boxes +0.50, local stream -0.25",
+        "global/block3 +0.40, local/block1",
+    ):
+        assert part in " ".join(text.split()), part
+    assert "+0.61 points in int8, +0.18 as built; in float: global/block3" in " ".join(text.split())
 
 
 def test_a_table_too_wide_cuts_only_the_first_column():
@@ -178,7 +190,16 @@ def test_page_escapes_what_it_was_given():
 
 
 @pytest.mark.parametrize(
-    "title", ["Latency", "Accuracy against latency", "Where the time goes", "Batch sweep", "Average precision by class"]
+    "title",
+    [
+        "Latency",
+        "Accuracy against latency",
+        "Where the time goes",
+        "Batch sweep",
+        "Average precision by class",
+        "What the drop comes from",
+        "Sensitivity",
+    ],
 )
 def test_page_has_its_charts(title):
     text = full_page()
@@ -187,8 +208,18 @@ def test_page_has_its_charts(title):
 
 def test_page_without_accuracy_has_no_empty_sections():
     text = page.html(result(accuracy=None, regions=None, sensitivity=None))
-    for title in ("Accuracy against latency", "Average precision by class", "Regions", "Layer sensitivity", "Soak"):
+    for title in ("Accuracy against latency", "Average precision by class", "Regions", "What the drop comes from", "Sensitivity", "Soak"):
         assert f"<h2>{title}</h2>" not in text
+
+
+def test_where_nothing_was_ranked_there_is_no_ranking():
+    """The gate held at once: what it measured is told, and no empty drawing."""
+    held = {"map_drop": 0.1, "map_drop_all_int8": 0.1, "returned_to_float": [], "ranking": []}
+    assert "<h2>Sensitivity</h2>" not in page.html(result(sensitivity=held))
+    text = report.markdown(result(sensitivity=held))
+    assert "- **built**: drop on the validation images of the build: +0.10 points in int8, +0.10 as built" in text
+    assert "sensitive" not in text
+    assert "in float:" not in text
 
 
 def test_every_drawing_is_xml():
