@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from edge.backends import account
 from edge.backends._trt_layers import parse_layers
 from edge.errors import EdgeError
 
@@ -49,6 +50,9 @@ def test_both_major_versions_give_the_same_account(tensor, tensors):
         "int8_share": 0.5,
     }
     assert layers.layers[-2].output == "int32"
+    assert account({"layers": layers.plain()}) == [
+        "engine: 8 layers (1 bf16, 2 fp16, 3 fp32, 2 int8), 1 reformats, 2 casts; 50% of the convolutions read int8"
+    ]
 
 
 def test_engines_without_detail_hold_names_only():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge import Engine, backends
+from edge import Engine, backends, doctor
 from edge.backends import tensorrt_rtx
 from edge.backends._trt_run import read_plan
 from edge.bundle import Bundle, write_bundle
@@ -85,6 +85,14 @@ def test_loading_without_a_gpu_is_refused_in_one_line(bundle):
     with pytest.raises(EdgeError, match="no GPU answers") as refused:
         Engine.load(bundle.path)
     assert "\n" not in str(refused.value)
+
+
+@without_gpu
+def test_the_doctor_says_that_an_engine_built_without_a_gpu_was_never_tried(bundle, capsys):
+    assert doctor.main(doctor.arguments().parse_args([str(bundle.path)])) == 1
+    said, refused = capsys.readouterr()
+    assert "built on a machine without a GPU and never run there: try it where it shall run" in said
+    assert "no GPU answers" in refused
 
 
 def test_each_damaged_file_of_a_bundle_is_refused(bundle):
