@@ -221,13 +221,15 @@ def polygraphy(run: Run, bundles: Path) -> None:
     if tool is None:
         run.missing.append("polygraphy: not installed")
         return
-    for backend, environment in (("tensorrt-rtx", {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}), ("tensorrt-standard", {})):
+    # With TensorRT-RTX it cannot clear TF32, and products of ten-bit mantissas may move a box.
+    judged = (("tensorrt-rtx", "scores:5e-2", {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}), ("tensorrt-standard", "scores:1e-3", {}))
+    for backend, tolerance, environment in judged:
         graph = bundles / f"{backend}-fp32" / "lowered.onnx"
         if not graph.is_file():
             continue
         size = json.loads((graph.parent / "manifest.json").read_text())["image"]["size"]
         shapes = [f"--trt-{which}-shapes=image:[1,3,{size},{size}]" for which in ("min", "opt", "max")]
-        outputs = ["--trt-outputs", "scores", "--onnx-outputs", "scores", "--atol", "scores:1e-3", "--rtol", "0"]
+        outputs = ["--trt-outputs", "scores", "--onnx-outputs", "scores", "--atol", tolerance, "--rtol", "0"]
         inputs = ["--input-shapes", f"image:[1,3,{size},{size}]", *shapes]
         run.call(f"polygraphy {backend}", tool, "run", graph, "--trt", "--onnxrt", *inputs, *outputs, environment=environment)
 
