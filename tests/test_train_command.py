@@ -62,6 +62,25 @@ def test_it_trains_reports_and_writes_what_the_others_read(squares: Path, tmp_pa
     assert not list((tmp_path / "run").glob("pixels*"))  # decoded images are given back
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "told"),
+    [
+        ("rma-mobilenetv2", ["--regions", 2, "--option", "score=softmax"], {"regions": 2, "score": "softmax"}),
+        ("aamn-mobilenetv2", ["--option", "spatial=false", "--option", "width=16"], {"spatial": False, "width": 16}),
+        ("plain-mobilenetv2", ["--pooling", "gwp"], {"pooling": "gwp"}),
+    ],
+)
+def test_other_architectures_train_alike(squares: Path, tmp_path: Path, model: str, given: list[object], told: dict[str, object]) -> None:
+    line = ["--dataset", f"csv:{squares}", "--size", 32, "--epochs", 2, "--output", tmp_path / "run", "--model", model, *given]
+    assert run(*line, "--json", tmp_path / "result.json") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["test"]) == ["scores"]
+    assert {phase["streams"] for phase in result["recipe"]["phases"]} == {"global"}
+    found = describe(read(tmp_path / "run" / "best.pth"))
+    assert (found.model, told.items() <= found.options.items()) == (model, True)
+    assert found.options == result["options"]
+
+
 def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*small(squares, tmp_path / "run")) == 0
     assert run(*small(squares, tmp_path / "run")) == 1
@@ -80,6 +99,9 @@ def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: P
         (["--dataset", "nothing:here"], "Change --dataset"),
         (["--device", "cuda:77"], "Change --device"),
         (["--threshold", 1], "Change --threshold"),
+        (["--model", "rma-mobilenetv2", "--regions", 0], "Change --regions"),
+        (["--model", "aamn-mobilenetv2", "--regions", 4], "Expected pooling, memory"),
+        (["--model", "aamn-mobilenetv2", "--option", "width"], "Change --option"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.backends import Support
+from edge.graph import OUTPUTS
 from edge.errors import EdgeError
 from edge.spec import TargetSpec
 
@@ -90,7 +91,7 @@ class Network:
         request = self._request(images.shape[0])
         result = request.infer({0: images}, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
-        return {port.any_name: value.copy() for port, value in result.items()}
+        return {_output_name(port): value.copy() for port, value in result.items()}
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
         """Median seconds of every node the plugin runs, by name; from a copy compiled with counters."""
@@ -116,6 +117,11 @@ class Network:
         self._compiled.clear()
         self._requests = threading.local()
         self._model = None
+
+
+def _output_name(port: Any) -> str:
+    """The graph's name of an output; a reshape swapped with what followed it leaves a port with both their names."""
+    return next((name for name in OUTPUTS if name in port.names), port.any_name)
 
 
 def properties(target: TargetSpec) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def part(count: int, seed: int = 0) -> training.Part:
     return training.Part(generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels)
 
 
-def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0) -> training.Trainer:
-    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), seed)
+def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0, name: str = "mcar-mobilenetv2", **options: Any) -> training.Trainer:
+    model = training.start(create(name, num_classes=3, **(options or {"regions": 2})), seed)
     return training.Trainer(model, part(12), part(5, 1), recipe, lambda scores, _: float(scores.mean() * 100), folder, ABOUT, seed=seed)
 
 
@@ -70,6 +71,24 @@ def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, stop_after: int) -> Non
     assert untimed[0] == untimed[1]
     best = [read(tmp_path / name / training.BEST)["state_dict"] for name in ("whole", "parts")]
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+@pytest.mark.parametrize(("name", "options"), [("rma-mobilenetv2", {"regions": 2}), ("aamn-mobilenetv2", {"width": 8})])
+def test_the_other_architectures_go_on_bit_equal_too(tmp_path: Path, name: str, options: dict[str, int]) -> None:
+    whole = trainer(tmp_path / "whole", name=name, **options)
+    outcome = whole.run()
+    assert [key for key in outcome.rows[0] if key.startswith("map")] == ["map_scores"]
+    first = trainer(tmp_path / "parts", name=name, **options)
+    first.run(stop=lambda: first.updates == 2)
+    second = trainer(tmp_path / "parts", name=name, **options)
+    assert second.resume()
+    second.run()
+    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    if name.startswith("aamn"):
+        assert whole.model.memory.seen.tolist() == [1, 1, 1]
+        assert whole.mean.memory.prototypes.any(1).all()  # what is shipped remembers too
+    with pytest.raises(EdgeError, match="same arguments"):
+        trainer(tmp_path / "parts", name=name, **{key: value + 1 for key, value in options.items()}).resume()
 
 
 def test_training_changes_weights_and_seeds_differ(tmp_path: Path) -> None:
@@ -167,6 +186,15 @@ def test_from_scratch_has_the_epochs_asked_for_and_ends_with_both_streams(epochs
     assert recipe.epochs == epochs
     assert (recipe.phases[-1].streams, recipe.phases[-1].size) == ("both", 256)
     assert all(one.size <= other.size for one, other in zip(recipe.phases, recipe.phases[1:], strict=False))
+
+
+def test_another_architecture_gives_its_backbone(tmp_path: Path) -> None:
+    source = training.start(create("mcar-mobilenetv2", num_classes=7), 5)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
+    model = training.start(create("rma-mobilenetv2", num_classes=3), 0, tmp_path / "other.pth")
+    assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
+    with pytest.raises(EdgeError, match="features"):
+        training.start(create("aamn-resnet50", num_classes=3, width=8), 0, tmp_path / "other.pth")
 
 
 def test_pretrained_weights_may_have_other_classes(tmp_path: Path) -> None:
