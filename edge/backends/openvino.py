@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edge.backends import Support
-from edge.graph import OUTPUTS
 from edge.errors import EdgeError
+from edge.graph import OUTPUTS
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.xml"
