@@ -222,7 +222,10 @@ def polygraphy(run: Run, bundles: Path) -> None:
         run.missing.append("polygraphy: not installed")
         return
     # With TensorRT-RTX it cannot clear TF32, and products of ten-bit mantissas may move a box.
-    judged = (("tensorrt-rtx", "scores:5e-2", {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}), ("tensorrt-standard", "scores:1e-3", {}))
+    judged: tuple[tuple[str, str, dict[str, str]], ...] = (
+        ("tensorrt-rtx", "scores:5e-2", {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}),
+        ("tensorrt-standard", "scores:1e-3", {}),
+    )
     for backend, tolerance, environment in judged:
         graph = bundles / f"{backend}-fp32" / "lowered.onnx"
         if not graph.is_file():
