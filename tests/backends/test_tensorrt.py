@@ -131,6 +131,13 @@ def test_a_capture_that_fails_costs_the_graph_only(fake_tensorrt, backend, image
     assert network.graphless
 
 
+def test_graphs_can_be_left_out_to_see_what_they_gain(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake = fake_tensorrt("10.16")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path), graphs=False)
+    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
+    assert fake.cudart.state.launches == 0
+
+
 def test_threads_share_the_engine_and_nothing_else(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.16")
     network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))

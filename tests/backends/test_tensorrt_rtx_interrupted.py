@@ -21,7 +21,7 @@ from edge.spec import ImageSpec, ModelSpec, TargetSpec
 pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 
-MOMENTS = 4
+MOMENTS = 3
 
 
 @pytest.fixture(scope="module")
