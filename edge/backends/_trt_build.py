@@ -11,6 +11,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     else:
         (folder / PAYLOAD).write_bytes(plan)
     if timings is not None:
-        write_atomically(timings, bytes(config.get_timing_cache().serialize()))
+        with suppress(EdgeError, OSError):  # timings that cannot be kept cost the next build time only
+            write_atomically(timings, bytes(config.get_timing_cache().serialize()))
     facts = {
         "machine": machine,
         "compute_capabilities": request["compute_capabilities"],

@@ -124,6 +124,14 @@ def test_timings_are_kept_for_the_next_build(fake_tensorrt, backend, tmp_path, s
     assert kept.read_bytes() == b"timed;timed;"
 
 
+def test_timings_that_cannot_be_kept_cost_nothing_else(fake_tensorrt, backend, tmp_path, small_graph, monkeypatch):
+    fake_tensorrt("10.16")
+    (tmp_path / "full").write_text("no folder can be made here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    (tmp_path / "one").mkdir()
+    assert backend.build(small_graph(), TARGET, tmp_path / "one")["plan_bytes"] > 0
+
+
 def test_a_capture_that_fails_costs_the_graph_only(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.3", EDGE_FAKE_CAPTURE="refused")
     network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
