@@ -79,9 +79,8 @@ def causes(
                 if progress is not None:
                     progress(done, total)
         local.append(scores)
-    local.append(engine["local_scores"])
-    points = [evaluate(reference["scores"], labels).map]
-    points += [evaluate(np.maximum(engine["global_scores"], each), labels).map for each in local]
+    fused = [reference["scores"], *(np.maximum(engine["global_scores"], each) for each in local), engine["scores"]]
+    points = [evaluate(each, labels).map for each in fused]
     return Causes(*(float(before - after) for before, after in pairwise(points)))
 
 
