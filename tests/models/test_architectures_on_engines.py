@@ -110,7 +110,8 @@ def test_reduced_precision_stays_close(case: Case, int8: Graph, precision: str, 
     exact = {origin: precision for origin, precision in origins.items() if any(word in origin for word in EXACT)}
     assert exact
     assert set(exact.values()) == {"f32"}, exact
-    assert 0 < np.abs(found["scores"] - reference["scores"]).mean() < 0.05
+    # Random weights leave no margins: this tells a broken graph, not what int8 costs.
+    assert 0 < np.abs(found["scores"] - reference["scores"]).mean() < (0.15 if precision == "int8" else 0.05)
 
 
 def test_int8_runs_on_onnx_runtime_and_rounds_the_backbone(case: Case, int8: Graph, tmp_path: Path) -> None:
