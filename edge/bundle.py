@@ -19,6 +19,11 @@ REFERENCE = "reference.onnx"
 LOWERED = "lowered.onnx"
 LABELS = "labels.txt"
 CALIBRATION = "calibration.json"
+# What is allocated for a bundle follows from these, so its manifest may not exceed them.
+MAX_SIZE = 4096
+MAX_BATCH = 4096
+MAX_CLASSES = 100_000
+_REBUILD = "Rebuild the bundle: python -m edge.build --force"
 
 
 @dataclass(frozen=True)
@@ -36,22 +41,34 @@ class Bundle:
         """Read and check a bundle's manifest; digests of the files are checked by ``verify``."""
         path = Path(path)
         manifest = read_manifest(path)
+        _check_values(path, manifest)
         try:
             specs = [
                 from_plain(kind, manifest[name]) for kind, name in ((ModelSpec, "model"), (ImageSpec, "image"), (TargetSpec, "target"))
             ]
         except (KeyError, TypeError, AttributeError) as error:
-            raise EdgeError(
-                "load",
-                "the manifest must describe model, image and target",
-                got=f"{path}: {error}",
-                expected="a bundle made by edge.build",
-                do="Rebuild the bundle: python -m edge.build --force",
-            ) from error
+            raise _undescribed(path, " ".join(str(error).split())[:200]) from error
         return cls(path, manifest, *specs)
 
     def verify(self) -> None:
-        """Check presence, size and digest of every file."""
+        """Check presence, size and digest of every file, and that nothing but those will be loaded."""
+        engine, files = self.manifest.get("engine"), self.manifest["files"]
+        if not isinstance(engine, dict):
+            raise _undescribed(self.path, "no engine")
+        plugin = engine.get("plugin")
+        named = [engine.get("payload"), *([plugin.get("file") if isinstance(plugin, dict) else plugin] if plugin else [])]
+        # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
+        named += sorted(entry.name for entry in self.path.glob("engine.*"))
+        named += [name for name in (GRAPH, REFERENCE, LOWERED, CALIBRATION) if (self.path / name).exists()]
+        for name in named:
+            if not isinstance(name, str) or name not in files:
+                raise EdgeError(
+                    "load",
+                    "what is loaded must be among the listed files",
+                    got=f"{str(name)[:80]!r} in {self.path}",
+                    expected="a file with a digest in the manifest",
+                    do=_REBUILD,
+                )
         verify_files(self.path, self.manifest)
 
     def graph(self) -> Graph:
@@ -62,6 +79,48 @@ class Bundle:
     def bytes(self) -> int:
         """Size of the engine payload on disk (the graphs beside it are for rebuilding)."""
         return sum(entry["bytes"] for name, entry in self.manifest["files"].items() if name.startswith("engine."))
+
+
+def _undescribed(path: Path, got: str) -> EdgeError:
+    expected = "a bundle made by edge.build"
+    return EdgeError("load", "the manifest must describe model, image and target", got=f"{path}: {got}", expected=expected, do=_REBUILD)
+
+
+def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Types and ranges of what a manifest from outside says, before anything is made from it."""
+
+    def fits(value: Any, least: float, most: float, kind: type | tuple[type, ...] = int) -> bool:
+        number: Any = value
+        return isinstance(value, kind) and not isinstance(value, bool) and bool(least <= number <= most)  # which NaN is not
+
+    model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
+    if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
+        raise _undescribed(path, "no fit model, image or target")
+    labels, thresholds, batches = model.get("labels"), model.get("thresholds", []), target.get("batches", [1, 8])
+    number = (int, float)
+    checks = {
+        "model.name": isinstance(model.get("name"), str),
+        "model.labels": isinstance(labels, list) and len(labels) <= MAX_CLASSES and all(isinstance(each, str) for each in labels),
+        "model.options": isinstance(model.get("options", {}), dict),
+        "model.thresholds": isinstance(thresholds, list) and all(fits(each, -1e9, 1e9, number) for each in thresholds),
+        "image.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
+        "image.mean": _channels(image.get("mean", [0, 0, 0]), fits, -1e9),
+        "image.std": _channels(image.get("std", [1, 1, 1]), fits, 1e-9),
+        "target.backend": isinstance(target.get("backend"), str),
+        "target.precision": isinstance(target.get("precision"), str),
+        "target.float16": isinstance(target.get("float16"), str | None),
+        "target.batches": isinstance(batches, list) and all(fits(each, -MAX_BATCH, MAX_BATCH) for each in batches),
+        **{name: isinstance(manifest.get(name, {}), dict) for name in ("machine", "tools", "parents")},
+    }
+    wrong = [name for name, holds in checks.items() if not holds]
+    if wrong:
+        raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
+    if labels is not None and len(set(labels)) != len(labels):
+        raise EdgeError("load", "class names must be unique", got=f"{path} with one twice", expected="unique names", do=_REBUILD)
+
+
+def _channels(values: Any, fits: Callable[..., bool], least: float) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(fits(each, least, 1e9, (int, float)) for each in values)
 
 
 def write_bundle(

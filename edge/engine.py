@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +66,9 @@ class Engine:
     def __init__(self, bundle: Bundle, runner: backends.Runner) -> None:
         self.bundle = bundle
         self._runner: backends.Runner | None = runner
+        self._calls = 0  # under way; close waits for them
+        self._changed = threading.Condition()
+        _PROCESS.engines.add(self)
 
     @classmethod
     def load(cls, path: Path | str, *, cuda: str = "bindings") -> Engine:
@@ -74,6 +81,7 @@ class Engine:
             EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
                 the message holds the reason and the fix.
         """
+        _PROCESS.check("load")
         bundle = Bundle.read(path)
         bundle.verify()
         check_fit(bundle)
@@ -119,17 +127,26 @@ class Engine:
             ``regions``: (B, K, 4) float32, x1 y1 x2 y2 in model-input pixels, x2/y2 exclusive;
             ``region_classes``: (B, K) int64. A model without a stage leaves its keys out.
         """
-        if self._runner is None:
-            raise EdgeError("infer", "the engine must be open", got="a closed engine", expected="an open one", do="Load it again")
-        if backends.on_device(batch):
-            return self._on_device(batch)
-        images = self._checked(batch)
-        count = images.shape[0]
-        size = next(size for size in self.bundle.target.batches if size >= count)
-        if size > count:
-            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
-        outputs = self._runner(images)
-        return {name: value[:count] for name, value in outputs.items()} if size > count else outputs
+        with self._changed:
+            if self._runner is None:
+                _PROCESS.check("infer")
+                raise EdgeError("infer", "the engine must be open", got="a closed engine", expected="an open one", do="Load it again")
+            runner = self._runner
+            self._calls += 1
+        try:
+            if backends.on_device(batch):
+                return self._on_device(runner, batch)
+            images = self._checked(batch)
+            count = images.shape[0]
+            size = next(size for size in self.bundle.target.batches if size >= count)
+            if size > count:
+                images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
+            outputs = runner(images)
+            return {name: value[:count] for name, value in outputs.items()} if size > count else outputs
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
 
     def predict(self, images: Sequence[Any], *, score_threshold: float | None = None) -> list[Prediction]:
         """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
@@ -147,6 +164,7 @@ class Engine:
             photos = [decode(image) for image in images[start : start + step]]
             batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
             outputs = self.infer(batch)
+            self._check_form(outputs, len(photos))
             for index, photo in enumerate(photos):
                 predictions.append(self._prediction(outputs, index, photo, thresholds))
         return predictions
@@ -162,6 +180,18 @@ class Engine:
                 regions.append(Region(tuple(box), self.labels[c], float(scores[c])))
         return Prediction(scores.copy(), labels, regions)
 
+    def _check_form(self, outputs: Mapping[str, np.ndarray], count: int) -> None:
+        """An engine from outside may give another form than its manifest says."""
+        scores, boxes, classes = (outputs.get(name) for name in ("scores", "regions", "region_classes"))
+        fits = scores is not None and scores.shape == (count, len(self.labels))
+        if boxes is not None:
+            fits = fits and classes is not None and boxes.shape == (count, *classes.shape[1:], 4)
+            fits = fits and classes is not None and classes.shape[0] == count and bool(np.isin(classes, range(len(self.labels))).all())
+        if not fits:
+            form = {name: value.shape for name, value in outputs.items()}
+            must = "the engine must have the form its manifest describes"
+            raise EdgeError("infer", must, got=form, expected=f"scores of {len(self.labels)} classes", do="Rebuild the bundle")
+
     def profile(self, batch: np.ndarray) -> dict[str, float]:
         """Median seconds of every node of the engine for one of its exact batches; empty where the backend cannot tell."""
         profile = getattr(self._runner, "profile", None)
@@ -172,8 +202,8 @@ class Engine:
         layers = getattr(self._runner, "layers", None)
         return layers().plain() if layers else {}
 
-    def _on_device(self, batch: Any) -> dict[str, Any]:
-        run = getattr(self._runner, "on_device", None)
+    def _on_device(self, runner: backends.Runner, batch: Any) -> dict[str, Any]:
+        run = getattr(runner, "on_device", None)
         if run is None:
             name = self.bundle.target.backend
             raise EdgeError(
@@ -203,16 +233,56 @@ class Engine:
         return np.ascontiguousarray(array)
 
     def close(self) -> None:
-        """Release the engine; further calls are refused."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        """Release the engine once the calls under way are done; further calls are refused."""
+        with self._changed:
+            runner, self._runner = self._runner, None
+            self._changed.wait_for(lambda: not self._calls)
+        if runner is not None:
+            runner.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Process:
+    """Where engines may be used: in the process that loaded the first one, not in a child forked from it.
+
+    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or loaded one of its own
+    into the library its parent has started, may hang, at the latest when it ends.
+    """
+
+    def __init__(self) -> None:
+        self.engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._loaded_in: int | None = None
+
+    def check(self, stage: str) -> None:
+        if self._loaded_in is None:
+            self._loaded_in = os.getpid()
+        elif self._loaded_in != os.getpid():
+            raise EdgeError(
+                stage,
+                "an engine must be used in the process that loaded the first one",
+                got=f"process {os.getpid()}, forked after loading",
+                expected=f"process {self._loaded_in}",
+                do='Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
+            )
+
+    def abandon(self) -> None:
+        """In a forked child: engines of the parent are closed to it, and never destroyed, for that would wait for their threads."""
+        for engine in list(self.engines):
+            engine._changed = threading.Condition()  # the old one may be held by a thread that is gone
+            engine._calls = 0
+            if engine._runner is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._runner))
+                engine._runner = None
+
+
+_PROCESS = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_PROCESS.abandon)
 
 
 def check_fit(bundle: Bundle) -> None:

@@ -20,6 +20,7 @@ from edge.spec import ImageSpec
 # Formats that Pillow reads by itself: no EPS, which starts another program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 1 << 27  # 400 MB of RGB; a photograph of 134 megapixels
+MAX_SIDE = 65535  # as JPEG's; a resize keeps whole rows or columns of this length
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,8 +74,9 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if not width or not height:
         raise _refused("an image must have pixels", f"{name} of {width}×{height}", "1×1 or more", "Replace it")
-    if width * height > MAX_PIXELS:
-        raise _refused("an image must not be huge", f"{name} of {width}×{height}", f"at most {MAX_PIXELS} pixels", "Make it smaller")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        expected = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
+        raise _refused("an image must not be huge", f"{name} of {width}×{height}", expected, "Make it smaller")
     image.load()
     rgb = _rgb(image, name)
     turn = _TURNS.get(_orientation(image))

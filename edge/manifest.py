@@ -135,8 +135,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if size > MAX_MANIFEST_BYTES:
         raise EdgeError("load", "a manifest must be small", got=f"{size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}", do=rebuild)
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, OSError) as error:
         raise EdgeError("load", "the manifest must be JSON", got=f"{path}: {str(error)[:80]}", expected="an object", do=rebuild) from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA or isinstance(schema, bool):
@@ -167,12 +167,19 @@ def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             )
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _is_entry(name: object, entry: object) -> bool:
-    plain = isinstance(name, str) and 0 < len(name) < 200 and name not in (".", "..") and not set(name) & set("/\\\0:")
+    # Printable: no line breaks in messages, no halves of surrogate pairs, which no file system takes.
+    plain = isinstance(name, str) and 0 < len(name) < 200 and name not in (".", "..") and not set(name) & set("/\\:") and name.isprintable()
     return (
         plain
         and isinstance(entry, dict)
         and isinstance(entry.get("sha256"), str)
+        and len(entry["sha256"]) == 64
+        and set(entry["sha256"]) <= set("0123456789abcdef")
         and type(entry.get("bytes")) is int
         and entry["bytes"] >= 0
     )

@@ -1,0 +1,20 @@
+// manifest.json from outside: a Bundle or an Error, whatever the bytes.
+#include <cstdint>
+#include <string_view>
+
+#include "bundle.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
+    try {
+        const edge::Bundle bundle =
+            edge::parse_manifest(std::string_view(reinterpret_cast<const char*>(data), bytes), "bundle");
+        // What a parsed manifest promises, whatever it was made of.
+        if (bundle.labels.empty() || bundle.thresholds.size() != bundle.labels.size() || bundle.batches.empty())
+            __builtin_trap();
+        for (const auto& [name, entry] : bundle.files)
+            if (name.find('/') != std::string::npos || name == "..") __builtin_trap();
+        if (!bundle.files.count(bundle.plan.payload)) __builtin_trap();
+    } catch (const edge::Error&) {
+    }
+    return 0;
+}

@@ -1,0 +1,122 @@
+// Pillow's antialiased bilinear resize of 8-bit images, bit for bit: a triangle as wide as the step between output
+// pixels, weights as 22-bit fixed-point numbers, one side after the other, rounded to bytes in between.
+#include <algorithm>
+#include <cmath>
+
+#include "edge/engine.hpp"
+
+namespace edge {
+namespace {
+
+constexpr int PRECISION = 32 - 8 - 2;  // bits of a weight: products with a byte and their sum stay in 32 bits
+
+// For output i, weights[i * width + j] belongs to input first[i] + j, for j < count[i].
+struct Weights {
+    int width = 0;
+    std::vector<int> first, count, weights;
+};
+
+Weights triangle(int in, int out) {
+    const double step = static_cast<double>(in) / out, reach = std::max(step, 1.0);
+    Weights made;
+    made.width = static_cast<int>(std::ceil(reach)) * 2 + 1;
+    made.first.resize(static_cast<std::size_t>(out));
+    made.count.resize(static_cast<std::size_t>(out));
+    made.weights.resize(static_cast<std::size_t>(out) * static_cast<std::size_t>(made.width));
+    std::vector<double> exact(static_cast<std::size_t>(made.width));
+    for (int i = 0; i < out; ++i) {
+        const double centre = (i + 0.5) * step;
+        const int first = std::max(static_cast<int>(centre - reach + 0.5), 0);
+        const int count = std::min(static_cast<int>(centre + reach + 0.5), in) - first;
+        double sum = 0;
+        for (int j = 0; j < count; ++j) {
+            const double distance = std::abs((j + first - centre + 0.5) * (1.0 / reach));
+            sum += exact[static_cast<std::size_t>(j)] = distance < 1.0 ? 1.0 - distance : 0.0;
+        }
+        for (int j = 0; j < count; ++j) {
+            const double share = sum != 0 ? exact[static_cast<std::size_t>(j)] / sum : 0.0;
+            made.weights[static_cast<std::size_t>(i) * static_cast<std::size_t>(made.width) +
+                         static_cast<std::size_t>(j)] = static_cast<int>(0.5 + share * (1 << PRECISION));
+        }
+        made.first[static_cast<std::size_t>(i)] = first;
+        made.count[static_cast<std::size_t>(i)] = count;
+    }
+    return made;
+}
+
+std::uint8_t rounded(int sum) { return static_cast<std::uint8_t>(std::clamp(sum >> PRECISION, 0, 255)); }
+
+// in: one row of RGB; out: (width, 3).
+void resize_row(const std::uint8_t* in, const Weights& by, std::uint8_t* out) {
+    for (std::size_t i = 0; i < by.first.size(); ++i, out += 3) {
+        int red = 1 << (PRECISION - 1), green = red, blue = red;
+        const std::uint8_t* pixel = in + 3 * static_cast<std::size_t>(by.first[i]);
+        const int* weight = by.weights.data() + i * static_cast<std::size_t>(by.width);
+        for (int j = 0; j < by.count[i]; ++j, pixel += 3, ++weight) {
+            red += pixel[0] * *weight;
+            green += pixel[1] * *weight;
+            blue += pixel[2] * *weight;
+        }
+        out[0] = rounded(red), out[1] = rounded(green), out[2] = rounded(blue);
+    }
+}
+
+// Rows first, then columns; where only one side changes, that one.
+Image resized(const View& image, int width, int height) {
+    const std::size_t row = static_cast<std::size_t>(width) * 3;
+    Image out{width, height, std::vector<std::uint8_t>(row * static_cast<std::size_t>(height))};
+    const bool across = image.width != width, down = image.height != height;
+    const Weights columns = across ? triangle(image.width, width) : Weights{};
+    const auto resized_row = [&](int y, std::uint8_t* to) {
+        const std::uint8_t* from = image.pixels + static_cast<std::size_t>(y) * image.stride;
+        if (across) {
+            resize_row(from, columns, to);
+        } else {
+            std::copy_n(from, row, to);
+        }
+    };
+    if (!down) {
+        for (int y = 0; y < height; ++y) resized_row(y, out.pixels.data() + static_cast<std::size_t>(y) * row);
+        return out;
+    }
+    const Weights rows = triangle(image.height, height);
+    // A ring of the rows one output row needs: a tall image takes no more memory than a small one.
+    const std::size_t ring = static_cast<std::size_t>(rows.width);
+    std::vector<std::uint8_t> kept(ring * row);
+    std::vector<int> sums(row);
+    int next = 0;
+    for (int y = 0; y < height; ++y) {
+        const int first = rows.first[static_cast<std::size_t>(y)], count = rows.count[static_cast<std::size_t>(y)];
+        for (next = std::max(next, first); next < first + count; ++next)
+            resized_row(next, kept.data() + (static_cast<std::size_t>(next) % ring) * row);
+        std::fill(sums.begin(), sums.end(), 1 << (PRECISION - 1));
+        for (int j = 0; j < count; ++j) {
+            const int weight = rows.weights[static_cast<std::size_t>(y) * ring + static_cast<std::size_t>(j)];
+            const std::uint8_t* from = kept.data() + (static_cast<std::size_t>(first + j) % ring) * row;
+            for (std::size_t x = 0; x < row; ++x) sums[x] += from[x] * weight;
+        }
+        std::transform(sums.begin(), sums.end(),
+                       out.pixels.begin() + static_cast<std::ptrdiff_t>(y * static_cast<std::ptrdiff_t>(row)), rounded);
+    }
+    return out;
+}
+
+}  // namespace
+
+Image resize(const View& image, int width, int height) {
+    if (!image.pixels || image.width < 1 || image.height < 1 || image.width > 65535 || image.height > 65535 ||
+        image.stride < static_cast<std::size_t>(image.width) * 3 || width < 1 || height < 1 || width > 65535 ||
+        height > 65535)
+        throw Error("image", "an image must have pixels",
+                    std::to_string(image.width) + "×" + std::to_string(image.height),
+                    "sides of 1 to 65535 and whole rows of RGB bytes", "Check its size and stride");
+    // Pillow 13 shrinks what is tall and narrow by columns first: fewer pixels are left for the second pass.
+    const std::int64_t w = image.width, h = image.height;
+    if (h > height && w != width && h * width + std::int64_t{width} * height > 2 * w * height) {
+        const Image lower = resized(image, image.width, height);
+        return resized(lower.view(), width, height);
+    }
+    return resized(image, width, height);
+}
+
+}  // namespace edge

@@ -1,0 +1,227 @@
+"""Mutated manifests, images and graphs through the Python package, and the corpora that both languages start from.
+
+python tests/cpp/fuzz.py corpus FOLDER          write FOLDER/manifest, FOLDER/image and FOLDER/onnx
+python tests/cpp/fuzz.py manifest FOLDER N      N mutations each; so do image and onnx
+python tests/cpp/fuzz.py image FOLDER N [SEED]
+
+A case ends in a value or in an EdgeError; anything else is printed, kept beside the corpus as crash-… and ends with exit 1.
+A case that takes longer than SECONDS ends the run with a trace. Memory is bounded, so that what allocates without bound fails.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import random
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from edge.bundle import Bundle
+from edge.errors import EdgeError
+from edge.image import decode, preprocess
+from edge.spec import ImageSpec, ModelSpec
+
+SECONDS = 30.0
+MEMORY = 8 << 30
+DIGEST = "ab" * 32
+
+
+def manifest() -> dict:
+    """A small valid one, of every kind of field."""
+    return {
+        "schema": 1,
+        "model": {"name": "mcar-mobilenetv2", "labels": ["cat", "dog", "é"], "options": {"regions": 4}, "thresholds": [0.5, 0.25, 1e-3]},
+        "image": {"size": 64, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        "target": {"backend": "tensorrt", "precision": "int8", "batches": [1, 8], "float16": None},
+        "engine": {
+            "payload": "engine.plan",
+            "plugin": {"file": "engine.plugin.so", "sha256": DIGEST},
+            "plan_bytes": 10,
+            "profiles": [[1, 1, 1], [8, 8, 8]],
+            "machine": {"version": "10.3.0", "compute_capability": "8.7"},
+        },
+        "tools": {"tensorrt": "10.3.0"},
+        "machine": {"architecture": "aarch64"},
+        "files": {name: {"sha256": DIGEST, "bytes": 10} for name in ("engine.plan", "engine.plugin.so", "labels.txt")},
+    }
+
+
+def manifests() -> dict[str, bytes]:
+    whole = manifest()
+    made = {"whole": json.dumps(whole, indent=1).encode(), "nested": b"[" * 5000, "objects": b'{"a":' * 5000, "empty": b"", "text": b'"x"'}
+    changes: dict[str, Callable[[dict], object]] = {
+        "path": lambda one: one["files"].update({"../../etc/passwd": {"sha256": DIGEST, "bytes": 1}}),
+        "payload": lambda one: one["engine"].update(payload="../other"),
+        "plugin": lambda one: one["engine"].update(plugin={"file": "/tmp/evil.so"}),
+        "huge_size": lambda one: one["image"].update(size=1 << 40),
+        "huge_batch": lambda one: one["target"].update(batches=[1, 1 << 62]),
+        "negative": lambda one: one["files"]["labels.txt"].update(bytes=-1),
+        "long_number": lambda one: one["image"].update(size=int("9" * 400)),
+        "many": lambda one: one["model"].update(labels=[str(i) for i in range(3000)]),
+        "twice": lambda one: one["model"].update(labels=["a"] * 3000),
+        "surrogate": lambda one: one["files"].update({"\ud800": {"sha256": DIGEST, "bytes": 1}}),
+    }
+    for name, change in changes.items():
+        one = json.loads(json.dumps(whole))
+        change(one)
+        made[name] = json.dumps(one).encode()
+    made["nan"] = made["whole"].replace(b"0.485", b"NaN")
+    return made
+
+
+def images() -> dict[str, bytes]:
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)).resize((24, 17))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: dict[str, tuple[Image.Image, dict]] = {
+        "a.jpg": (rough, {"exif": exif.tobytes()}),
+        "progressive.jpg": (rough, {"progressive": True}),
+        "grey.jpg": (rough.convert("L"), {}),
+        "cmyk.jpg": (rough.convert("CMYK"), {}),
+        "a.png": (rough, {"exif": exif.tobytes()}),
+        "rgba.png": (rough.convert("RGBA"), {}),
+        "palette.png": (rough.convert("P"), {"transparency": b"\1\2\3"}),
+        "bits.png": (rough.convert("1"), {}),
+        "deep.png": (Image.fromarray(np.arange(200, dtype=np.uint16).reshape(10, 20) * 300), {}),
+        "a.webp": (rough, {}),
+        "a.gif": (rough.convert("P"), {}),
+        "a.bmp": (rough, {}),
+        "a.tiff": (rough, {"compression": "tiff_lzw"}),
+        "a.ppm": (rough, {}),
+    }
+    made = {}
+    for name, (image, options) in kinds.items():
+        data = io.BytesIO()
+        image.save(data, {"jpg": "JPEG", "tiff": "TIFF"}.get(name.split(".")[1], name.split(".")[1].upper()), **options)
+        made[name] = data.getvalue()
+    return made
+
+
+def graphs() -> dict[str, bytes]:
+    """A graph with a convolution and both nodes of ours, small enough that most mutations hit structure."""
+    from onnx import TensorProto, helper
+
+    attributes = {"domain": "edge", "plugin_version": "1", "plugin_namespace": "edge"}
+    nodes = [
+        helper.make_node("Conv", ["image", "weight"], ["cams"], "global/cams", kernel_shape=[1, 1], strides=[32, 32]),
+        helper.make_node("Sigmoid", ["cams"], ["maps"], "global/maps"),
+        helper.make_node("RegionBoxes", ["maps"], ["regions"], "boxes/find", size=64, threshold=0.5, **attributes),
+        helper.make_node("RoiResize", ["image", "regions"], ["crops"], "crop/resize", size=64, **attributes),
+        helper.make_node("GlobalMaxPool", ["crops"], ["scores"], "local/pool"),
+    ]
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        nodes,
+        "small",
+        [value("image", TensorProto.FLOAT, ["batch", 3, 64, 64])],
+        [value("scores", TensorProto.FLOAT, None), value("regions", TensorProto.FLOAT, ["batch", 2, 4])],
+        [helper.make_tensor("weight", TensorProto.FLOAT, [2, 3, 1, 1], [0.5] * 6)],
+    )
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("edge", 1)]
+    return {"small": helper.make_model(made, opset_imports=opsets, ir_version=10).SerializeToString()}
+
+
+def run_manifest(data: bytes, folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(data)
+    Bundle.read(folder).verify()
+
+
+def run_image(data: bytes, folder: Path) -> None:
+    preprocess(decode(data), ImageSpec(64))
+
+
+def run_onnx(data: bytes, folder: Path) -> None:
+    from google.protobuf.message import DecodeError
+
+    from edge import lower
+    from edge.graph import Graph
+
+    try:
+        model = Graph(data, ModelSpec("small", ("a", "b")), ImageSpec(64)).parse()
+    except DecodeError:  # the library's own word for bytes that are no graph
+        return
+    try:
+        lower.lower(model, backend="openvino", precision="fp32")
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # a graph that is none of ours: an error, if not one of our own form
+        return
+
+
+TARGETS = {"manifest": (manifests, run_manifest), "image": (images, run_image), "onnx": (graphs, run_onnx)}
+
+
+def mutated(corpus: list[bytes], chance: random.Random) -> bytes:
+    data = bytearray(chance.choice(corpus))
+    for _ in range(chance.randint(1, 6)):
+        if not data:
+            break
+        at, other = chance.randrange(len(data)), chance.choice(corpus) or b"x"
+        start = chance.randrange(len(other))
+        kind = chance.randrange(6)
+        if kind == 0:
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            data[at] = chance.choice((0, 255, chance.randrange(256)))
+        elif kind == 2:
+            del data[at : at + chance.randint(1, 16)]
+        elif kind == 3:
+            data[at:at] = other[start : start + chance.randint(1, 64)]
+        elif kind == 4:
+            data[at:at] = bytes([data[at]]) * chance.randint(1, 2000)
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def fuzz(target: str, folder: Path, count: int, seed: int) -> dict[str, float]:
+    """Counts and the slowest case; raises what a case should not have raised."""
+    case = TARGETS[target][1]
+    corpus = [path.read_bytes() for path in sorted((folder / target).iterdir()) if not path.name.startswith("crash-")]
+    place = folder / "case"
+    place.mkdir(exist_ok=True)
+    chance, slowest, refused = random.Random(seed), 0.0, 0
+    for index in range(len(corpus) + count):
+        data = corpus[index] if index < len(corpus) else mutated(corpus, chance)
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        start = time.perf_counter()
+        try:
+            case(data, place)
+        except EdgeError as error:
+            refused += 1
+            if "\n" in str(error):
+                raise AssertionError(f"an error of several lines: {error}") from error
+        except BaseException:
+            (folder / target / f"crash-{seed}-{index}").write_bytes(data)
+            raise
+        slowest = max(slowest, time.perf_counter() - start)
+    faulthandler.cancel_dump_traceback_later()
+    return {"cases": len(corpus) + count, "refused": refused, "slowest_s": round(slowest, 4)}
+
+
+def write_corpus(folder: Path) -> None:
+    for target, (make, _) in TARGETS.items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for name, data in make().items():
+            (folder / target / name).write_bytes(data)
+
+
+def main(words: list[str]) -> None:
+    if words[0] == "corpus":
+        write_corpus(Path(words[1]))
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    warnings.simplefilter("ignore")  # Pillow's, of large or odd files
+    print(json.dumps(fuzz(words[0], Path(words[1]), int(words[2]), int(words[3]) if len(words) > 3 else 0)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

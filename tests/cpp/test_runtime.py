@@ -1,0 +1,339 @@
+"""The C++ runtime against the Python package: same bundle, same results; and what it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from edge import Engine
+from edge.errors import EdgeError
+from edge.image import decode, preprocess
+
+FLOATS = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+
+
+class Outputs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("scores", "global_scores", "local_scores", "regions", "region_classes")]
+
+
+class Label(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("score", ctypes.c_float)]
+
+
+class Region(ctypes.Structure):
+    _fields_ = [("box", ctypes.c_float * 4), ("label", ctypes.c_char_p), ("score", ctypes.c_float)]
+
+
+class Found(ctypes.Structure):
+    _fields_ = [
+        ("score_count", ctypes.c_size_t),
+        ("scores", ctypes.POINTER(ctypes.c_float)),
+        ("label_count", ctypes.c_size_t),
+        ("labels", ctypes.POINTER(Label)),
+        ("region_count", ctypes.c_size_t),
+        ("regions", ctypes.POINTER(Region)),
+    ]
+
+
+class Native:
+    """A bundle through the C API."""
+
+    def __init__(self, api: ctypes.CDLL, bundle: Path) -> None:
+        self.api, self.handle = api, ctypes.c_void_p()
+        self.require(api.edge_engine_load(os.fsencode(bundle), ctypes.byref(self.handle)))
+
+    def require(self, code: int) -> None:
+        if code:
+            raise RuntimeError(self.api.edge_engine_error().decode())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.api.edge_engine_class_name(self.handle, i).decode() for i in range(self.api.edge_engine_classes(self.handle)))
+
+    def infer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        count, classes, regions = len(batch), len(self.labels), self.api.edge_engine_regions(self.handle)
+        made = {name: np.full((count, classes), np.nan, np.float32) for name in ("scores", "global_scores", "local_scores")}
+        made |= {"regions": np.full((count, regions, 4), np.nan, np.float32), "region_classes": np.full((count, regions), -1, np.int64)}
+        outputs = Outputs(*(made[name].ctypes.data for name, _ in Outputs._fields_))
+        pointer = batch.ctypes.data_as(ctypes.c_void_p)
+        self.require(self.api.edge_engine_infer(self.handle, pointer, ctypes.c_size_t(count), ctypes.byref(outputs)))
+        return made
+
+    def preprocess(self, pixels: np.ndarray, stride: int | None = None) -> np.ndarray:
+        side = self.api.edge_engine_size(self.handle)
+        made = np.empty((3, side, side), np.float32)
+        height, width = pixels.shape[:2]
+        row = ctypes.c_size_t(width * 3 if stride is None else stride)
+        self.require(
+            self.api.edge_engine_preprocess(
+                self.handle, pixels.ctypes.data_as(ctypes.c_void_p), width, height, row, made.ctypes.data_as(ctypes.c_void_p)
+            )
+        )
+        return made
+
+    def predict(self, file: Path, threshold: float = -1.0) -> dict:
+        found = ctypes.POINTER(Found)()
+        self.require(self.api.edge_engine_predict_file(self.handle, os.fsencode(file), ctypes.c_float(threshold), ctypes.byref(found)))
+        one = found.contents
+        made = {
+            "scores": np.array(one.scores[: one.score_count], np.float32),
+            "labels": [(each.name.decode(), each.score) for each in one.labels[: one.label_count]],
+            "regions": [(tuple(each.box), each.label.decode(), each.score) for each in one.regions[: one.region_count]],
+        }
+        self.api.edge_engine_prediction_free(found)
+        return made
+
+    def close(self) -> None:
+        self.api.edge_engine_free(self.handle)
+
+
+@pytest.fixture(scope="module")
+def bundle(small_bundle) -> Path:
+    return small_bundle("openvino")
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Iterator[Engine]:
+    with Engine.load(bundle) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def native(api: ctypes.CDLL, bundle: Path) -> Iterator[Native]:
+    made = Native(api, bundle)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Generated images of every kind the runtime decodes."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    rough = Image.fromarray(random.integers(0, 256, (9, 13, 3), np.uint8)).resize((217, 143), Image.Resampling.BICUBIC)
+    alpha = Image.fromarray(random.integers(0, 256, (143, 217), np.uint8), "L")
+    exif = Image.Exif()
+    made: dict[str, tuple[Image.Image, dict]] = {
+        "rgb.jpg": (rough, {"quality": 90}),
+        "444.jpg": (rough, {"quality": 95, "subsampling": 0}),
+        "progressive.jpg": (rough, {"progressive": True}),
+        "grey.jpg": (rough.convert("L"), {}),
+        "cmyk.jpg": (rough.convert("CMYK"), {}),
+        "rgb.png": (rough, {}),
+        "grey.png": (rough.convert("L"), {}),
+        "bits.png": (rough.convert("1"), {}),
+        "palette.png": (rough.convert("P"), {}),
+        "four_bits.png": (rough.quantize(9), {"bits": 4}),
+        "deep.png": (Image.fromarray(random.integers(0, 65536, (40, 50), np.uint16)), {}),
+        "clear.png": (rough.convert("L"), {"transparency": 90}),
+        "clear_palette.png": (rough.convert("P"), {"transparency": bytes(range(256))}),
+    }
+    rgba, la = rough.copy(), rough.convert("L")
+    rgba.putalpha(alpha)
+    la.putalpha(alpha)
+    made |= {"rgba.png": (rgba, {}), "la.png": (la, {})}
+    for orientation in range(2, 9):
+        exif[0x0112] = orientation
+        made[f"turned{orientation}.jpg"] = (rough, {"exif": exif.tobytes()})
+    exif[0x0112] = 6
+    made["turned.png"] = (rough, {"exif": exif.tobytes()})
+    for name, (image, options) in made.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in made}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_same_numbers_as_python_on_the_same_input(engine: Engine, native: Native, count: int) -> None:
+    batch = np.random.default_rng(count).standard_normal((count, 3, 64, 64)).astype(np.float32)
+    expected, found = engine.infer(batch), native.infer(batch)
+    assert native.labels == engine.labels
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
+def test_a_batch_between_two_sizes_is_padded(bundle: Path, tmp_path: Path, api: ctypes.CDLL, native: Native) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "sparse")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["target"]["batches"] = [1, 3]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    sparse = Native(api, folder)
+    batch = np.random.default_rng(7).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    for name, value in native.infer(batch).items():
+        np.testing.assert_allclose(sparse.infer(batch)[name], value, atol=1e-5, err_msg=name)
+    sparse.close()
+
+
+def test_the_resize_is_pillows_bit_for_bit(engine: Engine, native: Native) -> None:
+    """Pillow 13 shrinks tall images by columns first; here too, under any Pillow."""
+    random, side = np.random.default_rng(0), 64
+    sizes = [(64, 64), (64, 200), (200, 64), (1, 1), (1, 500), (500, 1), (63, 65), (1080, 16), (641, 479), (136, 100), (137, 100)]
+    for height, width in [*sizes, *random.integers(2, 400, (20, 2)).tolist()]:
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        if random.random() < 0.3:
+            pixels = (pixels > 127).astype(np.uint8) * 255  # extremes round at the ends of the range
+        lower = pixels
+        if height > side and width != side and height + side > 2 * width:
+            lower = np.asarray(Image.fromarray(pixels).resize((width, side), Image.Resampling.BILINEAR))
+        expected = preprocess(lower, engine.bundle.image)
+        np.testing.assert_array_equal(native.preprocess(pixels), expected, err_msg=f"{width}x{height}")
+        if int(PIL.__version__.split(".")[0]) >= 13:
+            np.testing.assert_array_equal(preprocess(pixels, engine.bundle.image), expected, err_msg=f"Pillow, {width}x{height}")
+
+
+def test_rows_may_lie_apart(native: Native) -> None:
+    wide = np.random.default_rng(1).integers(0, 256, (50, 90, 3), np.uint8)
+    part = np.ascontiguousarray(wide[:, :70])
+    np.testing.assert_array_equal(native.preprocess(wide[:, :70], stride=270), native.preprocess(part))
+
+
+def check_prediction(engine: Engine, native: Native, file: Path) -> None:
+    (expected,) = engine.predict([file])
+    found = native.predict(file)
+    np.testing.assert_allclose(found["scores"], expected.scores, atol=1e-3)
+    assert [name for name, _ in found["labels"]] == [name for name, _ in expected.labels]
+    assert [label for _, label, _ in found["regions"]] == [region.label for region in expected.regions]
+    for (box, _, _), region in zip(found["regions"], expected.regions, strict=True):
+        np.testing.assert_allclose(box, region.box, rtol=1e-5)
+
+
+def test_every_kind_of_file_gives_what_python_finds(engine: Engine, native: Native, pictures: dict[str, Path]) -> None:
+    for file in pictures.values():
+        check_prediction(engine, native, file)
+
+
+def test_photographs_give_what_python_finds(engine: Engine, native: Native, shared: Path) -> None:
+    files = sorted((shared / "photos").glob("*.jpg"))
+    assert files
+    for file in files:
+        check_prediction(engine, native, file)
+
+
+def test_classify_prints_what_predict_writes(runtime, engine: Engine, bundle: Path, pictures: dict[str, Path], tmp_path: Path) -> None:
+    good = [str(pictures[name]) for name in ("rgb.jpg", "turned6.jpg", "rgba.png")]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(pictures["rgb.jpg"].read_bytes()[:900])
+    files = [good[0], str(broken), *good[1:]]
+    done = subprocess.run([str(runtime.examples / "classify"), str(bundle), *files], capture_output=True, text=True)
+    words = [sys.executable, "-m", "edge.predict", str(bundle), *files, "--json", str(tmp_path / "python.json")]
+    python = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == python.returncode == 1
+    found, expected = json.loads(done.stdout), json.loads((tmp_path / "python.json").read_text())
+    assert [one["image"] for one in found] == files
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        if "error" in one:
+            assert one["image"] == str(broken)
+            assert re.fullmatch(r"\[image\] .+, got .+\. Expected .+\. .+\.", one["error"])
+            continue
+        assert [label["name"] for label in one["labels"]] == [label["name"] for label in other["labels"]]
+        for region, wanted in zip(one["regions"], other["regions"], strict=True):
+            assert region["label"] == wanted["label"]
+            np.testing.assert_allclose(region["box"], wanted["box"], rtol=1e-5)
+            assert region["score"] == pytest.approx(wanted["score"], abs=1e-3)
+
+
+def test_the_c_example_says_the_same(runtime, engine: Engine, bundle: Path, pictures: dict[str, Path]) -> None:
+    done = subprocess.run([str(runtime.examples / "classify_c"), str(bundle), str(pictures["rgb.png"])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (expected,) = engine.predict([pictures["rgb.png"]])
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  label")] == [name for name, _ in expected.labels]
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  region")] == [one.label for one in expected.regions]
+
+
+def test_the_camera_example_draws_every_frame(runtime, bundle: Path, tmp_path: Path) -> None:
+    if not (runtime.examples / "camera").is_file():
+        pytest.skip("the camera example was not built: apt install libopencv-core-dev libopencv-imgproc-dev libopencv-videoio-dev")
+    random = np.random.default_rng(0)
+    for index in range(6):  # a video as numbered pictures, which every OpenCV reads
+        Image.fromarray(random.integers(0, 256, (96, 128, 3), np.uint8)).save(tmp_path / f"frame{index}.png")
+    words = [str(runtime.examples / "camera"), str(bundle), str(tmp_path / "frame%d.png"), str(tmp_path / "drawn.avi")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 frames, ")
+    assert (tmp_path / "drawn.avi").stat().st_size > 6 * 1000
+    # The video it wrote is a source again.
+    again = subprocess.run([words[0], words[1], words[3]], capture_output=True, text=True)
+    assert again.stdout.startswith("6 frames, "), again.stderr
+
+
+def test_refusals_come_back_as_words(api: ctypes.CDLL, native: Native, bundle: Path, tmp_path: Path) -> None:
+    form = re.compile(r"\[\w+\] .+, got .+\. Expected .+\. .+\.")
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(RuntimeError, match=form.pattern):
+            Native(api, folder)
+    for count in (0, 4):
+        with pytest.raises(RuntimeError, match=r"\[infer\].*1 to 3"):
+            native.infer(np.zeros((count, 3, 64, 64), np.float32))
+    (tmp_path / "text.jpg").write_text("no image")
+    for file in ("text.jpg", "absent.jpg"):
+        with pytest.raises(RuntimeError, match=r"\[image\]"):
+            native.predict(tmp_path / file)
+    with pytest.raises(RuntimeError, match=r"\[image\]"):
+        native.preprocess(np.zeros((4, 4, 3), np.uint8), stride=11)
+    assert api.edge_engine_load(None, None) == 1
+    api.edge_engine_free(None)
+    api.edge_engine_prediction_free(None)
+
+
+def test_a_changed_byte_is_found(api: ctypes.CDLL, bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    data = bytearray((folder / "engine.bin").read_bytes())
+    data[1000] ^= 1
+    (folder / "engine.bin").write_bytes(data)
+    with pytest.raises(RuntimeError, match="changed or truncated"):
+        Native(api, folder)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_a_truncated_file_is_refused_by_both(engine: Engine, native: Native, pictures: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    data = pictures[f"rgb.{kind}"].read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / "cut").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(RuntimeError, match=r"\[image\]"):
+            native.predict(tmp_path / "cut")
+        with pytest.raises(EdgeError):
+            decode(tmp_path / "cut")
+
+
+def test_the_version_is_the_packages(repository: Path) -> None:
+    from edge import __version__
+
+    assert f"project(mcar_edge VERSION {__version__} " in (repository / "edge" / "cpp" / "CMakeLists.txt").read_text()
+
+
+def test_cpp_sources_are_formatted(repository: Path) -> None:
+    tool = Path(sys.executable).with_name("clang-format")
+    if not tool.is_file():
+        pytest.skip("no clang-format beside this interpreter: pip install clang-format")
+    files = [
+        path
+        for folder in ("edge/cpp", "examples", "tests/cpp")
+        for path in (repository / folder).rglob("*")
+        if path.suffix in (".cpp", ".h", ".hpp", ".c")
+    ]
+    assert files
+    done = subprocess.run([str(tool), "--dry-run", "--Werror", *map(str, files)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
+
+
+def test_the_tensorrt_part_compiles(repository: Path, tmp_path: Path) -> None:
+    folders = [Path(each) for each in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if each]
+    cuda = [path for path in (Path(np.__file__).parents[1] / "nvidia").glob("cu*/include") if (path / "cuda_runtime_api.h").is_file()]
+    if not folders or not cuda or not shutil.which("g++"):
+        pytest.skip("no TensorRT headers, CUDA headers or g++: set TENSORRT_INCLUDE_DIR to the folder of NvInfer.h")
+    for headers in folders:
+        words = ["g++", "-fsyntax-only", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-isystem{headers}", f"-isystem{cuda[0]}"]
+        words += [f"-I{repository / 'edge' / 'cpp' / 'include'}", str(repository / "edge" / "cpp" / "src" / "tensorrt.cpp")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:4000]

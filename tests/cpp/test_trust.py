@@ -1,0 +1,89 @@
+"""A bundle is data from outside: path tricks, sizes and types in its manifest are refused, in both languages, before anything loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge import Engine
+from edge.bundle import Bundle
+from edge.errors import EdgeError
+
+DIGEST = "0" * 64
+TRICKS = {
+    "a file above the folder": lambda one: one["files"].update({"../x": {"sha256": DIGEST, "bytes": 1}}),
+    "an absolute file": lambda one: one["files"].update({"/etc/passwd": {"sha256": DIGEST, "bytes": 1}}),
+    "a payload above the folder": lambda one: one["engine"].update(payload="../engine.xml"),
+    "a payload without digest": lambda one: one["engine"].update(payload="other.xml"),
+    "a plugin without digest": lambda one: one["engine"].update(plugin={"file": "/tmp/evil.so", "sha256": DIGEST}),
+    "an engine file that is not listed": lambda one: one["files"].pop("engine.bin"),
+    "a size beyond memory": lambda one: one["image"].update(size=1 << 40),
+    "a batch beyond memory": lambda one: one["target"].update(batches=[1, 1 << 40]),
+    "a number longer than a float": lambda one: one["image"].update(size=int("9" * 400)),
+    "labels that are no words": lambda one: one["model"].update(labels=[1, 2]),
+    "a label twice": lambda one: one["model"].update(labels=["a", "a"]),
+    "two channels": lambda one: one["image"].update(std=[1, 1]),
+    "a std of zero": lambda one: one["image"].update(std=[1, 0, 1]),
+    "thresholds of another length": lambda one: one["model"].update(thresholds=[0.5]),
+    "a digest that is none": lambda one: one["files"]["engine.bin"].update(sha256="x"),
+}
+
+
+@pytest.fixture
+def copied(small_bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle("openvino"), tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_a_trick_in_the_manifest_is_refused_by_python(copied: Path, trick: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    TRICKS[trick](manifest)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EdgeError, match=r"\[(load|spec)\]"):
+        Bundle.read(copied).verify()
+
+
+def test_every_trick_is_refused_by_the_runtime(copied: Path, api) -> None:
+    import ctypes
+
+    whole = (copied / "manifest.json").read_text()
+    for name, trick in TRICKS.items():
+        manifest = json.loads(whole)
+        trick(manifest)
+        (copied / "manifest.json").write_text(json.dumps(manifest))
+        handle = ctypes.c_void_p()
+        assert api.edge_engine_load(str(copied).encode(), ctypes.byref(handle)) == 1, name
+        assert api.edge_engine_error().startswith(b"[load]"), name
+        assert not handle.value
+
+
+def test_a_link_in_place_of_a_file_is_refused(copied: Path) -> None:
+    target = copied.parent / "elsewhere.bin"
+    (copied / "engine.bin").rename(target)
+    (copied / "engine.bin").symlink_to(target)
+    with pytest.raises(EdgeError, match="in the bundle"):
+        Engine.load(copied)
+
+
+def test_a_file_that_stands_beside_the_listed_ones_is_not_taken(copied: Path) -> None:
+    (copied / "engine.plugin.so").write_bytes(b"\x7fELF")
+    with pytest.raises(EdgeError, match=r"engine\.plugin\.so"):
+        Engine.load(copied)
+
+
+def test_an_engine_of_another_form_than_its_manifest_says_is_refused(copied: Path, api) -> None:
+    import ctypes
+
+    import numpy as np
+
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["model"]["labels"] = ["a", "b"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with Engine.load(copied) as engine, pytest.raises(EdgeError, match="form its manifest describes"):
+        engine.predict([np.zeros((8, 8, 3), np.uint8)])
+    handle = ctypes.c_void_p()
+    assert api.edge_engine_load(str(copied).encode(), ctypes.byref(handle)) == 1
+    assert b"form its manifest describes" in api.edge_engine_error()
