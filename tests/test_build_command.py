@@ -160,3 +160,131 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(capsys, tmp_path, mo
 def test_onnxruntime_has_no_sixteen_bit_float(capsys, tmp_path):
     line = refuse(capsys, tmp_path / "out", *SMALL, "--backend", "onnxruntime", "--precision", "fp16")
     assert "16-bit" in line
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """The random MobileNetV2 as a checkpoint whose classes have names, and 40 photographs of three of them."""
+    import torch
+    from PIL import Image
+
+    from edge.models.source import open_source
+
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "images").mkdir()
+    random, names = np.random.default_rng(0), [f"class_{index:02d}" for index in range(20)]
+    rows = ["image,split,labels"]
+    for index in range(40):
+        Image.fromarray(random.integers(0, 255, (40, 64, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+        rows.append(f"{index}.png,{'test' if index % 4 == 3 else 'train'},{names[index % 3]}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    for file in ("classes.txt", "labels.txt"):
+        (folder / file).write_text("\n".join(names) + "\n")
+    torch.save({"state_dict": open_source("random", size=64).network.state_dict()}, folder / "weights.pth")
+    words = ("--weights", folder / "weights.pth", "--labels", folder / "labels.txt", "--dataset", f"csv:{folder}", "--size", "64")
+    return folder, (*words, "--batch", "1", "--backend", "openvino", "--calib-images", "4")
+
+
+class Costly:
+    """Stands for trials on the engine: of the parts of the network only one costs mAP while it is in int8."""
+
+    stand_in = False
+    cost, always = "local/block3/expand", False
+
+    def __init__(self, dataset, target):
+        self.dataset = dataset
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def reference(self, graph):
+        return {"scores": np.where(self.dataset.labels > 0, 0.9, 0.1).astype(np.float32)}
+
+    def run(self, graph):
+        right = self.reference(graph)["scores"]
+        costly = next(node for node in graph.parse().graph.node if node.name == self.cost)
+        return {"scores": 1 - right if self.always or not costly.input[1].endswith(".weight") else right}
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """What the exporter made the first time: three builds of the same weights trace them once."""
+    return []
+
+
+@pytest.fixture
+def costly(monkeypatch, exported):
+    pytest.importorskip("openvino")
+    import export
+    from calib import sensitivity, trials
+
+    trace = export.export_graph
+    monkeypatch.setattr(export, "export_graph", lambda *given: exported[0] if exported else exported.append(trace(*given)) or exported[0])
+    parts = ("global/block2", "local/block2", "local/block3")
+    whole = sensitivity.units
+    monkeypatch.setattr(sensitivity, "units", lambda graph: {name: nodes for name, nodes in whole(graph).items() if name in parts})
+    monkeypatch.setattr(trials, "Trials", Costly)
+    speed = {"backend": "openvino", "int8_ms": 12.3, "float": "bf16", "float_ms": 11.1, "ratio": 1.1}
+    monkeypatch.setattr(trials, "compare_speed", lambda int8, fp32, target: speed)
+
+
+def test_the_gate_returns_what_costs_and_its_ranking_reaches_the_page(named, costly, tmp_path, capsys, monkeypatch):
+    from edge import bench
+    from edge.measure.latency import Plan
+
+    monkeypatch.setattr(bench, "PLAN", Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    folder, words = named
+    assert run(*words, "--max-map-drop", "0.2", "--output", tmp_path / "gated") == 0
+    said = capsys.readouterr()
+    assert "mAP drop 0.00 of 0.2 points" in said.out
+    assert "float: local/block3" in said.out
+    warned = next(line for line in said.err.splitlines() if "no faster" in line)
+    assert "int8 12.3 ms" in warned
+    assert "bf16 11.1 ms" in warned
+
+    words = [str(word) for word in (tmp_path / "gated", "--dataset", f"csv:{folder}", "--html", tmp_path / "page.html")]
+    words += ["--markdown", str(tmp_path / "page.md"), "--json", str(tmp_path / "bench.json")]
+    assert command.run(bench.main, bench.arguments().parse_args(words)) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())["sensitivity"]
+    assert found == Bundle.read(tmp_path / "gated").manifest["sensitivity"]
+    assert found["returned_to_float"] == ["local/block3"]
+    assert found["ranking"][0]["unit"] == "local/block3"
+    assert found["map_drop"] <= 0.2 < found["map_drop_all_int8"]
+    text = (tmp_path / "page.html").read_text()
+    assert "<h2>Sensitivity</h2>" in text
+    assert "In float here: local/block3." in text
+    for text in (capsys.readouterr().out, (tmp_path / "page.md").read_text()):
+        assert "local/block3 +" in text
+        assert "in float: local/block3" in " ".join(text.split())
+
+
+def test_a_gate_that_cannot_be_met_leaves_no_bundle(named, costly, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Costly, "always", True)
+    out = tmp_path / "engines" / "gated"
+    assert run(*named[1], "--max-map-drop", "0.2", "--output", out) == 3
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("[calib] the mAP drop must be at most 0.2 points, got ")
+    assert "at best" in error
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_repairs_are_asked_for_and_written_down(named, costly, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Costly, "always", True)
+    repairs = ("--repair", "equalisation", "--repair", "bias-correction")
+    assert run(*named[1], *repairs, "--output", tmp_path / "repaired") == 0
+    assert "36 pairs of convolutions equalised" in capsys.readouterr().out
+    bundle = Bundle.read(tmp_path / "repaired")
+    assert bundle.manifest["calibration"]["repairs"] == ["bias-correction", "equalisation"]
+    assert "global/block2/expand → global/block2/depthwise" in bundle.manifest["equalisation"]["pairs"]
+    weights = {each.name for each in bundle.graph().parse().graph.initializer}
+    assert "global/block2/expand/corrected_bias" in weights
+    assert "global/block2/expand/clip/bounds" in weights
+    import onnx
+
+    reference = onnx.load(bundle.path / "reference.onnx").graph  # what the drop is counted from is not repaired
+    assert not any(node.name.endswith("clip/min") for node in reference.node)
