@@ -52,7 +52,7 @@ test: $(VENV)/test-installed
 format: $(VENV)/test-installed
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
-	find kernels edge/cpp tests examples -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' | xargs -r $(BIN)/clang-format -i
+	find kernels edge/cpp tests examples -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' | xargs -r $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist mcar_edge.egg-info engines/demo-* out/demo .mypy_cache .pytest_cache .ruff_cache

@@ -84,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
         result["baseline"] = {"file": str(args.baseline), **report.changes(result, baseline)}
     result["gates"] = gate.check(conditions, result, baseline)
     command.say(report.terminal(result))
+    for line in backends.account({"layers": result["layers"]}):
+        command.say(line)
     command.write_json(args.json, result)
     if args.markdown:
         write_atomically(args.markdown, report.markdown(result))
@@ -119,6 +121,7 @@ def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[pa
             **sweep[-1],
             "load_ms": load_ms,
             "first_ms": first_ms,
+            "layers": engine.layers() or None,
             "sweep": sweep if len(sweep) > 1 else [],
             "machine": machine.describe(),
         }

@@ -309,9 +309,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
                 expected="onnx",
                 do=f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
             ) from error
-        lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16).SerializeToString(
-            deterministic=True
-        )
+        lowered = _lowered(lower.lower, graph, backend=lowering, precision=target.precision, float16=target.float16)
     carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
     kept = {name: old.manifest[name] for name in KEPT if name in old.manifest}
     return write_bundle(
@@ -326,6 +324,23 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
         check=_loads,
         replace=args.force,
     )
+
+
+def _lowered(lower: Callable[..., Any], graph: Graph, **target: Any) -> bytes:
+    """A graph from a bundle, lowered: it comes from outside and may be anything."""
+    try:
+        lowered: bytes = lower(graph.parse(), **target).SerializeToString(deterministic=True)
+    except EdgeError:
+        raise
+    except Exception as error:
+        raise EdgeError(
+            "build",
+            "the bundle's graph must be one of ours",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            expected="graph.onnx as edge.build wrote it",
+            do="Build again from the weights",
+        ) from error
+    return lowered
 
 
 def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
@@ -376,9 +391,11 @@ def _loads(folder: Path) -> dict[str, Any]:
     try:
         engine = Engine.load(folder)
     except EdgeError:
-        if backends.probe(Bundle.read(folder).target.backend).reason:
-            return {}  # built for another machine: it cannot be tried here
-        raise
+        support = backends.probe(Bundle.read(folder).target.backend)
+        if not support.reason:
+            raise
+        command.warn(f"the engine was not tried: {support.reason}. Where it shall run: python -m edge.doctor BUNDLE")
+        return {}  # built for another machine
     with engine:
         size = engine.bundle.image.size
         engine.infer(np.zeros((1, 3, size, size), np.float32))

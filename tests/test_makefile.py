@@ -47,6 +47,7 @@ def test_a_python_without_venv_is_told_apart_and_leaves_nothing(repository: Path
 @pytest.mark.parametrize("code", [0, 2])
 def test_continuous_integration_runs_make_test_and_passes_its_exit_code_on(repository: Path, tmp_path: Path, code: int) -> None:
     script(tmp_path / "make", f'echo "$@"; pwd; cat; exit {code}')
+    script(tmp_path / "apt-get", "cat; exit 0")
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run([repository / ".ci" / "run"], cwd=tmp_path, env=environment, input="unread", capture_output=True, text=True)
     assert done.returncode == code
