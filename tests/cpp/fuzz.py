@@ -202,8 +202,9 @@ def fuzz(target: str, folder: Path, count: int, seed: int) -> dict[str, float]:
         except BaseException:
             (folder / target / f"crash-{seed}-{index}").write_bytes(data)
             raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         slowest = max(slowest, time.perf_counter() - start)
-    faulthandler.cancel_dump_traceback_later()
     return {"cases": len(corpus) + count, "refused": refused, "slowest_s": round(slowest, 4)}
 
 
