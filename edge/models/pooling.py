@@ -14,7 +14,7 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
     """(B, F, n, n) → (B, F, 1, 1); ``gwp`` is the mean of the other two."""
     if pooling == "avg":
         return functional.adaptive_avg_pool2d(maps, 1)
-    most = functional.adaptive_max_pool2d(maps, 1)
+    most = maps.amax((2, 3), keepdim=True)  # torch 2.9 exports no adaptive maximum
     return most if pooling == "max" else (most + functional.adaptive_avg_pool2d(maps, 1)) / 2
 
 
