@@ -31,18 +31,31 @@ def quantize_onnxruntime(reference: Path, images: Path, output: Path) -> None:
     quantize_static(str(reference), str(output), Reader())
 
 
-def quantize_nncf(reference: Path, images: Path, output: Path) -> None:
+def quantize_nncf(reference: Path, images: Path, output: Path, in_float: tuple[str, ...] = ()) -> None:
     """``nncf.quantize`` with its defaults, to OpenVINO's format.
 
     Args:
         reference: ONNX graph with one image input.
         images: .npy (N, 3, S, S) float32, normalised.
         output: .xml to write.
+        in_float: patterns of node names that are left alone; the default leaves none.
     """
     import nncf
     import openvino
 
     rows = np.load(images, mmap_mode="r")
     data = nncf.Dataset(range(len(rows)), lambda index: np.array(rows[index][None]))
-    model = nncf.quantize(openvino.Core().read_model(str(reference)), data)
+    ignored = nncf.IgnoredScope(patterns=list(in_float)) if in_float else None
+    model = nncf.quantize(openvino.Core().read_model(str(reference)), data, ignored_scope=ignored)
     openvino.save_model(model, str(output), compress_to_fp16=False)
+
+
+def refused_by_openvino(path: Path) -> str:
+    """Why OpenVINO does not compile a model for the CPU; empty where it does."""
+    import openvino
+
+    try:
+        openvino.Core().compile_model(str(path), "CPU")
+    except RuntimeError as error:
+        return " ".join(str(error).split())
+    return ""

@@ -34,6 +34,7 @@ from edge.measure.outputs import KEPT, Outputs
 from edge.spec import PRECISIONS, to_plain
 
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
+BOXES = ("boxes/.*",)  # names of the nodes that find boxes
 REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 
@@ -45,6 +46,7 @@ class Table:
     only: frozenset[str] = frozenset()
     participants: dict[str, Participant] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
         """Whether a row was asked for: by its name, or a floor by its precision."""
@@ -166,9 +168,8 @@ def _peers(args: argparse.Namespace, bundle: Bundle, calibration: Path, work: Pa
         defaults.quantize_onnxruntime, reference, calibration, quantised, "onnxruntime-int8-default", table
     ):
         table.add(Participant("onnxruntime-int8-default", "onnxruntime", "int8", "session", {"path": str(quantised)}))
-    quantised = work / "nncf-int8-default.xml"
-    if table.wants("nncf-int8-default") and _made(defaults.quantize_nncf, reference, calibration, quantised, "nncf-int8-default", table):
-        table.add(Participant("nncf-int8-default", "openvino", "int8", "openvino", {"path": str(quantised), "batches": (args.batch,)}))
+    if table.wants("nncf-int8-default"):
+        _nncf(args.batch, reference, calibration, work, table)
 
 
 def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration: Path, work: Path, table: Table) -> None:
@@ -198,13 +199,32 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
                 table.add(Participant(check, backend, "int8", "floor", options, scored=False))
 
 
+def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Table) -> None:
+    """NNCF's default; where OpenVINO does not compile it, the same with the finding of boxes left in float, and a note."""
+    name, quantised = "nncf-int8-default", work / "nncf-int8-default.xml"
+    if not _made(defaults.quantize_nncf, reference, calibration, quantised, name, table):
+        return
+    with _process() as process:
+        reason = process.submit(defaults.refused_by_openvino, quantised).result()
+    if reason:
+        quantised = work / "nncf-int8-boxes-fp32.xml"
+        if not _made(partial(defaults.quantize_nncf, in_float=BOXES), reference, calibration, quantised, name, table):
+            return
+        table.notes[name] = f"boxes left in fp32: OpenVINO does not compile the default as it is ({reason[:200]})"
+    table.add(Participant(name, "openvino", "int8", "openvino", {"path": str(quantised), "batches": (batch,)}))
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
 def _made(quantize: Callable[[Path, Path, Path], None], reference: Path, images: Path, output: Path, name: str, table: Table) -> bool:
     """Quantise in a process of its own; a failure becomes the row's reason."""
     if output.is_file():
         return True
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(quantize, reference, images, output).result()
+        with _process() as process:
+            process.submit(quantize, reference, images, output).result()
     except Exception as error:
         table.fail(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return False
@@ -301,7 +321,8 @@ def rows(table: Table, rounds: latency.Rounds, quality: Mapping[str, Mapping[str
     made = []
     for name, participant in table.participants.items():
         if not name.startswith("floor-") and name in rounds.seconds:
-            made.append(_row(participant, name, rounds, fastest, quality.get(name, {})))
+            noted = {"note": table.notes[name]} if name in table.notes else {}
+            made.append(_row(participant, name, rounds, fastest, quality.get(name, {})) | noted)
     for precision, name in fastest.items():
         made.append({**_row(table.participants[name], name, rounds, fastest, {}), "name": f"floor-{precision}"})
     for name, reason in table.reasons.items():
@@ -381,8 +402,9 @@ def terminal(result: Mapping[str, Any]) -> str:
     checks = [
         f"int8 backbone: {row['ratio_to_nncf']:.3f} × of the one quantised by NNCF" for row in result["floors"] if "ratio_to_nncf" in row
     ]
+    notes = [f"{row['name']}: {row['note']}"[: report.WIDTH] for row in result["rows"] if row.get("note")]
     where = machine.sentence(result["machine"])
-    return "\n".join([head, where, "", *report.text_table(columns, cells, frozenset(columns[2:])), "", *checks, *reasons, verdict])
+    return "\n".join([head, where, "", *report.text_table(columns, cells, frozenset(columns[2:])), "", *checks, *notes, *reasons, verdict])
 
 
 def _precision(name: str) -> str:

@@ -117,7 +117,15 @@ def test_the_floor_is_the_fastest_of_its_precision_and_names_its_runtime(table):
 def test_a_row_that_could_not_run_says_why(table):
     (row,) = [row for row in found(table) if row["name"] == "edge-fp16-tensorrt"]
     assert row["reason"] == "no GPU"
+    assert "note" not in row
     assert (row["backend"], row["precision"], row["p50_ms"]) == ("tensorrt", "fp16", None)
+
+
+def test_a_row_that_ran_otherwise_than_asked_says_so(table):
+    table.notes["edge-int8-openvino"] = "boxes left in fp32"
+    notes = {row["name"]: row.get("note") for row in found(table)}
+    assert notes.pop("edge-int8-openvino") == "boxes left in fp32"
+    assert set(notes.values()) == {None}
 
 
 def recorded(table):
