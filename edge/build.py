@@ -123,12 +123,12 @@ def _build(args: argparse.Namespace) -> Bundle:
     _describe(source)
 
     graph = export_graph(source.network, source.model, source.image, {"weights": source.digest})
-    reference = lower.reference(graph.parse()).SerializeToString(deterministic=True)
+    canonical = graph.parse()
+    reference = lower.reference(canonical).SerializeToString(deterministic=True)
     parity = check_parity(source.network, Session(reference), source.image)
-    command.say(
-        f"graph      {len(graph.parse().graph.node)} nodes; against torch: scores within {parity.score_error:.1g}, "
-        f"{parity.boxes_within_one:.1%} of box coordinates within a pixel"
-    )
+    looks = any(value.name == "regions" for value in canonical.graph.output)
+    boxes = f", {parity.boxes_within_one:.1%} of box coordinates within a pixel" if looks else ""
+    command.say(f"graph      {len(canonical.graph.node)} nodes; against torch: scores within {parity.score_error:.1g}{boxes}")
     extra: dict[str, bytes] = {}
     facts: dict[str, Any] = {}
     if target.precision == "int8":

@@ -1,7 +1,7 @@
-"""Every MCAR through ``edge.build --backend tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
+"""Every architecture through ``edge.build --backend tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
 
-Twelve builds take some eight minutes of one core. Five of them, about three minutes, show every precision and every network,
-the largest at its largest size; ``EDGE_ALL_ENGINES=1`` builds the rest too.
+All of MCAR's twelve builds take some eight minutes of one core. Five of them, about three minutes, show every precision and every
+network, the largest at its largest size; ``EDGE_ALL_ENGINES=1`` builds the rest too, as continuous integration does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ALWAYS = {
     ("mcar-resnet50", 256, "int8"),
     ("mcar-resnet101", 448, "int8"),
 }
+# network → convolutions, and how many of them stay float: a classifier that is one.
+OTHERS = {"rma-mobilenetv2": (52, 0), "aamn-mobilenetv2": (59, 1), "plain-mobilenetv2": (53, 1)}
 # Largest payload as a share of the weights in float32. Kernels' sources weigh as much as a small network's weights.
 SHARES = {"fp32": (1.05, 1.0), "fp16": (0.55, 0.5), "int8": (0.5, 0.28)}
 
@@ -41,12 +43,16 @@ def cases():
             yield pytest.param(model, size, precision, marks=skipped, id=f"{model}-{size}-{precision}")
 
 
+def built(model, size, precision, folder):
+    words = ["--model", model, "--weights", "random", "--size", str(size), "--precision", precision, "--backend", "tensorrt-rtx"]
+    assert command.run(build.main, build.arguments().parse_args([*words, "--calib-images", "2", "--output", str(folder)])) == 0
+    return Bundle.read(folder)
+
+
 @pytest.mark.parametrize(("model", "size", "precision"), [*cases()])
 def test_a_network_is_built_without_a_gpu_and_shrinks_with_its_precision(model, size, precision, tmp_path):
     folder = tmp_path / "bundle"
-    words = ["--model", model, "--weights", "random", "--size", str(size), "--precision", precision, "--backend", "tensorrt-rtx"]
-    assert command.run(build.main, build.arguments().parse_args([*words, "--calib-images", "2", "--output", str(folder)])) == 0
-    bundle = Bundle.read(folder)
+    bundle = built(model, size, precision, folder)
     network = bundle.manifest["engine"]["network"]
 
     assert network["convolutions"] == NETWORKS[model, size]
@@ -67,3 +73,13 @@ def test_a_network_is_built_without_a_gpu_and_shrinks_with_its_precision(model, 
         with pytest.raises(EdgeError, match="no GPU answers") as refused:
             Engine.load(folder)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("model", OTHERS)
+def test_an_architecture_of_one_pass_is_built_too(model, precision, tmp_path):
+    network = built(model, 256, precision, tmp_path / "bundle").manifest["engine"]["network"]
+    convolutions, in_float = OTHERS[model]
+    assert network["convolutions"] == convolutions
+    assert network["int8_convolutions"] == (convolutions - in_float if precision == "int8" else 0)
+    assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "PLUGIN_V3"} & set(network["kinds"])
