@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ENGINES = Path("engines")
 # What a rebuild has no means to find out again.
-KEPT = ("weights", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
+KEPT = ("weights", "trained", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
 VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
 
 
@@ -142,7 +142,7 @@ def _build(args: argparse.Namespace) -> Bundle:
         lowered=lowered.SerializeToString(deterministic=True),
         target=target,
         build_engine=_build_engine(backend, args),
-        facts={"weights": source.title, "parity": parity.plain(), "lowering": lowering, **facts, **_provenance(backend, support)},
+        facts={**_origin(source), "parity": parity.plain(), "lowering": lowering, **facts, **_provenance(backend, support)},
         extra_files=extra,
         check=_loads,
         replace=args.force,
@@ -374,6 +374,11 @@ def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
         if sys.modules.get(name):
             tools[name] = str(sys.modules[name].__version__)
     return {"tools": tools, "machine": {"architecture": platform.machine(), "device": support.device}}
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What later commands ask about the weights: whether scores mean anything, and the images to judge on by default."""
+    return {"weights": source.title, "trained": source.trained, "default_dataset": source.default_dataset}
 
 
 def _describe(source: Source) -> None:
