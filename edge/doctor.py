@@ -23,6 +23,7 @@ PACKAGES = {
     "openvino": "backend openvino",
     "tensorrt": "backend tensorrt",
     "tensorrt-rtx-cu13": "backend tensorrt-rtx",
+    "cuda-bindings": "backends tensorrt and tensorrt-rtx, to reach the GPU",
     "torch": "building and training",
     "torchvision": "building and training",
     "onnxscript": "building",

@@ -7,7 +7,6 @@ lives in a PyCUDA context: its context is used, in whichever thread calls.
 from __future__ import annotations
 
 import ctypes
-import threading
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -88,12 +87,16 @@ def open_cuda(name: str = "bindings") -> Cuda:
     return made
 
 
-def present() -> tuple[Device | None, str]:
-    """The GPU here; or None and why there is none. Makes no CUDA context."""
+def present() -> tuple[Device | None, str, str]:
+    """The GPU here; or None, why there is none, and what would change that. Makes no CUDA context."""
     try:
-        return Bindings().device(), ""
+        cuda = Bindings()
     except EdgeError as error:
-        return None, str(error.got)
+        return None, f"{error.must} ({error.got})", error.do
+    try:
+        return cuda.device(), "", ""
+    except EdgeError as error:
+        return None, f"no GPU answers ({error.got})", "Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino"
 
 
 class Bindings:
@@ -107,7 +110,6 @@ class Bindings:
         self._memory: list[int] = []
         self._host: list[int] = []
         self._graphs: list[int] = []
-        self._lock = threading.Lock()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         code, *results = getattr(self._cudart, name)(*arguments)
@@ -197,8 +199,7 @@ class Bindings:
                 self._call(free, made.pop())
 
     def _kept(self, made: list[int], handle: Any) -> int:
-        with self._lock:
-            made.append(int(handle))
+        made.append(int(handle))
         return int(handle)
 
 
@@ -319,7 +320,11 @@ def _cudart() -> Any:
         except ImportError as error:
             reason = error
     raise UnavailableError(
-        "cuda", "cuda-bindings must be installed", got=str(reason), expected="cuda-bindings", do="pip install cuda-bindings"
+        "cuda",
+        "cuda-bindings must be installed",
+        got=str(reason),
+        expected="the version of this CUDA",
+        do='pip install "cuda-bindings==12.9.*" for CUDA 12 (JetPack 6), or "cuda-bindings==13.*" for CUDA 13 (JetPack 7)',
     )
 
 

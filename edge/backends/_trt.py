@@ -67,12 +67,15 @@ class Vendor:
             fix = "Install TensorRT 10 (JetPack 6.1 or later)"
             return Support(reason=f"TensorRT {version} is older than 10.0", fix=fix, version=version)
         plugin = None
-        if self.plugins:
-            plugin = _trt_aot.asked_for(module) or plugin_path()
-        device, missing = _cuda.present()
+        try:
+            if self.plugins:
+                plugin = _trt_aot.asked_for(module) or plugin_path()
+        except EdgeError as error:
+            return Support(reason=f"{error.must}, got {error.got}", fix=error.do, version=version)
+        device, missing, fix = _cuda.present()
         return Support(
-            reason=f"no GPU answers ({missing})" if device is None else "",
-            fix="Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino" if device is None else "",
+            reason=missing,
+            fix=fix,
             version=version,
             device=device.name if device else "",
             float16="fp16",

@@ -17,11 +17,13 @@ from typing import Any
 
 from edge.backends import BACKENDS, _cuda, _trt_aot
 from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt_aot import PLUGIN_VARIABLE
 from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
 from edge.errors import EdgeError
 from edge.graph import INPUT
 from edge.manifest import digest_json, write_atomically
+from edge.ops.region_boxes import KERNEL_MAX_SIZE
 
 
 def main() -> int:
@@ -50,7 +52,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     """Parse, build and write the plan; returns facts for the manifest."""
     trt = vendor.load()
     logger = quiet_logger(trt)
-    device, _ = _cuda.present()
+    device, *_ = _cuda.present()
     builder = trt.Builder(logger)
     folder = Path(request["folder"])
     if request["plugin"]:  # before parsing: the parser looks its nodes up there
@@ -58,6 +60,15 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     elif request["ahead_of_time"]:
         _trt_aot.register(trt, _trt_aot.compile_kernels(device.compute_capability if device else (8, 0)))
     network = _parse(trt, builder, logger, lowered, weakly_typed=request["weakly_typed"])
+    shape = tuple(network.get_input(0).shape)[1:]
+    if (request["plugin"] or request["ahead_of_time"]) and shape[-1] > KERNEL_MAX_SIZE:
+        raise EdgeError(
+            "backend",
+            "the image must fit the kernel that finds boxes",
+            got=f"{shape[-1]} px",
+            expected=f"at most {KERNEL_MAX_SIZE} px",
+            do=f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller --size",
+        )
     config = builder.create_builder_config()
     config.builder_optimization_level = request["level"]
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -70,7 +81,6 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
         for name in ("FP16", *(["INT8"] if request["precision"] == "int8" else [])):
             config.set_flag(getattr(trt.BuilderFlag, name))
     _set_compute_capabilities(trt, config, request["compute_capabilities"])
-    shape = tuple(network.get_input(0).shape)[1:]
     for least, best, most in request["profiles"]:
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +24,14 @@ from edge.spec import TargetSpec
 
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
 ALIGNMENT = 256  # bytes, as cudaMalloc aligns
+MODES = ("pinned", "mapped")
 
 
 class Network:
-    """A loaded engine. Every thread gets a context, a stream and buffers of its own for each batch it asks for.
+    """A loaded engine. Every call has a lane to itself: a context with its stream and buffers, for one batch.
+
+    Lanes that no call uses wait in a pool, so that there are as many as calls at once, however many threads come and go;
+    with device arrays, as threads that call.
 
     Attributes:
         memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the GPU reads the host's
@@ -46,7 +51,9 @@ class Network:
         self._profiles = facts["profiles"]
         self._logger = quiet_logger(self._trt)
         self._lock = threading.Lock()
-        self._lanes = threading.local()
+        self._lanes: set[_Lane] = set()
+        self._idle: dict[tuple[int, str], deque[_Lane]] = {(batch, mode): deque() for batch in target.batches for mode in MODES}
+        self._loans = threading.local()  # by batch: lanes that hold what this thread last computed on the device
         self._cache: tuple[Any, Path] | None = None
         self.memory = ""
         self.graphless = ""
@@ -65,7 +72,14 @@ class Network:
         """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
         self._cuda.enter()
         try:
-            return self._lane(images.shape[0]).run(images)
+            if not self.memory:
+                self._choose_memory()
+            batch, mode = images.shape[0], self.memory
+            lane = self._take(batch, mode)
+            try:
+                return lane.run(images)
+            finally:
+                self._idle[batch, mode].append(lane)
         finally:
             self._cuda.leave()
 
@@ -91,7 +105,10 @@ class Network:
                     do="Split it, or build with --batch",
                 )  # fmt: skip
             batch = next(each for each in self._target.batches if each >= count)
-            return self._lane(batch, pinned=True).run_on_device(images, count)
+            loans: dict[Any, _Loan] = self._loans.__dict__
+            if batch not in loans:
+                loans[batch] = _Loan(self._take(batch, "pinned"), self._idle[batch, "pinned"])
+            return loans[batch].lane.run_on_device(images, count, loans[batch])
         finally:
             self._cuda.leave()
 
@@ -114,9 +131,12 @@ class Network:
         self._cuda.enter()
         try:
             lane = self._made(images.shape[0], "pinned", graph=False)
-            lane.context.profiler = Times()
-            for _ in range(runs + 2):
-                lane.run(images)
+            try:
+                lane.context.profiler = Times()
+                for _ in range(runs + 2):
+                    lane.run(images)
+            finally:
+                self._free(lane)
         finally:
             self._cuda.leave()
         return {name: float(np.median(values[2:])) for name, values in seconds.items() if len(values) > 2}
@@ -128,36 +148,41 @@ class Network:
             if self._cache is not None:
                 with suppress(EdgeError):  # a cache that cannot be written costs time only
                     write_atomically(self._cache[1], bytes(self._cache[0].serialize()))
-            self._lanes = threading.local()
-            self._cuda.release()
+            while self._lanes:
+                self._lanes.pop().close()
             self._config = self._cache = self._engine = None
         finally:
             self._cuda.leave()
 
-    def _lane(self, batch: int, *, pinned: bool = False) -> _Lane:
-        lanes: dict[Any, _Lane] = self._lanes.__dict__
-        if (batch, pinned) not in lanes:
-            if pinned and self.memory == "pinned" and (batch, False) in lanes:
-                lanes[batch, pinned] = lanes[batch, False]
-            else:
-                with self._lock:
-                    if not self.memory:
-                        self.memory = self._quicker_memory() if self._integrated else "pinned"
-                    lanes[batch, pinned] = self._made(batch, "pinned" if pinned else self.memory, graph=self._graphs)
-        return lanes[batch, pinned]
+    def _take(self, batch: int, mode: str) -> _Lane:
+        """A lane for this caller alone, until it is put back to the idle ones."""
+        idle = self._idle[batch, mode]
+        with suppress(IndexError):
+            return idle.pop()
+        with self._lock:
+            with suppress(IndexError):  # another call may have ended meanwhile
+                return idle.pop()
+            return self._made(batch, mode, graph=self._graphs)
+
+    def _choose_memory(self) -> None:
+        with self._lock:
+            if not self.memory:
+                self.memory = self._quicker_memory() if self._integrated else "pinned"
 
     def _quicker_memory(self) -> str:
         """Copying the image once, or reading it in place several times (whole, then in crops): which costs less, this GPU says."""
         batch = self._target.batches[0]
         size = self._engine.get_tensor_shape(INPUT)[2]
         images = np.zeros((batch, 3, size, size), np.float32)
-        lanes = {mode: self._made(batch, mode) for mode in ("pinned", "mapped")}
+        lanes = {mode: self._made(batch, mode) for mode in MODES}
         taken: dict[str, list[float]] = {mode: [] for mode in lanes}
         for _ in range(30):  # interleaved: clocks change meanwhile
             for mode, lane in lanes.items():
                 start = time.perf_counter()
                 lane.run(images)
                 taken[mode].append(time.perf_counter() - start)
+        for lane in lanes.values():
+            self._free(lane)
         return min(taken, key=lambda mode: float(np.median(taken[mode][10:])))
 
     def _made(self, batch: int, mode: str, *, graph: bool = True) -> _Lane:
@@ -168,10 +193,20 @@ class Network:
                 "load", "the GPU must hold the engine's activations", got=self._logger.last() or "no context", expected="free memory",
                 do="Close other programs, or build with a smaller --batch",
             )  # fmt: skip
-        lane = _Lane(self._trt, self._engine, context, self._cuda, index, batch, mode, self._logger)
-        if graph:
-            self.graphless = lane.capture()
+        cuda = _cuda.open_cuda(self._cuda.name)  # of its own: what it made is freed with it
+        try:
+            lane = _Lane(self._trt, self._engine, context, cuda, index, batch, mode, self._logger)
+            if graph:
+                self.graphless = lane.capture()
+        except BaseException:
+            cuda.release()
+            raise
+        self._lanes.add(lane)
         return lane
+
+    def _free(self, lane: _Lane) -> None:
+        self._lanes.discard(lane)
+        lane.close()
 
     def _deserialised(self, vendor: Vendor, folder: Path, facts: Mapping[str, Any]) -> Any:
         plan = read_plan(folder / facts["payload"], facts["plan_bytes"])
@@ -213,6 +248,19 @@ class Network:
         config.set_runtime_cache(cache)
         self._cache = (cache, path)
         return config
+
+
+class _Loan:
+    """A lane that a thread keeps between its calls with device arrays, for its outputs lie there.
+
+    It goes back when the thread has ended and the last output is gone; by an append, since the collector may call this anywhere.
+    """
+
+    def __init__(self, lane: _Lane, idle: deque[_Lane]) -> None:
+        self.lane, self._idle = lane, idle
+
+    def __del__(self) -> None:
+        self._idle.append(self.lane)
 
 
 class _Lane:
@@ -282,8 +330,11 @@ class _Lane:
             for name, (offset, form, dtype) in self._forms.items()
         }
 
-    def run_on_device(self, images: Any, count: int) -> dict[str, DeviceArray]:
-        """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held."""
+    def run_on_device(self, images: Any, count: int, owner: Any) -> dict[str, DeviceArray]:
+        """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held.
+
+        ``owner``: what the outputs keep alive.
+        """
         found = view(images, self._stream)
         if found.stream is not None:
             self._cuda.wait(self._stream, found.stream)
@@ -291,9 +342,14 @@ class _Lane:
         self._execute()
         self._cuda.synchronize(self._stream)
         return {
-            name: DeviceArray(self._device_out + offset, (count, *form[1:]), dtype, self)
+            name: DeviceArray(self._device_out + offset, (count, *form[1:]), dtype, owner)
             for name, (offset, form, dtype) in self._forms.items()
         }
+
+    def close(self) -> None:
+        """Free what is its own; it cannot run any more."""
+        del self.context, self._images, self._host_in, self._host_out
+        self._cuda.release()
 
     def _enqueue(self) -> None:
         if not self._mapped:

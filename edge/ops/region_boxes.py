@@ -18,6 +18,7 @@ from edge.ops.nodes import NodeBuilder, floats, shape
 NAME = "RegionBoxes"
 BLOCKS = 16  # of the two-level running maxima; divides every image size (a multiple of 32)
 MAX_SIZE = 2016  # segment codes must stay below 2**24 to be exact in float32
+KERNEL_MAX_SIZE = 1024  # kMaxSize of kernels/region_boxes/region_boxes.cuh: what a thread block has shared memory for
 
 
 def register_schema() -> None:

@@ -13,8 +13,8 @@ FAKES = Path(__file__).parent / "fakes"
 FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda", "fake_trt_plugin")
 
 
-def make_small_graph(precision: str = "fp32", *, regions: bool = False) -> bytes:
-    """image (batch, 3, 32, 32) → convolution, mean → scores (batch, 4); with ``regions`` also boxes found and crops averaged."""
+def make_small_graph(precision: str = "fp32", *, regions: bool = False, size: int = 32) -> bytes:
+    """image (batch, 3, size, size) → convolution, mean → scores (batch, 4); with ``regions`` also boxes found and crops averaged."""
     from onnx import TensorProto, helper, numpy_helper
 
     kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
@@ -41,7 +41,7 @@ def make_small_graph(precision: str = "fp32", *, regions: bool = False) -> bytes
     ]
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 16])]
     if regions:
-        plugin = {"plugin_version": "1", "plugin_namespace": "edge", "domain": "edge", "size": 32}
+        plugin = {"plugin_version": "1", "plugin_namespace": "edge", "domain": "edge", "size": size}
         constants |= {"first": np.array([0]), "second": np.array([2]), "channels": np.array([1])}
         nodes += [
             helper.make_node("Slice", ["cams", "first", "second", "channels"], ["top"]),
@@ -51,7 +51,7 @@ def make_small_graph(precision: str = "fp32", *, regions: bool = False) -> bytes
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, size, size])],
         outputs,
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )

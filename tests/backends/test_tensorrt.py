@@ -7,17 +7,20 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import json
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
 from edge import backends
-from edge.backends import _cuda, _device_arrays, _trt
+from edge.backends import _cuda, _device_arrays, _trt, _trt_run
 from edge.errors import EdgeError
+from edge.ops import region_boxes
 from edge.spec import TargetSpec
 
 VERSIONS = ("10.3", "10.16", "11.1")
@@ -161,21 +164,85 @@ def test_threads_share_the_engine_and_nothing_else(fake_tensorrt, backend, image
                 np.testing.assert_allclose(scores, expected(images[index : index + 1]), atol=1e-5)
 
 
-def test_memory_is_chosen_by_timing_where_it_is_shared(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+@pytest.mark.parametrize("cuda", ["bindings", "pycuda"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_threads_that_end_leave_nothing_behind(fake_tensorrt, backend, images, tmp_path, small_graph, cuda, on_device):
+    fake = fake_tensorrt("10.16")
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    if cuda == "pycuda":
+        fake.pycuda.Context().push()
+    network = backend.open(tmp_path, TARGET, facts, cuda=cuda)
+    call = (lambda: network.on_device(OnDevice(images))) if on_device else (lambda: network(images))
+    held = []
+    for _ in range(10):
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        held.append(fake.cudart.holds())
+    assert set(held) == {held[0]}
+    assert held[0] > 0
+    network.close()
+    assert fake.cudart.holds() == 0
+
+
+def test_outputs_on_the_device_outlive_the_thread_that_computed_them(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
+    fake_tensorrt("10.16")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    found = []
+    for batch in (images, images + 1):  # each in a thread of its own, the first ended before the second begins
+        thread = threading.Thread(target=lambda batch=batch: found.append(network.on_device(OnDevice(batch))["scores"]))
+        thread.start()
+        thread.join()
+    for scores, batch in zip(found, (images, images + 1), strict=True):
+        np.testing.assert_allclose(on_host(scores), expected(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("failing", ["cudaHostAlloc", "cudaStreamSynchronize"])
+def test_a_call_that_gets_no_memory_leaves_nothing_behind(fake_tensorrt, backend, images, tmp_path, small_graph, monkeypatch, failing):
+    fake = fake_tensorrt("10.16")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    monkeypatch.setattr(fake.cudart, failing, lambda *_: (fake.cudart.INVALID, 0))
+    with pytest.raises(EdgeError, match=f"{failing} must succeed"):
+        network(images)
+    assert fake.cudart.holds() == 0
+
+
+@pytest.mark.parametrize(
+    ("integrated", "slow", "chosen"), [("1", "pinned", "mapped"), ("1", "mapped", "pinned"), ("0", "pinned", "pinned")]
+)
+def test_the_quicker_memory_is_chosen_where_it_is_shared(
+    fake_tensorrt, backend, images, tmp_path, small_graph, monkeypatch, integrated, slow, chosen
+):
+    fake = fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED=integrated)
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    now, run = [0.0], _trt_run._Lane.run
+
+    def timed(lane, batch):
+        now[0] += 2 if lane._mapped == (slow == "mapped") else 1
+        return run(lane, batch)
+
+    monkeypatch.setattr(_trt_run._Lane, "run", timed)
+    monkeypatch.setattr(_trt_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    network(images)
+    assert network.memory == chosen
+    assert len(fake.cudart.state.streams) == 1, "what was timed is not freed"
+
+
+def test_memory_that_the_gpu_reads_in_place_gives_the_same_answer(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED="1")
     network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    assert network.memory in ("pinned", "mapped")
-    mapped = network._made(3, "mapped")
-    np.testing.assert_allclose(mapped.run(images)["scores"], expected(images), atol=1e-5)
+    for mode in _trt_run.MODES:
+        np.testing.assert_allclose(network._made(3, mode).run(images)["scores"], expected(images), atol=1e-5)
 
 
 def test_layers_and_their_times_can_be_read(fake_tensorrt, backend, images, tmp_path, small_graph):
     for version in ("10.16", "11.1"):
-        fake_tensorrt(version)
+        fake = fake_tensorrt(version)
         network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
         assert network.layers().plain()["precisions"] == {"fp32": 1}
         assert network.profile(images[:1], runs=3) == {"conv1": pytest.approx(0.25e-3)}
+        assert fake.cudart.holds() == 0
 
 
 # Device arrays and PyCUDA.
@@ -209,6 +276,13 @@ class ByDLPack:
         return self.array.__dlpack__()
 
 
+def on_host(found):
+    """What a device array of floats holds (the fake GPU's memory is the host's)."""
+    interface = found.__cuda_array_interface__
+    count = int(np.prod(interface["shape"]))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(interface["data"][0])).reshape(interface["shape"]).copy()
+
+
 @pytest.mark.parametrize("kind", [OnDevice, ByDLPack])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_device_arrays_stay_on_the_device(fake_tensorrt, backend, images, tmp_path, kind, count, small_graph, expected):
@@ -216,10 +290,8 @@ def test_device_arrays_stay_on_the_device(fake_tensorrt, backend, images, tmp_pa
     network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     assert backends.on_device(kind(images))
     found = network.on_device(kind(images[:count]))["scores"]
-    interface = found.__cuda_array_interface__
-    assert interface["shape"] == (count, 16)
-    flat = np.ctypeslib.as_array((ctypes.c_float * (count * 16)).from_address(interface["data"][0]))
-    np.testing.assert_allclose(flat.reshape(count, 16), expected(images[:count]), atol=1e-5)
+    assert found.__cuda_array_interface__["shape"] == (count, 16)
+    np.testing.assert_allclose(on_host(found), expected(images[:count]), atol=1e-5)
 
 
 def test_a_device_array_of_another_form_is_refused(fake_tensorrt, backend, images, tmp_path, small_graph):
@@ -290,6 +362,38 @@ def test_a_library_that_is_no_plugin_is_refused(fake_tensorrt, backend, tmp_path
     plugin.unlink()
     with pytest.raises(EdgeError, match="EDGE_TENSORRT_PLUGIN must name"):
         _trt.plugin_path()
+
+
+def test_an_image_that_the_kernel_cannot_hold_is_refused(fake_tensorrt, backend, tmp_path, plugin, small_graph):
+    fake_tensorrt("10.3")
+    with pytest.raises(EdgeError, match=r"got 1056 px.* Set EDGE_TENSORRT_PLUGIN= to build with standard nodes"):
+        backend.build(small_graph(regions=True, size=1056), TARGET, tmp_path)
+    largest = small_graph(regions=True, size=region_boxes.KERNEL_MAX_SIZE)
+    assert backend.build(largest, TARGET, tmp_path)["regions"] == "plugin"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "fix"),
+    [("/missing.so", "must name the plugin library, got /missing.so", "docs/jetson.md"), ("aot", "10.3", "docs/jetson.md")],
+)
+def test_a_plugin_that_cannot_be_had_is_a_reason_and_no_failure(fake_tensorrt, backend, monkeypatch, value, reason, fix):
+    fake_tensorrt("10.3")
+    assert backends.automatic() == "tensorrt"
+    monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", value)
+    support = backend.probe()
+    assert reason in support.reason
+    assert fix in support.fix
+    assert not support.builds
+    assert backends.automatic() != "tensorrt"
+
+
+def test_missing_cuda_bindings_are_named_with_their_fix(fake_tensorrt, backend, monkeypatch):
+    fake_tensorrt("10.3")
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):
+        monkeypatch.setitem(sys.modules, module, None)
+    support = backend.probe()
+    assert "cuda-bindings must be installed" in support.reason
+    assert 'pip install "cuda-bindings==' in support.fix
 
 
 # Builds that fail.

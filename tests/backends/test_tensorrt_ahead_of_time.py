@@ -150,7 +150,17 @@ def test_a_version_without_them_says_so(fake_tensorrt, monkeypatch):
     fake_tensorrt("10.3")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
     with pytest.raises(EdgeError, match=r"got TensorRT 10\.3\.0\.30\. Expected 10\.9 or later"):
-        backend.probe()
+        _trt_aot.asked_for(sys.modules["tensorrt"])
+    assert "needs TensorRT's ahead-of-time plugins" in backend.probe().reason
+
+
+def test_an_image_that_the_kernel_cannot_hold_is_refused(ptx, fake_tensorrt, small_graph, monkeypatch, tmp_path):
+    from edge.backends import tensorrt as backend
+
+    fake_tensorrt("11.1")
+    monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
+    with pytest.raises(EdgeError, match=r"fit the kernel that finds boxes, got 1056 px\. Expected at most 1024 px"):
+        backend.build(small_graph(regions=True, size=1056), TargetSpec("tensorrt", "fp32", (1,)), tmp_path)
 
 
 # TensorRT's own module over the few names of the library that it needs.
