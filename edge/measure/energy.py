@@ -33,22 +33,20 @@ class Source:
     watts: Callable[[], float] | None = None
 
 
-def find(root: Path = Path("/"), *, nvml: Callable[[], Any] | None = None) -> tuple[Source | None, str]:
-    """The source that covers most of this machine.
+def find(root: Path = Path("/"), *, gpu: bool = False, nvml: Callable[[], Any] | None = None) -> tuple[Source | None, str]:
+    """The source that covers the processor an engine runs on: a Jetson's module, else the GPU or the processor, never the idle one.
+
+    Args:
+        gpu: whether the engine runs on a GPU.
 
     Returns:
         (source, ""), or (None, why energy is not available here).
     """
-    reasons = []
-    for look in (_ina3221, _rapl):
-        source, reason = look(root)
-        if source:
-            return source, ""
-        reasons.append(reason)
-    source, reason = _nvml(nvml or _open_nvml)
-    if source:
-        return source, ""
-    return None, "; ".join([*reasons, reason])
+    module, without_module = _ina3221(root)
+    if module:
+        return module, ""
+    source, reason = _nvml(nvml or _open_nvml) if gpu else _rapl(root)
+    return source, "" if source else f"{without_module}; {reason}"
 
 
 class Meter:
@@ -74,16 +72,16 @@ class Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = self._clock() - self._start
         if self._source.joules:
             self.joules = self._source.joules() - self._before
         else:
             self._stop.set()
             self._thread.join()
+        self.seconds = self._clock() - self._start
 
     def _integrate(self) -> None:
         assert self._source.watts
-        last, power = self._clock(), self._source.watts()
+        last, power = self._start, self._source.watts()
         while not self._stop.wait(self._period):
             now, sample = self._clock(), self._source.watts()
             self.joules += (now - last) * (power + sample) / 2

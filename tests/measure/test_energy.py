@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from edge import bench
 from edge.measure import energy
+
+RAPL = {"sys/class/powercap/intel-rapl:0/" + name: text for name, text in (("energy_uj", "9000000"), ("max_energy_range_uj", "10000000"))}
 
 
 class FakeTime:
@@ -20,6 +25,20 @@ class FakeTime:
         self.now += seconds
 
 
+class Nvml:
+    """A GPU that has taken five joules."""
+
+    def nvmlInit_v2(self):
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device, out):
+        ctypes.cast(out, ctypes.POINTER(ctypes.c_ulonglong))[0] = 5000
+        return 0
+
+
 def absent():
     raise OSError("no library")
 
@@ -31,11 +50,12 @@ def plant(root, files):
         target.write_text(text)
 
 
-def test_a_machine_without_sensors_says_why(tmp_path):
-    source, reason = energy.find(tmp_path, nvml=absent)
+@pytest.mark.parametrize(("gpu", "counter"), [(True, "NVML"), (False, "RAPL")])
+def test_a_machine_without_sensors_says_why(tmp_path, gpu, counter):
+    source, reason = energy.find(tmp_path, gpu=gpu, nvml=absent)
     assert source is None
-    for part in ("INA3221", "RAPL", "NVML"):
-        assert part in reason
+    assert "INA3221" in reason
+    assert counter in reason
 
 
 def test_jetson_sensor_of_the_module_input_is_preferred(tmp_path):
@@ -43,44 +63,51 @@ def test_jetson_sensor_of_the_module_input_is_preferred(tmp_path):
     rails = {"1": "VDD_IN", "2": "VDD_CPU_GPU_CV"}
     for number, name in rails.items():
         plant(tmp_path, {folder + f"in{number}_label": name, folder + f"in{number}_input": "5000", folder + f"curr{number}_input": "2000"})
-    source, _ = energy.find(tmp_path, nvml=absent)
-    assert source is not None
-    assert source.name == "ina3221 VDD_IN"
+    plant(tmp_path, RAPL)
+    for gpu in (True, False):
+        source, _ = energy.find(tmp_path, gpu=gpu, nvml=Nvml)
+        assert source is not None
+        assert source.name == "ina3221 VDD_IN"
     assert source.watts is not None
     assert source.watts() == pytest.approx(10)
 
 
 def test_rapl_counts_through_a_wrap(tmp_path):
-    zone = "sys/class/powercap/intel-rapl:0/"
-    plant(tmp_path, {zone + "energy_uj": "9000000", zone + "max_energy_range_uj": "10000000"})
+    plant(tmp_path, RAPL)
     plant(tmp_path, {"sys/class/powercap/intel-rapl:0:0/energy_uj": "5", "sys/class/powercap/intel-rapl:0:0/max_energy_range_uj": "10"})
     source, _ = energy.find(tmp_path, nvml=absent)
     assert source is not None
     assert source.joules is not None
     start = source.joules()
-    plant(tmp_path, {zone + "energy_uj": "2000000"})
+    plant(tmp_path, {"sys/class/powercap/intel-rapl:0/energy_uj": "2000000"})
     assert source.joules() - start == pytest.approx(3)
 
 
 def test_nvml_reads_the_gpu_counter(tmp_path):
-    class Library:
-        used = 5000
-
-        def nvmlInit_v2(self):
-            return 0
-
-        def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
-            return 0
-
-        def nvmlDeviceGetTotalEnergyConsumption(self, device, out):
-            ctypes.cast(out, ctypes.POINTER(ctypes.c_ulonglong))[0] = self.used
-            return 0
-
-    source, _ = energy.find(tmp_path, nvml=Library)
+    source, _ = energy.find(tmp_path, gpu=True, nvml=Nvml)
     assert source is not None
     assert source.name == "nvml"
     assert source.joules is not None
     assert source.joules() == 5
+
+
+def test_the_processor_that_the_engine_runs_on_is_read(tmp_path):
+    assert energy.find(tmp_path, gpu=False, nvml=Nvml)[0] is None, "the idle GPU says nothing of an engine on the CPU"
+    plant(tmp_path, RAPL)
+    for gpu, name in ((True, "nvml"), (False, "rapl")):
+        source, _ = energy.find(tmp_path, gpu=gpu, nvml=Nvml)
+        assert source is not None
+        assert source.name == name
+    assert energy.find(tmp_path, gpu=True, nvml=absent)[0] is None, "the processor says nothing of an engine on the GPU"
+
+
+@pytest.mark.parametrize(("backend", "gpu"), [("tensorrt", True), ("tensorrt-rtx", True), ("openvino", False), ("onnxruntime", False)])
+def test_the_bench_says_where_the_engine_runs(monkeypatch, backend, gpu):
+    asked = []
+    monkeypatch.setattr(energy, "find", lambda **options: asked.append(options) or (None, "asked"))
+    engine = SimpleNamespace(bundle=SimpleNamespace(target=SimpleNamespace(backend=backend)))
+    assert "asked" in bench._energy(engine, np.zeros(1))["reason"]
+    assert asked == [{"gpu": gpu}]
 
 
 def test_idle_power_is_subtracted():
