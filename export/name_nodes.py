@@ -3,8 +3,8 @@
 1. A node's place is the module path the exporter recorded for it (``features.6.5.conv2``); the longest matching prefix in
    ``layer_names`` is replaced (``features.6`` → ``layer3``), numbers are joined by a dot, names by a slash: ``layer3.5/conv2``.
 2. A node that is not all its module does adds its operation: ``layer3.5/add``, ``stem/clip``.
-3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; the two region operators are
-   ``boxes`` and ``crop``.
+3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; our operators are named by
+   ``edge.ops.OPS``: ``boxes``, ``crop``.
 4. A name taken already gets ``_1``, ``_2`` …
 5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and outputs, weights and biases
    keep their names, other constants become ``constant_<n>`` in order of first use.
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from edge.ops import DOMAIN
+from edge.ops import DOMAIN, OPS
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -90,7 +90,7 @@ def _streams(graph: onnx.GraphProto) -> list[str]:
     for node in graph.node:
         inputs = {of_value[name] for name in node.input if name in of_value}
         if node.domain == DOMAIN:
-            stream = {"RegionBoxes": "boxes", "RoiResize": "crop"}[node.op_type]
+            _, stream = OPS[node.op_type]
         elif not inputs & {"crop", "local", "fuse"}:
             stream = "global"
         elif inputs <= {"crop", "local"}:

@@ -1,14 +1,35 @@
-"""Replace the two ``edge`` ops by standard ONNX nodes."""
+"""Replace the ``edge`` ops by standard ONNX nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import onnx
 
-from edge.errors import EdgeError
-from edge.ops import DOMAIN, region_boxes, register_schemas, roi_resize
+from edge.errors import EdgeError, one_of
+from edge.ops import DOMAIN, OPS, region_boxes, register_schemas, roi_resize
 from edge.ops.nodes import NodeBuilder
 
-PREFIXES = {region_boxes.NAME: "boxes", roi_resize.NAME: "crop"}
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _boxes(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Mapping[str, Any], crop: str) -> None:
+    _, regions, cells, _ = shapes[node.input[0]]
+    size, threshold = attributes["size"], attributes["threshold"]
+    region_boxes.decompose(builder, node.input[0], node.output[0], regions=regions, cells=cells, size=size, threshold=threshold)
+
+
+def _crops(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Mapping[str, Any], crop: str) -> None:
+    regions = shapes[node.input[1]][1]
+    roi_resize.decompose(builder, node.input[0], node.input[1], node.output[0], regions=regions, size=attributes["size"], form=crop)
+
+
+# Appends the standard nodes of one op; a row for every op of OPS.
+DECOMPOSITIONS: Mapping[str, Callable[[NodeBuilder, onnx.NodeProto, Shapes, Mapping[str, Any], str], None]] = {
+    region_boxes.NAME: _boxes,
+    roi_resize.NAME: _crops,
+}
 
 
 def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
@@ -24,30 +45,21 @@ def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
         return model
     shapes = _shapes(model)
     replaced: dict[str, NodeBuilder] = {}
-    count = dict.fromkeys(PREFIXES, 0)
+    count = dict.fromkeys(DECOMPOSITIONS, 0)
     for node in nodes:
-        if node.op_type not in PREFIXES:  # 4
+        if node.op_type not in DECOMPOSITIONS:  # 4
             raise EdgeError(
-                "lower", "every edge op must have a decomposition", got=node.op_type, expected=list(PREFIXES), do="Export the model again"
+                "lower",
+                "every edge op must have a decomposition",
+                got=node.op_type,
+                expected=one_of(DECOMPOSITIONS),
+                do="Export the model again",
             )
         count[node.op_type] += 1
         number = count[node.op_type]
-        builder = NodeBuilder(PREFIXES[node.op_type] + (f"_{number}" if number > 1 else ""))  # 3
+        builder = NodeBuilder(OPS[node.op_type][1] + (f"_{number}" if number > 1 else ""))  # 3
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-        if node.op_type == region_boxes.NAME:  # 1
-            _, regions, cells, _ = shapes[node.input[0]]
-            region_boxes.decompose(
-                builder,
-                node.input[0],
-                node.output[0],
-                regions=regions,
-                cells=cells,
-                size=attributes["size"],
-                threshold=attributes["threshold"],
-            )
-        else:  # 2
-            regions = shapes[node.input[1]][1]
-            roi_resize.decompose(builder, node.input[0], node.input[1], node.output[0], regions=regions, size=attributes["size"], form=crop)
+        DECOMPOSITIONS[node.op_type](builder, node, shapes, attributes, crop)  # 1, 2
         replaced[node.output[0]] = builder
 
     flat: list[onnx.NodeProto] = []

@@ -1,15 +1,20 @@
-"""The two custom ops of the canonical graph, domain ``edge``: one file each with name, schema, NumPy reference and
+"""The custom ops of the canonical graph, domain ``edge``: one file each with name, schema, NumPy reference and
 decompositions into standard ONNX nodes."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 DOMAIN = "edge"
 VERSION = 1
+# Name → (its file, the first part of the names of its node and of the nodes that replace it).
+OPS = {
+    "RegionBoxes": ("edge.ops.region_boxes", "boxes"),
+    "RoiResize": ("edge.ops.roi_resize", "crop"),
+}
 
 
 def register_schemas() -> None:
-    """Make both ops known to ``onnx.checker`` and ``onnx.shape_inference``; calling it again changes nothing."""
-    from edge.ops import region_boxes, roi_resize
-
-    region_boxes.register_schema()
-    roi_resize.register_schema()
+    """Make the ops known to ``onnx.checker`` and ``onnx.shape_inference``; calling it again changes nothing."""
+    for module, _ in OPS.values():
+        import_module(module).register_schema()
