@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from edge.errors import EdgeError
 SCHEMA = 1
 NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
-_PARTIAL = ".partial-"
+_PARTIAL, _RETIRED = ".partial-", "-old"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def digest_bytes(data: bytes) -> str:
@@ -43,13 +45,12 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
     """Write a file beside its final name and rename it, so that a reader sees all of it or none."""
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
+    partial = _beside(path)
     with _refusing_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(partial, "xb") as file:
                 file.write(data)
-            os.chmod(partial, 0o666 & ~_umask())
             os.replace(partial, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -61,28 +62,30 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 def folder_written_atomically(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside ``path`` to fill; renamed to ``path`` at the end, removed on any error.
 
-    With ``replace`` an existing folder gives way only when its manifest is ours.
+    With ``replace`` an existing folder gives way only when its manifest is ours, and comes back when the new one fails.
     """
     path = Path(path)
     check_replaceable(path, replace=replace)
+    partial = _beside(path)
+    retired = partial.with_name(partial.name + _RETIRED)
     with _refusing_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}{_PARTIAL}{os.getpid()}-", dir=path.parent))
-        os.chmod(partial, 0o777 & ~_umask())
-        try:
+        partial.mkdir()
+    try:
+        with _refusing_unwritable(path, _FULL):  # what else goes wrong while the folder is filled is not about this path
             yield partial
-            retired = None
+        with _refusing_unwritable(path):
             if path.exists():
                 check_replaceable(path, replace=replace)
-                retired = partial.with_name(partial.name + "-old")
                 os.rename(path, retired)
             os.rename(partial, path)
-            if retired is not None:
-                shutil.rmtree(retired)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    except BaseException:
+        if retired.exists() and not path.exists():
+            os.rename(retired, path)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
@@ -186,28 +189,30 @@ def _is_entry(name: object, entry: object) -> bool:
 
 
 @contextlib.contextmanager
-def _refusing_unwritable(path: Path) -> Iterator[None]:
+def _refusing_unwritable(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
+    """An ``OSError`` as one line, of any number or of these only; others pass."""
     try:
         yield
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise EdgeError(
-            "write", "the output must be writable", got=f"{path}: {error.strerror}", expected="a writable folder", do="Choose another"
-        ) from error
     except OSError as error:
-        raise EdgeError(
-            "write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some"
-        ) from error
+        if numbers is not None and error.errno not in numbers:
+            raise
+        if error.errno in _FULL:
+            raise EdgeError(
+                "write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some"
+            ) from error
+        got = f"{path}: {error.strerror or error}"
+        raise EdgeError("write", "the output must be writable", got=got, expected="a writable folder", do="Choose another") from error
+
+
+def _beside(path: Path) -> Path:
+    """A new name beside a final one. What is made there gets the permissions of any new file, as the umask has them."""
+    return path.parent / f".{path.name}{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what killed builds of this same folder left behind."""
+    """Remove what killed builds of this same folder left behind; the old folder only once there is a new one."""
     for stale in path.parent.glob(f".{path.name}{_PARTIAL}*"):
         pid = stale.name.split(_PARTIAL)[-1].split("-")[0]
-        if stale.is_dir() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        needed = stale.name.endswith(_RETIRED) and not path.exists()
+        if stale.is_dir() and pid.isdigit() and not Path(f"/proc/{pid}").exists() and not needed:
             shutil.rmtree(stale, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -143,3 +143,57 @@ def test_an_oversized_manifest_is_not_even_read(tmp_path):
         file.truncate(MAX_MANIFEST_BYTES + 1)
     with pytest.raises(EdgeError, match="must be small"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_when_the_new_folder_cannot_take_its_place_the_old_one_comes_back(tmp_path, monkeypatch, error):
+    make(tmp_path / "x", a=b"1")
+    rename, calls = os.rename, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(EdgeError if isinstance(error, OSError) else KeyboardInterrupt):
+        make(tmp_path / "x", replace=True, a=b"2")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+
+
+def test_an_old_folder_that_a_kill_left_aside_stays_until_there_is_a_new_one(tmp_path):
+    aside = tmp_path / ".x.partial-999999999-abc-old"
+    make(tmp_path / "x", a=b"1")
+    (tmp_path / "x").rename(aside)
+    with folder_written_atomically(tmp_path / "x") as partial:
+        assert (aside / "a").read_bytes() == b"1"
+        write_manifest(partial, {})
+    make(tmp_path / "x", replace=True, a=b"2")
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_only_a_full_disk_is_told_as_one_while_a_folder_is_filled(tmp_path):
+    def fail(error):
+        with folder_written_atomically(tmp_path / "x"):
+            raise error
+
+    with pytest.raises(FileNotFoundError):
+        fail(FileNotFoundError(2, "No such file or directory", "photo.jpg"))
+    with pytest.raises(EdgeError, match="free space"):
+        fail(OSError(28, "No space left on device"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(tmp_path, monkeypatch):
+    mask = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
+        make(tmp_path / "x", a=b"1")
+        write_atomically(tmp_path / "b", b"1")
+        monkeypatch.undo()
+    finally:
+        os.umask(mask)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("x", "x/manifest.json", "b")}
+    assert modes == {"x": 0o750, "x/manifest.json": 0o640, "b": 0o640}
