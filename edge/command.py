@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edge import __version__
 from edge.errors import EdgeError
@@ -32,13 +33,11 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     try:
         return main(arguments) or 0
     except EdgeError as error:
-        print(str(error), file=sys.stderr)
+        _print(str(error), sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _print("interrupted", sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
 
 
 def write_json(path: Path | None, value: Any) -> None:
@@ -66,9 +65,18 @@ def progress(title: str, unit: str = "image") -> Iterator[Progress]:
 
 def say(text: str = "") -> None:
     """A line for the person at the terminal."""
-    print(text, flush=True)
+    _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
     """A warning for the person at the terminal; results go to stdout, this to stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    _print(f"warning: {text}", sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line. Who stops reading (``| head``) still gets the files and the gates that were asked for."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # What is still buffered, and every later line, goes nowhere: the interpreter would fail on it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
