@@ -12,6 +12,7 @@ from typing import Any
 
 from edge import command
 from edge.errors import EdgeError
+from edge.models import DEFAULT_MODEL, FAMILIES
 
 RUNS, PIXELS = Path("runs"), "pixels"
 
@@ -19,9 +20,8 @@ RUNS, PIXELS = Path("runs"), "pixels"
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "train",
-        "Train a multi-label recogniser. The best epoch is chosen on a seeded part of the train split; test is only reported.\n"
-        "mcar-*: whole image and zoomed regions. rma-*: a recurrent cell looks at regions of the feature map. plain-*: a classifier.\n"
-        "aamn-*: one pass with a memory of the classes; a reimplementation from the abstract, which promises nothing of the paper.",
+        "Train a multi-label recogniser. The best epoch is chosen on a part of the train split; test is only reported.\n"
+        + "\n".join(f"  {family}-*: {line}" for family, line in FAMILIES.items()),
         "examples:\n"
         "  python -m edge.train                                            # MobileNetV2 on the generated scenes, from scratch\n"
         "  python -m edge.train --dataset csv:photos --epochs 60           # your images, from scratch\n"
@@ -30,11 +30,11 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m edge.train --resume                                   # after a kill: the same arguments plus --resume",
     )
     what = made.add_argument_group("model")
-    what.add_argument("--model", metavar="NAME", default="mcar-mobilenetv2", help="architecture (default mcar-mobilenetv2)")
+    what.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"architecture (default {DEFAULT_MODEL})")
     what.add_argument("--weights", metavar="SHIPPED|PATH", help="weights to start from; default: random ones from the seed")
     what.add_argument("--size", type=int, default=256, help="input side in pixels, a multiple of 32 (default 256)")
-    what.add_argument("--regions", type=int, help="regions: of the second pass (mcar, default 4), looked at in turn (rma, default 5)")
-    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1) (mcar, default 0.5)")
+    what.add_argument("--regions", type=int, help="regions to look at; default: the architecture's own")
+    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: the architecture's own")
     what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="pooling of the feature map; default: the architecture's own")
     what.add_argument(
         "--option",
@@ -53,7 +53,9 @@ def arguments() -> argparse.ArgumentParser:
     how.add_argument("--epochs", type=int, help="default 60 for official, 20 for scratch, 2 for refine")
     how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
-    how.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    how.add_argument(
+        "--seed", type=int, default=0, help="of weights, order and augmentation; the held-out part is always the same (default 0)"
+    )
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"default {RUNS}/<model>-<data set>-<size>")
     out.add_argument("--resume", action="store_true", help="go on where the run in --output was stopped")
@@ -75,17 +77,20 @@ def main(args: argparse.Namespace) -> int:
     image = ImageSpec(args.size)
     recipe = recipes.choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = training.choose_device(args.device)
-    dataset = open_dataset(args.dataset, "train")
+    # Both splits before anything is trained: what cannot be reported at the end is told at once.
+    dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
+    if dataset.labels is None or reported.labels is None:
+        raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
     training.check_folder(folder, resume=args.resume)
     network = training.start(create(args.model, len(dataset.classes), **_options(args)), args.seed, _weights(args.weights))
 
     def part(images: Dataset, title: str) -> training.Part:
-        if images.labels is None:
-            raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
+        assert images.labels is not None
         with command.progress(title) as report:
             return training.Part(cached_pixels(images, image.size, folder / PIXELS, progress=report), images.labels)
 
+    # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
     kept, held_out = validation_split(dataset)
     about = training.About(args.model, dataset.classes, image.size, dataset.name)
     trainer = training.Trainer(
@@ -98,7 +103,6 @@ def main(args: argparse.Namespace) -> int:
         outcome = trainer.run(report)
     best = folder / training.BEST
     command.say(f"best       epoch {outcome.best_epoch}: validation mAP {outcome.best_map:.2f} ({len(held_out)} images cut from train)")
-    reported = open_dataset(args.dataset, REPORT)
     points = {}
     test = part(reported, f"decode {reported.split}")
     for stream, scores in training.score(network, best, test, image.size, device).items():
@@ -136,9 +140,9 @@ def _weights(name: str | None) -> Path | None:
     """A shipped name or a path; None stays None."""
     if name is None:
         return None
-    from edge.models.source import ASSETS, shipped
+    from edge.models.source import weights_file
 
-    return ASSETS / f"{name}.pth" if name in shipped() else Path(name)
+    return weights_file(name)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,24 @@ def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Pa
     assert error.count("\n") == 1
 
 
+def test_what_cannot_be_reported_is_told_before_anything_is_trained(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge import models
+
+    monkeypatch.setattr(models, "create", lambda *_, **__: pytest.fail("a network was made"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images").symlink_to(squares / "images")
+    rows = [row for row in (squares / "labels.csv").read_text().splitlines() if ",test," not in row]
+    (tmp_path / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+    for spec, words in ((f"csv:{tmp_path / 'data'}", "train"), (f"images:{squares / 'images'}", "training needs labels")):
+        assert run("--dataset", spec, "--output", tmp_path / "run") == 1
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_killed_without_warning_it_goes_on(squares: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "edge.train", *map(str, small(squares, tmp_path / "run")), "--epochs", "12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

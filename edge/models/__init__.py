@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edge.models.network import Network
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
+DEFAULT_MODEL = "mcar-mobilenetv2"  # to train, and to fill with random weights
 
 # Name → module, class and the arguments that make it this one.
 MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -23,6 +24,14 @@ MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
     "aamn-resnet50": ("edge.models.aamn", "AAMN", {"backbone": "resnet50"}),
     "aamn-resnet101": ("edge.models.aamn", "AAMN", {"backbone": "resnet101"}),
     "plain-mobilenetv2": ("edge.models.plain", "Plain", {"backbone": "mobilenetv2"}),
+}
+
+# Name up to the hyphen → the architecture in a line.
+FAMILIES = {
+    "mcar": "whole image, then its zoomed regions",
+    "rma": "a recurrent cell looks at regions of the feature map in turn",
+    "aamn": "one pass with a memory of the classes; a reimplementation from the abstract, which promises nothing of the paper",
+    "plain": "a classifier; what the others are compared with",
 }
 
 

@@ -136,8 +136,8 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
             "models",
             "the checkpoint must be of a known architecture",
             got=f"{len(state)} tensors such as {first}",
-            expected=f"keys of {one_of(name for name, _ in _SIGNS)}",
-            do="Check that it is an MCAR checkpoint",
+            expected=f"keys of {one_of(name for name, _ in _SIGNS)}, or what edge.train writes",
+            do="Give a checkpoint that says its architecture",
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT, MARGIN = 720, 360, 40
-COLOURS = {"loss": "#cc4444", "map_global": "#2277aa", "map_local": "#999999", "map_fused": "#228833", "map_scores": "#228833"}
+LOSS, STREAMS = "#cc4444", ("#228833", "#999999", "#2277aa", "#aa7722")  # of the shipped stream, which is the last, and backwards
 
 
 def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -19,8 +19,9 @@ def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
     pen.rectangle((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN), outline="grey")
     across = (WIDTH - 2 * MARGIN) / max(1, len(rows) - 1)
     highest = max(row["loss"] for row in rows) or 1.0
-    for place, name in enumerate(name for name in COLOURS if name in rows[0]):
-        colour = COLOURS[name]
+    names = ["loss", *(name for name in rows[0] if name.startswith("map_"))]
+    for place, name in enumerate(names):
+        colour = STREAMS[(len(names) - 1 - place) % len(STREAMS)] if place else LOSS
         full = highest if name == "loss" else 100.0
         known = [(index, row[name]) for index, row in enumerate(rows) if row[name] != ""]
         points = [(MARGIN + index * across, HEIGHT - MARGIN - value / full * (HEIGHT - 2 * MARGIN)) for index, value in known]
@@ -28,7 +29,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
             pen.line(points, fill=colour, width=2)
         for x, y in points:
             pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        pen.text((MARGIN + place * 160, 14), f"{name} {known[-1][1] if known else '-'}", fill=colour)
+        pen.text((MARGIN + place * (WIDTH - 2 * MARGIN) // len(names), 14), f"{name} {known[-1][1] if known else '-'}", fill=colour)
     pen.text((MARGIN, HEIGHT - 28), f"epochs 1 to {len(rows)}; mAP 0 to 100 points, loss 0 to {highest:.3f}", fill="black")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

@@ -12,7 +12,7 @@ import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import DEFAULT_WEIGHTS, MODELS, create
+from edge.models import DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
@@ -65,6 +65,11 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in ASSETS.glob("*.pth")))
 
 
+def weights_file(name: str) -> Path:
+    """Where shipped weights of that name are; any other name is a path."""
+    return ASSETS / f"{name}.pth" if name in shipped() else Path(name)
+
+
 def open_source(
     weights: str | None,
     *,
@@ -93,8 +98,8 @@ def open_source(
     if weights is None:
         weights = _default_weights(model)
     if weights == RANDOM:
-        return _random(model or "mcar-mobilenetv2", labels, size, options or {}, seed)
-    path = ASSETS / f"{weights}.pth" if weights in shipped() else Path(weights)
+        return _random(model or DEFAULT_MODEL, labels, size, options or {}, seed)
+    path = weights_file(weights)
     if not path.is_file():
         raise EdgeError(
             "build",
