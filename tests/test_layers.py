@@ -13,7 +13,7 @@ import pytest
 # A module may use any lower layer.
 LAYERS = {
     **dict.fromkeys(["edge", "edge.errors"], 0),
-    **dict.fromkeys(["edge.labels", "edge.manifest", "edge.spec"], 1),
+    **dict.fromkeys(["edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
     **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], 2),
     **dict.fromkeys(["edge.engine", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib"], 4),
@@ -51,7 +51,21 @@ VENDORS: dict[str, frozenset[str]] = {
     "edge.backends.tensorrt": frozenset({"tensorrt", "cuda"}),
     "edge.backends.tensorrt_rtx": frozenset({"tensorrt_rtx", "cuda"}),
     "edge.backends._cuda": frozenset({"cuda", "pycuda"}),
+    "edge.backends._trt_aot": frozenset({"cuda"}),
 }
+# Imports by a name that is computed, which nobody can check by reading: each is a table of the module's own, or argued here.
+COMPUTED = frozenset(
+    {
+        ("edge", "_HOMES[name]"),
+        ("edge.lower", "f'edge.lower.{name}'"),
+        ("edge.ops", "module"),
+        ("edge.models", "module"),
+        ("edge.data.sources", "module"),
+        ("edge.backends", "BACKENDS[name]"),
+        ("edge.backends._trt_build", "BACKENDS[request['backend']]"),
+        ("edge.backends._trt_aot", "f'{trt.__name__}.plugin'"),  # a part of the library it is given
+    }
+)
 # Commands import these inside the function that needs them: a device has neither.
 HOST_ONLY = frozenset({"export", "calib"})
 OWN = ("edge", "export", "calib")
@@ -59,15 +73,23 @@ OWN = ("edge", "export", "calib")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its full name, the line, and whether it costs anything when the file is imported."""
+    """One imported module: its full name, the line, and whether it costs anything when the file is imported.
+
+    ``computed``: the target is an expression, not a name.
+    """
 
     target: str
     line: int
     deferred: bool
+    computed: bool = False
 
 
 def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
-    """Every import of a file, also inside functions and TYPE_CHECKING, and by ``import_module`` of a literal name."""
+    """Every import of a file, also inside functions and TYPE_CHECKING, and by ``import_module``.
+
+    Its names are read where they are literal, be it in the tuple that a loop runs over.
+    """
+    loops: dict[str, list[ast.expr]] = {}
 
     def walk(node: ast.AST, deferred: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
@@ -82,10 +104,18 @@ def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
                     base = ".".join([*stem, *filter(None, [child.module])])
                 for alias in child.names:
                     yield Import(f"{base}.{alias.name}", child.lineno, deferred)
-            elif isinstance(child, ast.Call) and _name(child.func) in ("import_module", "__import__") and child.args:
-                if isinstance(child.args[0], ast.Constant) and isinstance(child.args[0].value, str):
-                    yield Import(child.args[0].value, child.lineno, deferred)
+            elif isinstance(child, ast.Call) and _name(child.func) in ("import_module", "__import__"):
+                given = (child.args or [keyword.value for keyword in child.keywords])[0]
+                for name in loops.get(ast.unparse(given), [given]):
+                    if isinstance(name, ast.Constant):
+                        yield Import(str(name.value), child.lineno, deferred)
+                    else:
+                        yield Import(ast.unparse(name), child.lineno, deferred, computed=True)
                 yield from walk(child, deferred)
+            elif isinstance(child, ast.For) and isinstance(child.iter, ast.Tuple):
+                loops[ast.unparse(child.target)] = child.iter.elts
+                yield from walk(child, deferred)
+                loops.pop(ast.unparse(child.target), None)
             elif isinstance(child, ast.If) and _name(child.test) == "TYPE_CHECKING":
                 for statement in child.body:
                     yield from walk(ast.Module([statement], []), True)
@@ -115,7 +145,16 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         return [f"{module}: has no layer; give it a row in LAYERS"]
     found = []
     for imported in imports_of(source, module, is_package):
-        problem = _own(unit, imported) if imported.target.split(".")[0] in OWN else _foreign(unit, module, imported)
+        if imported.computed:
+            problem = (
+                ""
+                if (module, imported.target) in COMPUTED
+                else f"imports {imported.target}, a computed name: write it out, or add it to COMPUTED"
+            )
+        elif imported.target.split(".")[0] in OWN:
+            problem = _own(unit, imported)
+        else:
+            problem = _foreign(unit, module, imported)
         if problem:
             found.append(f"{module}:{imported.line}: {problem}")
     return found
@@ -197,6 +236,10 @@ PLANTED = {
         "layer 1 imports edge.engine",
     ),
     "by a literal name": ("edge.image", "def f():\n    import_module('edge.engine')", "layer 2 imports edge.engine"),
+    "by a computed name": ("edge.image", "def f(name):\n    import_module(name)", "imports name, a computed name"),
+    "by a computed keyword": ("edge.image", "import_module(name=which)", "imports which, a computed name"),
+    "by a loop over names": ("edge.backends._trt", "for name in ('cuda.cudart',):\n    import_module(name)", "must not import cuda"),
+    "by a loop's name after the loop": ("edge.spec", "for n in ('json',):\n    pass\nimport_module(n)", "a computed name"),
     "the lazy package": ("edge", "from edge.engine import Engine", "`import edge` must not load edge.engine.Engine"),
     "through the package": ("edge.bench", "from edge import Engine", "imports edge.Engine, which has no layer"),
     "a module without a row": ("edge.helpers", "", "has no layer; give it a row"),
@@ -248,6 +291,8 @@ ALLOWED = {
     "onnx for types": ("edge.ops.nodes", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import onnx"),
     "lazy names": ("edge", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edge.engine import Engine"),
     "the vendor of a backend": ("edge.backends.onnxruntime", "def f():\n    import onnxruntime"),
+    "a table of its own": ("edge.backends", "import_module(BACKENDS[name])"),
+    "a loop over names": ("edge.backends._cuda", "for name in ('cuda.bindings.runtime', 'cuda.cudart'):\n    import_module(name)"),
     "standard library": ("edge.errors", "import xml.etree.ElementTree\nfrom concurrent.futures import ThreadPoolExecutor"),
 }
 

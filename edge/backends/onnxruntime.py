@@ -13,6 +13,7 @@ import numpy as np
 
 from edge.backends import Support
 from edge.errors import EdgeError
+from edge.processor import VNNI, needs_reduced_range
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.onnx"
@@ -23,7 +24,8 @@ def probe() -> Support:
         import onnxruntime
     except ImportError as error:
         return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
-    return Support(version=onnxruntime.__version__, device="CPU", builds=True)
+    facts = {"reduced_range": needs_reduced_range()}
+    return Support(version=onnxruntime.__version__, device="CPU", builds=True, facts=facts)
 
 
 def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
@@ -38,7 +40,15 @@ def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
     path = folder / PAYLOAD
     path.write_bytes(lowered)
     Session(lowered)  # loading it now is the proof that it loads
-    return {"payload": PAYLOAD}
+    # Which weights edge.lower.unsigned gave to this processor: others may not be able to run them.
+    return {"payload": PAYLOAD, **({"reduced_range": needs_reduced_range()} if target.precision == "int8" else {})}
+
+
+def check_fit(facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+    """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
+    if facts.get("reduced_range") is False and support.facts["reduced_range"]:
+        must = "the processor must have VNNI, which the weights were rounded for"
+        raise EdgeError("load", must, got="none that is known", expected=" or ".join(VNNI), do=rebuild)
 
 
 def open(folder: Path, target: TargetSpec, facts: Mapping[str, Any]) -> Session:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from edge.processor import needs_reduced_range
 
 KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 REDUCED = 63  # largest |weight| with 7 bits
@@ -127,12 +127,3 @@ def upper_bound(value: str, source: dict[str, onnx.NodeProto], constants: dict[s
     ):
         return float(numpy_helper.to_array(constants[node.input[2]])) if len(node.input) > 2 and node.input[2] in constants else np.inf
     return None
-
-
-def needs_reduced_range() -> bool:
-    """Whether this processor's uint8 × int8 kernels add pairs of products in 16 bits: x86 without VNNI, or not known."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
-        return False
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge.lower import unsigned as module
 from edge.lower.replace_ops import replace_ops
-from edge.lower.unsigned import needs_reduced_range, unsigned
+from edge.lower.unsigned import unsigned
+from edge.processor import needs_reduced_range
 
 
 class Found:
@@ -96,33 +96,6 @@ def test_the_answers_are_those_of_the_signed_graph(
     for value, truth in zip(run(lowered, image), expected, strict=True):
         if value.dtype == np.float32 and value.ndim == 2:
             assert np.abs(value - truth).max() < 0.1
-
-
-@pytest.mark.parametrize(
-    ("machine", "cpuinfo", "expected"),
-    [
-        ("x86_64", "flags : sse avx2 avx512f avx512_vnni", False),
-        ("x86_64", "flags : sse avx2 avx_vnni", False),
-        ("AMD64", "flags : sse avx2", True),
-        ("x86_64", None, True),
-        ("aarch64", None, False),
-    ],
-)
-def test_only_x86_without_vnni_needs_the_reduced_range(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: object, machine: str, cpuinfo: str | None, expected: bool
-) -> None:
-    class Info:
-        def __init__(self, _: str) -> None: ...
-
-        def is_file(self) -> bool:
-            return cpuinfo is not None
-
-        def read_text(self) -> str:
-            return cpuinfo or ""
-
-    monkeypatch.setattr(module.platform, "machine", lambda: machine)
-    monkeypatch.setattr(module, "Path", Info)
-    assert needs_reduced_range() is expected
 
 
 def test_pooling_between_equal_scales_selects_among_integers(quantised: onnx.ModelProto) -> None:
