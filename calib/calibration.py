@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,19 @@ class Calibration:
                 got=f"a table of graph {self.graph[:12]}…",
                 expected=f"graph {fingerprint(graph)[:12]}…",
                 do=f"{REMAKE}, or use the weights, size and options it was made with",
+            )
+
+    def check_covers(self, values: Iterable[str]) -> None:
+        """Refuse to serve where range or channel means of a tensor were not observed."""
+        needed = sorted(set(values))
+        missing = [name for name in needed if name not in self.ranges or name not in self.means]
+        if missing:
+            raise EdgeError(
+                "calib",
+                "a calibration table must hold every tensor that is rounded",
+                got=f"{len(needed) - len(missing)} of {len(needed)}; missing: {missing[0]}" + (" …" if missing[1:] else ""),
+                expected="all of them",
+                do=REMAKE,
             )
 
     def missing_classes(self) -> list[str]:

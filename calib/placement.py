@@ -76,6 +76,7 @@ def quantize(
     left = frozenset(float_nodes)
     convolutions = [node for node in backbone_convolutions(model.graph) if node.name not in left]
     adds = [(node, shortcut) for node, shortcut in residual_adds(model.graph) if node.name not in left]
+    calibration.check_covers([node.input[0] for node in convolutions] + [name for node, _ in adds for name in node.input])
 
     placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method))
     for node in convolutions:

@@ -171,7 +171,7 @@ def hold_gate(
         results[count] = tried(order[:count])
         return results[count][1].map_drop <= max_map_drop
 
-    count = 1
+    low, count = 0, 1  # so many were not enough; so many are tried
     while not holds(count):  # 2
         if count == len(order):
             nearest = min(result[1].map_drop for result in results.values())
@@ -182,8 +182,7 @@ def hold_gate(
                 expected=f"at most {max_map_drop:g}",
                 do="Raise --max-map-drop, change --calib-method, or build with --precision fp16",
             )
-        count = min(2 * count, len(order))
-    low = count // 2
+        low, count = count, min(2 * count, len(order))
     while count - low > 1:
         middle = (low + count) // 2
         if holds(middle):
@@ -192,10 +191,8 @@ def hold_gate(
             low = middle
     returned = order[:count]
     graph, judgement = results[count]
-    for unit in reversed(order[:count]):  # 3
+    for unit in reversed(order[:low]):  # 3; the last one in float is needed: without it the gate failed in 2
         fewer = [each for each in returned if each != unit]
-        if not fewer:
-            break
         candidate, found = tried(fewer)
         if found.map_drop <= max_map_drop:
             returned, graph, judgement = fewer, candidate, found

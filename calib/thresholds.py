@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.engine import DECISION_THRESHOLD
 from edge.errors import EdgeError
+from edge.measure.accuracy import rates
 
-DEFAULT = 0.5
 FEWEST = 5  # positives (and negatives) without which a class keeps the default
 
 
@@ -20,7 +21,7 @@ class Fitted:
     Attributes:
         thresholds: per class, in column order; a score at or above it is a label.
         fitted: how many classes left the default.
-        cf1, of1: with them; cf1_before, of1_before: with ``DEFAULT`` for every class.
+        cf1, of1: with them; cf1_before, of1_before: with ``DECISION_THRESHOLD`` for every class.
         images: number of images.
     """
 
@@ -33,7 +34,7 @@ class Fitted:
     images: int
 
 
-def fit_thresholds(scores: NDArray[np.floating], labels: NDArray[np.integer], *, default: float = DEFAULT) -> Fitted:
+def fit_thresholds(scores: NDArray[np.floating], labels: NDArray[np.integer], *, default: float = DECISION_THRESHOLD) -> Fitted:
     """For every class the threshold of the best F1.
 
     Of the thresholds with the best F1 the one in the middle of the widest gap between two scores is taken, which moves
@@ -60,9 +61,9 @@ def fit_thresholds(scores: NDArray[np.floating], labels: NDArray[np.integer], *,
         if min(positive.sum(), (~positive).sum()) >= FEWEST:
             thresholds[column] = _best(scores[known, column].astype(np.float64), positive)
             fitted += 1
-    before = _f1(scores >= default, labels > 0)
-    after = _f1(scores >= thresholds.astype(np.float32), labels > 0)
-    return Fitted(tuple(float(each) for each in thresholds), fitted, *after, *before, images=len(scores))
+    before = rates(scores >= default, labels > 0)
+    after = rates(scores >= thresholds.astype(np.float32), labels > 0)
+    return Fitted(tuple(float(each) for each in thresholds), fitted, after.cf1, after.of1, before.cf1, before.of1, images=len(scores))
 
 
 def _best(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -75,11 +76,3 @@ def _best(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     gaps = np.where(f1 >= f1.max() - 1e-12, ranked - lower, -1.0)
     widest = int(np.argmax(gaps))
     return float((ranked[widest] + lower[widest]) / 2)
-
-
-def _f1(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> tuple[float, float]:
-    """CF1 and OF1 in points, as the official evaluation counts them (``edge.measure.accuracy``)."""
-    right = (predicted & positive).sum(0)
-    precision, recall = right / np.maximum(predicted.sum(0), 1), right / np.maximum(positive.sum(0), 1)
-    overall = right.sum() / max(predicted.sum(), 1), right.sum() / max(positive.sum(), 1)
-    return tuple(100 * 2 * p * r / max(p + r, 1e-12) for p, r in ((precision.mean(), recall.mean()), overall))  # type: ignore[return-value]

@@ -63,8 +63,8 @@ class Trials:
         return collect(session, self._batches(graph), len(self.dataset)).values
 
     def run(self, graph: Graph) -> Outputs:
-        """Outputs of a graph in the target's precision, on the target."""
-        with engine_of(graph, self.target, self._folder) as engine:
+        """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the engine goes at once."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder, engine_of(graph, self.target, Path(folder)) as engine:
             return collect(engine.infer, self._batches(graph), len(self.dataset)).values
 
     def _batches(self, graph: Graph) -> Iterator[tuple[object, np.ndarray]]:

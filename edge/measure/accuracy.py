@@ -119,8 +119,8 @@ def evaluate(
         images=len(scores),
         map=float(points.mean()),
         per_class=tuple(points.tolist()),
-        overall=_rates(predicted, positive),
-        top=_rates(predicted & best, positive),
+        overall=rates(predicted, positive),
+        top=rates(predicted & best, positive),
         threshold=threshold,
         topk=topk,
         difficult=difficult,
@@ -225,7 +225,8 @@ def _interval(values: Array, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
+def rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
+    """Precision, recall and F1 of decisions (N, C) against what images show (N, C); the convention is the module's."""
     correct, made, there = (part.sum(axis=0, dtype=np.int64) for part in (predicted & positive, predicted, positive))
     cp, cr = float(_share(correct, made).mean()), float(_share(correct, there).mean())
     op, or_ = float(_share(correct.sum(), made.sum())), float(_share(correct.sum(), there.sum()))

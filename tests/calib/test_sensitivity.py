@@ -82,6 +82,22 @@ def test_every_costly_unit_is_returned_where_nothing_may_be_lost() -> None:
     assert set(found.returned) == {"global/stage2", "global/stage5", "global/stage6"}
 
 
+def test_no_set_of_units_is_built_twice_where_all_are_needed() -> None:
+    """Five units are no power of two: the search is cut off at all of them, of which four were not enough."""
+    parts = dict(list(PARTS.items())[:5])
+
+    class Dear(Costly):
+        def run(self, graph: Any) -> dict[str, np.ndarray]:
+            return wrong(5 - len(graph))
+
+    network = Dear()
+    found = hold_gate(network.quantise, parts, network.run, EXACT, LABELS, max_map_drop=0.0)
+    assert set(found.returned) == set(parts)
+    searched = network.asked[1 + len(parts) :]  # behind the int8 graph and the ranking
+    assert [len(each) for each in searched] == [1, 2, 4, 5, 4, 4, 4, 4]
+    assert len(set(searched)) == len(searched)
+
+
 def test_a_gate_that_cannot_be_met_says_how_near_it_came() -> None:
     network = Costly(extra=2)
     with pytest.raises(GateError, match=rf"at best {drop(2):.2f} with layers in float") as refusal:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calib.thresholds import DEFAULT, FEWEST, fit_thresholds
+from calib.thresholds import FEWEST, fit_thresholds
+from edge.engine import DECISION_THRESHOLD
 from edge.errors import EdgeError
 
 
@@ -50,7 +51,7 @@ def test_rare_classes_keep_the_default_and_difficult_images_do_not_count() -> No
     labels[: FEWEST - 1, 0] = 1
     labels[labels[:, 1] > 0, 1] = 0
     found = fit_thresholds(scores, labels)
-    assert found.thresholds[:2] == (DEFAULT, DEFAULT)
+    assert found.thresholds[:2] == (DECISION_THRESHOLD, DECISION_THRESHOLD)
     assert found.fitted == 2
 
 
