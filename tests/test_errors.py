@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,99 @@ def test_allowed_values_read_as_a_sentence(values: object, text: str) -> None:
     assert one_of(values) == text
 
 
-def _calls(repository: Path) -> Iterator[tuple[str, ast.Call]]:
-    names = {kind.__name__ for kind in KINDS}
-    for package in ("edge", "export", "calib"):
-        for path in sorted((repository / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-                    yield f"{path.relative_to(repository)}:{node.lineno}", node
+Function = ast.FunctionDef | None  # the one around a call
+MOST_STEPS = 5  # of functions that hand parts of an error on
+
+
+def errors(sources: Mapping[str, str]) -> Iterator[tuple[str, ast.Call]]:
+    """Every call that makes an error, with where it stands.
+
+    A function that makes an error from its arguments (``_refused(must, …)``) is followed: each call of it counts as one of the
+    error's type, with its arguments put in.
+
+    Args:
+        sources: module name → its text.
+    """
+    kinds = {kind.__name__ for kind in KINDS}
+    trees = {module: ast.parse(text) for module, text in sources.items()}
+    imported = {module: _imported(tree) for module, tree in trees.items()}
+    sites = [(module, around, call) for module, tree in trees.items() for around, call in _calls(tree, None)]
+    uses: dict[tuple[str, str], list[tuple[str, Function, ast.Call]]] = {}  # of a function, by where it is defined
+    for module, around, call in sites:
+        name = _called(call)
+        uses.setdefault(imported[module].get(name, (module, name)), []).append((module, around, call))
+    waiting = [(*site, 0) for site in sites if _called(site[2]) in kinds]
+    while waiting:
+        module, around, call, steps = waiting.pop()
+        if around is not None:
+            call = _with(call, _literals(around))
+        yield f"{module}:{call.lineno}", call
+        names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+        if around is None or steps == MOST_STEPS or not names & set(_parameters(around)):
+            continue
+        for other, outer, use in uses.get((module, around.name), ()):
+            if outer is not around:
+                waiting.append((other, outer, ast.copy_location(_with(call, _bound(around, use)), use), steps + 1))
+
+
+def _calls(node: ast.AST, around: Function) -> Iterator[tuple[Function, ast.Call]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call):
+            yield around, child
+        yield from _calls(child, child if isinstance(child, ast.FunctionDef) else around)
+
+
+def _called(call: ast.Call) -> str:
+    """The name of a function or of a method of the object itself."""
+    function = call.func
+    own = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "self"
+    return function.id if isinstance(function, ast.Name) else function.attr if own and isinstance(function, ast.Attribute) else ""
+
+
+def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Name here → module and name there."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {each.asname or each.name: (node.module or "", each.name) for node in found for each in node.names}
+
+
+def _parameters(function: ast.FunctionDef) -> list[str]:
+    given = function.args
+    return [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs) if each.arg != "self"]
+
+
+def _bound(function: ast.FunctionDef, call: ast.Call) -> dict[str, ast.expr]:
+    """Parameter → what a call gives for it, else its default."""
+    given, names = function.args, _parameters(function)
+    places = names[: len(names) - len(given.kwonlyargs)]
+    found = dict(zip(reversed(places), reversed(given.defaults), strict=False))
+    found |= {each.arg: value for each, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value is not None}
+    return found | dict(zip(places, call.args, strict=False)) | {each.arg: each.value for each in call.keywords if each.arg}
+
+
+def _literals(function: ast.FunctionDef) -> dict[str, ast.expr]:
+    """Local name → the text it is assigned, where that is one text."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                pairs = zip(target.elts, node.value.elts, strict=False) if several else [(target, node.value)]  # type: ignore[attr-defined]
+                for name, value in pairs:
+                    if isinstance(name, ast.Name):
+                        found.setdefault(name.id, []).append(value)
+    return {name: values[0] for name, values in found.items() if len(values) == 1 and _literal(values[0]) is not None}
+
+
+def _with(call: ast.Call, values: Mapping[str, ast.expr]) -> ast.Call:
+    """The call with names replaced."""
+
+    class Put(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            return values.get(node.id, node)
+
+    changed = Put().generic_visit(copy.deepcopy(call))
+    assert isinstance(changed, ast.Call)
+    return changed
 
 
 def _literal(node: ast.AST | None) -> str | None:
@@ -67,7 +154,7 @@ def _literal(node: ast.AST | None) -> str | None:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        return "".join(_literal(part.value if isinstance(part, ast.FormattedValue) else part) or "…" for part in node.values)
     return None
 
 
@@ -90,10 +177,51 @@ def form_problems(call: ast.Call) -> list[str]:
 
 
 def test_every_error_in_the_code_keeps_the_form(repository: Path) -> None:
-    calls = list(_calls(repository))
-    assert len(calls) > 20, "the walk lost the errors"
-    found = [f"{where}: {problem}" for where, call in calls for problem in form_problems(call)]
+    paths = [path for package in ("edge", "export", "calib") for path in (repository / package).rglob("*.py")]
+    modules = {".".join(path.relative_to(repository).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    calls = list(errors({module: path.read_text(encoding="utf-8") for module, path in modules.items()}))
+    assert len(calls) > 100, "the walk lost the errors"
+    found = sorted({f"{where}: {problem}" for where, call in calls for problem in form_problems(call)})
     assert not found, "\n".join(found)
+
+
+def test_errors_are_followed_through_the_functions_that_make_them() -> None:
+    made = 'def refused(must, got, do="Do"):\n    return EdgeError("data", must, got=got, expected=1, do=do)\n'
+    used = """
+from made import refused as no
+
+def straight():
+    raise no("a.", 1)
+
+def by_default(do):
+    raise no("b", 2, do=do)
+
+def handed_on():
+    by_default("maybe")
+
+def named():
+    must, got = "c.", "d"
+    raise no(must, got)
+
+class Method:
+    def refuse(self, got):
+        raise EdgeError("data", "e", got=f"{got}", expected=1, do="Do")
+
+    def use(self):
+        self.refuse("two\\nlines")
+
+def refused(must):
+    return must
+
+refused("another function of that name.")
+"""
+    found = [(where, problem) for where, call in errors({"made": made, "used": used}) for problem in form_problems(call)]
+    assert sorted((where, problem.split()[-1]) for where, problem in found) == [
+        ("used:11", "command"),
+        ("used:15", "own"),
+        ("used:22", "lines"),
+        ("used:5", "own"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from edge import Engine
+from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 IMAGE = np.zeros((1, 3, 64, 64), np.float32)
 
@@ -34,7 +36,9 @@ def python(code: str, bundle: Path, repository: Path) -> subprocess.CompletedPro
 FORKED = """
 import os, signal, sys, numpy as np
 from edge import Engine
+from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
 signal.alarm(200)
 engine = Engine.load(sys.argv[1])
 image = np.zeros((1, 3, 64, 64), np.float32)
@@ -78,7 +82,44 @@ def test_a_child_may_load_what_its_parent_loads_after_the_fork(bundle: Path, rep
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_closing_waits_for_calls_under_way_and_refuses_later_ones(bundle: Path) -> None:
+class Held:
+    """A runner that stays in its call until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered, self.let_go, self.closed = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self.entered.set()
+        assert self.let_go.wait(60)
+        assert not self.closed.is_set(), "closed under a call"
+        return {"scores": np.zeros((len(images), 1), np.float32)}
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_closing_waits_for_calls_under_way_and_refuses_later_ones() -> None:
+    runner, found = Held(), []
+    engine = Engine(Bundle(Path(), {}, ModelSpec("held", ("a",)), ImageSpec(64), TargetSpec("openvino", "fp32", (1,))), runner)
+    call = threading.Thread(target=lambda: found.append(engine.infer(IMAGE)))
+    call.start()
+    assert runner.entered.wait(60)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    assert not runner.closed.is_set()
+    with pytest.raises(EdgeError, match="closed"):
+        engine.infer(IMAGE)
+    runner.let_go.set()
+    for each in (call, closing):
+        each.join(60)
+        assert not each.is_alive()
+    assert runner.closed.is_set()
+    assert len(found) == 1
+
+
+def test_threads_that_go_on_are_refused_once_the_engine_is_closed(bundle: Path) -> None:
     engine = Engine.load(bundle)
     refused = []
 
