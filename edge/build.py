@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import backends, command
 from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle, write_bundle
 from edge.engine import Engine
-from edge.errors import EdgeError
+from edge.errors import EdgeError, one_of
 from edge.graph import Graph
 from edge.manifest import check_replaceable
 from edge.models import DEFAULT_WEIGHTS
@@ -30,6 +32,10 @@ ENGINES = Path("engines")
 # What a rebuild has no means to find out again.
 KEPT = ("weights", "trained", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
 VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
+CALIBRATION_IMAGES = 256
+# What a flag means that is not given. The parser leaves None there, so that a flag nobody would read can be refused.
+DEFAULTS: dict[str, Any] = {"precision": "int8", "batch": 8, "calib_method": "mse", "repair": (), "seed": 0}
+READ_BY_REBUILD = ("source", "backend", "batch", "compute_capability", "output", "force", "json")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -52,15 +58,21 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: as the weights say, else 0.5")
     what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="global pooling; default: as the weights say, else avg")
     target = made.add_argument_group("engine")
-    target.add_argument("--precision", choices=PRECISIONS, default="int8", help="fp16 means the target's 16-bit float (default int8)")
+    target.add_argument("--precision", choices=PRECISIONS, help="fp16 means the target's 16-bit float (default int8)")
     target.add_argument(
         "--backend", choices=("auto", *backends.BACKENDS), default="auto", help="default auto: tensorrt, openvino, onnxruntime"
     )
-    target.add_argument("--batch", type=int, default=8, help="largest batch (default 8)")
+    target.add_argument("--batch", type=int, help="largest batch (default 8; with --from that of the bundle)")
     target.add_argument(
         "--compute-capability", metavar="LIST", help="tensorrt-rtx: GPUs to build for, such as 8.6,8.9 (default: all it knows)"
     )
-    target.add_argument("--from", dest="source", type=Path, metavar="BUNDLE", help="rebuild a bundle's graph for this machine")
+    target.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="BUNDLE",
+        help="rebuild a bundle's graph for this machine; model, precision and calibration stay",
+    )
     int8 = made.add_argument_group("int8")
     int8.add_argument(
         "--dataset", metavar="SPEC", help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR"
@@ -68,47 +80,70 @@ def arguments() -> argparse.ArgumentParser:
     int8.add_argument(
         "--calib-method",
         choices=("entropy", "percentile", "minmax", "mse"),
-        default="mse",
         help="how a range is cut (default mse)",
     )
-    int8.add_argument("--calib-images", type=int, default=256, help="calibration images (default 256)")
+    int8.add_argument(
+        "--calib-images", type=int, metavar="N", help=f"calibrate on N images, also where a table is shipped (default {CALIBRATION_IMAGES})"
+    )
     int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
     int8.add_argument(
         "--repair",
         action="append",
         choices=("bias-correction", "equalisation"),
-        default=[],
         help="change the weights before they are rounded; may be given twice (default: none, docs/int8.md tells why)",
     )
     int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"bundle folder (default {ENGINES}/<weights>-<size>-<precision>-<backend>)")
     out.add_argument("--force", action="store_true", help="replace an existing bundle")
-    out.add_argument("--seed", type=int, default=0, help="of random weights and of image sampling (default 0)")
+    out.add_argument("--seed", type=int, help="of random weights and of image sampling (default 0)")
     return made
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.batch < 1:
-        raise EdgeError("build", "the largest batch must be positive", got=args.batch, expected="1 or more", do="Change --batch")
-    bundle = _rebuild(args) if args.source else _build(args)
+    _refuse_unread(args)
+    if args.source is None:
+        for name, value in DEFAULTS.items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+    bundle = _build(args) if args.source is None else _rebuild(args)
     command.say(f"bundle     {bundle.path} ({bundle.bytes / 1e6:.1f} MB engine)")
     command.say(f"next       python -m edge.bench {bundle.path}")
     command.write_json(args.json, {"bundle": str(bundle.path), "manifest": dict(bundle.manifest)})
     return 0
 
 
+def _refuse_unread(args: argparse.Namespace) -> None:
+    """Refuse flags that would change nothing: who gives them counts on what they promise."""
+    given = {name for name, value in vars(args).items() if value is not None}
+    if args.source is not None:
+        unread, must, do = given - set(READ_BY_REBUILD), "--from takes only what a rebuild can change", "build from the weights"
+        expected = one_of(_flag(name) for name in READ_BY_REBUILD if name != "source")
+    elif (args.precision or DEFAULTS["precision"]) != "int8":
+        # Calibration images may be given for any precision: one script then builds them all.
+        unread, must, do = given & {"max_map_drop", "repair"}, f"--precision {args.precision} is not judged or repaired", "use int8"
+        expected = "neither --max-map-drop nor --repair"
+    else:
+        unread = {"calib_images"} & given if args.calibration else set()
+        must, expected, do = "a table given by --calibration is taken as it is", "one of the two", "leave --calibration out"
+    if unread:
+        got = ", ".join(sorted(_flag(name) for name in unread))
+        raise EdgeError("build", must, got=got, expected=expected, do=f"Leave it out, or {do}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _build(args: argparse.Namespace) -> Bundle:
     backend = backends.automatic() if args.backend == "auto" else args.backend
     support = backends.require(backend, building=True)
     target = _target(backend, args.precision, args.batch, support)
-    try:
-        from edge.models.source import open_source
-        from export import check_parity, export_graph
-    except ImportError as error:
-        raise _missing(error) from error
+    _check_host_packages()
     from edge import lower
     from edge.backends.onnxruntime import Session
+    from edge.models.source import open_source
+    from export import check_parity, export_graph
 
     source = open_source(
         args.weights,
@@ -263,22 +298,22 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, args: argpar
     if args.calibration:
         return Calibration.load(args.calibration)
     table = source.calibration_table
-    if args.dataset is None and table is not None:
+    if args.dataset is None and args.calib_images is None and table is not None:
         shipped = Calibration.load(table)
         if shipped.belongs_to(graph):
             return shipped
     if dataset is None:
+        why = " (the shipped table is of another graph)" if table and args.calib_images is None else ""
         raise EdgeError(
             "build",
             "int8 needs images to calibrate on, or a table made from them",
-            got="neither --dataset nor --calibration" + (" (the shipped table is of another graph)" if table else ""),
+            got=f"neither --dataset nor --calibration{why}",
             expected="--dataset SPEC (images:DIR will do) or --calibration FILE",
             do="Add one of the two",
         )
+    images = CALIBRATION_IMAGES if args.calib_images is None else args.calib_images
     with command.progress("calibrate") as report:
-        calibration = calibrate(
-            graph, open_dataset(dataset, "train", seed=args.seed), images=args.calib_images, seed=args.seed, progress=report
-        )
+        calibration = calibrate(graph, open_dataset(dataset, "train", seed=args.seed), images=images, seed=args.seed, progress=report)
     missing = calibration.missing_classes()
     if missing:
         command.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
@@ -291,12 +326,14 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
     old.verify()
     backend = old.target.backend if args.backend == "auto" else args.backend
     support = backends.require(backend, building=True)
-    target = _target(backend, old.target.precision, args.batch, support)
+    target = _target(backend, old.target.precision, old.target.max_batch if args.batch is None else args.batch, support)
     output = args.output or args.source
     check_replaceable(output, replace=args.force)
     graph: Graph = old.graph()
     lowering = backends.lowering(backend)
-    if (lowering, target.float16) == (old.manifest.get("lowering", old.target.backend), old.target.float16):
+    # The range of weights follows from the processor, and a bundle may not know its own.
+    wanted = (lowering, target.float16, support.facts.get("reduced_range") if target.precision == "int8" else None)
+    if wanted == (old.manifest.get("lowering", old.target.backend), old.target.float16, old.manifest["engine"].get("reduced_range")):
         lowered = (old.path / LOWERED).read_bytes()
     else:
         try:
@@ -304,7 +341,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
         except ImportError as error:
             raise EdgeError(
                 "build",
-                f"onnx must be installed to turn a graph for {old.target.backend} into one for {backend}",
+                f"onnx must be installed to turn a graph for {old.target.backend} into one for {backend} on this machine",
                 got=str(error),
                 expected="onnx",
                 do=f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
@@ -354,6 +391,8 @@ def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, Ta
 
 
 def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
+    if batch < 1:
+        raise EdgeError("build", "the largest batch must be positive", got=batch, expected="1 or more", do="Change --batch")
     float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
     if precision == "fp16" and float16 is None:
         raise EdgeError(
@@ -396,22 +435,57 @@ def _loads(folder: Path) -> dict[str, Any]:
     try:
         engine = Engine.load(folder)
     except EdgeError:
-        support = backends.probe(Bundle.read(folder).target.backend)
-        if not support.reason:
+        why = _elsewhere(Bundle.read(folder))
+        if not why:
             raise
-        command.warn(f"the engine was not tried: {support.reason}. Where it shall run: python -m edge.doctor BUNDLE")
-        return {}  # built for another machine
+        command.warn(f"the engine was not tried: {why}. Where it shall run: python -m edge.doctor BUNDLE")
+        return {}
     with engine:
         size = engine.bundle.image.size
         engine.infer(np.zeros((1, 3, size, size), np.float32))
     return {}
 
 
-def _missing(error: ImportError) -> EdgeError:
+def _elsewhere(bundle: Bundle) -> str:
+    """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
+    support = backends.probe(bundle.target.backend)
+    wanted, here = bundle.manifest["engine"].get("compute_capabilities"), support.facts.get("compute_capability")
+    if not support.reason and wanted and here not in wanted:
+        return f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}"
+    return support.reason
+
+
+def _check_host_packages() -> None:
+    """Refuse, in one line, what a build from weights needs and does not find, or finds under our name made by a stranger."""
+    home = Path(command.__file__).resolve().parent.parent
+    for name in ("export", "calib"):
+        found = find_spec(name)
+        place = found and (found.origin or next(iter(found.submodule_search_locations or ()), None))
+        if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
+            raise EdgeError(
+                "build",
+                f"the package {name!r} must be the one that comes with edge",
+                got=f"a stranger's, {place}",
+                expected=home / name,
+                do="Rename that one, or take its folder off PYTHONPATH and do not start there",
+            )
+    try:
+        for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
+            import_module(name)
+    except ImportError as error:
+        raise _missing(str(error)) from error
+    if find_spec("onnxscript") is None:  # which torch imports when it exports
+        raise _missing("no module named 'onnxscript'")
+    reference = backends.probe("onnxruntime")
+    if reference.reason:
+        raise _missing(reference.reason)
+
+
+def _missing(got: str) -> EdgeError:
     return EdgeError(
         "build",
         "the host packages must be installed",
-        got=str(error),
+        got=got,
         expected="torch, torchvision, onnx, onnxscript and onnxruntime",
         do='pip install "mcar-edge[build]", or use --from BUNDLE on a device',
     )

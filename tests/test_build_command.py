@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge import build, command
-from edge.bundle import Bundle
+from edge import backends, build, command
+from edge.bundle import Bundle, newest
 from edge.engine import Engine
+from edge.errors import EdgeError
 
 SMALL = ("--weights", "random", "--size", "64", "--precision", "fp32", "--batch", "3")
 
@@ -33,6 +38,7 @@ def test_a_bundle_holds_what_the_design_lists(bundle):
     assert manifest["graph"] == manifest["files"]["graph.onnx"]["sha256"]
     assert manifest["parents"]["weights"]
     assert manifest["parity"]["score_error"] < 1e-4
+    assert (manifest["weights"], manifest["trained"], manifest["default_dataset"]) == ("mcar-mobilenetv2-random", False, "scenes")
 
 
 def test_the_json_names_the_bundle(bundle):
@@ -66,12 +72,45 @@ def test_outputs_have_the_pinned_names_shapes_and_types(bundle):
 
 
 def test_a_bundle_rebuilds_from_itself(bundle, tmp_path):
-    assert run("--from", bundle, "--batch", "3", "--output", tmp_path / "again") == 0
+    assert run("--from", bundle, "--output", tmp_path / "again") == 0
     first, again = Bundle.read(bundle), Bundle.read(tmp_path / "again")
-    assert first.manifest["graph"] == again.manifest["graph"]
+    assert first.target == again.target  # its largest batch, too
+    for name in ("graph", "weights", "trained", "default_dataset"):
+        assert first.manifest[name] == again.manifest[name]
     images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
     with Engine.load(bundle) as one, Engine.load(tmp_path / "again") as other:
         np.testing.assert_array_equal(one.infer(images)["scores"], other.infer(images)["scores"])
+
+
+@pytest.mark.parametrize("known", [False, True, None])
+def test_a_bundle_with_weights_for_another_processor_is_lowered_anew(small_bundle, tmp_path, monkeypatch, known):
+    copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["target"]["precision"] = "int8"
+    manifest["engine"] |= {} if known is None else {"reduced_range": known}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    lowered = []
+    monkeypatch.setattr(build, "_lowered", lambda *_, **__: lowered.append(1) or (copied / "lowered.onnx").read_bytes())
+    monkeypatch.setattr("edge.backends.onnxruntime.needs_reduced_range", lambda: True)
+    assert run("--from", copied, "--output", tmp_path / "again") == 0
+    assert bool(lowered) is (known is not True)  # an older bundle does not say what it holds
+    assert Bundle.read(tmp_path / "again").manifest["engine"]["reduced_range"] is True
+
+
+def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch, capsys):
+    def refused(folder):
+        raise EdgeError("load", "the GPU must fit", got="9.0", expected="8.6", do="Rebuild it")
+
+    support = backends.Support(device="H100", facts={"compute_capability": "9.0"})
+    built = SimpleNamespace(target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": {"compute_capabilities": ["8.6", "8.9"]}})
+    monkeypatch.setattr(build.Engine, "load", refused)
+    monkeypatch.setattr(build.backends, "probe", lambda _: support)
+    monkeypatch.setattr(build.Bundle, "read", lambda _: built)
+    assert build._loads(Path("bundle")) == {}
+    assert "not tried: it is for compute capability 8.6 or 8.9, and H100 has 9.0" in capsys.readouterr().err
+    built.manifest["engine"]["compute_capabilities"].append("9.0")
+    with pytest.raises(EdgeError, match="must fit"):
+        build._loads(Path("bundle"))
 
 
 def test_an_existing_bundle_stays_unless_forced(bundle, capsys):
@@ -107,12 +146,82 @@ def refuse(capsys, output, *words):
         (("--weights", "random", "--batch", "0"), "batch"),
         (("--weights", "random", "--model", "mcar-vgg16"), "mcar-mobilenetv2"),
         (("--model", "mcar-resnet50"), "--weights random"),
-        (("--from", "nowhere"), "manifest"),
+        (("--from", "nowhere"), "--precision. Expected --backend, --batch"),
+        (("--max-map-drop", "0.5", "--repair", "equalisation"), "got --max-map-drop, --repair"),
     ],
 )
 def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert says in refuse(capsys, tmp_path / "out" / "bundle", "--precision", "fp32", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--from", "nowhere"), "manifest"),
+        (("--from", "nowhere", "--batch", "4", "--backend", "openvino", "--force"), "manifest"),
+        *((("--from", "nowhere", flag, value), f"got {flag}.") for flag, value in (
+            ("--max-map-drop", "0.5"), ("--weights", "random"), ("--model", "mcar-resnet50"), ("--labels", "l.txt"), ("--size", "64"),
+            ("--dataset", "scenes"), ("--repair", "equalisation"), ("--seed", "0"), ("--calib-method", "mse"), ("--calib-images", "9"),
+        )),
+        (("--calibration", "table.json", "--calib-images", "9"), "got --calib-images."),
+    ],
+)  # fmt: skip
+def test_a_flag_that_nobody_would_read_is_refused(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refuse(capsys, tmp_path / "out" / "bundle", *words)
+
+
+def test_defaults_stand_where_a_flag_is_not_given(monkeypatch, tmp_path):
+    seen = []
+    made = SimpleNamespace(path=tmp_path, bytes=0, manifest={})
+    monkeypatch.setattr(build, "_build", lambda args: seen.append(args) or made)
+    assert run() == 0
+    read = {name: getattr(seen[0], name) for name in ("precision", "batch", "calib_method", "repair", "seed", "backend")}
+    assert read == {"precision": "int8", "batch": 8, "calib_method": "mse", "repair": (), "seed": 0, "backend": "auto"}
+
+
+@pytest.mark.parametrize(("words", "images"), [((), None), (("--calib-images", "64"), 64), (("--dataset", "scenes"), 256)])
+def test_asking_for_calibration_images_sets_the_shipped_table_aside(words, images, monkeypatch):
+    from calib import ranges
+    from calib.calibration import Calibration
+
+    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: []) for _ in range(2))
+    asked = []
+    monkeypatch.setattr(Calibration, "load", lambda path: shipped)
+    monkeypatch.setattr(ranges, "calibrate", lambda graph, dataset, *, images, seed, progress: asked.append(images) or fresh)
+    args = build.arguments().parse_args([*words, "--seed", "0"])
+    found = build._calibration(None, SimpleNamespace(calibration_table=Path("table.json")), "scenes", args)
+    assert (found is shipped, asked) == ((True, []) if images is None else (False, [images]))
+
+
+@pytest.mark.parametrize("name", ["export", "calib"])
+@pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
+def test_a_package_of_a_stranger_under_our_name_is_one_line(name, form, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "theirs" / form.format(name)
+    path.parent.mkdir(parents=True)
+    path.write_text("raise SystemExit('a stranger ran')\n")
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(path.parent if form == "{}.py" else path.parent.parent)
+    line = refuse(capsys, tmp_path / "out" / "bundle", *SMALL, "--backend", "openvino")
+    assert f"the package '{name}' must be the one that comes with edge, got a stranger's, {path}" in line
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxscript", "calib.trials"])
+def test_a_host_package_that_is_missing_is_one_line(name, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, name, None)
+    line = refuse(capsys, tmp_path / "out" / "bundle", *SMALL, "--backend", "openvino")
+    assert name in line
+    assert "mcar-edge[build]" in line
+
+
+def test_a_stray_manifest_is_no_bundle(tmp_path):
+    for index, text in enumerate(("5", "null", "[" * 100_000, '{"target": 1}')):
+        (tmp_path / str(index)).mkdir()
+        (tmp_path / str(index) / "manifest.json").write_text(text)
+    assert newest(tmp_path) == tmp_path / "3"
 
 
 def test_a_zip_that_is_no_checkpoint_is_named(capsys, tmp_path):
@@ -150,8 +259,6 @@ def test_an_unwritable_output_is_one_clear_line(capsys, tmp_path):
 
 
 def test_a_backend_that_is_not_installed_says_how_to_get_it(capsys, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "openvino", None)
     line = refuse(capsys, tmp_path / "out", *SMALL, "--backend", "openvino")
     assert 'pip install "mcar-edge[openvino]"' in line

@@ -46,7 +46,7 @@ def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
 
 def check_fit(facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
     """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
-    if facts.get("reduced_range") is False and support.facts["reduced_range"]:
+    if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
         must = "the processor must have VNNI, which the weights were rounded for"
         raise EdgeError("load", must, got="none that is known", expected=" or ".join(VNNI), do=rebuild)
 
