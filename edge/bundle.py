@@ -23,6 +23,7 @@ CALIBRATION = "calibration.json"
 MAX_SIZE = 4096
 MAX_BATCH = 4096
 MAX_CLASSES = 100_000
+MAX_PLAN_BYTES = 1 << 40
 _REBUILD = "Rebuild the bundle: python -m edge.build --force"
 
 
@@ -55,8 +56,7 @@ class Bundle:
         engine, files = self.manifest.get("engine"), self.manifest["files"]
         if not isinstance(engine, dict):
             raise _undescribed(self.path, "no engine")
-        plugin = engine.get("plugin")
-        named = [engine.get("payload"), *([plugin.get("file") if isinstance(plugin, dict) else plugin] if plugin else [])]
+        named = [engine.get("payload"), *([engine["plugin"]["file"]] if engine.get("plugin") else [])]
         # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
         named += sorted(entry.name for entry in self.path.glob("engine.*"))
         named += [name for name in (GRAPH, REFERENCE, LOWERED, CALIBRATION) if (self.path / name).exists()]
@@ -111,12 +111,34 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         "target.float16": isinstance(target.get("float16"), str | None),
         "target.batches": isinstance(batches, list) and all(fits(each, -MAX_BATCH, MAX_BATCH) for each in batches),
         **{name: isinstance(manifest.get(name, {}), dict) for name in ("machine", "tools", "parents")},
+        "trained": isinstance(manifest.get("trained", True), bool),
+        "default_dataset": isinstance(manifest.get("default_dataset"), str | None),
+        **_engine_checks(manifest.get("engine", {}), fits),
     }
     wrong = [name for name, holds in checks.items() if not holds]
     if wrong:
         raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
     if labels is not None and len(set(labels)) != len(labels):
         raise EdgeError("load", "class names must be unique", got=f"{path} with one twice", expected="unique names", do=_REBUILD)
+
+
+def _engine_checks(engine: Any, fits: Callable[..., bool]) -> dict[str, bool]:
+    """The same of what a backend said of its engine; which of it there must be, loading knows."""
+    if not isinstance(engine, dict):
+        return {"engine": False}
+    plugin, profiles, machine = engine.get("plugin"), engine.get("profiles", []), engine.get("machine", {})
+    capabilities = engine.get("compute_capabilities", [])
+    return {
+        "engine.payload": isinstance(engine.get("payload", ""), str),
+        "engine.plugin": plugin is None or (isinstance(plugin, dict) and isinstance(plugin.get("file"), str)),
+        "engine.profiles": isinstance(profiles, list)
+        and all(isinstance(each, list) and len(each) == 3 and all(fits(batch, 1, MAX_BATCH) for batch in each) for each in profiles),
+        "engine.plan_bytes": fits(engine.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
+        "engine.machine": isinstance(machine, dict)
+        and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
+        "engine.compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
+        "engine.reduced_range": isinstance(engine.get("reduced_range"), bool | None),
+    }
 
 
 def _channels(values: Any, fits: Callable[..., bool], least: float) -> bool:
@@ -176,6 +198,7 @@ def newest(folder: Path) -> Path | None:
 
 def _is_bundle(manifest: Path) -> bool:
     try:
-        return "target" in json.loads(manifest.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(manifest.read_bytes())
+        return isinstance(content, dict) and "target" in content
+    except (OSError, ValueError, RecursionError):
         return False

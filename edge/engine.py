@@ -290,9 +290,14 @@ def check_fit(bundle: Bundle) -> None:
     target = bundle.target
     support = backends.require(target.backend)
     rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
-    own = getattr(backends.backend(target.backend), "check_fit", None)
+    backend, facts = backends.backend(target.backend), bundle.manifest["engine"]
+    missing = [name for name in ("profiles", "plan_bytes") if name not in facts] if hasattr(backend, "VENDOR") else []
+    if missing:
+        got, expected = f"no {' and no '.join(missing)}", "both in the manifest"
+        raise EdgeError("load", "a plan must be described by its profiles and its size", got=got, expected=expected, do=rebuild)
+    own = getattr(backend, "check_fit", None)
     if own is not None:
-        own(bundle.manifest["engine"], support, rebuild)
+        own(facts, support, rebuild)
     if target.float16 and support.float16 != target.float16:
         raise EdgeError(
             "load",

@@ -142,3 +142,16 @@ def test_a_bundle_that_does_not_fit_says_why_before_loading(copied, changes, say
 def test_a_folder_without_manifest_is_no_bundle(tmp_path):
     with pytest.raises(EdgeError, match=r"python -m edge\.build"):
         Engine.load(tmp_path)
+
+
+@pytest.mark.parametrize(("facts", "refused"), [({"reduced_range": False}, True), ({"reduced_range": True}, False), ({}, False)])
+def test_weights_of_eight_bits_are_refused_where_two_products_are_added_in_sixteen(small_bundle, tmp_path, monkeypatch, facts, refused):
+    copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
+    rewrite(copied, engine=facts)
+    Bundle.read(copied).verify()
+    monkeypatch.setattr("edge.backends.onnxruntime.needs_reduced_range", lambda: True)
+    if refused:
+        with pytest.raises(EdgeError, match=rf"VNNI.*avx512_vnni.*edge\.build --from {copied} --force"):
+            Engine.load(copied)
+    else:
+        Engine.load(copied).close()

@@ -93,8 +93,16 @@ def account(facts: Mapping[str, Any]) -> list[str]:
     """What an engine is made of, in sentences.
 
     Args:
-        facts: the manifest's ``engine``, or any part of it; ``layers`` may come from ``Engine.layers``.
+        facts: the manifest's ``engine``, or any part of it; ``layers`` may come from ``Engine.layers``. A bundle comes from outside:
+            facts of another form are said to be so.
     """
+    try:
+        return _account(facts)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ["what the manifest says of the engine has another form"]
+
+
+def _account(facts: Mapping[str, Any]) -> list[str]:
     said = []
     network, layers = facts.get("network"), facts.get("layers")
     if network:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge import Engine
+from edge import Engine, backends
 from edge.bundle import Bundle
+from edge.engine import check_fit
 from edge.errors import EdgeError
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 DIGEST = "0" * 64
 TRICKS = {
@@ -19,6 +21,13 @@ TRICKS = {
     "a payload above the folder": lambda one: one["engine"].update(payload="../engine.xml"),
     "a payload without digest": lambda one: one["engine"].update(payload="other.xml"),
     "a plugin without digest": lambda one: one["engine"].update(plugin={"file": "/tmp/evil.so", "sha256": DIGEST}),
+    "a plugin that is a word": lambda one: one["engine"].update(plugin="engine.xml"),
+    "a plugin without a file": lambda one: one["engine"].update(plugin={}),
+    "a profile of two batches": lambda one: one["engine"].update(profiles=[[1, 8]]),
+    "a profile beyond memory": lambda one: one["engine"].update(profiles=[[1, 8, 1 << 40]]),
+    "a plan beyond memory": lambda one: one["engine"].update(plan_bytes=1 << 50),
+    "a plan of no size": lambda one: one["engine"].update(plan_bytes="10"),
+    "a machine that is a word": lambda one: one["engine"].update(machine="8.7"),
     "an engine file that is not listed": lambda one: one["files"].pop("engine.bin"),
     "a size beyond memory": lambda one: one["image"].update(size=1 << 40),
     "a batch beyond memory": lambda one: one["target"].update(batches=[1, 1 << 40]),
@@ -58,6 +67,19 @@ def test_every_trick_is_refused_by_the_runtime(copied: Path, api) -> None:
         assert api.edge_engine_load(str(copied).encode(), ctypes.byref(handle)) == 1, name
         assert api.edge_engine_error().startswith(b"[load]"), name
         assert not handle.value
+
+
+def test_what_a_plan_cannot_do_without_is_asked_for_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TargetSpec("tensorrt", "fp32", (1,))
+    monkeypatch.setattr(backends, "require", lambda name: backends.Support())
+    bundle = Bundle(Path("mine"), {"engine": {"payload": "engine.plan", "plan_bytes": 3}}, ModelSpec("m", ("a",)), ImageSpec(), target)
+    with pytest.raises(EdgeError, match=r"got no profiles\..*edge.build --from mine"):
+        check_fit(bundle)
+
+
+@pytest.mark.parametrize("facts", [{"network": 5}, {"layers": "many"}, {"layers": {"layers": 1}}, {"regions": "plugin", "machine": [1]}])
+def test_an_account_of_facts_in_another_form_says_so(facts: dict) -> None:
+    assert backends.account(facts) == ["what the manifest says of the engine has another form"]
 
 
 def test_a_link_in_place_of_a_file_is_refused(copied: Path) -> None:
