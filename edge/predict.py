@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,17 @@ def main(args: argparse.Namespace) -> int:
             "predict", "a score threshold must be a probability", got=args.score_threshold, expected="0 to 1", do="Change --score-threshold"
         )
     results: list[dict[str, Any]] = []
+    names = _file_names(args.images)
     with Engine.load(args.bundle) as engine, command.progress("predict") as report:
         step = engine.bundle.target.max_batch
         for start in range(0, len(args.images), step):
-            results += _chunk(engine, args.images[start : start + step], args)
+            results += _chunk(engine, args.images[start : start + step], names[start : start + step], args)
             report(len(results), len(args.images))
     command.write_json(args.json, results)
     return 1 if any("error" in result for result in results) else 0
 
 
-def _chunk(engine: Engine, paths: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _chunk(engine: Engine, paths: list[str], names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Predict at most a batch of images; an unreadable one becomes an entry with its error, the others go on."""
     photos: dict[str, Any] = {}
     errors: dict[str, str] = {}
@@ -57,7 +59,7 @@ def _chunk(engine: Engine, paths: list[str], args: argparse.Namespace) -> list[d
             print(error, file=sys.stderr)
     predictions = dict(zip(photos, engine.predict(list(photos.values()), score_threshold=args.score_threshold), strict=True))
     results = []
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         if path in errors:
             results.append({"image": path, "error": errors[path]})
             continue
@@ -65,8 +67,19 @@ def _chunk(engine: Engine, paths: list[str], args: argparse.Namespace) -> list[d
         results.append({"image": path, **_plain(prediction)})
         command.say(f"{path}: " + (", ".join(f"{name} {score:.2f}" for name, score in prediction.labels) or "nothing above the threshold"))
         if args.draw:
-            _draw(photos[path], prediction, args.draw / f"{Path(path).stem}.png")
+            _draw(photos[path], prediction, args.draw / name)
     return results
+
+
+def _file_names(paths: Sequence[str]) -> list[str]:
+    """A name of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become ``1.png`` and ``1-2.png``."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for stem in (Path(path).stem for path in paths):
+        name = next(name for name in (stem, *(f"{stem}-{count}" for count in range(2, len(paths) + 1))) if name not in taken)
+        taken.add(name)
+        names.append(f"{name}.png")
+    return names
 
 
 def _plain(prediction: Prediction) -> dict[str, Any]:

@@ -52,6 +52,15 @@ def test_images_become_labels_and_regions_in_photo_pixels(bundle, photos, tmp_pa
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_photographs_of_one_name_are_all_drawn(bundle, photos, tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("photo0.jpg", "photo0-2.jpg"):
+        (tmp_path / "b" / name).write_bytes(photos[1].read_bytes())
+    given = [photos[0], tmp_path / "b" / "photo0.jpg", tmp_path / "b" / "photo0-2.jpg", photos[2]]
+    assert run(bundle, *given, "--draw", tmp_path / "drawn") == 0
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"photo0.png", "photo0-2.png", "photo0-2-2.png", "photo2.png"}
+
+
 def test_an_unreadable_image_is_named_and_the_rest_is_written(bundle, photos, tmp_path, capsys):
     (tmp_path / "broken.jpg").write_bytes(photos[0].read_bytes()[:100])
     mixed = [photos[0], tmp_path / "broken.jpg", tmp_path / "missing.jpg", photos[1]]
