@@ -8,9 +8,10 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from edge import backends, command
 from edge.bundle import REFERENCE, Bundle, newest
 from edge.data import REPORT, Dataset, batches, match_labels, open_dataset
-from edge.engine import Engine
+from edge.engine import Engine, check_fit
 from edge.errors import EdgeError
 from edge.image import preprocess
 from edge.manifest import write_atomically
@@ -39,7 +40,8 @@ def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "bench",
         "Measure an engine: latency with a verdict, memory, mAP and its drop against FP32, region drift.\n"
-        "Without arguments: the newest bundle under engines/, batch 8. Several bundles are also compared turn by turn.",
+        "Without arguments: the newest bundle under engines/, batch 8. Several bundles are measured at one batch and also compared\n"
+        "turn by turn; --fail-on then holds for each of them.",
         "examples:\n"
         "  python -m edge.bench --batch 8 --html report.html\n"
         "  python -m edge.bench engines/mine --dataset csv:photos --json now.json\n"
@@ -49,7 +51,10 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("bundle", nargs="*", type=Path, metavar="BUNDLE", help=f"bundle folder (default: the newest under {ENGINES}/)")
     what = made.add_argument_group("latency")
     what.add_argument(
-        "--batch", type=_batches, metavar="N[,N…]", help="batch size, or several for a sweep (default 8, or the bundle's largest)"
+        "--batch",
+        type=_batches,
+        metavar="N[,N…]",
+        help="batch size, or several for a sweep (default 8, or the largest all bundles take)",
     )
     what.add_argument("--streams", type=int, metavar="N", help="also measure N callers at once")
     what.add_argument("--duration", type=_duration, metavar="TIME", help="also run so long (90s, 10m, 2h) and watch latency and memory")
@@ -72,20 +77,34 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     conditions = gate.parse(args.fail_on) if args.fail_on is not None else ()
     baseline = _read_json(args.baseline) if args.baseline else None
-    gate.check_needs(conditions, accuracy=not args.no_accuracy, baseline=baseline is not None)
-    paths = args.bundle or [_newest()]
-    benches = [bench(path, args) for path in paths]
+    # What can be refused is refused before the first engine is measured.
+    bundles = [Bundle.read(path) for path in args.bundle or [_newest()]]
+    sizes = _fitting(args.batch, bundles)
+    for bundle in bundles[1:]:  # the first one when it is loaded
+        bundle.verify()
+        check_fit(bundle)
+    opened = cache(partial(_opened, images=args.images))
+    judged = [_dataset(args, bundle, opened) for bundle in bundles]
+    labelled = all(_labelled(dataset, bundle) for bundle, (dataset, _) in zip(bundles, judged, strict=True))
+    gate.check_needs(conditions, accuracy=labelled, baseline=baseline, batch=max(sizes))
+    benches = [bench(bundle, sizes, dataset, notes, args) for bundle, (dataset, notes) in zip(bundles, judged, strict=True)]
     results = [result for result, _ in benches]
-    result = dict(results[0])
-    if len(paths) > 1:
+    result, titles = dict(results[0]), report.names(results)
+    several = len(bundles) > 1
+    if several:
         result["engines"] = results
-        result["comparison"] = _compare(paths, result["batch"])
+        result["comparison"] = _compare([bundle.path for bundle in bundles], max(sizes))
     if baseline is not None:
         result["baseline"] = {"file": str(args.baseline), **report.changes(result, baseline)}
-    result["gates"] = gate.check(conditions, result, baseline)
+    result["gates"] = [
+        {"engine": title, **outcome} if several else outcome
+        for title, one in zip(titles, results, strict=True)
+        for outcome in gate.check(conditions, one, baseline)
+    ]
     command.say(report.terminal(result))
-    for line in backends.account({"layers": result["layers"]}):
-        command.say(line)
+    for title, one in zip(titles, results, strict=True):
+        for line in backends.account({"layers": one["layers"]}):
+            command.say(f"{title}: {line}" if several else line)
     command.write_json(args.json, result)
     if args.markdown:
         write_atomically(args.markdown, report.markdown(result))
@@ -96,14 +115,18 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[page.Photo]]:
-    """Everything about one bundle, as the JSON holds it, and photographs for the page."""
-    bundle = Bundle.read(path)
-    sizes = _fitting(args.batch, bundle)
-    dataset, notes = (None, []) if args.no_accuracy else _dataset(args, bundle)
+def bench(
+    bundle: Bundle, sizes: list[int], dataset: Dataset | None, notes: list[str], args: argparse.Namespace
+) -> tuple[dict[str, Any], list[page.Photo]]:
+    """Everything about one bundle, as the JSON holds it, and photographs for the page.
+
+    Args:
+        sizes: batches to measure, rising.
+        dataset: what it is judged on, with its ``notes``; None for latency and memory only.
+    """
     memory.reset_peak()
     before_mb, started = memory.resident_mb(), time.perf_counter()
-    with Engine.load(path) as engine:
+    with Engine.load(bundle.path) as engine:
         load_ms = (time.perf_counter() - started) * 1e3
         images = _noise(bundle.image, max(sizes))
         started = time.perf_counter()
@@ -111,7 +134,7 @@ def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[pa
         first_ms = (time.perf_counter() - started) * 1e3
         sweep = [_latency(engine, images[:batch]) for batch in sizes]
         result = {
-            "bundle": str(path),
+            "bundle": str(bundle.path),
             "model": bundle.model.name,
             "weights": bundle.manifest.get("weights"),
             "size": bundle.image.size,
@@ -140,20 +163,32 @@ def bench(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[pa
     return {"accuracy": None, "regions": None, **result}, photos
 
 
-def _dataset(args: argparse.Namespace, bundle: Bundle) -> tuple[Dataset | None, list[str]]:
+def _opened(spec: str, *, images: int) -> Dataset:
+    dataset = open_dataset(spec, REPORT)
+    return dataset.subset(outputs.sample(len(dataset), images))
+
+
+def _dataset(args: argparse.Namespace, bundle: Bundle, opened: Callable[[str], Dataset]) -> tuple[Dataset | None, list[str]]:
     """The images to judge on, their columns in the bundle's order, and what the user should know about them."""
+    if args.no_accuracy:
+        return None, []
+    # Older bundles say neither: there the name of the weights tells.
     title = str(bundle.manifest.get("weights"))
-    random = title.endswith("-random")
-    if args.dataset is None and not (random or title == DEFAULT_WEIGHTS):
+    trained = bundle.manifest.get("trained", not title.endswith("-random"))
+    default = bundle.manifest.get("default_dataset", DEFAULT_DATA if title == DEFAULT_WEIGHTS or not trained else None)
+    spec = args.dataset or default
+    if not isinstance(spec, str):
         return None, ["no accuracy: these weights have no default data set, give --dataset"]
-    dataset = open_dataset(args.dataset or DEFAULT_DATA, REPORT)
-    dataset = dataset.subset(outputs.sample(len(dataset), args.images))
-    if random and args.dataset is None:
-        return dataset, ["no mAP: the weights are random; drift only"]
+    if not trained and args.dataset is None:
+        return opened(spec), ["no mAP: the weights are random; drift only"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        matched = match_labels(dataset, bundle.model.labels, owner="the bundle")
+        matched = match_labels(opened(spec), bundle.model.labels, owner="the bundle")
     return matched, [str(one.message) for one in caught]
+
+
+def _labelled(dataset: Dataset | None, bundle: Bundle) -> bool:
+    return dataset is not None and dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
 
 
 def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: argparse.Namespace, notes: list[str]) -> list[page.Photo]:
@@ -179,8 +214,7 @@ def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: ar
             "onnxruntime": support.version,
         }
         reference = outputs.cached(key, lambda: _reference(bundle, dataset, batch))
-    labelled = dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
-    result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if labelled else None
+    result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if _labelled(dataset, bundle) else None
     if result["accuracy"]:
         result["accuracy"]["causes"] = _causes(bundle, mine, reference, dataset, batch, notes) if reference else None
     drift = quality.drifted(mine, reference)
@@ -277,7 +311,7 @@ def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset 
 
 
 def _energy(engine: Engine, images: np.ndarray) -> dict[str, Any]:
-    source, reason = energy.find()
+    source, reason = energy.find(gpu=engine.bundle.target.backend.startswith("tensorrt"))
     if source is None:
         return {"source": None, "reason": f"not available here: {reason}"}
     return energy.per_image(lambda: engine.infer(images), len(images), source)
@@ -313,11 +347,13 @@ def _noise(spec: ImageSpec, batch: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
 
 
-def _fitting(wanted: list[int] | None, bundle: Bundle) -> list[int]:
-    most = bundle.target.max_batch
+def _fitting(wanted: list[int] | None, bundles: list[Bundle]) -> list[int]:
+    """The batches to measure, rising; the same for all bundles, so that they can be compared."""
+    least = min(bundles, key=lambda bundle: bundle.target.max_batch)
+    most = least.target.max_batch
     batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
     if max(batches) > most:
-        must, expected = "the batch must fit the bundle", f"at most {most}, the largest of {bundle.path}"
+        must, expected = "the batch must fit the bundle", f"at most {most}, the largest of {least.path}"
         raise _refused(must, max(batches), expected, f"Lower --batch, or build with --batch {max(batches)}")
     return batches
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,6 +128,107 @@ def test_several_bundles_are_compared_turn_by_turn(bundle, small_bundle, tmp_pat
     assert result["backend"] == "openvino"
     assert result["comparison"][0]["ratio"] == 1
     assert result["comparison"][1]["ratio"] > 0
+
+
+@pytest.fixture
+def narrow(bundle, tmp_path):
+    """The same bundle with a smaller largest batch."""
+    folder = tmp_path / "narrow"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = {name: value for name, value in manifest.items() if name not in ("schema", "files")}
+    write_manifest(folder, {**content, "target": {**content["target"], "batches": [1, 2]}})
+    return folder
+
+
+def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.json"
+    assert run(bundle, narrow, "--no-accuracy", "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert [one["batch"] for one in result["engines"]] == [2, 2]
+    assert len(result["comparison"]) == 2
+    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    assert run(bundle, narrow, "--no-accuracy", "--batch", "3") == 1
+    assert f"at most 2, the largest of {narrow}" in capsys.readouterr().err
+
+
+def test_a_gate_holds_for_every_bundle_by_name(bundle, small_bundle, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    words = [bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1", "--json", out]
+    assert run(*words, "--fail-on", "peak_rss>1") == 3
+    shown = capsys.readouterr()
+    for name in ("mcar-mobilenetv2 64 fp32 openvino", "mcar-mobilenetv2 64 fp32 onnxruntime"):
+        assert f"{name}: peak_rss" in shown.err
+        assert f"FAIL {name}: peak_rss>1" in shown.out
+    assert [one["engine"].split()[-1] for one in json.loads(out.read_text())["gates"]] == ["openvino", "onnxruntime"]
+
+
+def test_a_bundle_that_cannot_be_loaded_is_refused_before_another_is_measured(bundle, narrow, capsys, monkeypatch):
+    (narrow / "labels.txt").write_text("changed\n")
+    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    assert run(bundle, narrow, "--no-accuracy") == 1
+    assert "labels.txt" in capsys.readouterr().err
+
+
+def test_a_figure_that_was_not_measured_fails_the_gate_after_everything_is_written(bundle, photos, tmp_path, monkeypatch, capsys):
+    from edge.backends import Support
+
+    probe = bench.backends.probe
+    missing = Support(reason="it does not import", fix="Install it")
+    monkeypatch.setattr(bench.backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
+    words = [bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--fail-on", "map_drop>1"]
+    out, page, table = (tmp_path / name for name in ("out.json", "r.html", "r.md"))
+    assert run(*words, "--json", out, "--html", page, "--markdown", table) == 1
+    shown = capsys.readouterr()
+    assert "no map_drop (map_drop>1)" in shown.err
+    assert "not judged map_drop>1" in shown.out
+    assert json.loads(out.read_text())["gates"][0]["measured"] is None
+    assert page.is_file()
+    assert table.is_file()
+
+
+@pytest.mark.parametrize(
+    ("condition", "baseline", "part"),
+    [
+        ("p99>+5%", {"latency_ms": {"p99": 1.0}, "batch": 2}, "same batch"),
+        ("peak_rss>+5%", {"latency_ms": {}, "batch": 1}, "no peak_rss there"),
+    ],
+)
+def test_a_baseline_that_cannot_judge_is_refused_before_measuring(bundle, condition, baseline, part, tmp_path, monkeypatch, capsys):
+    (tmp_path / "base.json").write_text(json.dumps(baseline))
+    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", tmp_path / "base.json", "--fail-on", condition) == 1
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("manifest", "spec", "note"),
+    [
+        ({"weights": "anything", "trained": True, "default_dataset": "scenes"}, "scenes", None),
+        ({"weights": "ends-random", "trained": True, "default_dataset": None}, None, "no default data set"),
+        ({"weights": "mcar-mobilenetv2-scenes", "trained": True, "default_dataset": None}, None, "no default data set"),
+        ({"weights": "anything", "trained": False, "default_dataset": "scenes"}, "scenes", "weights are random"),
+        ({"weights": "mcar-mobilenetv2-scenes"}, "scenes", None),
+        ({"weights": "mcar-resnet50-random"}, "scenes", "weights are random"),
+        ({"weights": "mine"}, None, "no default data set"),
+    ],
+)
+def test_what_the_bundle_says_of_its_weights_decides_on_the_images(manifest, spec, note):
+    """Bundles that say nothing are judged by the name of their weights."""
+    labelled = SimpleNamespace(labels=np.ones((1, 1), np.int8), classes=("a",))
+    asked = []
+    bundle = SimpleNamespace(manifest=manifest, model=SimpleNamespace(labels=("a",)))
+    dataset, notes = bench._dataset(bench.arguments().parse_args([]), bundle, lambda given: asked.append(given) or labelled)
+    assert asked == ([spec] if spec else [])
+    assert dataset is (labelled if spec else None)
+    assert [note in one for one in notes] == ([True] if note else [])
+
+
+@pytest.mark.parametrize(("backend", "gpu"), [("openvino", False), ("onnxruntime", False), ("tensorrt", True), ("tensorrt-rtx", True)])
+def test_energy_is_read_where_the_engine_runs(backend, gpu, monkeypatch):
+    monkeypatch.setattr(bench.energy, "find", lambda **asked: (None, str(asked)))
+    engine = SimpleNamespace(bundle=SimpleNamespace(target=SimpleNamespace(backend=backend)))
+    assert bench._energy(engine, np.zeros(1))["reason"] == f"not available here: {{'gpu': {gpu}}}"
 
 
 def test_reference_scores_are_kept_and_used_again(bundle, photos, tmp_path, monkeypatch):

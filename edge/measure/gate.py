@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,31 +76,32 @@ def check(conditions: tuple[Condition, ...], result: Mapping[str, Any], baseline
     """Compare a bench result with what must not be.
 
     Args:
-        result, baseline: contents of ``edge.bench --json`` files.
+        result, baseline: contents of ``edge.bench --json`` files; the baseline is one that ``check_needs`` let pass.
 
     Returns:
-        per condition ``condition``, ``measured``, ``limit`` and ``failed``.
-
-    Raises:
-        EdgeError: a figure is missing on either side, or the runs are of different batches.
+        per condition ``condition``, ``measured`` (None where this run has no such figure), ``limit`` and ``failed``.
     """
     outcome = []
     for condition in conditions:
-        measured = _figure(condition, result, "this run")
-        limit = condition.value
+        measured, limit = _figure(condition, result), condition.value
         if condition.change:
-            base = _base(condition, result, baseline)
+            base = _figure(condition, baseline or {})
+            assert base is not None
             limit = base + (abs(base) * condition.value / 100 if condition.percent else condition.value)
-        failed = measured > limit if condition.side == ">" else measured < limit
+        failed = measured is not None and (measured > limit if condition.side == ">" else measured < limit)
         outcome.append({"condition": condition.text, "measured": measured, "limit": limit, "failed": failed})
     return outcome
 
 
 def enforce(outcome: list[dict[str, Any]]) -> None:
-    """Raise for the conditions that were met.
+    """Raise for the conditions that were met, and for those that could not be judged.
+
+    Args:
+        outcome: of ``check``; where several engines were judged, each with ``engine``, its name.
 
     Raises:
         GateError: naming every figure that failed.
+        EdgeError: none failed, but a figure was not measured.
     """
     failed = [one for one in outcome if one["failed"]]
     if failed:
@@ -112,16 +114,41 @@ def enforce(outcome: list[dict[str, Any]]) -> None:
             ),
             do="See the report, or change --fail-on",
         )
+    missing = [one for one in outcome if one["measured"] is None]
+    if missing:
+        raise EdgeError(
+            "bench",
+            "a condition needs its figure",
+            got="; ".join(f"no {_metric(one)} ({one['condition']})" for one in missing),
+            expected="a measured number",
+            do="See the notes of the report for why, or drop the condition",
+        )
 
 
-def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: bool) -> None:
+def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: Mapping[str, Any] | None, batch: int) -> None:
     """Refuse, before anything is measured, conditions that cannot be judged.
 
+    Args:
+        accuracy: whether there are labelled images to judge by.
+        baseline: the content of ``--baseline``.
+        batch: the one that will be reported.
+
     Raises:
-        EdgeError: a change without a baseline, or a mAP condition without the accuracy pass.
+        EdgeError: a change without a baseline, without its figure in the baseline or against a speed at another batch; a mAP
+            condition without the accuracy pass.
     """
     for condition in conditions:
-        if condition.change and not baseline:
+        if condition.metric.startswith("map") and not accuracy:
+            raise EdgeError(
+                "bench",
+                "a condition on mAP needs the accuracy pass",
+                got=f"{condition.text} without it",
+                expected="images with the labels of the model's classes",
+                do="Drop --no-accuracy, or give a labelled --dataset",
+            )
+        if not condition.change:
+            continue
+        if baseline is None:
             raise EdgeError(
                 "bench",
                 "a change needs something to compare with",
@@ -129,49 +156,33 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: 
                 expected="the JSON of an earlier run",
                 do="Add --baseline FILE",
             )
-        if condition.metric.startswith("map") and not accuracy:
+        if condition.metric in OF_SPEED and baseline.get("batch") != batch:
             raise EdgeError(
                 "bench",
-                "a condition on mAP needs the accuracy pass",
-                got=f"{condition.text} with --no-accuracy",
-                expected="labelled images",
-                do="Drop --no-accuracy",
+                "the baseline must be of the same batch",
+                got=f"batch {baseline.get('batch')} against {batch}",
+                expected="equal batches",
+                do="Bench with the baseline's --batch",
+            )
+        if _figure(condition, baseline) is None:
+            raise EdgeError(
+                "bench",
+                "a change needs its figure in the baseline",
+                got=f"no {condition.metric} there",
+                expected="a number at " + ".".join(METRICS[condition.metric]),
+                do="Make the baseline anew, or drop the condition",
             )
 
 
 def _metric(one: Mapping[str, Any]) -> str:
-    return re.split("[<>]", one["condition"])[0].strip()
+    """The metric of an outcome, with the engine it is of where there are several."""
+    metric = re.split("[<>]", one["condition"])[0].strip()
+    return f"{one['engine']}: {metric}" if "engine" in one else metric
 
 
-def _allowed(one: Mapping[str, Any]) -> str:
-    return f"{_metric(one)} {'at most' if '>' in one['condition'] else 'at least'} {one['limit']:.4g}"
-
-
-def _base(condition: Condition, result: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> float:
-    if baseline is None:
-        check_needs((condition,), accuracy=True, baseline=False)
-    assert baseline is not None
-    if condition.metric in OF_SPEED and baseline.get("batch") != result.get("batch"):
-        raise EdgeError(
-            "bench",
-            "the baseline must be of the same batch",
-            got=f"batch {baseline.get('batch')} against {result.get('batch')}",
-            expected="equal batches",
-            do="Bench with the baseline's --batch",
-        )
-    return _figure(condition, baseline, "the baseline")
-
-
-def _figure(condition: Condition, result: Mapping[str, Any], whose: str) -> float:
+def _figure(condition: Condition, result: Mapping[str, Any]) -> float | None:
     value: Any = result
     for key in METRICS[condition.metric]:
         value = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise EdgeError(
-            "bench",
-            "a condition needs its figure",
-            got=f"no {condition.metric} in {whose}",
-            expected="a number at " + ".".join(METRICS[condition.metric]),
-            do="Measure it, or drop the condition",
-        )
-    return float(value)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None

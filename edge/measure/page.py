@@ -147,7 +147,8 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
     points = [(name, one["latency_ms"]["p50"] / one["batch"], one["accuracy"]["map"]) for name, one in named if one.get("accuracy")]
     if not points:
         return ""
-    reference = next((one["accuracy"].get("map_reference") for one in engines if one.get("accuracy")), None)
+    references = {one["accuracy"].get("map_reference") for one in engines if one.get("accuracy")}
+    reference = references.pop() if len(references) == 1 else None  # engines of several models have no line in common
     return _section(
         "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other is both faster and better."
     )

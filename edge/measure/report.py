@@ -80,17 +80,31 @@ def engine_rows(result: Result) -> list[list[str]]:
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """What stands below the table, as (name, sentence)."""
-    found = [("verdict", "VALID" if result["valid"] else "INVALID: " + "; ".join(result["reasons"]))]
-    found += [*_latency(result), *_comparison(result), *_accuracy(result), *_sensitivity(result), *_cost(result)]
-    found += [("note", warning) for warning in result["warnings"] if warning not in result["reasons"]]
+    """What stands below the table, as (name, sentence). Of several engines: verdicts, notes and gates of all, details of the first."""
+    engines = result.get("engines") or [result]
+    titles = names(engines)
+    of = [f"{title}: " if len(engines) > 1 else "" for title in titles]
+    bad = [f"{whose}INVALID: " + "; ".join(one["reasons"]) for whose, one in zip(of, engines, strict=True) if not one["valid"]]
+    found = [("verdict", text) for text in bad or ["VALID"]]
+    found += _comparison(result, titles)
+    if len(engines) > 1:
+        found.append(("details", f"of {titles[0]}"))
+    found += [*_latency(result), *_accuracy(result), *_sensitivity(result), *_cost(result)]
     if result.get("baseline"):
         moved = "; ".join(f"{name} {text}" for name, text in result["baseline"]["changes"].items())
         differs = result["baseline"]["differs"]
         found.append(("baseline", f"{result['baseline']['file']}: {moved}" + (f" (of another {', '.join(differs)})" if differs else "")))
-    for one in result.get("gates") or []:
-        found.append(("gate", f"{'FAIL' if one['failed'] else 'pass'} {one['condition']}: {one['measured']:.4g}, limit {one['limit']:.4g}"))
+    for whose, one in zip(of, engines, strict=True):
+        found += [("note", whose + warning) for warning in one["warnings"] if warning not in one["reasons"]]
+    found += [("gate", _gate(one)) for one in result.get("gates") or []]
     return found
+
+
+def _gate(one: Mapping[str, Any]) -> str:
+    said = "not judged" if one["measured"] is None else "FAIL" if one["failed"] else "pass"
+    measured = "not measured" if one["measured"] is None else f"{one['measured']:.4g}"
+    whose = f"{one['engine']}: " if "engine" in one else ""
+    return f"{said} {whose}{one['condition']}: {measured}, limit {one['limit']:.4g}"
 
 
 def changes(result: Result, baseline: Result) -> dict[str, Any]:
@@ -135,8 +149,8 @@ def markdown_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _
 
 
 def short(engine: Result) -> str:
-    """``mobilenetv2 256 int8 openvino``: what tells engines of one report apart."""
-    return f"{engine['model'].removeprefix('mcar-')} {engine['size']} {precision_name(engine)} {engine['backend']}"
+    """``mcar-mobilenetv2 256 int8 openvino``: what tells engines of one report apart."""
+    return f"{engine['model']} {engine['size']} {precision_name(engine)} {engine['backend']}"
 
 
 def names(engines: Sequence[Result]) -> list[str]:
@@ -196,13 +210,13 @@ def _latency(result: Result) -> list[tuple[str, str]]:
     return found
 
 
-def _comparison(result: Result) -> list[tuple[str, str]]:
+def _comparison(result: Result, titles: Sequence[str]) -> list[tuple[str, str]]:
+    compared = result.get("comparison") or []
     found = []
-    for one in (result.get("comparison") or [])[1:]:
+    for title, one in zip(titles[1:], compared[1:], strict=False):
         low, high = one["interval"]
-        ratio = f"{one['ratio']:.3f} × [{low:.3f}, {high:.3f}] over {one['rounds']} rounds"
-        found.append(("compare", f"{Path(one['bundle']).name}: {ratio}, {one['verdict']}"))
-    return found
+        found.append(("compare", f"{title}: {one['ratio']:.3f} × [{low:.3f}, {high:.3f}], {one['verdict']}"))
+    return [("compare", f"turn by turn over {compared[0]['rounds']} rounds, × {titles[0]}"), *found] if found else []
 
 
 def _cost(result: Result) -> list[tuple[str, str]]:

@@ -68,18 +68,45 @@ def test_a_percentage_without_a_sign_is_refused():
         parse("p99>5%")
 
 
+def needs(text, *, accuracy=True, baseline=None, batch=8):
+    check_needs(parse(text), accuracy=accuracy, baseline=baseline, batch=batch)
+
+
 def test_what_cannot_be_judged_is_refused_before_measuring():
     with pytest.raises(EdgeError, match="--baseline"):
-        check_needs(parse("p99>+5%"), accuracy=True, baseline=False)
+        needs("p99>+5%")
     with pytest.raises(EdgeError, match="--no-accuracy"):
-        check_needs(parse("map<70"), accuracy=False, baseline=False)
-    check_needs(parse("p99>5,peak_rss>7"), accuracy=False, baseline=False)
+        needs("map<70", accuracy=False)
+    needs("p99>5,peak_rss>7", accuracy=False)
 
 
-def test_a_baseline_without_the_figure_or_of_another_batch_is_refused():
-    with pytest.raises(EdgeError, match="no map in the baseline"):
-        check(parse("map<-0.3"), result(), {"batch": 8, "accuracy": None})
+@pytest.mark.parametrize("value", [None, "10", float("nan"), True])
+def test_a_baseline_without_the_figure_is_refused(value):
+    with pytest.raises(EdgeError, match=r"no map there.*accuracy\.map"):
+        needs("map<-0.3", baseline={"batch": 8, "accuracy": {"map": value}})
+    with pytest.raises(EdgeError, match="no map there"):
+        needs("map<-0.3", baseline={"batch": 8, "accuracy": None})
+
+
+def test_a_baseline_of_another_batch_is_refused_for_figures_of_speed_only():
     with pytest.raises(EdgeError, match="same batch"):
-        check(parse("p99>+5%"), result(batch=8), result(batch=1))
+        needs("p99>+5%", baseline=result(batch=1))
+    needs("map<-0.3,peak_rss>+5%,p99>5", baseline=result(batch=1))
     (outcome,) = check(parse("map<-0.3"), result(batch=8), result(batch=1))
     assert not outcome["failed"]
+
+
+def test_a_figure_that_was_not_measured_is_no_pass_but_what_failed_comes_first():
+    outcome = check(parse("map_drop>0.1, p99>5"), {**result(), "accuracy": None}, None)
+    assert [(one["measured"], one["failed"]) for one in outcome] == [(None, False), (10, True)]
+    with pytest.raises(GateError):
+        enforce(outcome)
+    with pytest.raises(EdgeError, match=r"no map_drop \(map_drop>0.1\)") as caught:
+        enforce(outcome[:1])
+    assert caught.value.exit_code == 1
+
+
+def test_where_several_engines_were_judged_the_one_that_failed_is_named():
+    outcome = [{"engine": name, **one} for name in ("first", "second") for one in check(parse("p99>5"), result(), None)]
+    with pytest.raises(GateError, match=r"first: p99 10 .*; second: p99 10 "):
+        enforce(outcome)

@@ -94,18 +94,67 @@ def test_a_full_row_keeps_its_name_and_what_matters():
     engine = result()
     engine["latency_ms"] = {name: value * 100 for name, value in engine["latency_ms"].items()}
     head, _, row = report.text_table(report.COLUMNS, report.engine_rows(engine))
-    assert row.startswith("mobilenetv2 256 int8 openvino ")
+    assert row.startswith("mcar-mobilenetv2 256 int8 openvino ")
     for column in ("p50", "p99", "mAP", "drop [95 %]", "top-K", "IoU"):
         assert column in head
 
 
 def test_no_two_engines_of_a_report_have_one_name():
     other = result(bundle="engines/other")
-    assert report.names([result(), result(precision="fp32")]) == ["mobilenetv2 256 int8 openvino", "mobilenetv2 256 fp32 openvino"]
+    assert report.names([result(), result(precision="fp32")]) == [
+        "mcar-mobilenetv2 256 int8 openvino",
+        "mcar-mobilenetv2 256 fp32 openvino",
+    ]
     assert report.names([result(), other]) == ["mcar-mobilenetv2-scenes-256-int8-openvino", "other"]
     assert report.names([other, other]) == ["other", "other (2)"]
     text = page.html(result(engines=[other, other]))
     assert text.count("other (2)") >= 3
+
+
+def zoo():
+    """Twelve engines: with regions and both streams, regions without streams, scores alone."""
+    plain = {**result()["accuracy"], "causes": None, "map_reference": 70.0}
+    kinds = {
+        "mcar-mobilenetv2": {},
+        "rma-mobilenetv2": {"accuracy": plain},
+        "aamn-mobilenetv2": {"accuracy": plain, "regions": None},
+        "plain-mobilenetv2": {"accuracy": None, "regions": None, "sensitivity": None},
+    }
+    return [
+        result(model=model, precision=precision, backend="onnxruntime", bundle=f"engines/{model}-{precision}", **changes)
+        for model, changes in kinds.items()
+        for precision in ("fp32", "fp16", "int8")
+    ]
+
+
+def test_a_report_of_many_engines_names_each_and_tells_of_all():
+    engines = zoo()
+    engines[4] |= {"valid": False, "reasons": ["unstable: it shook"], "warnings": ["unstable: it shook", "no drop: no reference"]}
+    comparison = [{"bundle": "", "ratio": 1.5, "interval": [1.4, 1.6], "rounds": 7, "verdict": "slower"} for _ in engines]
+    gates = [{"engine": "rma-mobilenetv2 256 fp32 onnxruntime", "condition": "map>1", "measured": None, "limit": 1.0, "failed": False}]
+    many = {**engines[0], "engines": engines, "comparison": comparison, "gates": gates}
+    text = report.terminal(many)
+    assert max(map(len, text.splitlines())) <= 120
+    for one in engines:
+        name = f"{one['model']} 256 {one['precision']} onnxruntime"
+        assert f"\n{name} " in text
+        if one is not engines[0]:
+            assert f"\ncompare    {name}: 1.500 × [1.400, 1.600], slower" in text
+    assert "\ncompare    turn by turn over 7 rounds, × mcar-mobilenetv2 256 fp32 onnxruntime" in text
+    assert "\ndetails    of mcar-mobilenetv2 256 fp32 onnxruntime" in text
+    assert "\nverdict    rma-mobilenetv2 256 fp16 onnxruntime: INVALID: unstable: it shook" in text
+    assert "VALID\n" not in text
+    assert "\nnote       rma-mobilenetv2 256 fp16 onnxruntime: no drop: no reference" in text
+    assert "\ngate       not judged rma-mobilenetv2 256 fp32 onnxruntime: map>1: not measured, limit 1" in text
+    for form in (report.markdown(many), page.html(many)):
+        assert "plain-mobilenetv2 256 int8 onnxruntime" in form
+
+
+def test_a_reference_is_drawn_only_where_all_engines_share_it():
+    drawn = {len(engines): page.html(result(engines=engines)) for engines in (zoo()[:3], zoo())}
+    assert "FP32 80.00" in drawn[3]
+    assert "FP32 80.00" not in drawn[12]
+    assert "FP32 70.00" not in drawn[12]
 
 
 def test_columns_that_nobody_fills_are_left_out():
@@ -124,7 +173,7 @@ def test_an_invalid_run_says_so_in_every_form():
 def test_markdown_has_a_row_per_engine_and_class():
     text = report.markdown(result())
     assert text.startswith("# mcar-mobilenetv2-scenes-256-int8-openvino\n")
-    assert "| mobilenetv2 256 int8 openvino | 8 | 61.23 |" in text
+    assert "| mcar-mobilenetv2 256 int8 openvino | 8 | 61.23 |" in text
     assert "| class 3 | 77.0 | 80.0 | +3.00 |" in text
 
 
