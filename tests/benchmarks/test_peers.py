@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -66,6 +68,20 @@ def test_floor_is_the_backbone_of_each_stream_and_nothing_else(small_bundle, bac
     target = {**to_plain(bundle.target), "batches": [2, 8]}
     run = open_participant(Participant("floor", backend, "fp32", "floor", {**options, "target": target}))
     assert run(np.zeros((2, 3, 64, 64), np.float32)) == {}
+
+
+def test_our_int8_rows_calibrate_on_the_images_of_the_others(tmp_path, monkeypatch):
+    """Without --dataset the build would take the table that comes with shipped weights, of another number of images."""
+    said = []
+    monkeypatch.setattr(peers.subprocess, "run", lambda words, **_: said.append(words) or SimpleNamespace(returncode=1, stderr="no"))
+    monkeypatch.setattr(peers.backends, "probe", lambda name: SimpleNamespace(reason="", fix=""))
+    with pytest.raises(SystemExit, match="no bundle could be built"):
+        peers._build(peers.arguments().parse_args(["--calib-images", "16"]), tmp_path, peers.Table())
+    for words in said:
+        given = dict(pairwise(words))
+        wanted = ("scenes", "16") if given["--precision"] == "int8" else (None, None)
+        assert (given.get("--dataset"), given.get("--calib-images")) == wanted
+    assert len(said) == len(peers.backends.BACKENDS) * len(peers.PRECISIONS)
 
 
 def rounds(**milliseconds):
