@@ -174,15 +174,19 @@ class Network:
         batch = self._target.batches[0]
         size = self._engine.get_tensor_shape(INPUT)[2]
         images = np.zeros((batch, 3, size, size), np.float32)
-        lanes = {mode: self._made(batch, mode) for mode in MODES}
-        taken: dict[str, list[float]] = {mode: [] for mode in lanes}
-        for _ in range(30):  # interleaved: clocks change meanwhile
-            for mode, lane in lanes.items():
-                start = time.perf_counter()
-                lane.run(images)
-                taken[mode].append(time.perf_counter() - start)
-        for lane in lanes.values():
-            self._free(lane)
+        lanes: dict[str, _Lane] = {}
+        taken: dict[str, list[float]] = {mode: [] for mode in MODES}
+        try:
+            for mode in MODES:
+                lanes[mode] = self._made(batch, mode)
+            for _ in range(30):  # interleaved: clocks change meanwhile
+                for mode, lane in lanes.items():
+                    start = time.perf_counter()
+                    lane.run(images)
+                    taken[mode].append(time.perf_counter() - start)
+        finally:
+            for lane in lanes.values():
+                self._free(lane)
         return min(taken, key=lambda mode: float(np.median(taken[mode][10:])))
 
     def _made(self, batch: int, mode: str, *, graph: bool = True) -> _Lane:

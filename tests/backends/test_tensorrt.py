@@ -197,9 +197,9 @@ def test_outputs_on_the_device_outlive_the_thread_that_computed_them(fake_tensor
         np.testing.assert_allclose(on_host(scores), expected(batch), atol=1e-5)
 
 
-@pytest.mark.parametrize("failing", ["cudaHostAlloc", "cudaStreamSynchronize"])
+@pytest.mark.parametrize("failing", ["cudaHostAlloc", "cudaStreamSynchronize", "cudaHostGetDevicePointer"])
 def test_a_call_that_gets_no_memory_leaves_nothing_behind(fake_tensorrt, backend, images, tmp_path, small_graph, monkeypatch, failing):
-    fake = fake_tensorrt("10.16")
+    fake = fake_tensorrt("10.16", EDGE_FAKE_INTEGRATED="1" if failing == "cudaHostGetDevicePointer" else "0")
     network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     monkeypatch.setattr(fake.cudart, failing, lambda *_: (fake.cudart.INVALID, 0))
     with pytest.raises(EdgeError, match=f"{failing} must succeed"):
