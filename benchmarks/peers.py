@@ -31,10 +31,11 @@ from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.measure import latency, machine, report
 from edge.measure.outputs import KEPT, Outputs
+from edge.ops import OPS
 from edge.spec import PRECISIONS, to_plain
 
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
-BOXES = ("boxes/.*",)  # names of the nodes that find boxes
+BOXES = (f"{OPS['RegionBoxes'][1]}/.*",)  # names of the nodes that find boxes
 REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 
