@@ -33,7 +33,7 @@ SHOWN = (
     "edge-int8-openvino",
     "floor-int8",
 )
-WIDTH, LEFT, RIGHT, STEP, HEAD = 900, 210, 130, 19, 34
+WIDTH, LEFT, RIGHT, STEP, HEAD = 900, 210, 150, 19, 34
 
 
 def arguments() -> argparse.ArgumentParser:
