@@ -32,6 +32,7 @@ ENGINES = Path("engines")
 DEFAULT_BATCH = 8
 DEFAULT_DATA = "scenes"
 STAGE_IMAGES = 16
+REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference than one image needs
 PLAN = latency.Plan()
 ROUNDS, TURN_S = 7, 0.5  # of a comparison
 
@@ -213,25 +214,25 @@ def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: ar
             "input": to_plain(bundle.image),
             "onnxruntime": support.version,
         }
-        reference = outputs.cached(key, lambda: _reference(bundle, dataset, batch))
+        reference = outputs.cached(key, lambda: _reference(bundle, dataset))
     result["accuracy"] = quality.accuracy(mine, reference, dataset, args.score_threshold) if _labelled(dataset, bundle) else None
     if result["accuracy"]:
-        result["accuracy"]["causes"] = _causes(bundle, mine, reference, dataset, batch, notes) if reference else None
+        result["accuracy"]["causes"] = _causes(bundle, mine, reference, dataset, notes) if reference else None
     drift = quality.drifted(mine, reference)
     result["regions"] = drift.plain() if drift else None
     return page.photos(dataset, mine, reference, drift, bundle) if args.html and reference and drift else []
 
 
-def _reference(bundle: Bundle, dataset: Dataset, batch: int) -> outputs.Outputs:
+def _reference(bundle: Bundle, dataset: Dataset) -> outputs.Outputs:
     from edge.backends.onnxruntime import Session
 
     session = Session(bundle.path / REFERENCE)
     with command.progress("reference") as progress:
-        return outputs.collect(session, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+        return outputs.collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress)
 
 
 def _causes(
-    bundle: Bundle, mine: outputs.Outputs, reference: outputs.Outputs, dataset: Dataset, batch: int, notes: list[str]
+    bundle: Bundle, mine: outputs.Outputs, reference: outputs.Outputs, dataset: Dataset, notes: list[str]
 ) -> dict[str, float] | None:
     """The drop in mAP by what caused it; None for a model without a local stream, or on a device without what it takes."""
     try:
@@ -243,7 +244,7 @@ def _causes(
     with command.progress("causes") as progress:
         found = causes(
             (bundle.path / REFERENCE).read_bytes(),
-            lambda indices: batches(dataset.subset(indices), bundle.image, batch),
+            lambda indices: batches(dataset.subset(indices), bundle.image, REFERENCE_BATCH),
             mine.values,
             reference.values,
             dataset.labels,
