@@ -107,7 +107,7 @@ def cpu_part(run: Run, nvcc: str | None) -> None:
         run.missing.append("resource figures: no nvcc")
         return
     run.result["nvcc"] = release(nvcc)
-    recorded = json.loads(TABLE.read_text())["kernels"]
+    recorded = json.loads(TABLE.read_text())
     try:
         measured = {str(source): measure(nvcc, source) for source in sources()}
     except RuntimeError as error:
@@ -115,7 +115,8 @@ def cpu_part(run: Run, nvcc: str | None) -> None:
         run.result.setdefault("failures", {})["resource figures"] = str(error)[-4000:]
         return
     run.result["resources"] = measured
-    run.result["resources_equal_recorded"] = measured == recorded
+    # Another compiler spends registers otherwise: that says nothing about the kernels.
+    run.result["resources_equal_recorded"] = measured == recorded["kernels"] if run.result["nvcc"] == recorded["nvcc"] else None
 
 
 def build(run: Run, nvcc: str) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge import cache
 from edge.backends import Support, _cuda, _trt_aot
 from edge.backends._trt_aot import PLUGIN_VARIABLE
 from edge.errors import EdgeError
@@ -188,7 +189,7 @@ class Vendor:
                 "backend",
                 "a graph with nodes of ours needs the plugin",
                 got="no plugin library",
-                expected=f"{PLUGIN_VARIABLE} or {cache_folder() / 'plugin'}" if self.plugins else f"standard nodes for {self.backend}",
+                expected=f"{PLUGIN_VARIABLE} or {cache.folder('plugin')}" if self.plugins else f"standard nodes for {self.backend}",
                 do="Build it (docs/jetson.md), or build the bundle again without it",
             )
         shutil.copyfile(source, folder / PLUGIN)
@@ -204,13 +205,8 @@ def plugin_path() -> Path | None:
                 "backend", f"{PLUGIN_VARIABLE} must name the plugin library", got=given, expected="a file", do="Build it: docs/jetson.md"
             )
         return Path(given) if given else None
-    path = cache_folder() / "plugin" / "libedge_plugin.so"
+    path = cache.folder("plugin") / "libedge_plugin.so"
     return path if path.is_file() else None
-
-
-def cache_folder() -> Path:
-    """Where this user's timing caches, kernel caches and plugin are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcar-edge"
 
 
 def register_plugin(registry: Any, path: Path) -> None:

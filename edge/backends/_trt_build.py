@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from edge import cache
 from edge.backends import BACKENDS, _cuda, _trt_aot
-from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, cache_folder, register_plugin
+from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, register_plugin
 from edge.backends._trt_aot import PLUGIN_VARIABLE
 from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
@@ -88,10 +89,10 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
 
     machine: dict[str, Any] = {"version": str(trt.__version__), **(device.plain() if device else {})}
     # Timings hold for this GPU and these versions only; without a GPU nothing is timed.
-    timings = None if vendor.portable else cache_folder() / "timings" / f"{digest_json(machine)[:24]}.cache"
+    timings = None if vendor.portable else cache.folder("timings") / f"{digest_json(machine)[:24]}.cache"
     if timings is not None:
-        cache = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        known = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
+        config.set_timing_cache(known, ignore_mismatch=False)
 
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)

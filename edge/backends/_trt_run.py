@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from edge import cache
 from edge.backends import _cuda
 from edge.backends._device_arrays import DeviceArray, view
-from edge.backends._trt import PACKED, Vendor, cache_folder, register_plugin
+from edge.backends._trt import PACKED, Vendor, register_plugin
 from edge.backends._trt_layers import Layers, read_layers
 from edge.errors import EdgeError
 from edge.graph import INPUT
@@ -245,12 +246,12 @@ class Network:
         if kinds is not None:  # lazily, a graph would be captured over the kernels for any shape
             config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
         key = digest_json([device.name, device.driver, str(self._trt.__version__), facts.get("network")])[:24]
-        path = cache_folder() / "kernels" / f"{key}.cache"
-        cache = config.create_runtime_cache()
+        path = cache.folder("kernels") / f"{key}.cache"
+        kernels = config.create_runtime_cache()
         if path.is_file():
-            cache.deserialize(path.read_bytes())  # refused by the library itself where it does not fit
-        config.set_runtime_cache(cache)
-        self._cache = (cache, path)
+            kernels.deserialize(path.read_bytes())  # refused by the library itself where it does not fit
+        config.set_runtime_cache(kernels)
+        self._cache = (kernels, path)
         return config
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge import cache
 from edge.errors import EdgeError
 from edge.manifest import digest_json, write_atomically
 from edge.measure.latency import Clock
@@ -101,7 +101,7 @@ def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path 
         key: plain values that decide the outputs: digests of graph and images, version of the runtime.
         folder: default ``$XDG_CACHE_HOME/mcar-edge/outputs``, else ``~/.cache/mcar-edge/outputs``.
     """
-    path = (folder or cache_folder()) / f"{digest_json(key)}.npz"
+    path = (folder or cache.folder("outputs")) / f"{digest_json(key)}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as stored:
         values = {name: stored[name] for name in KEPT if name in stored}
         if "scores" in values:
@@ -112,7 +112,3 @@ def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path 
     with contextlib.suppress(EdgeError):  # a cache that cannot be written is no reason to fail
         write_atomically(path, packed.getvalue())
     return outputs
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcar-edge" / "outputs"
