@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -205,8 +206,11 @@ def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Tab
     name, quantised = "nncf-int8-default", work / "nncf-int8-default.xml"
     if not _made(defaults.quantize_nncf, reference, calibration, quantised, name, table):
         return
-    with _process() as process:
-        reason = process.submit(defaults.refused_by_openvino, quantised).result()
+    try:
+        with _process() as process:
+            reason = process.submit(defaults.refused_by_openvino, quantised).result()
+    except BrokenProcessPool:
+        reason = "its process died"
     if reason:
         quantised = work / "nncf-int8-boxes-fp32.xml"
         if not _made(partial(defaults.quantize_nncf, in_float=BOXES), reference, calibration, quantised, name, table):
