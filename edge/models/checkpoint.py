@@ -49,6 +49,7 @@ _FORMS: dict[str, tuple[tuple[type, ...], str]] = {
     "pooling": ((str,), "a name"),
     "regions": ((int,), "a whole number"),
     "threshold": ((int, float), "a number"),
+    "data": ((str,), "a data set"),
 }
 
 
@@ -62,6 +63,7 @@ class Description:
         classes: class names in output order.
         size: input side in pixels.
         options: the architecture's options that are known.
+        data: the data set it was trained on, as ``--dataset`` has it.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Description:
     classes: tuple[str, ...] | None = None
     size: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
 
 
 def read(path: Path | str) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
     options: dict[str, Any] = {name: told[name] for name in options_of(model) if name in told}
-    return Description(model, num_classes, tuple(told["classes"]) if "classes" in told else None, told.get("size"), options)
+    classes = tuple(told["classes"]) if "classes" in told else None
+    return Description(model, num_classes, classes, told.get("size"), options, ours.get("data"))
 
 
 def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> NetworkT:

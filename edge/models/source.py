@@ -18,7 +18,7 @@ from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-RANDOM = "random"
+RANDOM, SCENES = "random", "scenes"
 RANDOM_CLASSES = 20
 DEFAULT_SIZE = 256
 
@@ -34,6 +34,7 @@ class Source:
         digest: SHA-256 of the weights.
         shipped: name of the shipped weights, or None.
         trained: False for random weights.
+        data: the data set it was trained on, where the checkpoint tells.
         named: whether the class names are known (from a flag, the checkpoint or its data set).
         warnings: what the user should know.
     """
@@ -46,6 +47,7 @@ class Source:
     shipped: str | None
     named: bool
     trained: bool = True
+    data: str | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -56,8 +58,8 @@ class Source:
 
     @property
     def default_dataset(self) -> str | None:
-        """``scenes`` for the weights trained on it and for random ones; for others there is none."""
-        return "scenes" if self.shipped == DEFAULT_WEIGHTS or not self.trained else None
+        """``scenes``, which needs no files, for weights trained on it and for random ones; for others there is none."""
+        return SCENES if self.data == SCENES or not self.trained else None
 
 
 def shipped() -> tuple[str, ...]:
@@ -133,6 +135,7 @@ def open_source(
         digest=digest_file(path),
         shipped=path.stem if path.parent == ASSETS else None,
         named=names is not None,
+        data=found.data,
         warnings=tuple(warnings),
     )
 
