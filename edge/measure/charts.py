@@ -13,6 +13,7 @@ from html import escape
 SERIES = 6  # colours --c0 … --c5 of the page
 _WIDTH = 960
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 24, 44
+_LINE = 14  # of small text
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -95,12 +96,18 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
     best = front(points)
     corners = " ".join(f"{x(points[i][1]):.1f},{y(points[i][2]):.1f}" for i in best)
     parts.append(f'<polyline points="{corners}" class="front"/>')
+    named: list[tuple[float, float]] = []
     for index, (name, ms, accuracy) in enumerate(points):
         at, up, kind = x(ms), y(accuracy), "f" if index in best else "o"
         parts.append(_dot(at, up, 6, f"{kind}{index % SERIES}", f"{name}: {figure(ms)} ms per image, {accuracy:.2f} mAP"))
         end = at > _WIDTH * 0.7
-        # Names of the front stand above, of what is beaten below: the two lie close together.
-        parts.append(_text(at - 10 if end else at + 10, up + (-9 if index in best else 18), name, "small", "end" if end else "start"))
+        # Names of the front stand above, of what is beaten below, and further off where another name is in the way.
+        away = -_LINE if index in best else _LINE
+        row = up + (-9 if index in best else 18)
+        while any(abs(row - other) < _LINE and abs(at - there) < _WIDTH / 3 for there, other in named):
+            row += away
+        named.append((at, row))
+        parts.append(_text(at - 10 if end else at + 10, row, name, "small", "end" if end else "start"))
     return _svg(height, parts, "Accuracy against latency")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -316,3 +317,10 @@ def test_front_holds_what_nobody_beats():
 )
 def test_figures_have_three_digits_that_count(value, text):
     assert charts.figure(value) == text
+
+
+def test_names_of_engines_that_lie_close_together_can_be_read():
+    drawing = charts.pareto([("a", 10.0, 90.00), ("b", 10.5, 90.02), ("c", 11.0, 90.03), ("d", 11.0, 89.99)])
+    rows = sorted(float(row) for row, name in re.findall(r'y="([\d.]+)"[^>]*>([abcd])</text>', drawing))
+    assert len(rows) == 4
+    assert all(below - above >= 14 for above, below in pairwise(rows))
