@@ -80,7 +80,15 @@ class AAMN(Plain):
         """Statistics, and prototypes as if each image showed every class."""
         super().warm(images)
         with torch.no_grad():
-            self.observe(self.training_outputs(images), torch.ones(len(images), self.convclass.out_channels))
+            outputs = self.training_outputs(images)
+            # The maps of a deep random backbone are many times a trained one's, and likeness is quadratic in them: a softmax of it,
+            # and the scores behind, would hang on the last bit.
+            size = outputs["maps"].square().mean().sqrt()
+            for name, module in self.named_modules():
+                if name in ("memory.query", "memory.key", "channel.reduce"):
+                    module.weight.div_(size)
+            self.observe(outputs, torch.ones(len(images), self.convclass.out_channels))
+            self.convclass.weight.div_(self.training_outputs(images)["logits"].std())
 
     def fused_for_export(self) -> Network:
         """Also with each module folded into what of it is constant once training is over."""

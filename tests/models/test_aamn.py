@@ -165,3 +165,12 @@ def test_larger_backbones_have_wider_modules():
         network = create("aamn-resnet50", num_classes=80)
     assert network.spec_options()["width"] == 512
     assert network.memory.prototypes.shape == (80, 2048)
+
+
+def test_random_weights_give_scores_that_do_not_hang_on_the_last_bit():
+    torch.manual_seed(0)
+    network = create("aamn-resnet50", num_classes=5)
+    images = torch.randn(4, 3, 64, 64)
+    network.warm(images)
+    with torch.no_grad():
+        assert network.training_outputs(images)["logits"].std() == pytest.approx(1, rel=0.05)
