@@ -25,12 +25,11 @@ from edge.errors import EdgeError
 from edge.image import preprocess
 from edge.manifest import write_atomically
 from edge.measure import energy, gate, latency, load, machine, memory, outputs, page, quality, report, stages
-from edge.models import DEFAULT_WEIGHTS
+from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
 from edge.spec import ImageSpec, to_plain
 
 ENGINES = Path("engines")
 DEFAULT_BATCH = 8
-DEFAULT_DATA = "scenes"
 STAGE_IMAGES = 16
 REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference than one image needs
 PLAN = latency.Plan()

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge import command
 from edge.errors import EdgeError
-from edge.models import DEFAULT_MODEL, FAMILIES
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES
 
 RUNS, PIXELS = Path("runs"), "pixels"
 
@@ -45,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     how = made.add_argument_group("training")
     how.add_argument(
-        "--dataset", metavar="SPEC", default="scenes", help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
+        "--dataset", metavar="SPEC", default=DEFAULT_DATA, help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
     )
     how.add_argument(
         "--recipe", choices=("auto", "official", "scratch", "refine"), default="auto", help="auto: official with --weights, else scratch"

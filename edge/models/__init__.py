@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edge.models.network import Network
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
+DEFAULT_DATA = "scenes"  # which needs no files
 DEFAULT_MODEL = "mcar-mobilenetv2"  # to train, and to fill with random weights
 
 # Name → module, class and the arguments that make it this one.

@@ -77,7 +77,7 @@ class AAMN(Plain):
                 module.begin()
 
     def warm(self, images: Tensor) -> None:
-        """Statistics, and prototypes as if each image showed every class."""
+        """Statistics, prototypes as if each image showed every class, and weights of a size that suits the maps."""
         super().warm(images)
         with torch.no_grad():
             outputs = self.training_outputs(images)

@@ -12,13 +12,13 @@ import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, create
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-RANDOM, SCENES = "random", "scenes"
+RANDOM = "random"
 RANDOM_CLASSES = 20
 DEFAULT_SIZE = 256
 
@@ -33,9 +33,9 @@ class Source:
         title: short name for folders and reports: the shipped name, the checkpoint's file name, or ``<model>-random``.
         digest: SHA-256 of the weights.
         shipped: name of the shipped weights, or None.
+        named: whether the class names are known (from a flag, the checkpoint or its data set).
         trained: False for random weights.
         data: the data set it was trained on, where the checkpoint tells.
-        named: whether the class names are known (from a flag, the checkpoint or its data set).
         warnings: what the user should know.
     """
 
@@ -59,7 +59,7 @@ class Source:
     @property
     def default_dataset(self) -> str | None:
         """``scenes``, which needs no files, for weights trained on it and for random ones; for others there is none."""
-        return SCENES if self.data == SCENES or not self.trained else None
+        return DEFAULT_DATA if self.data == DEFAULT_DATA or not self.trained else None
 
 
 def shipped() -> tuple[str, ...]:
