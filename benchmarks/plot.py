@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import command
-from edge.manifest import write_atomically
+from edge.atomic import write_atomically
 from edge.measure import machine
 from edge.measure.style import DARK, LIGHT
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from calib.fingerprint import fingerprint
 from calib.histogram import BINS, Histogram
+from edge.atomic import write_atomically
 from edge.errors import EdgeError
 from edge.graph import Graph
-from edge.manifest import digest_bytes, write_atomically
+from edge.manifest import digest_bytes
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20

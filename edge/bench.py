@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from edge import backends, command
+from edge.atomic import write_atomically
 from edge.bundle import REFERENCE, Bundle, newest
 from edge.data import REPORT, Dataset, batches, match_labels, open_dataset
 from edge.engine import Engine, check_fit
 from edge.errors import EdgeError
 from edge.image import preprocess
-from edge.manifest import write_atomically
 from edge.measure import energy, gate, latency, load, machine, memory, outputs, page, quality, report, stages
 from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
 from edge.spec import ImageSpec, to_plain

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge import __version__
+from edge.atomic import folder_written_atomically
 from edge.errors import EdgeError
 from edge.graph import Graph
-from edge.manifest import folder_written_atomically, read_manifest, verify_files, write_manifest
+from edge.manifest import check_replaceable, read_manifest, verify_files, write_manifest
 from edge.spec import ImageSpec, ModelSpec, TargetSpec, from_plain, to_plain
 
 GRAPH = "graph.onnx"
@@ -166,7 +168,7 @@ def write_bundle(
         check: called with the unfinished folder once it is loadable; returns further manifest keys. An error
             it raises (a gate that does not hold) leaves nothing behind.
     """
-    with folder_written_atomically(path, replace=replace) as folder:
+    with folder_written_atomically(path, partial(check_replaceable, replace=replace)) as folder:
         (folder / GRAPH).write_bytes(graph.proto)
         (folder / REFERENCE).write_bytes(reference)
         (folder / LOWERED).write_bytes(lowered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edge import __version__
+from edge.atomic import write_atomically
 from edge.errors import EdgeError
-from edge.manifest import write_atomically
 
 Progress = Callable[[int, int], None]
 
@@ -33,11 +34,21 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     try:
         return main(arguments) or 0
     except EdgeError as error:
-        _print(str(error), sys.stderr)
+        _print(with_flags(str(error), arguments), sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         _print("interrupted", sys.stderr)
         return 130
+
+
+def with_flags(message: str, arguments: argparse.Namespace) -> str:
+    """A message with the parameters it names in backticks turned into this command's flags."""
+    return re.sub(r"`(\w+)`", lambda name: flag(name[1]) if hasattr(arguments, name[1]) else name[0], message)
+
+
+def flag(name: str) -> str:
+    """A parameter as it is given on a command line."""
+    return "--" + name.replace("_", "-")
 
 
 def write_json(path: Path | None, value: Any) -> None:

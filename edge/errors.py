@@ -1,34 +1,37 @@
-"""The one error type of the toolkit, in one form.
-
-Every refusal says four things: what must hold, what was found, what was expected, what to do.
-"""
+"""The one error type of the toolkit: what happened, and what to do about it, in one line."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class EdgeError(Exception):
-    """A refusal the user can act on: ``[stage] what must hold, got X. Expected Y. Do Z.``
+    """A failure the user can act on: ``[stage] What happened. What to do.``
+
+    A parameter is named in backticks (`` `dataset` ``): the reader of a library error knows it by that name, and a command
+    shows it as its flag (``--dataset``).
 
     Args:
-        stage: the stage that refuses: ``models``, ``data``, ``export``, ``calib``, ``build``, ``load`` …
-        must: what must hold.
-        got: what was found.
-        expected: what was expected, allowed values printed from their source of truth.
-        do: what the user can do about it, as a full imperative.
+        stage: where it happened: ``models``, ``data``, ``export``, ``calib``, ``build``, ``load`` …
+        problem: what happened, as a sentence, with the value that was got.
+        fix: what to do, as a sentence, with the allowed values where that helps.
     """
 
     exit_code = 1
 
-    def __init__(self, stage: str, must: str, *, got: object, expected: object, do: str) -> None:
-        self.stage, self.must, self.got, self.expected, self.do = stage, must, got, expected, do
-        super().__init__(f"[{stage}] {must}, got {got}. Expected {expected}. {do.rstrip('.')}.")
+    def __init__(self, stage: str, problem: str, fix: str = "", *, got: object = None, expected: object = None, do: str = "") -> None:
+        if do:  # the former four parts, until every caller is converted
+            problem, fix = f"{problem}, got {got}. Expected {expected}", do
+        super().__init__(stage, problem, fix)
+        self.must, self.got, self.expected, self.do = problem, got, expected, fix  # likewise
+        self.stage, self.problem, self.fix = stage, problem.rstrip("."), fix.rstrip(".")
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]  # keyword-only arguments do not pickle by themselves
-        return _rebuild, (type(self), self.stage, self.must, self.got, self.expected, self.do)
+    def __str__(self) -> str:
+        return f"[{self.stage}] {self.problem}. {self.fix}."
 
 
 class GateError(EdgeError):
-    """A gate the user set (``--max-map-drop``, ``--fail-on``) did not hold: exit code 3."""
+    """A gate the user set (``max_map_drop``, ``fail_on``) did not hold: exit code 3."""
 
     exit_code = 3
 
@@ -37,11 +40,7 @@ class UnavailableError(EdgeError):
     """A backend, device or optional package is missing here."""
 
 
-def _rebuild(kind: type[EdgeError], stage: str, must: str, got: object, expected: object, do: str) -> EdgeError:
-    return kind(stage, must, got=got, expected=expected, do=do)
-
-
-def one_of(values: object) -> str:
+def one_of(values: Iterable[object]) -> str:
     """'a, b or c' for error messages, from the collection that defines what is allowed."""
-    names = [str(value) for value in values]  # type: ignore[attr-defined]
+    names = [str(value) for value in values]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edge import command
+from edge.atomic import write_atomically
 from edge.engine import Engine, Prediction
 from edge.errors import EdgeError
 from edge.image import decode, draw
-from edge.manifest import write_atomically
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,32 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"reference material not found at {path}; set EDGE_SHARED to its folder")
     return path
+
+
+INSTRUCTION_SETS = ("AVX2", "AVX512_CORE_VNNI", "DEFAULT")  # oneDNN's names; DEFAULT is all this processor has
+
+
+@pytest.fixture(scope="session", params=INSTRUCTION_SETS)
+def nodes_here(request):
+    """A function (model file, target) → the nodes OpenVINO runs, on a processor that has no more than these instructions."""
+    pytest.importorskip("openvino")
+
+    def nodes(model: Path, target, batch: int = 1) -> list[dict[str, str]]:
+        if target.float16 and request.param == "AVX2":
+            pytest.skip("AVX2 has no 16-bit float")
+        code = (
+            "import json, sys; from pathlib import Path; from edge.backends.openvino import Network, runtime_nodes; "
+            "from edge.spec import TargetSpec; target = TargetSpec(*json.loads(sys.argv[2])); "
+            "print(json.dumps(runtime_nodes(Network(Path(sys.argv[1]), target).compiled(int(sys.argv[3])))))"
+        )
+        words = [str(model), json.dumps([target.backend, target.precision, target.batches, target.float16]), str(batch)]
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": request.param}  # read once a process
+        run = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, check=True, timeout=120
+        )
+        return json.loads(run.stdout)
+
+    return nodes
 
 
 @pytest.fixture(scope="session")

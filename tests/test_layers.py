@@ -12,7 +12,7 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.errors"], 0),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors"], 0),
     **dict.fromkeys(["edge.cache", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
     **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], 2),
     **dict.fromkeys(["edge.engine", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
@@ -21,6 +21,7 @@ LAYERS = {
 }
 # Within a layer, this and nothing else.
 WITHIN = {
+    ("edge.atomic", "edge.errors"),
     ("edge.bundle", "edge.graph"),
     ("edge.engine", "edge.backends"),
     ("edge.backends", "edge.lower"),

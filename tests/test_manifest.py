@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 
 import pytest
 
+from edge.atomic import folder_written_atomically, write_atomically
 from edge.errors import EdgeError
 from edge.manifest import (
     MAX_MANIFEST_BYTES,
     NAME,
+    check_replaceable,
     digest_bytes,
     digest_file,
-    folder_written_atomically,
     read_manifest,
     verify_files,
-    write_atomically,
     write_manifest,
 )
 
+never = partial(check_replaceable, replace=False)
+
 
 def make(folder, replace=False, **files):
-    with folder_written_atomically(folder, replace=replace) as partial:
+    with folder_written_atomically(folder, partial(check_replaceable, replace=replace)) as fresh:
         for name, data in files.items():
-            (partial / name).write_bytes(data)
-        write_manifest(partial, {"kind": "test"})
+            (fresh / name).write_bytes(data)
+        write_manifest(fresh, {"kind": "test"})
     return folder
 
 
@@ -55,8 +58,8 @@ def test_written_files_have_ordinary_permissions(tmp_path):
 
 def test_a_folder_whose_filling_fails_never_appears(tmp_path):
     def fail():
-        with folder_written_atomically(tmp_path / "x") as partial:
-            (partial / "half").write_text("half")
+        with folder_written_atomically(tmp_path / "x", never) as fresh:
+            (fresh / "half").write_text("half")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -167,16 +170,16 @@ def test_an_old_folder_that_a_kill_left_aside_stays_until_there_is_a_new_one(tmp
     aside = tmp_path / ".x.partial-999999999-abc-old"
     make(tmp_path / "x", a=b"1")
     (tmp_path / "x").rename(aside)
-    with folder_written_atomically(tmp_path / "x") as partial:
+    with folder_written_atomically(tmp_path / "x", never) as fresh:
         assert (aside / "a").read_bytes() == b"1"
-        write_manifest(partial, {})
+        write_manifest(fresh, {})
     make(tmp_path / "x", replace=True, a=b"2")
     assert os.listdir(tmp_path) == ["x"]
 
 
 def test_only_a_full_disk_is_told_as_one_while_a_folder_is_filled(tmp_path):
     def fail(error):
-        with folder_written_atomically(tmp_path / "x"):
+        with folder_written_atomically(tmp_path / "x", never):
             raise error
 
     with pytest.raises(FileNotFoundError):

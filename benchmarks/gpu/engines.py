@@ -28,8 +28,8 @@ from benchmarks import participants
 from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Failed, Worker
 from edge import backends
+from edge.atomic import write_atomically
 from edge.bundle import LOWERED, REFERENCE, Bundle
-from edge.manifest import write_atomically
 from edge.measure import latency, machine, quality
 from edge.measure.outputs import KEPT, Outputs
 from edge.spec import PRECISIONS

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import cache
+from edge.atomic import write_atomically
 from edge.backends import BACKENDS, _cuda, _trt_aot
 from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, register_plugin
 from edge.backends._trt_aot import PLUGIN_VARIABLE
@@ -23,7 +24,7 @@ from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
 from edge.errors import EdgeError
 from edge.graph import INPUT
-from edge.manifest import digest_json, write_atomically
+from edge.manifest import digest_json
 from edge.ops.region_boxes import KERNEL_MAX_SIZE
 
 

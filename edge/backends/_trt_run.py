@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from edge import cache
+from edge.atomic import write_atomically
 from edge.backends import _cuda
 from edge.backends._device_arrays import DeviceArray, view
 from edge.backends._trt import PACKED, Vendor, register_plugin
 from edge.backends._trt_layers import Layers, read_layers
 from edge.errors import EdgeError
 from edge.graph import INPUT
-from edge.manifest import digest_json, write_atomically
+from edge.manifest import digest_json
 from edge.spec import TargetSpec
 
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}

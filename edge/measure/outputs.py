@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from edge import cache
+from edge.atomic import write_atomically
 from edge.errors import EdgeError
-from edge.manifest import digest_json, write_atomically
+from edge.manifest import digest_json
 from edge.measure.latency import Clock
 
 KEPT = ("scores", "global_scores", "local_scores", "regions", "region_classes")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edge.atomic import write_atomically
 from edge.errors import EdgeError, one_of
 from edge.labels import COCO_CLASSES, VOC_CLASSES
-from edge.manifest import write_atomically
 from edge.models import options_of
 from edge.models.network import Network
 

@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edge.atomic import write_atomically
 from edge.errors import EdgeError
-from edge.manifest import digest_json, write_atomically
+from edge.manifest import digest_json
 from edge.models.augmentation import augment, normalise, resize
 from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
 from edge.models.curve import draw_curve

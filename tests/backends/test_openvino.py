@@ -11,17 +11,19 @@ from edge import backends
 from edge.bundle import Bundle
 from edge.engine import Engine
 
-openvino = pytest.importorskip("openvino")
-
-from edge.backends.openvino import Network, runtime_nodes  # noqa: E402
+pytest.importorskip("openvino")
 
 COORDINATES = ("boxes/", "crop/", "boxes", "crop", "regions")
 HEAVY = {"i8": "int8", "u8": "int8", "bf16": "fp16", "f16": "fp16", "f32": "fp32"}
 
 
-def nodes_of(bundle, batch=1):
-    read = Bundle.read(bundle)
-    return runtime_nodes(Network(read.path / "engine.xml", read.target).compiled(batch))
+@pytest.fixture
+def nodes_of(nodes_here):
+    def nodes(bundle):
+        read = Bundle.read(bundle)
+        return nodes_here(read.path / "engine.xml", read.target)
+
+    return nodes
 
 
 def needs_float16(precision):
@@ -30,7 +32,7 @@ def needs_float16(precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_boxes_and_crops_run_in_float32_in_every_precision(small_bundle, precision):
+def test_boxes_and_crops_run_in_float32_in_every_precision(small_bundle, nodes_of, precision):
     needs_float16(precision)
     nodes = nodes_of(small_bundle("openvino", precision))
     seen = 0
@@ -45,7 +47,7 @@ def test_boxes_and_crops_run_in_float32_in_every_precision(small_bundle, precisi
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_backbone_convolutions_run_in_the_precision_asked_for(small_bundle, precision):
+def test_backbone_convolutions_run_in_the_precision_asked_for(small_bundle, nodes_of, precision):
     needs_float16(precision)
     convolutions = [node for node in nodes_of(small_bundle("openvino", precision)) if node["type"] == "Convolution"]
     found = Counter(HEAVY[node["precision"]] for node in convolutions if "classifier" not in node["origin"])
@@ -53,7 +55,7 @@ def test_backbone_convolutions_run_in_the_precision_asked_for(small_bundle, prec
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_biases_and_activations_are_fused_into_the_convolutions(small_bundle, precision):
+def test_biases_and_activations_are_fused_into_the_convolutions(small_bundle, nodes_of, precision):
     needs_float16(precision)
     types = Counter(node["type"] for node in nodes_of(small_bundle("openvino", precision)) if "block" in node["origin"])
     assert not {"Eltwise", "FakeQuantize", "Convert"} & set(types), types
