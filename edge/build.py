@@ -157,6 +157,7 @@ def _build(args: argparse.Namespace) -> Bundle:
         raise EdgeError("build", f"An image size of {source.image.size} pixels is too large", f"Give --size {MAX_SIZE} or less")
     output = args.output or ENGINES / f"{source.title}-{source.image.size}-{args.precision}-{backend}"
     check_replaceable(output, replace=args.force)
+    _check_gate(source, args)
     _describe(source)
 
     graph = export_graph(source.network, source.model, source.image, {"weights": source.digest})
@@ -281,16 +282,25 @@ def _validation(dataset: str | None, source: Source, args: argparse.Namespace) -
             labelled = validation_split(match_labels(train, source.model.labels))[1]
             labelled = labelled.subset(range(min(len(labelled), VALIDATION_IMAGES)))
     if labelled is None and args.max_map_drop is not None:
-        if not source.trained:
-            raise EdgeError("build", "Random weights have no mAP that could drop", "Leave --max-map-drop out, or give trained --weights")
-        if not source.named:
-            raise EdgeError("build", "--max-map-drop needs the names of the classes, which the weights do not have", "Give --labels FILE")
-        raise EdgeError(
-            "build",
-            f"--max-map-drop needs labelled images to judge by, and {f'{dataset} has no labels' if dataset else 'there is no data set'}",
-            "Give --dataset scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT",
-        )
+        raise _unjudged(f"{dataset} has no labels")
     return labelled
+
+
+def _check_gate(source: Source, args: argparse.Namespace) -> None:
+    """Refuse a gate, before the work, where nothing could be judged; whether the images are labelled shows when they are opened."""
+    if args.max_map_drop is None:
+        return
+    if not source.trained:
+        raise EdgeError("build", "Random weights have no mAP that could drop", "Leave --max-map-drop out, or give trained --weights")
+    if not source.named:
+        raise EdgeError("build", "--max-map-drop needs the names of the classes, which the weights do not have", "Give --labels FILE")
+    if args.dataset is None and source.default_dataset is None:
+        raise _unjudged("there is no data set")
+
+
+def _unjudged(why: str) -> EdgeError:
+    fix = "Give --dataset scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
+    return EdgeError("build", f"--max-map-drop needs labelled images to judge by, and {why}", fix)
 
 
 def _calibration(graph: Graph, source: Source, dataset: str | None, args: argparse.Namespace) -> Calibration:
