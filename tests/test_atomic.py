@@ -426,3 +426,10 @@ def test_pixels_that_do_not_fit_are_one_line_and_leave_nothing(small_disk):
     (small_disk / "pixels-mine.npy").touch()
     remove_pixels(small_disk)
     assert os.listdir(small_disk) == ["pixels-mine.npy"]
+
+
+def test_a_mount_point_cannot_give_way(small_disk):
+    with pytest.raises(EdgeError, match="is a mount point. Choose a folder inside it"):
+        make(small_disk, a=b"1")
+    make(small_disk / "x", a=b"1")
+    assert os.listdir(small_disk) == ["x"]
