@@ -429,7 +429,7 @@ def test_pixels_that_do_not_fit_are_one_line_and_leave_nothing(small_disk):
 
 
 def test_a_mount_point_cannot_give_way(small_disk):
-    with pytest.raises(EdgeError, match="is a mount point. Choose a folder inside it"):
+    with pytest.raises(EdgeError, match=r"is a mount point\. Choose a folder inside it"):
         make(small_disk, a=b"1")
     make(small_disk / "x", a=b"1")
     assert os.listdir(small_disk) == ["x"]
