@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import backends, lower
+from edge.atomic import refusing_full_disk
 from edge.backends.onnxruntime import Session
 from edge.data import Dataset
 from edge.data.pixels import cached_pixels
@@ -39,23 +41,23 @@ class Trials:
 
     def __init__(self, dataset: Dataset, target: TargetSpec, *, progress: Progress | None = None) -> None:
         if len(dataset) == 0:
-            raise EdgeError("calib", "there must be validation images", got="none", expected="1 or more", do="Change --dataset")
+            raise EdgeError("calib", "The data set has no validation images", "Choose another `dataset`")
         self.dataset = dataset
         self.stand_in = not runs_here(target)
         backend = "onnxruntime" if self.stand_in else target.backend
         self.target = TargetSpec(backend, target.precision, (1, BATCH), None if self.stand_in else target.float16)
         self._progress = progress
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._open = ExitStack()
+        self._scratch: Path | None = None
         self._pixels: NDArray[np.uint8] | None = None
 
     def __enter__(self) -> Trials:
-        self._scratch = tempfile.TemporaryDirectory(prefix="mcar-edge-")
+        self._scratch = self._open.enter_context(scratch())
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._pixels = None
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self._open.__exit__(*error)
 
     def reference(self, graph: Graph) -> Outputs:
         """Outputs of an fp32 graph on ONNX Runtime: what every drop is counted from."""
@@ -77,7 +79,20 @@ class Trials:
     def _folder(self) -> Path:
         if self._scratch is None:
             raise RuntimeError("Trials is used as a context manager")
-        return Path(self._scratch.name)
+        return self._scratch
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what is not kept, where the system has such (``TMPDIR``); a disk that fills up there is one line."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="mcar-edge-")
+    except OSError as error:
+        raise EdgeError(
+            "calib", f"No temporary folder can be made: {error.strerror or error}", "Set TMPDIR to a writable folder"
+        ) from error
+    with made as folder, refusing_full_disk(Path(folder)):
+        yield Path(folder)
 
 
 def runs_here(target: TargetSpec) -> bool:
@@ -105,11 +120,7 @@ def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any
     reduced = TargetSpec(target.backend, "int8", (1,), target.float16)
     plain = TargetSpec(target.backend, "fp16" if float16 else "fp32", (1,), float16)
     image = np.zeros((1, 3, int8.image.size, int8.image.size), np.float32)
-    with (
-        tempfile.TemporaryDirectory(prefix="mcar-edge-") as scratch,
-        engine_of(int8, reduced, Path(scratch)) as one,
-        engine_of(fp32, plain, Path(scratch)) as other,
-    ):
+    with scratch() as folder, engine_of(int8, reduced, folder) as one, engine_of(fp32, plain, folder) as other:
         turns = {"int8": timed(lambda: one.infer(image)), "float": timed(lambda: other.infer(image))}
         rounds = interleave(turns, rounds=ROUNDS, turn_s=TURN_S)
     milliseconds = {name: float(np.median(np.concatenate(rounds.seconds[name]))) * 1e3 for name in turns}

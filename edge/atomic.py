@@ -1,4 +1,13 @@
-"""Files and folders that appear under their name only when they are complete."""
+"""The one way to write: files and folders that appear under their name only when they are complete.
+
+1. A result is filled under a partial name beside its own and takes its name in one step: a reader sees all of it or none.
+2. A link is followed: what it points to is replaced, and the link stays. What is no regular file (a device, a pipe,
+   ``/dev/stdout``) is never replaced but written to.
+3. Whoever fills a partial holds a lock on it. Only where that lock is free, because its holder was killed, may another process
+   clear up; a file system or a system without locks is never cleared up.
+4. A folder gives way to a new one by an exchange of the two names where the system has that, so that no moment is without either.
+   Elsewhere it is set aside first, and the next process that writes there puts it back if this one was killed in between.
+"""
 
 from __future__ import annotations
 
@@ -7,88 +16,356 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterator
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from edge.errors import EdgeError
 
-_PARTIAL, _RETIRED = ".partial-", "-old"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_PARTIAL, _LOCK, _ASIDE = "partial", ".lock", ".aside"
+_SLOTS = 8  # partial names that are looked at for what a killed process left
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # how a file system says that it lacks a call
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_BLOCK = 1 << 20
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """Write a file beside its final name and rename it, so that a reader sees all of it or none."""
+    """Write a whole file, so that a reader sees all of it or none; to a device or a pipe, just write.
+
+    Raises:
+        EdgeError: it cannot be written, or does not fit on the disk. What was there before is still there.
+    """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    partial = _beside(path)
-    with _refusing_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "xb") as file:
+    with refusing_unwritable(path):
+        if _is_special(path):
+            with _opened(path) as stream:
+                stream.write(data)
+        else:
+            with file_written_atomically(path) as file:
                 file.write(data)
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-            raise
+
+
+@contextlib.contextmanager
+def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
+    """A new file, open for writing and reading, that becomes ``path`` at the end and goes on any error."""
+    path = Path(path)
+    # What else goes wrong while it is filled is not about this path.
+    with refusing_full_disk(path), contextlib.ExitStack() as stack:
+        with refusing_unwritable(path):
+            target = _resolved(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(_partial(target))
+            file = stack.enter_context(open(partial, "x+b"))
+        yield file
+        with refusing_unwritable(path):
+            file.close()
+            os.replace(partial, target)
 
 
 @contextlib.contextmanager
 def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -> Iterator[Path]:
-    """A folder beside ``path`` to fill; renamed to ``path`` at the end, removed on any error.
+    """A new folder to fill, beside ``path``; it takes the name ``path`` at the end and goes on any error.
 
     Args:
-        check: refuses a ``path`` that must not be replaced; a folder that gives way comes back when the new one fails.
+        check: refuses a ``path`` that must not be replaced; asked before the work and again at its end.
     """
     path = Path(path)
     check(path)
-    partial = _beside(path)
-    retired = partial.with_name(partial.name + _RETIRED)
-    with _refusing_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        partial.mkdir()
-    try:
-        with _refusing_unwritable(path, _FULL):  # what else goes wrong while the folder is filled is not about this path
-            yield partial
-        with _refusing_unwritable(path):
-            if path.exists():
+    # What else goes wrong while it is filled is not about this path.
+    with refusing_full_disk(path), contextlib.ExitStack() as stack:
+        with refusing_unwritable(path):
+            target = _resolved(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(_partial(target))
+            partial.mkdir()
+        yield partial
+        with refusing_unwritable(path):
+            if is_free(target):
+                os.rename(partial, target)  # which takes the place of an empty folder, too
+            else:
                 check(path)
-                os.rename(path, retired)
-            os.rename(partial, path)
-    except BaseException:
-        if retired.exists() and not path.exists():
-            os.rename(retired, path)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
+                _replace_folder(partial, target)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Have a new file take all its space on the disk now: where a memory map runs out of it, the process is killed.
+
+    Raises:
+        OSError: it does not fit.
+    """
+    file.flush()
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    place = file.seek(0, os.SEEK_END)
+    for start in range(place, size, _BLOCK):
+        file.write(bytes(min(_BLOCK, size - start)))
+    file.flush()
+    file.seek(place)
+
+
+def check_writable(path: Path | str) -> None:
+    """Refuse, before the work, a file that could not be written after it. Nothing is left behind."""
+    path = Path(path)
+    with refusing_unwritable(path):
+        if _is_special(path):
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:
+            _probe(_resolved(path))
+
+
+def check_folder_writable(path: Path | str) -> None:
+    """Refuse, before the work, a folder into which no file could be written, be it there or yet to be made."""
+    with refusing_unwritable(Path(path)):
+        folder = _resolved(path)
+        if _mode(folder) is None:
+            _probe(folder)
+        else:
+            os.listdir(folder)  # a file in its place is told as one
+            _probe(folder / "x")
+
+
+def check_folder_replaceable(path: Path | str) -> None:
+    """Refuse, before the work, a folder that could not be made or exchanged for a new one.
+
+    What a killed process left of it is cleared up first, so that it is there if it was ever complete.
+    """
+    path = Path(path)
+    with refusing_unwritable(path):
+        target = _resolved(path)
+        _clear_up(target)
+        _probe(target)
+        here = Path.cwd()
+        if target in (here, *here.parents):
+            raise EdgeError(
+                "write", f"Cannot replace {target} while it is the current folder", "Go to another folder, or choose another `output`"
+            )
+        if target.is_mount():
+            raise EdgeError("write", f"Cannot replace {target}, which is a mount point", "Choose a folder inside it as `output`")
+
+
+def is_free(path: Path | str) -> bool:
+    """Whether a folder of this name may be made without asking: nothing is there, or an empty folder."""
+    with refusing_unwritable(Path(path)):
+        mode = _mode(Path(path))
+        return mode is None or (stat.S_ISDIR(mode) and not os.listdir(path))
 
 
 @contextlib.contextmanager
-def _refusing_unwritable(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
+def refusing_unwritable(path: Path, numbers: Collection[int] | None = None) -> Iterator[None]:
     """An ``OSError`` as one line, of any number or of these only; others pass."""
     try:
         yield
     except OSError as error:
         if numbers is not None and error.errno not in numbers:
             raise
+        why = error.strerror or error
         if error.errno in _FULL:
-            raise EdgeError(
-                "write", "the output must fit on the disk", got=f"{path}: {error}", expected="free space", do="Free some"
-            ) from error
-        got = f"{path}: {error.strerror or error}"
-        raise EdgeError("write", "the output must be writable", got=got, expected="a writable folder", do="Choose another") from error
+            raise EdgeError("write", f"{path} does not fit on the disk: {why}", "Free some space, or choose another place") from error
+        raise EdgeError("write", f"Cannot write {path}: {why}", "Choose another place") from error
 
 
-def _beside(path: Path) -> Path:
-    """A new name beside a final one. What is made there gets the permissions of any new file, as the umask has them."""
-    return path.parent / f".{path.name}{_PARTIAL}{os.getpid()}-{secrets.token_hex(4)}"
+def refusing_full_disk(path: Path) -> contextlib.AbstractContextManager[None]:
+    """An ``OSError`` of a full disk as one line; others pass."""
+    return refusing_unwritable(path, _FULL)
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what killed builds of this same folder left behind; the old folder only once there is a new one."""
-    for stale in path.parent.glob(f".{path.name}{_PARTIAL}*"):
-        pid = stale.name.split(_PARTIAL)[-1].split("-")[0]
-        needed = stale.name.endswith(_RETIRED) and not path.exists()
-        if stale.is_dir() and pid.isdigit() and not Path(f"/proc/{pid}").exists() and not needed:
-            shutil.rmtree(stale, ignore_errors=True)
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is an unfinished one of ours, or belongs to it."""
+    return name.startswith(".") and f".{_PARTIAL}-" in name
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def _resolved(path: Path | str) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is written to directly: no regular file, or one that our own output goes to already."""
+    mode = _mode(path)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return mode is not None and (not stat.S_ISREG(mode) or _own_stream(path) is not None)
+
+
+def _own_stream(path: Path) -> int | None:
+    """The descriptor of standard output or standard error that writes to this path; None where neither does."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+    return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Opened anew, a file behind /dev/stdout would be written from its start, over what was printed.
+    descriptor = _own_stream(path)
+    return open(path, "wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb")
+
+
+def _probe(target: Path) -> None:
+    """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one there is."""
+    folder, missing = target.parent, [target.name]
+    while _mode(folder) is None:
+        missing.append(folder.name)
+        folder = folder.parent
+    with _partial(folder / max(missing, key=len)) as partial:
+        open(partial, "x").close()
+
+
+# ---- partials --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A name beside a final one for this process alone; whatever is there at the end is removed."""
+    _clear_up(target)
+    for number in count():
+        partial = _slot(target, number)
+        try:
+            lock = _locked(partial)
+        except _NoLocksError:
+            partial, lock = _slot(target, secrets.token_hex(8)), None
+            break
+        if lock is not None:
+            break
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+        if lock is not None:
+            _unlock(partial, lock)
+
+
+def _clear_up(target: Path) -> None:
+    """Remove what killed processes left of this same file or folder; one that was set aside comes back if there is no newer one."""
+    for number in range(_SLOTS):
+        partial = _slot(target, number)
+        if not os.path.lexists(_lock_of(partial)):
+            continue
+        with contextlib.suppress(_NoLocksError, OSError):
+            lock = _locked(partial)
+            if lock is None:
+                continue
+            try:
+                aside = _aside_of(partial)
+                if os.path.lexists(aside) and not os.path.lexists(target):
+                    os.rename(aside, target)
+                _remove(aside)
+                _remove(partial)
+            finally:
+                _unlock(partial, lock)
+
+
+def _slot(target: Path, name: int | str) -> Path:
+    return target.parent / f".{target.name}.{_PARTIAL}-{name}"
+
+
+def _lock_of(partial: Path) -> Path:
+    return partial.with_name(partial.name + _LOCK)
+
+
+def _aside_of(partial: Path) -> Path:
+    return partial.with_name(partial.name + _ASIDE)
+
+
+class _NoLocksError(Exception):
+    """Locks do not work here."""
+
+
+def _locked(partial: Path) -> int | None:
+    """A descriptor that holds a partial's lock until it is closed, by whatever end; None where another process holds it."""
+    if fcntl is None:
+        raise _NoLocksError
+    path = _lock_of(partial)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        if os.path.lexists(path):  # another user's
+            return None
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between the two calls its last holder may have removed it, and a third process made it anew.
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (*_UNSUPPORTED, errno.ENOLCK):
+            raise
+        os.unlink(path)
+        raise _NoLocksError from error
+    os.close(descriptor)
+    return None
+
+
+def _unlock(partial: Path, descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(_lock_of(partial))
+    os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+# ---- exchange --------------------------------------------------------------------------------------------------------
+
+
+def _replace_folder(partial: Path, target: Path) -> None:
+    """Give a folder the name of another, which then lies under the partial name and goes with it."""
+    if _exchanged(partial, target):
+        return
+    aside = _aside_of(partial)
+    os.rename(target, aside)
+    try:
+        os.rename(partial, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    _remove(aside)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # no Linux, or a C library without it
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number))

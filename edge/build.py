@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import platform
 import sys
 from collections.abc import Callable, Collection
@@ -14,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import backends, command
-from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle, write_bundle
+from edge.bundle import CALIBRATION, LOWERED, MAX_BATCH, MAX_SIZE, REFERENCE, Bundle, write_bundle
 from edge.engine import Engine
 from edge.errors import EdgeError, one_of
 from edge.graph import Graph
 from edge.manifest import check_replaceable
+from edge.measure.machine import describe
 from edge.models import DEFAULT_WEIGHTS
 from edge.spec import PRECISIONS, TargetSpec
 
@@ -117,25 +120,22 @@ def _refuse_unread(args: argparse.Namespace) -> None:
     """Refuse flags that would change nothing: who gives them counts on what they promise."""
     given = {name for name, value in vars(args).items() if value is not None}
     if args.source is not None:
-        unread, must, do = given - set(READ_BY_REBUILD), "--from takes only what a rebuild can change", "build from the weights"
-        expected = one_of(_flag(name) for name in READ_BY_REBUILD if name != "source")
+        unread, why = given - set(READ_BY_REBUILD), "with --from, which rebuilds what the bundle holds"
+        fix = f"build from the weights; --from goes with {one_of(command.flag(name) for name in READ_BY_REBUILD if name != 'source')}"
     elif (args.precision or DEFAULTS["precision"]) != "int8":
         # Calibration images may be given for any precision: one script then builds them all.
-        unread, must, do = given & {"max_map_drop", "repair"}, f"--precision {args.precision} is not judged or repaired", "use int8"
-        expected = "neither --max-map-drop nor --repair"
+        unread, why, fix = given & {"max_map_drop", "repair"}, f"at --precision {args.precision}", "build --precision int8"
     else:
         unread = {"calib_images"} & given if args.calibration else set()
-        must, expected, do = "a table given by --calibration is taken as it is", "one of the two", "leave --calibration out"
+        why, fix = "where --calibration gives a table", "leave --calibration out"
     if unread:
-        got = ", ".join(sorted(_flag(name) for name in unread))
-        raise EdgeError("build", must, got=got, expected=expected, do=f"Leave it out, or {do}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+        flags = ", ".join(sorted(command.flag(name) for name in unread))
+        raise EdgeError("build", f"{flags} would change nothing {why}", f"Leave it out, or {fix}")
 
 
 def _build(args: argparse.Namespace) -> Bundle:
+    if args.max_map_drop is not None and not 0 <= args.max_map_drop < math.inf:
+        raise EdgeError("build", f"A drop of {args.max_map_drop:g} points is nothing to judge by", "Give --max-map-drop 0 or more")
     backend = backends.automatic() if args.backend == "auto" else args.backend
     support = backends.require(backend, building=True)
     target = _target(backend, args.precision, args.batch, support)
@@ -153,8 +153,11 @@ def _build(args: argparse.Namespace) -> Bundle:
         options={name: getattr(args, name) for name in ("pooling", "regions", "threshold") if getattr(args, name) is not None},
         seed=args.seed,
     )
+    if source.image.size > MAX_SIZE:
+        raise EdgeError("build", f"An image size of {source.image.size} pixels is too large", f"Give --size {MAX_SIZE} or less")
     output = args.output or ENGINES / f"{source.title}-{source.image.size}-{args.precision}-{backend}"
     check_replaceable(output, replace=args.force)
+    _check_gate(source, args)
     _describe(source)
 
     graph = export_graph(source.network, source.model, source.image, {"weights": source.digest})
@@ -279,14 +282,25 @@ def _validation(dataset: str | None, source: Source, args: argparse.Namespace) -
             labelled = validation_split(match_labels(train, source.model.labels))[1]
             labelled = labelled.subset(range(min(len(labelled), VALIDATION_IMAGES)))
     if labelled is None and args.max_map_drop is not None:
-        raise EdgeError(
-            "build",
-            "--max-map-drop needs labelled images to judge by",
-            got=f"--dataset {dataset}",
-            expected="scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT",
-            do="Add --dataset",
-        )
+        raise _unjudged(f"{dataset} has no labels")
     return labelled
+
+
+def _check_gate(source: Source, args: argparse.Namespace) -> None:
+    """Refuse a gate, before the work, where nothing could be judged; whether the images are labelled shows when they are opened."""
+    if args.max_map_drop is None:
+        return
+    if not source.trained:
+        raise EdgeError("build", "Random weights have no mAP that could drop", "Leave --max-map-drop out, or give trained --weights")
+    if not source.named:
+        raise EdgeError("build", "--max-map-drop needs the names of the classes, which the weights do not have", "Give --labels FILE")
+    if args.dataset is None and source.default_dataset is None:
+        raise _unjudged("there is no data set")
+
+
+def _unjudged(why: str) -> EdgeError:
+    fix = "Give --dataset scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
+    return EdgeError("build", f"--max-map-drop needs labelled images to judge by, and {why}", fix)
 
 
 def _calibration(graph: Graph, source: Source, dataset: str | None, args: argparse.Namespace) -> Calibration:
@@ -303,13 +317,11 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, args: argpar
         if shipped.belongs_to(graph):
             return shipped
     if dataset is None:
-        why = " (the shipped table is of another graph)" if table and args.calib_images is None else ""
+        why = "; the shipped table is of another graph" if table and args.calib_images is None else ""
         raise EdgeError(
             "build",
-            "int8 needs images to calibrate on, or a table made from them",
-            got=f"neither --dataset nor --calibration{why}",
-            expected="--dataset SPEC (images:DIR will do) or --calibration FILE",
-            do="Add one of the two",
+            f"int8 needs images to calibrate on, or a table made from them{why}",
+            "Give --dataset SPEC (images:DIR will do) or --calibration FILE",
         )
     images = CALIBRATION_IMAGES if args.calib_images is None else args.calib_images
     with command.progress("calibrate") as report:
@@ -341,10 +353,8 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
         except ImportError as error:
             raise EdgeError(
                 "build",
-                f"onnx must be installed to turn a graph for {old.target.backend} into one for {backend} on this machine",
-                got=str(error),
-                expected="onnx",
-                do=f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
+                f"Turning a graph for {old.target.backend} into one for {backend} needs onnx: {error}",
+                f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
             ) from error
         lowered = _lowered(lower.lower, graph, backend=lowering, precision=target.precision, float16=target.float16)
     carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
@@ -370,13 +380,8 @@ def _lowered(lower: Callable[..., Any], graph: Graph, **target: Any) -> bytes:
     except EdgeError:
         raise
     except Exception as error:
-        raise EdgeError(
-            "build",
-            "the bundle's graph must be one of ours",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            expected="graph.onnx as edge.build wrote it",
-            do="Build again from the weights",
-        ) from error
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise EdgeError("build", f"The bundle's graph.onnx is not as edge.build wrote it: {why}", "Build again from the weights") from error
     return lowered
 
 
@@ -386,21 +391,19 @@ def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, Ta
     if args.compute_capability is None:
         return build
     if backend != "tensorrt-rtx":
-        raise EdgeError("build", "--compute-capability is for tensorrt-rtx", got=backend, expected="tensorrt-rtx", do="Omit it")
+        raise EdgeError("build", f"{backend} takes no --compute-capability", "Leave it out, or give --backend tensorrt-rtx")
     return partial(build, compute_capabilities=tuple(args.compute_capability.replace(" ", "").split(",")))
 
 
 def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
-    if batch < 1:
-        raise EdgeError("build", "the largest batch must be positive", got=batch, expected="1 or more", do="Change --batch")
+    if not 1 <= batch <= MAX_BATCH:
+        raise EdgeError("build", f"A largest batch of {batch} cannot be built", f"Give --batch 1 to {MAX_BATCH}")
     float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
     if precision == "fp16" and float16 is None:
         raise EdgeError(
             "build",
-            f"{backend} must have a 16-bit float for --precision fp16",
-            got=f"none on {support.device or 'this machine'}",
-            expected="fp32 or int8 here",
-            do="Change --precision or --backend",
+            f"{backend} has no 16-bit float on {support.device or 'this machine'}",
+            "Give --precision fp32 or int8, or another --backend",
         )
     # Powers of two: a batch between is padded by less than half, and none costs anything until it is asked for.
     batches = sorted({1, batch, *(2**power for power in range(1, batch.bit_length()) if 2**power < batch)})
@@ -412,7 +415,15 @@ def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
     for name in ("torch", "onnx", "onnxruntime", "numpy"):
         if sys.modules.get(name):
             tools[name] = str(sys.modules[name].__version__)
-    return {"tools": tools, "machine": {"architecture": platform.machine(), "device": support.device}}
+    # What the engine is built and judged with: other instructions may round otherwise.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    machine = {
+        "architecture": platform.machine(),
+        "device": support.device,
+        "instructions": describe()["instructions"],
+        **({"max_cpu_isa": limit} if limit else {}),
+    }
+    return {"tools": tools, "machine": machine}
 
 
 def _origin(source: Source) -> dict[str, Any]:
@@ -464,10 +475,8 @@ def _check_host_packages() -> None:
         if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
             raise EdgeError(
                 "build",
-                f"the package {name!r} must be the one that comes with edge",
-                got=f"a stranger's, {place}",
-                expected=home / name,
-                do="Rename that one, or take its folder off PYTHONPATH and do not start there",
+                f"Python finds another package named {name!r}, {place}, before the one that comes with edge, {home / name}",
+                "Rename that one, or take its folder off PYTHONPATH and do not start there",
             )
     try:
         for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
@@ -481,13 +490,11 @@ def _check_host_packages() -> None:
         raise _missing(reference.reason)
 
 
-def _missing(got: str) -> EdgeError:
+def _missing(why: str) -> EdgeError:
     return EdgeError(
         "build",
-        "the host packages must be installed",
-        got=got,
-        expected="torch, torchvision, onnx, onnxscript and onnxruntime",
-        do='pip install "mcar-edge[build]", or use --from BUNDLE on a device',
+        f"Building from weights needs torch, torchvision, onnx, onnxscript and onnxruntime: {why}",
+        'pip install "mcar-edge[build]", or use --from BUNDLE on a device',
     )
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edge import __version__
-from edge.atomic import write_atomically
+from edge.atomic import check_writable, write_atomically
 from edge.errors import EdgeError
 
 Progress = Callable[[int, int], None]
+WRITTEN = ("json", "html", "markdown")  # flags that name a file a command writes at its end
+_lost: list[EdgeError] = []  # what this command could not print
 
 
 def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -30,15 +32,30 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
 
 
 def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
-    """Run a command's body; an ``EdgeError`` becomes its one line on stderr and its exit code."""
+    """Run a command's body; an ``EdgeError`` becomes its one line on stderr and its exit code.
+
+    The files it is to write are tried first: nobody waits for a result that has no place.
+    """
+    _lost.clear()
     try:
-        return main(arguments) or 0
+        for name in WRITTEN:
+            if getattr(arguments, name, None) is not None:
+                check_writable(getattr(arguments, name))
+        code = main(arguments) or 0
     except EdgeError as error:
-        _print(with_flags(str(error), arguments), sys.stderr)
+        tell(error, arguments)
         return error.exit_code
     except KeyboardInterrupt:
         _print("interrupted", sys.stderr)
         return 130
+    for lost in _lost:
+        tell(lost, arguments)
+    return code or (1 if _lost else 0)
+
+
+def tell(error: EdgeError, arguments: argparse.Namespace) -> None:
+    """The one line of an error, on stderr."""
+    _print(with_flags(str(error), arguments), sys.stderr)
 
 
 def with_flags(message: str, arguments: argparse.Namespace) -> str:
@@ -65,7 +82,8 @@ def progress(title: str, unit: str = "image") -> Iterator[Progress]:
     except ImportError:  # a device needs no progress bars
         yield lambda done, total: None
         return
-    with tqdm(desc=title, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # None: closed by the caller
+    with tqdm(desc=title, unit=unit, file=sys.stderr, disable=not terminal, leave=False) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
@@ -84,10 +102,19 @@ def warn(text: str) -> None:
     _print(f"warning: {text}", sys.stderr)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    """Print a line. Who stops reading (``| head``) still gets the files and the gates that were asked for."""
+def _print(text: str, stream: TextIO | None) -> None:
+    """Print a line. Who stops reading (``| head``) still gets the files and the gates that were asked for.
+
+    What a stream's encoding lacks is printed as an escape. A stream that cannot be written costs the command its exit code only.
+    """
+    if stream is None:  # closed by the caller
+        return
+    encoding = stream.encoding or "utf-8"
     try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
         # What is still buffered, and every later line, goes nowhere: the interpreter would fail on it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            name = "standard output" if stream is sys.stdout else "standard error"
+            _lost.append(EdgeError("write", f"Cannot write {name}: {error.strerror}", "Make room for it, or send it elsewhere"))

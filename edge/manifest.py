@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.atomic import write_atomically
+from edge.atomic import check_folder_replaceable, is_free, write_atomically
 from edge.errors import EdgeError
 
 SCHEMA = 1
@@ -36,27 +36,16 @@ def digest_json(value: Any) -> str:
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
-    """Refuse an output folder that exists, unless it may be replaced and is ours."""
-    if not path.exists():
+    """Refuse an output folder that could not be written, or that holds something, unless it may be replaced and is ours."""
+    check_folder_replaceable(path)
+    if is_free(path):
         return
     if not replace:
-        raise EdgeError(
-            "build",
-            "the output folder must be new",
-            got=f"{path}, which exists",
-            expected="a free name",
-            do="Add --force or change --output",
-        )
+        raise EdgeError("build", f"{path} exists already", "Add `force` to replace it, or choose another `output`")
     try:
         read_manifest(path)
     except EdgeError as error:
-        raise EdgeError(
-            "build",
-            "--force replaces only a bundle of ours",
-            got=f"{path} without our manifest",
-            expected=f"a folder with {NAME}",
-            do="Change --output",
-        ) from error
+        raise EdgeError("build", f"{path} is not a bundle of ours, and only those are replaced", "Choose another `output`") from error
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from PIL.PngImagePlugin import PngInfo
+
 from edge import command
-from edge.atomic import write_atomically
+from edge.atomic import check_folder_writable, write_atomically
 from edge.engine import Engine, Prediction
 from edge.errors import EdgeError
 from edge.image import decode, draw
+
+SOFTWARE = "mcar-edge"  # said in every drawing: only a drawing of ours is drawn over
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -33,22 +40,34 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        raise EdgeError(
-            "predict", "a score threshold must be a probability", got=args.score_threshold, expected="0 to 1", do="Change --score-threshold"
-        )
+        raise EdgeError("predict", f"A score threshold of {args.score_threshold:g} is no probability", "Give --score-threshold 0 to 1")
+    photographs = {_identity(path) for path in args.images} - {None}
+    if args.json is not None and _identity(args.json) in photographs:
+        raise EdgeError("predict", f"{args.json} is one of the photographs", "Write the --json result to another file")
+    drawings: list[Path] | list[None] = [None] * len(args.images)
+    if args.draw is not None:
+        check_folder_writable(args.draw)
+        drawings = _drawings(args.images, args.draw, photographs)
     results: list[dict[str, Any]] = []
-    names = _file_names(args.images)
+    complete = True
     with Engine.load(args.bundle) as engine, command.progress("predict") as report:
         step = engine.bundle.target.max_batch
         for start in range(0, len(args.images), step):
-            results += _chunk(engine, args.images[start : start + step], names[start : start + step], args)
+            found, drawn = _chunk(engine, args.images[start : start + step], drawings[start : start + step], args)
+            results += found
+            complete = complete and drawn
             report(len(results), len(args.images))
     command.write_json(args.json, results)
-    return 1 if any("error" in result for result in results) else 0
+    return 0 if complete and not any("error" in result for result in results) else 1
 
 
-def _chunk(engine: Engine, paths: list[str], names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Predict at most a batch of images; an unreadable one becomes an entry with its error, the others go on."""
+def _chunk(
+    engine: Engine, paths: Sequence[str], drawings: Sequence[Path | None], args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], bool]:
+    """Predict at most a batch of images, and whether all of their drawings could be written.
+
+    An unreadable image becomes an entry with its error, the others go on.
+    """
     photos: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for path in paths:
@@ -56,30 +75,60 @@ def _chunk(engine: Engine, paths: list[str], names: list[str], args: argparse.Na
             photos[path] = decode(path)
         except EdgeError as error:
             errors[path] = str(error)
-            print(error, file=sys.stderr)
+            command.tell(error, args)
     predictions = dict(zip(photos, engine.predict(list(photos.values()), score_threshold=args.score_threshold), strict=True))
-    results = []
-    for path, name in zip(paths, names, strict=True):
+    results, complete = [], True
+    for path, drawing in zip(paths, drawings, strict=True):
         if path in errors:
             results.append({"image": path, "error": errors[path]})
             continue
         prediction = predictions[path]
         results.append({"image": path, **_plain(prediction)})
         command.say(f"{path}: " + (", ".join(f"{name} {score:.2f}" for name, score in prediction.labels) or "nothing above the threshold"))
-        if args.draw:
-            _draw(photos[path], prediction, args.draw / name)
-    return results
+        if drawing is not None:
+            try:
+                _draw(photos[path], prediction, drawing)
+            except EdgeError as error:  # costs this drawing, not the results of all
+                complete = False
+                command.tell(error, args)
+    return results, complete
 
 
-def _file_names(paths: Sequence[str]) -> list[str]:
-    """A name of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become ``1.png`` and ``1-2.png``."""
-    names: list[str] = []
-    taken: set[str] = set()
+def _drawings(paths: Sequence[str], folder: Path, photographs: Collection[tuple[int, int] | None]) -> list[Path]:
+    """A file of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become ``1.png`` and ``1-2.png``.
+
+    Names of photographs, and of files that are no drawings of ours, are left out.
+    """
+    taken: set[Path] = set()
+    drawings = []
     for stem in (Path(path).stem for path in paths):
-        name = next(name for name in (stem, *(f"{stem}-{count}" for count in range(2, len(paths) + 1))) if name not in taken)
-        taken.add(name)
-        names.append(f"{name}.png")
-    return names
+        names = (folder / f"{name}.png" for name in chain([stem], (f"{stem}-{number}" for number in count(2))))
+        drawing = next(path for path in names if path not in taken and _identity(path) not in photographs and _is_ours(path))
+        taken.add(drawing)
+        drawings.append(drawing)
+    return drawings
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and number of a file, the same by whatever name or link; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a drawing may have this name: nothing is there, or a drawing of ours."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # or what writing will refuse
+        return True
+    try:
+        with open(path if stat.S_ISREG(mode) else os.devnull, "rb") as file:
+            return f"Software\0{SOFTWARE}".encode() in file.read(1 << 10)
+    except OSError:
+        return False
 
 
 def _plain(prediction: Prediction) -> dict[str, Any]:
@@ -91,7 +140,9 @@ def _plain(prediction: Prediction) -> dict[str, Any]:
 
 def _draw(photo: Any, prediction: Prediction, path: Path) -> None:
     png = io.BytesIO()
-    draw(photo, prediction).save(png, "PNG")
+    told = PngInfo()
+    told.add_text("Software", SOFTWARE)
+    draw(photo, prediction).save(png, "PNG", pnginfo=told)
     write_atomically(path, png.getvalue())
 
 

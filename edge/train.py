@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge import command
-from edge.errors import EdgeError
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES
+from edge.errors import EdgeError, one_of
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES, options_of
 
-RUNS, PIXELS = Path("runs"), "pixels"
+RUNS = Path("runs")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -67,10 +66,10 @@ def main(args: argparse.Namespace) -> int:
         from edge.models import create, recipes, training
     except ImportError as error:
         raise EdgeError(
-            "train", "training needs torch and torchvision", got=str(error), expected="both installed", do="pip install 'mcar-edge[train]'"
+            "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"
         ) from error
     from edge.data import REPORT, Dataset, open_dataset, validation_split
-    from edge.data.pixels import cached_pixels
+    from edge.data.pixels import cached_pixels, remove_pixels
     from edge.measure.accuracy import evaluate
     from edge.spec import ImageSpec
 
@@ -80,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:
-        raise EdgeError("train", "training needs labels", got=args.dataset, expected="a labelled data set", do="Change --dataset")
+        raise EdgeError("train", f"{args.dataset} has no labels to train on", "Choose a labelled data set: --dataset")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
     training.check_folder(folder, resume=args.resume)
     network = training.start(create(args.model, len(dataset.classes), **_options(args)), args.seed, _weights(args.weights))
@@ -88,7 +87,8 @@ def main(args: argparse.Namespace) -> int:
     def part(images: Dataset, title: str) -> training.Part:
         assert images.labels is not None
         with command.progress(title) as report:
-            return training.Part(cached_pixels(images, image.size, folder / PIXELS, progress=report), images.labels)
+            pixels = cached_pixels(images, image.size, folder / training.PIXELS, progress=report)
+            return training.Part(pixels, images.labels, images.digest)
 
     # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
     kept, held_out = validation_split(dataset)
@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
     command.say(f"           {points[network.streams[-1]].convention}")
     command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
-    shutil.rmtree(folder / PIXELS, ignore_errors=True)
+    remove_pixels(folder / training.PIXELS)
     command.write_json(
         args.json,
         {
@@ -125,10 +125,13 @@ def main(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The architecture's options that were given; a value is JSON where it can be, else a word."""
     options = {name: getattr(args, name) for name in ("pooling", "regions", "threshold") if getattr(args, name) is not None}
+    known = options_of(args.model)
     for given in args.option:
         name, separator, value = given.partition("=")
         if not (name and separator and value):
-            raise EdgeError("train", "an option must have a name and a value", got=given, expected="NAME=VALUE", do="Change --option")
+            raise EdgeError("train", f"The option {given!r} is not of the form NAME=VALUE", "Give --option NAME=VALUE")
+        if name not in known:
+            raise EdgeError("train", f"{args.model} has no option {name!r}", f"Give --option one of {one_of(known)}")
         try:
             options[name] = json.loads(value)
         except ValueError:

@@ -86,7 +86,7 @@ def test_one_photo_among_many_gets_the_scores_it_gets_alone(bundle, photos, tmp_
 @pytest.mark.parametrize("value", ["-0.1", "1.5"])
 def test_a_threshold_that_is_no_probability_is_refused(bundle, photos, value, capsys):
     assert run(bundle, photos[0], "--score-threshold", value) == 1
-    assert "0 to 1" in capsys.readouterr().err
+    assert "--score-threshold 0 to 1" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_bundle_is_refused(photos, tmp_path, capsys):
@@ -97,4 +97,47 @@ def test_a_folder_that_is_no_bundle_is_refused(photos, tmp_path, capsys):
 def test_results_that_cannot_be_written_are_an_error(bundle, photos, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert run(bundle, photos[0], "--json", tmp_path / "file" / "out.json") == 1
-    assert "writable" in capsys.readouterr().err
+    assert "Cannot write" in capsys.readouterr().err
+
+
+def test_no_photograph_and_nothing_of_others_is_drawn_over(bundle, photos, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    Image.open(photos[0]).save(folder / "photo0.png")
+    Image.open(photos[1]).save(folder / "photo1.png")
+    (folder / "photo2.png").write_text("somebody's notes")
+    (folder / "photo3.png").symlink_to(folder / "photo1.png")
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    given = [folder / "photo0.png", photos[1], photos[2], photos[3]]
+    for _ in range(2):  # the second time over the drawings of the first
+        assert run(bundle, *given, "--draw", folder) == 0
+        assert {name: (folder / name).read_bytes() for name in kept} == kept
+        assert {path.name for path in folder.iterdir()} - set(kept) == {f"photo{index}-2.png" for index in range(4)}
+    drawn = (folder / "photo0-2.png").read_bytes()
+    assert run(bundle, folder / "photo0-2.png", "--draw", folder) == 0  # a drawing may be a photograph, too
+    assert (folder / "photo0-2.png").read_bytes() == drawn
+
+
+def test_the_result_does_not_replace_a_photograph(bundle, photos, capsys):
+    before = photos[0].read_bytes()
+    assert run(bundle, *photos, "--json", photos[0]) == 1
+    assert "photo0.jpg is one of the photographs" in capsys.readouterr().err
+    assert photos[0].read_bytes() == before
+
+
+def test_a_drawing_that_cannot_be_written_costs_no_result(bundle, photos, tmp_path, capsys):
+    stem = "x" * 250
+    photos[1].rename(tmp_path / f"{stem}.jpg")
+    given = [photos[0], tmp_path / f"{stem}.jpg", photos[2]]
+    assert run(bundle, *given, "--draw", tmp_path / "drawn", "--json", tmp_path / "out.json") == 1
+    assert [set(entry) for entry in json.loads((tmp_path / "out.json").read_text())] == [{"image", "labels", "regions"}] * 3
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"photo0.png", "photo2.png"}
+    assert capsys.readouterr().err.count("File name too long") == 1
+
+
+def test_a_folder_that_takes_no_drawings_is_told_before_the_work(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict.Engine, "load", lambda *_: pytest.fail("the work began"))
+    (tmp_path / "file").write_text("in the way")
+    for place in ("file", "file/x", "/proc/nope/x"):
+        assert run("bundle", photos[0], "--draw", tmp_path / place) == 1
+        assert "Cannot write" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_it_trains_reports_and_writes_what_the_others_read(squares: Path, tmp_pa
     assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 2
     assert Image.open(tmp_path / "run" / "curve.png").size[0] > 100
     assert "validation mAP" in capsys.readouterr().out
-    assert not list((tmp_path / "run").glob("pixels*"))  # decoded images are given back
+    assert not list((tmp_path / "run").glob(".*"))  # decoded images are given back
 
 
 @pytest.mark.parametrize(
@@ -90,18 +90,61 @@ def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: P
     assert run(*small(squares, tmp_path / "run"), "--resume") == 0
 
 
+def test_a_run_is_not_resumed_with_other_labels(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images").symlink_to(squares / "images")
+    table = (squares / "labels.csv").read_text()
+    (tmp_path / "data" / "labels.csv").write_text(table)
+    assert run(*small(tmp_path / "data", tmp_path / "run"), "--epochs", 1) == 0
+    lines = [line.replace("blue", "#").replace("green", "blue").replace("#", "green") for line in table.splitlines()]
+    (tmp_path / "data" / "labels.csv").write_text("\n".join(lines) + "\n")
+    assert run(*small(tmp_path / "data", tmp_path / "run"), "--epochs", 1, "--resume") == 1
+    assert "other images or labels" in capsys.readouterr().err
+
+
+def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine" / "pixels").mkdir(parents=True)
+    (tmp_path / "mine" / "pixels" / "art.png").write_bytes(b"art")
+    (tmp_path / "file").write_text("a.jpg, say")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "state.pt").write_bytes(b"of another program")
+    for folder, flags, words in (
+        ("mine", [], "holds pixels, and is no folder of a run"),
+        ("mine", ["--resume"], "holds pixels, and is no folder of a run"),
+        ("file", [], "Not a directory"),
+        ("other", [], "holds a run already"),
+        ("other", ["--resume"], "state.pt is damaged, or no state of a run"),
+        ("/proc/nope", [], "Cannot write"),
+    ):
+        assert run(*small(squares, tmp_path / folder), *flags) == 1
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["pixels", "art.png"]
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["state.pt"]
+
+
+def test_an_empty_folder_and_one_of_a_run_killed_before_its_first_state_are_taken(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / ".pixels").mkdir(parents=True)
+    (tmp_path / "run" / ".best.pth.partial-0").write_bytes(b"half")
+    (tmp_path / "run" / ".best.pth.partial-0.lock").touch()
+    assert run(*small(squares, tmp_path / "run"), "--epochs", 1) == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"best.pth", "curve.png", "log.csv", "state.pt"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--size", 100], "multiple of 32"),
-        (["--epochs", 0], "Change --epochs"),
+        (["--epochs", 0], "--epochs"),
         (["--model", "mcar-vgg"], "mcar-resnet50"),
-        (["--dataset", "nothing:here"], "Change --dataset"),
-        (["--device", "cuda:77"], "Change --device"),
-        (["--threshold", 1], "Change --threshold"),
-        (["--model", "rma-mobilenetv2", "--regions", 0], "Change --regions"),
-        (["--model", "aamn-mobilenetv2", "--regions", 4], "Expected pooling, memory"),
-        (["--model", "aamn-mobilenetv2", "--option", "width"], "Change --option"),
+        (["--dataset", "nothing:here"], "--dataset"),
+        (["--device", "cuda:77"], "--device"),
+        (["--threshold", 1], "--threshold"),
+        (["--model", "rma-mobilenetv2", "--regions", 0], "--regions"),
+        (["--model", "aamn-mobilenetv2", "--regions", 4], "pooling, memory"),
+        (["--model", "aamn-mobilenetv2", "--option", "width"], "NAME=VALUE"),
+        (["--option", "num_classes=3"], "has no option 'num_classes'"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +164,7 @@ def test_what_cannot_be_reported_is_told_before_anything_is_trained(
     (tmp_path / "data" / "images").symlink_to(squares / "images")
     rows = [row for row in (squares / "labels.csv").read_text().splitlines() if ",test," not in row]
     (tmp_path / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
-    for spec, words in ((f"csv:{tmp_path / 'data'}", "train"), (f"images:{squares / 'images'}", "training needs labels")):
+    for spec, words in ((f"csv:{tmp_path / 'data'}", "train"), (f"images:{squares / 'images'}", "has no labels")):
         assert run("--dataset", spec, "--output", tmp_path / "run") == 1
         error = capsys.readouterr().err
         assert words in error
@@ -134,7 +177,7 @@ def test_killed_without_warning_it_goes_on(squares: Path, tmp_path: Path) -> Non
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
     state, deadline = tmp_path / "run" / "state.pt", time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (tmp_path / "run" / "log.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()

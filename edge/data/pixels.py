@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge.atomic import file_written_atomically, reserve
 from edge.data.base import Dataset
 from edge.manifest import digest_json
 
 CHUNK = 64  # images in flight: bounds memory
+KEY = 16  # digits of the digest in a file's name
 
 
 def cached_pixels(
@@ -23,21 +26,34 @@ def cached_pixels(
     """The images of a data set, (N, size, size, 3) uint8 RGB, resized as at evaluation (Pillow's antialiased bilinear filter).
 
     The file in ``folder`` is named by the data's digest and used again; it takes N · size² · 3 bytes of disk, no memory of ours.
+
+    Raises:
+        EdgeError: an image cannot be read, or the file does not fit on the disk.
     """
-    key = digest_json([dataset.digest, dataset.split, len(dataset), size])[:16]
+    key = digest_json([dataset.digest, dataset.split, len(dataset), size])[:KEY]
     path = folder / f"pixels-{key}.npy"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(dataset), size, size, 3))
-        for index, image in enumerate(_resized(dataset, size, workers)):
-            pixels[index] = image
-            if progress:
-                progress(index + 1, len(dataset))
-        pixels.flush()
-        del pixels
-        os.replace(partial, path)
+        shape = (len(dataset), size, size, 3)
+        with file_written_atomically(path) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            start = file.tell()
+            reserve(file, start + math.prod(shape))
+            pixels = np.memmap(file, np.uint8, "r+", start, shape)
+            for index, image in enumerate(_resized(dataset, size, workers)):
+                pixels[index] = image
+                if progress:
+                    progress(index + 1, len(dataset))
+            pixels.flush()
+            del pixels
     return np.load(path, mmap_mode="r")
+
+
+def remove_pixels(folder: Path) -> None:
+    """Give back the disk that ``cached_pixels`` took in a folder; what else lies there stays."""
+    for path in folder.glob("pixels-" + "[0-9a-f]" * KEY + ".npy"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _resized(dataset: Dataset, size: int, workers: int) -> Iterator[NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ import copy
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,17 +22,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.atomic import write_atomically
+from edge.atomic import check_folder_writable, is_partial, write_atomically
 from edge.errors import EdgeError
-from edge.manifest import digest_json
+from edge.manifest import digest_bytes, digest_json
 from edge.models.augmentation import augment, normalise, resize
 from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
 from edge.models.curve import draw_curve
 from edge.models.network import Network
 from edge.models.recipes import Phase, Recipe
 
-STATE, BEST, LOG, CURVE = "state.pt", "best.pth", "log.csv", "curve.png"
+STATE, BEST, LOG, CURVE, PIXELS = "state.pt", "best.pth", "log.csv", "curve.png", ".pixels"
 SAVE_SECONDS = 120.0
+STATE_KEYS = ("identity", "model", "mean", "optimiser", "epoch", "step", "updates", "loss", "seconds", "rows", "best", "autocast")
+_ANOTHER = "Start again in another `output`"
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
 Progress = Callable[[int, int], None]
@@ -39,10 +42,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a data set: images (N, S, S, 3) uint8 RGB (a memory map will do), labels (N, C) int8 of -1, 0 (difficult), 1."""
+    """A part of a data set: images (N, S, S, 3) uint8 RGB (a memory map will do), labels (N, C) int8 of -1, 0 (difficult), 1.
+
+    ``digest`` is the data set's own: a run is not resumed with other images.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int8]
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,7 +100,7 @@ class Trainer:
         self.loss = self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []
         self.best = (-1, -1.0, 0)  # (evaluated as shipped, mAP, epoch)
-        self.identity = digest_json([asdict(self.recipe), seed, len(train), len(validation), asdict(about), model.spec_options()])
+        self.identity = digest_json([asdict(self.recipe), seed, _data(train), _data(validation), asdict(about), model.spec_options()])
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
@@ -172,6 +179,8 @@ class Trainer:
         torch._foreach_lerp_([means[name] for name in floats], [values[name] for name in floats], 1 - decay)
 
     def _finish_epoch(self, phase: Phase, steps: int) -> None:
+        if not (self.folder / STATE).is_file():
+            self.save()  # before any other file: by its state a folder is known as a run
         as_shipped = phase.size == self.recipe.phases[-1].size
         scores = predict(self.mean, self.validation.images, phase.size, all_streams=as_shipped, autocast=self.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
@@ -221,12 +230,13 @@ class Trainer:
         path = self.folder / STATE
         if not path.is_file():
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_state(path)
         if state["identity"] != self.identity:
             raise EdgeError(
-                "train", "a run must be resumed with what it was started with", got=f"another recipe, seed, data or model than in {path}",
-                expected="the same arguments", do="Give the first arguments again, or another --output",
-            )  # fmt: skip
+                "train",
+                f"The run in {self.folder} was started with another model, recipe, seed or size, or with other images or labels",
+                "Give the same arguments and data again, or choose another `output`",
+            )
         self.model.load_state_dict(state["model"])
         self.mean.load_state_dict(state["mean"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -263,19 +273,36 @@ def choose_device(name: str) -> str:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise EdgeError(
-            "train", "the device must be usable", got=f"{name}: {str(error).splitlines()[0][:80]}", expected="auto, cpu or cuda",
-            do="Change --device",
-        ) from error  # fmt: skip
+            "train", f"The device {name} cannot be used: {str(error).splitlines()[0][:80]}", "Set `device` to auto, cpu or cuda"
+        ) from error
     return name
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse to train over another run without being told to go on with it."""
-    if (folder / STATE).exists() and not resume:
-        raise EdgeError(
-            "train", "the output folder must not hold a run", got=f"{folder / STATE}", expected="a new folder, or --resume",
-            do="Add --resume to go on, or change --output",
-        )  # fmt: skip
+    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go on."""
+    check_folder_writable(folder)
+    found = sorted(os.listdir(folder)) if folder.is_dir() else []
+    if STATE in found:
+        if not resume:
+            raise EdgeError("train", f"{folder} holds a run already", "Add `resume` to go on with it, or choose another `output`")
+        _read_state(folder / STATE)
+        return
+    foreign = [name for name in found if name != PIXELS and not is_partial(name)]
+    if foreign:
+        raise EdgeError("train", f"{folder} holds {foreign[0]}, and is no folder of a run", "Choose a new or an empty folder: `output`")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A saved state, of which run ever; an error where it is damaged or something else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = [name for name in STATE_KEYS if name not in state]
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        why = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise EdgeError("train", f"{path} is damaged, or no state of a run: {why}", _ANOTHER) from error
+    if missing:
+        raise EdgeError("train", f"{path} is no state of a run: it lacks {missing[0]!r}", _ANOTHER)
+    return dict(state)
 
 
 def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
@@ -322,6 +349,11 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _data(part: Part) -> list[Any]:
+    """What tells one part of a data set from another."""
+    return [list(part.labels.shape), digest_bytes(np.ascontiguousarray(part.labels).tobytes()), part.digest]
 
 
 def _saved(content: Any) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from calib import trials
+from edge.errors import EdgeError
 from edge.spec import TargetSpec
 
 
@@ -40,3 +43,14 @@ def test_an_engine_goes_when_its_trial_ends(monkeypatch: pytest.MonkeyPatch) -> 
             assert tried.run(None)["scores"].shape == (2, 3)  # type: ignore[arg-type]
             assert list(folder.rglob("*")) == []
     assert not folder.exists()
+
+
+def test_a_full_or_missing_temporary_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(EdgeError, match="does not fit on the disk"), trials.scratch():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    dataset: Any = [0, 1]
+    with pytest.raises(EdgeError, match="Set TMPDIR"), trials.Trials(dataset, TargetSpec("onnxruntime", "int8")):
+        pass

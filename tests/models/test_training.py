@@ -104,9 +104,58 @@ def test_another_recipe_may_not_resume_a_run(tmp_path: Path) -> None:
     first.save()
     with pytest.raises(EdgeError, match="same arguments"):
         trainer(tmp_path, replace(RECIPE, weight_decay=0.02)).resume()
-    with pytest.raises(EdgeError, match="--resume"):
+    with pytest.raises(EdgeError, match="Add `resume`"):
         training.check_folder(tmp_path, resume=False)
+    training.check_folder(tmp_path, resume=True)
     assert not trainer(tmp_path / "empty").resume()
+
+
+@pytest.mark.parametrize("what", ["labels", "digest", "count"])
+def test_other_data_may_not_resume_a_run(tmp_path: Path, what: str) -> None:
+    first = trainer(tmp_path)
+    first.save()
+    data = first.train_part
+    changed = {
+        "labels": replace(data, labels=data.labels[:, [1, 0, 2]]),
+        "digest": replace(data, digest="of other images"),
+        "count": part(13),
+    }[what]
+    other = training.Trainer(first.model, changed, first.validation, RECIPE, first.metric, tmp_path, ABOUT)
+    with pytest.raises(EdgeError, match="other images or labels"):
+        other.resume()
+    same = training.Trainer(first.model, part(12), first.validation, RECIPE, first.metric, tmp_path, ABOUT)
+    assert same.resume()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "another", "a list"])
+def test_a_damaged_state_is_one_clear_line(tmp_path: Path, damage: str) -> None:
+    made, state = trainer(tmp_path), tmp_path / training.STATE
+    made.save()
+    if damage in ("cut", "empty"):
+        state.write_bytes(state.read_bytes()[: 5000 if damage == "cut" else 0])
+    else:
+        torch.save({"weights": torch.zeros(3)} if damage == "another" else [1], state)
+    for refuse in (made.resume, lambda: training.check_folder(tmp_path, resume=True)):
+        with pytest.raises(EdgeError, match=r"state.pt is (damaged, or )?no state of a run.*another `output`"):
+            refuse()
+
+
+def test_the_first_lasting_file_of_a_run_is_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By it the folder is known as ours: killed while the first best weights are written, the run can be resumed."""
+
+    def killed(_: training.Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "write_best", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path / "parts").run()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [training.STATE]
+    whole, again = trainer(tmp_path / "whole"), trainer(tmp_path / "parts")
+    whole.run()
+    assert again.resume()
+    again.run()
+    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(again), strict=True))
 
 
 def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

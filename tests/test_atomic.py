@@ -1,0 +1,435 @@
+"""Files and folders appear whole or not at all, and nothing is replaced that is not ours to replace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from edge import atomic
+from edge.atomic import (
+    check_folder_replaceable,
+    check_folder_writable,
+    check_writable,
+    file_written_atomically,
+    folder_written_atomically,
+    is_partial,
+    reserve,
+    write_atomically,
+)
+from edge.errors import EdgeError
+from edge.manifest import NAME, check_replaceable, write_manifest
+
+never = partial(check_replaceable, replace=False)
+WAYS = ["exchange", "two renames"]
+
+
+@pytest.fixture
+def way(request, monkeypatch):
+    """With the exchange of names, and as on a system without it."""
+    if request.param == "two renames":
+        monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+    return request.param
+
+
+def make(folder, replace=False, **files):
+    with folder_written_atomically(folder, partial(check_replaceable, replace=replace)) as fresh:
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        write_manifest(fresh, {"kind": "test"})
+    return folder
+
+
+def child(code, *words, **given):
+    """A Python process with ``tmp`` for its first argument."""
+    head = "import os, signal, sys; from pathlib import Path; from functools import partial; tmp = Path(sys.argv[1])\n"
+    head += "from edge import atomic; from edge.manifest import check_replaceable, write_manifest\n"
+    return subprocess.Popen([sys.executable, "-c", head + code, *map(str, words)], text=True, **given)
+
+
+REPLACE = """
+with atomic.folder_written_atomically(tmp / "x", partial(check_replaceable, replace=True)) as fresh:
+    (fresh / "a").write_bytes(b"2")
+    write_manifest(fresh, {})
+"""
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    target = tmp_path / "a.json"
+    write_atomically(target, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(EdgeError, match="does not fit on the disk"):
+        write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_written_files_have_ordinary_permissions(tmp_path):
+    write_atomically(tmp_path / "a", b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.json").symlink_to("real/a.json")
+    for text in ("made", "replaced"):  # at first the link dangles
+        write_atomically(tmp_path / "link.json", text)
+        assert (tmp_path / "link.json").is_symlink()
+        assert (tmp_path / "real" / "a.json").read_text() == text
+    assert os.listdir(tmp_path / "real") == ["a.json"]
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    check_writable(tmp_path / "pipe")  # which waits for no reader
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_atomically(tmp_path / "pipe", "x" * 200_000)
+    reader.join()
+    assert read == ["x" * 200_000]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_device_is_written_to_and_stays(tmp_path):
+    device = tmp_path / "full"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        open(device, "wb").close()
+    except OSError as error:
+        pytest.skip(f"no device can be made here: {error}")
+    with pytest.raises(EdgeError, match="does not fit on the disk"):
+        write_atomically(device, "x")
+    assert stat.S_ISCHR(device.stat().st_mode)
+
+
+@pytest.mark.parametrize("where", ["pipe", "file"])
+def test_standard_output_takes_a_result_between_what_is_printed(tmp_path, where):
+    code = "atomic.check_writable('/dev/stdout'); print('before', flush=True)\n"
+    code += "atomic.write_atomically('/dev/stdout', 'the result\\n'); print('after', flush=True)"
+    if where == "pipe":
+        said = child(code, tmp_path, stdout=subprocess.PIPE).communicate(timeout=30)[0]
+    else:
+        with open(tmp_path / "out.txt", "w") as out:
+            assert child(code, tmp_path, stdout=out).wait(timeout=30) == 0
+        said = (tmp_path / "out.txt").read_text()
+    assert said == "before\nthe result\nafter\n"
+    assert os.listdir(tmp_path) == ([] if where == "pipe" else ["out.txt"])
+
+
+def test_a_partial_file_that_a_kill_left_goes_with_the_next_write(tmp_path):
+    code = "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    assert child(code, tmp_path).wait(timeout=30) == -signal.SIGKILL
+    assert any(is_partial(name) for name in os.listdir(tmp_path))
+    write_atomically(tmp_path / "a", b"whole")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
+    """The lock tells, not the process id: that of another container means nothing here."""
+    code = (
+        "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'theirs'); print('filling', flush=True); sys.stdin.read()"
+    )
+    with child(code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == "filling\n"
+        write_atomically(tmp_path / "a", b"ours")
+        assert (tmp_path / "a").read_bytes() == b"ours"
+        other.stdin.close()
+        assert other.wait(timeout=30) == 0
+    assert (tmp_path / "a").read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("lack", ["no fcntl", "no locks on this disk"])
+def test_without_locks_results_are_written_and_nothing_of_others_is_removed(tmp_path, monkeypatch, lack):
+    others = atomic._slot(tmp_path / "a", 0)
+    others.write_bytes(b"theirs")
+    atomic._lock_of(others).touch()
+    if lack == "no fcntl":
+        monkeypatch.setattr(atomic, "fcntl", None)
+    else:
+        monkeypatch.setattr(atomic.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+    write_atomically(tmp_path / "a", b"ours")
+    assert (tmp_path / "a").read_bytes() == b"ours"
+    assert others.read_bytes() == b"theirs"
+    make(tmp_path / "x", a=b"1")
+    make(tmp_path / "x", replace=True, a=b"2")
+    assert {name for name in os.listdir(tmp_path) if not is_partial(name)} == {"a", "x"}
+
+
+def _write_often(path, letter):
+    for _ in range(100):
+        write_atomically(path, letter * 5000)
+
+
+def test_processes_that_write_one_file_do_not_harm_each_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_write_often, args=(tmp_path / "a", letter)) for letter in "xyz"]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        if (tmp_path / "a").exists():
+            text = (tmp_path / "a").read_text()
+            assert len(text) == 5000
+            assert len(set(text)) == 1
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_whose_filling_fails_never_appears(tmp_path):
+    def fail():
+        with folder_written_atomically(tmp_path / "x", never) as fresh:
+            (fresh / "half").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_folder_is_refused_without_replace(tmp_path):
+    make(tmp_path / "x", a=b"1")
+    with pytest.raises(EdgeError, match="Add `force`"):
+        make(tmp_path / "x", a=b"2")
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path):
+    (tmp_path / "x").mkdir()
+    make(tmp_path / "x", a=b"1")
+    assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(tmp_path, way):
+    make(tmp_path / "x", a=b"1", old=b"1")
+    make(tmp_path / "x", replace=True, a=b"2")
+    assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_replace_refuses_a_folder_that_is_not_ours(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
+    with pytest.raises(EdgeError, match="not a bundle of ours"):
+        make(tmp_path / "photos", replace=True, a=b"2")
+    assert os.listdir(tmp_path / "photos") == ["family.jpg"]
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_a_linked_folder_is_replaced_where_it_is(tmp_path, way):
+    (tmp_path / "disk").mkdir()
+    make(tmp_path / "disk" / "real", a=b"1")
+    (tmp_path / "link").symlink_to("disk/real")
+    make(tmp_path / "link", replace=True, a=b"2")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "real" / "a").read_bytes() == b"2"
+    assert os.listdir(tmp_path / "disk") == ["real"]
+
+
+def test_the_current_folder_is_not_replaced_under_whoever_stands_in_it(tmp_path, monkeypatch):
+    make(tmp_path / "x", a=b"1")
+    monkeypatch.chdir(tmp_path / "x")
+    for path in (".", tmp_path / "x"):
+        with pytest.raises(EdgeError, match=r"the current folder\. Go to another folder"):
+            make(Path(path), replace=True, a=b"2")
+    assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
+
+
+def test_when_both_names_are_exchanged_a_kill_finds_one_or_the_other(tmp_path):
+    """Killed right after the exchange; before it the old folder has its name anyway. The next run removes what is left."""
+    if not _exchanges(tmp_path):
+        pytest.skip("this file system does not exchange names")
+    make(tmp_path / "x", a=b"1")
+    code = "exchanged = atomic._exchanged\natomic._exchanged = lambda *names: exchanged(*names) and os.kill(os.getpid(), signal.SIGKILL)\n"
+    assert child(code + REPLACE, tmp_path).wait(timeout=30) == -signal.SIGKILL
+    assert (tmp_path / "x" / "a").read_bytes() == b"2"
+    assert len(os.listdir(tmp_path)) > 1
+    check_folder_replaceable(tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "a").read_bytes() == b"2"
+
+
+def _exchanges(folder):
+    for name in "ab":
+        (folder / name).mkdir()
+    works = atomic._exchanged(folder / "a", folder / "b")
+    for name in "ab":
+        (folder / name).rmdir()
+    return works
+
+
+def test_a_folder_that_was_set_aside_when_a_kill_came_is_put_back(tmp_path):
+    make(tmp_path / "x", a=b"1")
+    code = "atomic._exchanged = lambda *_: False\nrename = os.rename\n"
+    code += "os.rename = lambda *names: (rename(*names), os.kill(os.getpid(), signal.SIGKILL))\n"
+    assert child(code + REPLACE, tmp_path).wait(timeout=30) == -signal.SIGKILL
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(EdgeError, match="exists already"):
+        never(tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_when_the_new_folder_cannot_take_its_place_the_old_one_comes_back(tmp_path, monkeypatch, error):
+    make(tmp_path / "x", a=b"1")
+    rename, calls = os.rename, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(EdgeError if isinstance(error, OSError) else KeyboardInterrupt):
+        make(tmp_path / "x", replace=True, a=b"2")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x" / "a").read_bytes() == b"1"
+
+
+def test_two_processes_may_build_one_folder(tmp_path):
+    code = "sys.stdin.readline()\n" + REPLACE
+    make(tmp_path / "x", a=b"1")
+    with (
+        child("print('ready', flush=True)\n" + code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one,
+        child("print('ready', flush=True)\n" + code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
+    ):
+        for process in (one, other):
+            process.stdout.readline()
+        for process in (one, other):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [one.wait(timeout=30), other.wait(timeout=30)] == [0, 0]
+    assert os.listdir(tmp_path) == ["x"]
+    assert json.loads((tmp_path / "x" / NAME).read_text())["files"]["a"]["bytes"] == 1
+
+
+def test_only_a_full_disk_is_told_as_one_while_a_folder_is_filled(tmp_path):
+    def fail(error):
+        with folder_written_atomically(tmp_path / "x", never):
+            raise error
+
+    with pytest.raises(FileNotFoundError):
+        fail(FileNotFoundError(2, "No such file or directory", "photo.jpg"))
+    with pytest.raises(EdgeError, match="does not fit on the disk"):
+        fail(OSError(28, "No space left on device"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(tmp_path, monkeypatch):
+    mask = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
+        make(tmp_path / "x", a=b"1")
+        write_atomically(tmp_path / "b", b"1")
+        monkeypatch.undo()
+    finally:
+        os.umask(mask)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("x", "x/manifest.json", "b")}
+    assert modes == {"x": 0o750, "x/manifest.json": 0o640, "b": 0o640}
+
+
+# ---- before the work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", [check_writable, check_folder_writable, check_folder_replaceable])
+def test_what_can_be_written_is_found_so_and_left_as_it_was(tmp_path, check):
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "new", tmp_path / "some" / "folders" / "new"):
+        check(path)
+    assert os.listdir(tmp_path) == ["there"]
+    assert os.listdir(tmp_path / "there") == []
+
+
+@pytest.mark.parametrize("check", [check_writable, check_folder_writable, check_folder_replaceable])
+@pytest.mark.parametrize("place", ["/proc/nope/x", "file/x", "file/a/b/x", "x" * 300, "x" * 300 + "/y"])
+def test_what_cannot_be_written_is_one_clear_line(tmp_path, check, place):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EdgeError, match=r"\[write\] Cannot write .*: .*\. Choose another place\.$"):
+        check(tmp_path / place)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_and_folders_are_not_taken_for_each_other(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EdgeError, match="Is a directory"):
+        check_writable(tmp_path)
+    with pytest.raises(EdgeError, match="Not a directory"):
+        check_folder_writable(tmp_path / "file")
+
+
+# ---- the space on the disk -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("way", ["posix_fallocate", "writing", "unsupported"])
+def test_a_file_too_large_for_the_disk_is_refused_before_it_is_mapped(small_disk, monkeypatch, way):
+    if way == "writing":
+        monkeypatch.delattr(os, "posix_fallocate")
+    elif way == "unsupported":
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "")))
+
+    def fill(size):
+        with file_written_atomically(small_disk / "x") as file:
+            file.write(b"head")
+            reserve(file, size)
+            assert os.fstat(file.fileno()).st_size == size
+
+    fill(100_000)
+    with pytest.raises(EdgeError, match="does not fit on the disk"):
+        fill(2 << 20)
+    assert os.listdir(small_disk) == ["x"]
+    assert (small_disk / "x").read_bytes() == b"head" + bytes(100_000 - 4)
+
+
+def test_pixels_that_do_not_fit_are_one_line_and_leave_nothing(small_disk):
+    from edge.data import open_dataset
+    from edge.data.pixels import cached_pixels, remove_pixels
+
+    images = open_dataset("scenes", "train").subset(range(8))
+    with pytest.raises(EdgeError, match="does not fit on the disk"):
+        cached_pixels(images, 256, small_disk)
+    assert os.listdir(small_disk) == []
+    assert cached_pixels(images, 64, small_disk).shape == (8, 64, 64, 3)
+    (small_disk / "pixels-mine.npy").touch()
+    remove_pixels(small_disk)
+    assert os.listdir(small_disk) == ["pixels-mine.npy"]
+
+
+def test_a_mount_point_cannot_give_way(small_disk):
+    with pytest.raises(EdgeError, match=r"is a mount point\. Choose a folder inside it"):
+        make(small_disk, a=b"1")
+    make(small_disk / "x", a=b"1")
+    assert os.listdir(small_disk) == ["x"]
