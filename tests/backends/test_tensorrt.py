@@ -240,9 +240,27 @@ def test_layers_and_their_times_can_be_read(fake_tensorrt, backend, images, tmp_
     for version in ("10.16", "11.1"):
         fake = fake_tensorrt(version)
         network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
-        assert network.layers().plain()["precisions"] == {"fp32": 1}
+        assert network.layers().plain() == {"layers": 374, "precisions": {"fp32": 374}, "reformats": 12, "casts": 0, "int8_share": 0.0}
         assert network.profile(images[:1], runs=3) == {"conv1": pytest.approx(0.25e-3)}
         assert fake.cudart.holds() == 0
+
+
+@pytest.mark.parametrize("answer", ["no JSON", '{"Layers": [1]}', '{"Layers": [{"Inputs": ["image"]}]}'])
+def test_layers_that_cannot_be_read_never_cost_the_plan(fake_tensorrt, backend, images, tmp_path, small_graph, expected, answer):
+    fake_tensorrt("10.16", EDGE_FAKE_INSPECTED=answer)
+    facts = backend.build(small_graph(), TARGET, tmp_path)
+    assert answer[:80] in facts["layers"]["unread"]
+    assert backends.account({"layers": facts["layers"]}) == [f"engine: its layers could not be read: {facts['layers']['unread']}"]
+    network = backend.open(tmp_path, TARGET, facts)
+    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
+    assert network.layers().plain() == facts["layers"]
+
+
+def test_an_inspector_that_fails_never_costs_the_plan(fake_tensorrt, backend, tmp_path, small_graph, monkeypatch):
+    fake = fake_tensorrt("10.3")
+    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    monkeypatch.setattr(fake.tensorrt.EngineInspector, "get_engine_information", lambda *_: b"\xff".decode())
+    assert network.layers().plain()["unread"].startswith("UnicodeDecodeError")
 
 
 # Device arrays and PyCUDA.
