@@ -140,5 +140,5 @@ def test_the_doctor_says_what_does_not_fit_and_the_command_that_rebuilds(on_the_
     path.write_text(json.dumps(manifest))
     assert doctor.main(doctor.arguments().parse_args([str(on_the_device.path)])) == 1
     said = capsys.readouterr().err
-    assert "got 8.7 (Orin). Expected 11.0" in said
+    assert "for compute capability 11.0, and this GPU (Orin) has 8.7" in said
     assert f"edge.build --from {on_the_device.path} --force" in said
