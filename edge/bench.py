@@ -354,22 +354,22 @@ def _fitting(wanted: list[int] | None, bundles: list[Bundle]) -> list[int]:
     batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
     if max(batches) > most:
         problem = f"A batch of {max(batches)} does not fit: at most {most}, the largest of {least.path}"
-        raise EdgeError("bench", problem, f"Lower --batch, or build with --batch {max(batches)}")
+        raise EdgeError("bench", problem, f"Lower `batch`, or build with one of {max(batches)}")
     return batches
 
 
 def _check(args: argparse.Namespace) -> None:
     for name, value in (
-        ("--batch", min(args.batch or [1])),
-        ("--images", args.images),
-        ("--streams", 1 if args.streams is None else args.streams),
+        ("batch", min(args.batch or [1])),
+        ("images", args.images),
+        ("streams", 1 if args.streams is None else args.streams),
     ):
         if value < 1:
-            raise EdgeError("bench", f"{name} is {value}", "Give 1 or more")
+            raise EdgeError("bench", f"`{name}` is {value}", "Give 1 or more")
     if args.duration is not None and args.duration <= 0:
-        raise EdgeError("bench", f"--duration is {args.duration:g} seconds", "Give a time such as 10m")
+        raise EdgeError("bench", f"`duration` is {args.duration:g} seconds", "Give a time such as 10m")
     if not 0 <= args.score_threshold <= 1:
-        raise EdgeError("bench", f"--score-threshold is {args.score_threshold:g}", "Give 0 to 1")
+        raise EdgeError("bench", f"`score_threshold` is {args.score_threshold:g}", "Give 0 to 1")
 
 
 def _newest() -> Path:
@@ -380,7 +380,7 @@ def _newest() -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    fix = "Give a file that edge.bench --json wrote as --baseline"
+    fix = "Give a file that edge.bench --json wrote as `baseline`"
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

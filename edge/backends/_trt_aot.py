@@ -45,7 +45,7 @@ def asked_for(trt: Any) -> str:
 def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
     """``kernels/aot.cu`` → PTX for that compute capability, by NVRTC; needs no GPU."""
     nvrtc, folder, include = _nvrtc(), _kernels(), _cuda_include()
-    options = ["--std=c++17", f"-I{folder}", f"-I{include}", "--gpu-architecture=compute_{}{}".format(*compute_capability)]
+    options = ["-std=c++17", f"-I{folder}", f"-I{include}", "-arch=compute_{}{}".format(*compute_capability)]
 
     def call(name: str, *arguments: Any) -> Any:
         code, *results = getattr(nvrtc, name)(*arguments)
