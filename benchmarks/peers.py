@@ -153,7 +153,7 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
     try:
         some = match_labels(some, bundle.model.labels)
     except EdgeError as error:  # random weights name no class: times and drift are still worth having
-        command.warn(f"no mAP: {error}")
+        command.warn(f"no mAP: {command.with_flags(str(error), args)}")
     return np.ascontiguousarray(timing), calibration, some if args.images else None
 
 

@@ -353,45 +353,41 @@ def _fitting(wanted: list[int] | None, bundles: list[Bundle]) -> list[int]:
     most = least.target.max_batch
     batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
     if max(batches) > most:
-        must, expected = "the batch must fit the bundle", f"at most {most}, the largest of {least.path}"
-        raise _refused(must, max(batches), expected, f"Lower --batch, or build with --batch {max(batches)}")
+        problem = f"A batch of {max(batches)} does not fit: at most {most}, the largest of {least.path}"
+        raise EdgeError("bench", problem, f"Lower `batch`, or build with one of {max(batches)}")
     return batches
 
 
 def _check(args: argparse.Namespace) -> None:
     for name, value in (
-        ("--batch", min(args.batch or [1])),
-        ("--images", args.images),
-        ("--streams", 1 if args.streams is None else args.streams),
+        ("batch", min(args.batch or [1])),
+        ("images", args.images),
+        ("streams", 1 if args.streams is None else args.streams),
     ):
         if value < 1:
-            raise _refused(f"{name} must be positive", value, "1 or more", f"Change {name}")
+            raise EdgeError("bench", f"`{name}` is {value}", "Give 1 or more")
     if args.duration is not None and args.duration <= 0:
-        raise _refused("--duration must be positive", args.duration, "a time such as 10m", "Change --duration")
+        raise EdgeError("bench", f"`duration` is {args.duration:g} seconds", "Give a time such as 10m")
     if not 0 <= args.score_threshold <= 1:
-        raise _refused("a score threshold must be a probability", args.score_threshold, "0 to 1", "Change --score-threshold")
+        raise EdgeError("bench", f"`score_threshold` is {args.score_threshold:g}", "Give 0 to 1")
 
 
 def _newest() -> Path:
     found = newest(ENGINES)
     if found is None:
-        raise _refused("there must be a bundle", f"none under {ENGINES}/", "one", "Build one: python -m edge.build")
+        raise EdgeError("bench", f"There is no bundle under {ENGINES}/", "Build one: python -m edge.build")
     return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    expected = "a file of edge.bench --json"
+    fix = "Give a file that edge.bench --json wrote as `baseline`"
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _refused("the baseline must be readable", f"{path}: {error}", expected, "Change --baseline") from error
+        raise EdgeError("bench", f"Cannot read the baseline {path}: {error}", fix) from error
     if not isinstance(content, dict) or "latency_ms" not in content:
-        raise _refused("the baseline must be a bench result", f"{path} of another form", expected, "Change --baseline")
+        raise EdgeError("bench", f"The baseline {path} is not the result of a bench", fix)
     return content
-
-
-def _refused(must: str, got: object, expected: str, do: str) -> EdgeError:
-    return EdgeError("bench", must, got=got, expected=expected, do=do)
 
 
 def _batches(text: str) -> list[int]:

@@ -107,7 +107,9 @@ def _account(facts: Mapping[str, Any]) -> list[str]:
     network, layers = facts.get("network"), facts.get("layers")
     if network:
         said.append(f"parsed: {network['layers']} layers; {network['int8_convolutions']} of {network['convolutions']} convolutions in int8")
-    if layers:
+    if layers and "unread" in layers:
+        said.append(f"engine: its layers could not be read: {layers['unread']}")
+    elif layers:
         kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
         share = layers.get("int8_share")
         read = "" if share is None else f"; {share:.0%} of the convolutions read int8"

@@ -82,7 +82,7 @@ class Cuda(Protocol):
 def open_cuda(name: str = "bindings") -> Cuda:
     """The adapter of that name: ``bindings`` or ``pycuda``."""
     if name not in ADAPTERS:
-        raise EdgeError("cuda", "the CUDA adapter must be known", got=name, expected=one_of(ADAPTERS), do='Pass cuda="bindings"')
+        raise EdgeError("cuda", f"There is no CUDA adapter {name!r}", f"Change `cuda` to {one_of(ADAPTERS)}")
     made: Cuda = ADAPTERS[name]()
     return made
 
@@ -92,11 +92,11 @@ def present() -> tuple[Device | None, str, str]:
     try:
         cuda = Bindings()
     except EdgeError as error:
-        return None, f"{error.must} ({error.got})", error.do
+        return None, error.problem, error.fix
     try:
         return cuda.device(), "", ""
     except EdgeError as error:
-        return None, f"no GPU answers ({error.got})", "Run it on a machine with an NVIDIA GPU and driver, or use --backend openvino"
+        return None, f"no GPU answers ({error.problem})", "Run it on a machine with an NVIDIA GPU and driver, or use another backend"
 
 
 class Bindings:
@@ -116,14 +116,12 @@ class Bindings:
         if int(code):
             _, text = self._cudart.cudaGetErrorString(code)
             words = text.decode() if isinstance(text, bytes) else str(text)
-            raise EdgeError(
-                "cuda", f"{name} must succeed", got=words, expected="a working NVIDIA driver and GPU", do="Run python -m edge.doctor"
-            )
+            raise EdgeError("cuda", f"CUDA's {name} failed: {words}", "See what works here: python -m edge.doctor")
         return results[0] if len(results) == 1 else results
 
     def device(self) -> Device:
         if not self._call("cudaGetDeviceCount"):
-            raise EdgeError("cuda", "there must be a GPU", got="none", expected="an NVIDIA GPU", do="Use --backend openvino")
+            raise EdgeError("cuda", "There is no NVIDIA GPU", "Use another `backend`")
         facts = self._call("cudaGetDeviceProperties", 0)
         label = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
         return Device(
@@ -179,7 +177,7 @@ class Bindings:
     def end_capture(self, stream: int) -> int:
         graph = self._call("cudaStreamEndCapture", stream)
         if not int(graph):
-            raise EdgeError("cuda", "the capture must hold", got="an invalidated capture", expected="a graph", do="Run without a graph")
+            raise EdgeError("cuda", "The CUDA graph could not be captured", "Run without a graph")
         try:
             return self._kept(self._graphs, self._call("cudaGraphInstantiate", graph, 0))
         finally:
@@ -215,17 +213,13 @@ class PyCuda:
         try:
             self._driver: Any = import_module("pycuda.driver")
         except ImportError as error:
-            raise UnavailableError(
-                "cuda", 'PyCUDA must be installed for cuda="pycuda"', got=str(error), expected="pycuda", do="pip install pycuda"
-            ) from error
+            raise UnavailableError("cuda", f"PyCUDA does not import: {error}", "Install it: pip install pycuda") from error
         self._context = self._try("get_current", self._driver.Context.get_current)
         if self._context is None:
             raise EdgeError(
                 "cuda",
-                "a PyCUDA context must be current in the thread that loads the engine",
-                got="none",
-                expected="a context, as pycuda.autoinit makes",
-                do='Import pycuda.autoinit first, or load with cuda="bindings"',
+                "No PyCUDA context is current in the thread that loads the engine",
+                'Import pycuda.autoinit first, or load with cuda="bindings"',
             )
         try:
             self._graphs: Bindings | None = Bindings()
@@ -238,9 +232,8 @@ class PyCuda:
         try:
             return call(*arguments, **options)
         except self._driver.Error as error:
-            raise EdgeError(
-                "cuda", f"{what} must succeed", got=" ".join(str(error).split()), expected="a working context", do="Check the application"
-            ) from error
+            said = " ".join(str(error).split())
+            raise EdgeError("cuda", f"PyCUDA's {what} failed: {said}", "Check the application's CUDA context") from error
 
     def device(self) -> Device:
         device = self._try("get_device", self._driver.Context.get_device)
@@ -299,7 +292,7 @@ class PyCuda:
 
     def _capturing(self) -> Bindings:
         if self._graphs is None:
-            raise EdgeError("cuda", "captured graphs must be possible", got="PyCUDA alone", expected="cuda-bindings", do="Install it too")
+            raise EdgeError("cuda", "PyCUDA alone cannot capture CUDA graphs", "Install cuda-bindings too")
         return self._graphs
 
     def release(self) -> None:
@@ -321,10 +314,8 @@ def _cudart() -> Any:
             reason = error
     raise UnavailableError(
         "cuda",
-        "cuda-bindings must be installed",
-        got=str(reason),
-        expected="the version of this CUDA",
-        do='pip install "cuda-bindings==12.9.*" for CUDA 12 (JetPack 6), or "cuda-bindings==13.*" for CUDA 13 (JetPack 7)',
+        f"The package cuda-bindings does not import: {reason}",
+        'pip install "cuda-bindings==12.9.*" for CUDA 12 (JetPack 6), or "cuda-bindings==13.*" for CUDA 13 (JetPack 7)',
     )
 
 

@@ -72,7 +72,7 @@ class Vendor:
             if self.plugins:
                 plugin = _trt_aot.asked_for(module) or plugin_path()
         except EdgeError as error:
-            return Support(reason=f"{error.must}, got {error.got}", fix=error.do, version=version)
+            return Support(reason=error.problem, fix=error.fix, version=version)
         device, missing, fix = _cuda.present()
         return Support(
             reason=missing,
@@ -140,8 +140,7 @@ class Vendor:
                 break
         for leftover in folder.glob("engine.*"):
             leftover.unlink()
-        must, got, expected, do = answer["error"]
-        raise EdgeError("backend", must, got=got, expected=expected, do=do)
+        raise EdgeError(*answer["error"])
 
     def open(self, folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True) -> Network:
         """Load the plan; ``cuda`` names the adapter of ``_cuda``, ``graphs=False`` does without CUDA graphs."""
@@ -154,22 +153,13 @@ class Vendor:
         built = facts.get("machine", {})
         here = support.facts.get("compute_capability")
         if built.get("version") != support.version:
-            raise EdgeError(
-                "load",
-                f"the engine must be of the {self.backend} version that runs it",
-                got=support.version,
-                expected=built.get("version"),
-                do=rebuild,
-            )
+            problem = f"The engine was built with {self.backend} {built.get('version')}, and {support.version} is installed"
+            raise EdgeError("load", problem, rebuild)
         allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
         if (not self.portable or facts.get("compute_capabilities")) and here not in allowed:
-            raise EdgeError(
-                "load",
-                "the GPU must have a compute capability the engine was built for",
-                got=f"{here} ({support.device})",
-                expected=" or ".join(allowed),
-                do=rebuild,
-            )
+            built_for = " or ".join(allowed) or "no GPU"
+            problem = f"The engine was built for compute capability {built_for}, and this GPU ({support.device}) has {here}"
+            raise EdgeError("load", problem, rebuild)
 
     def profiles(self, target: TargetSpec) -> list[list[int]]:
         """Smallest, best and largest batch of each optimisation profile.
@@ -183,14 +173,16 @@ class Vendor:
 
     def _ship_plugin(self, folder: Path) -> dict[str, str]:
         """Copy the plugin into the bundle; its name and digest."""
-        source = plugin_path() if self.plugins else None
+        if not self.plugins:
+            raise EdgeError(
+                "backend", f"The graph has nodes that need a plugin, and {self.backend} takes none", "Lower the graph to standard nodes"
+            )
+        source = plugin_path()
         if source is None:
             raise EdgeError(
                 "backend",
-                "a graph with nodes of ours needs the plugin",
-                got="no plugin library",
-                expected=f"{PLUGIN_VARIABLE} or {cache.folder('plugin')}" if self.plugins else f"standard nodes for {self.backend}",
-                do="Build it (docs/jetson.md), or build the bundle again without it",
+                f"The graph needs the plugin library, and there is none in {cache.folder('plugin')}",
+                f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}, or build the bundle again without it",
             )
         shutil.copyfile(source, folder / PLUGIN)
         return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
@@ -201,9 +193,7 @@ def plugin_path() -> Path | None:
     if PLUGIN_VARIABLE in os.environ:
         given = os.environ[PLUGIN_VARIABLE]
         if given and not Path(given).is_file():
-            raise EdgeError(
-                "backend", f"{PLUGIN_VARIABLE} must name the plugin library", got=given, expected="a file", do="Build it: docs/jetson.md"
-            )
+            raise EdgeError("backend", f"{PLUGIN_VARIABLE} names {given}, which is no file", "Build the plugin library: docs/jetson.md")
         return Path(given) if given else None
     path = cache.folder("plugin") / "libedge_plugin.so"
     return path if path.is_file() else None
@@ -215,15 +205,13 @@ def register_plugin(registry: Any, path: Path) -> None:
     if registry.get_creator("RoiResize", "1", "edge") is None:
         raise EdgeError(
             "backend",
-            "the plugin library must register edge::RoiResize 1",
-            got=f"{path.name} without it",
-            expected="a library built on this machine from kernels/plugin",
-            do=f"Build it again (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
+            f"The plugin library {path.name} does not register edge::RoiResize 1",
+            f"Build it again on this machine (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
         )
 
 
 def _in_child(request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:
-    """Build in a process of its own: ``{"facts": …}``, or ``{"error": [four parts], "again": whether less workspace may help}``."""
+    """Build in a process of its own: ``{"facts": …}``, or ``{"error": (stage, problem, fix), "again": less workspace may help}``."""
     command = [sys.executable, "-m", "edge.backends._trt_build"]
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -251,10 +239,9 @@ def _in_child(request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:
     ended = _signal_name(-code) if code < 0 else f"exit code {code}"
     return {
         "error": [
-            f"{request['backend']} must build the engine",
-            f"a builder that ended with {ended}{', as for want of memory' if killed else ''}{last}",
-            "a plan",
-            "Close other programs, or build with a smaller --batch or --size" if killed else "Report the graph with these words",
+            "backend",
+            f"The process that built the engine ended with {ended}{', as for want of memory' if killed else ''}{last}",
+            "Close other programs, or build with a smaller `batch` or `size`" if killed else "Report the graph with these words",
         ],
         "again": killed,
     }

@@ -36,10 +36,8 @@ def asked_for(trt: Any) -> str:
     if not hasattr(trt, "QuickPluginCreationRequest"):
         raise EdgeError(
             "backend",
-            f"{PLUGIN_VARIABLE}={AHEAD_OF_TIME} needs TensorRT's ahead-of-time plugins",
-            got=f"TensorRT {trt.__version__}",
-            expected="10.9 or later",
-            do="Build the plugin library instead: docs/jetson.md",
+            f"{PLUGIN_VARIABLE}={AHEAD_OF_TIME} needs TensorRT 10.9 or later, and {trt.__version__} is installed",
+            "Build the plugin library instead: docs/jetson.md",
         )
     return REGIONS
 
@@ -47,17 +45,15 @@ def asked_for(trt: Any) -> str:
 def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
     """``kernels/aot.cu`` → PTX for that compute capability, by NVRTC; needs no GPU."""
     nvrtc, folder, include = _nvrtc(), _kernels(), _cuda_include()
-    options = ["--std=c++17", f"-I{folder}", f"-I{include}", "--gpu-architecture=compute_{}{}".format(*compute_capability)]
+    options = ["-std=c++17", f"-I{folder}", f"-I{include}", "-arch=compute_{}{}".format(*compute_capability)]
 
     def call(name: str, *arguments: Any) -> Any:
         code, *results = getattr(nvrtc, name)(*arguments)
         if int(code):
             raise EdgeError(
                 "backend",
-                "NVRTC must compile the kernels",
-                got=f"{name}: {getattr(code, 'name', code)} {_log(nvrtc, program)}".strip(),
-                expected="PTX",
-                do=f"Install an NVRTC that knows compute capability {'.'.join(map(str, compute_capability))}, or build the plugin library",
+                f"NVRTC cannot compile the kernels: {name}: {getattr(code, 'name', code)} {_log(nvrtc, program)}".rstrip(),
+                f"Install an NVRTC that knows compute capability {'.'.join(map(str, compute_capability))}, or build the plugin library",
             )
         return results[0] if results else None
 
@@ -152,10 +148,8 @@ def _cuda_include() -> Path:
             return folder
     raise EdgeError(
         "backend",
-        "NVRTC needs the headers of CUDA",
-        got="no cuda_fp16.h",
-        expected="CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
-        do="pip install nvidia-cuda-runtime, or set CUDA_HOME",
+        "NVRTC needs cuda_fp16.h, and it is not in CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
+        "Set CUDA_HOME, or pip install nvidia-cuda-runtime",
     )
 
 
@@ -167,10 +161,8 @@ def _nvrtc() -> Any:
             continue
     raise EdgeError(
         "backend",
-        "NVRTC must be reachable from Python",
-        got="no module cuda.bindings.nvrtc",
-        expected="cuda-bindings 12.6 or later",
-        do="pip install cuda-bindings",
+        "NVRTC cannot be called from Python: there is no module cuda.bindings.nvrtc",
+        "Install cuda-bindings 12.6 or later: pip install cuda-bindings",
     )
 
 

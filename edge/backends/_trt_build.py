@@ -22,7 +22,7 @@ from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, register_plugin
 from edge.backends._trt_aot import PLUGIN_VARIABLE
 from edge.backends._trt_layers import read_layers
 from edge.backends._trt_run import quiet_logger
-from edge.errors import EdgeError
+from edge.errors import EdgeError, one_of
 from edge.graph import INPUT
 from edge.manifest import digest_json
 from edge.ops.region_boxes import KERNEL_MAX_SIZE
@@ -35,12 +35,10 @@ def main() -> int:
     vendor: Vendor = importlib.import_module(BACKENDS[request["backend"]]).VENDOR
     try:
         answer: dict[str, Any] = {"facts": build_plan(vendor, request, lowered)}
-    except _NoPlan as error:
-        answer = {"error": [error.must, str(error.got), str(error.expected), error.do], "again": True}
     except EdgeError as error:
-        answer = {"error": [error.must, str(error.got), str(error.expected), error.do], "again": False}
+        answer = {"error": (error.stage, error.problem, error.fix), "again": isinstance(error, _NoPlan)}
     except OSError as error:
-        answer = {"error": ["the plan must fit on the disk", str(error), "free space", "Free some"], "again": False}
+        answer = {"error": ("backend", f"Cannot write the plan: {error}", "Free some space on the disk"), "again": False}
     print("\n" + MARK + json.dumps(answer), flush=True)
     # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
     os._exit(0)
@@ -66,10 +64,8 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     if (request["plugin"] or request["ahead_of_time"]) and shape[-1] > KERNEL_MAX_SIZE:
         raise EdgeError(
             "backend",
-            "the image must fit the kernel that finds boxes",
-            got=f"{shape[-1]} px",
-            expected=f"at most {KERNEL_MAX_SIZE} px",
-            do=f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller --size",
+            f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {shape[-1]} px",
+            f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
     config.builder_optimization_level = request["level"]
@@ -100,10 +96,8 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     if plan is None:
         raise _NoPlan(
             "backend",
-            f"{vendor.backend} must build the engine",
-            got=logger.last() or "no plan",
-            expected="a plan",
-            do="Close other programs, or build with a smaller --batch; else report the graph",
+            f"The builder of {vendor.backend} made no plan: {logger.last() or 'it does not say why'}",
+            "Close other programs, or build with a smaller `batch`; else report the graph",
         )
     if vendor.portable:
         (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 6))
@@ -155,21 +149,15 @@ def describe(network: Any) -> dict[str, Any]:
 def _parse(trt: Any, builder: Any, logger: Any, lowered: bytes, *, weakly_typed: bool) -> Any:
     flags = trt.NetworkDefinitionCreationFlag
     if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):
-        raise EdgeError(
-            "backend", "this version must still choose types", got=trt.__version__, expected="TensorRT 10", do="Build it strongly typed"
-        )
+        problem = f"TensorRT {trt.__version__} cannot choose types; TensorRT 10 was the last that could"
+        raise EdgeError("backend", problem, "Build it strongly typed")
     strong = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     network = builder.create_network(0 if weakly_typed else strong)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(lowered):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EdgeError(
-            "backend",
-            "the library must accept the graph",
-            got=" ".join("; ".join(said).split())[:300] or "a refusal",
-            expected="operators of opset 19",
-            do="Report the graph, or use another --backend",
-        )
+        errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        said = " ".join(errors.split())[:300] or "it does not say why"
+        raise EdgeError("backend", f"The parser refuses the graph: {said}", "Report the graph, or use another `backend`")
     return network
 
 
@@ -180,13 +168,8 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: list[str]) -> None:
     known = {f"{name[2:-1]}.{name[-1]}": name for name in getattr(trt.ComputeCapability, "__members__", {}) if name.startswith("SM")}
     unknown = [each for each in wanted if each not in known]
     if unknown:
-        raise EdgeError(
-            "backend",
-            "the library must know the compute capability",
-            got=", ".join(unknown),
-            expected=", ".join(known),
-            do="Change --compute-capability",
-        )
+        problem = f"TensorRT-RTX does not know compute capability {', '.join(unknown)}"
+        raise EdgeError("backend", problem, f"Change `compute_capability` to {one_of(known)}")
     config.num_compute_capabilities = len(wanted)
     for index, each in enumerate(wanted):
         config.set_compute_capability(getattr(trt.ComputeCapability, known[each]), index)

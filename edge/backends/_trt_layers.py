@@ -1,4 +1,4 @@
-"""What an engine is made of, from the inspector's JSON of TensorRT 10 and 11: precisions, formats, reformats, casts."""
+"""What an engine is made of, from the inspector's JSON of TensorRT 8 to 11: precisions, formats, reformats, casts."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """All layers of an engine, in order."""
+    """All layers of an engine, in order. ``unread``: why the engine did not tell them."""
 
     layers: tuple[Layer, ...]
+    unread: str = ""
 
     @property
     def reformats(self) -> int:
-        """Layers that only change the memory format."""
-        return sum(layer.kind.lower() in ("reformat", "nohop") and layer.precision == layer.output for layer in self.layers)
+        """Layers that only change the memory format; a ``NoOp`` renames it and moves nothing."""
+        return sum(layer.kind.lower() == "reformat" and layer.precision == layer.output for layer in self.layers)
 
     @property
     def casts(self) -> int:
@@ -61,7 +62,9 @@ class Layers:
         return reading.count("int8") / len(reading) if reading else None
 
     def plain(self) -> dict[str, Any]:
-        """For the manifest: counts, not the list."""
+        """For the manifest: counts, not the list; or ``unread``."""
+        if self.unread:
+            return {"unread": self.unread}
         share = self.int8_share
         return {
             "layers": len(self.layers),
@@ -73,8 +76,13 @@ class Layers:
 
 
 def read_layers(trt: Any, engine: Any) -> Layers:
-    """The layers of a loaded engine."""
-    return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    """The layers of a loaded engine. An account of them is never worth the engine: what cannot be read is said and not raised."""
+    try:
+        return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    except EdgeError as error:
+        return Layers((), error.problem)
+    except Exception as error:  # what a vendor's inspector may raise is in no documentation
+        return Layers((), f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
 
 
 def parse_layers(information: str) -> Layers:
@@ -84,16 +92,11 @@ def parse_layers(information: str) -> Layers:
     Engines built without detail hold names only.
     """
     try:
-        listed = json.loads(information)["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise EdgeError(
-            "inspect",
-            "the inspector must answer in JSON",
-            got=information[:80],
-            expected='an object with "Layers"',
-            do="Report the version",
-        ) from error
-    return Layers(tuple(_layer(each) for each in listed))
+        listed = json.loads(information, strict=False)["Layers"]  # its strings hold raw control characters
+        return Layers(tuple(_layer(each) for each in listed))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        begun = " ".join(information.split())[:80]
+        raise EdgeError("inspect", f"The inspector's answer is no JSON with layers: {begun!r}", "Report the version of TensorRT") from error
 
 
 def _layer(entry: Mapping[str, Any] | str) -> Layer:

@@ -96,16 +96,11 @@ class Network:
             size = self._engine.get_tensor_shape(INPUT)[2]
             if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
                 got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
-                raise EdgeError(
-                    "infer", "a device array must have the engine's form", got=got, expected=f"(B, 3, {size}, {size}) float32, contiguous",
-                    do="Make it so on the device",
-                )  # fmt: skip
+                raise EdgeError("infer", f"The device array is {got}", f"Make it (B, 3, {size}, {size}) float32, contiguous")
             count = found.shape[0]
             if not 1 <= count <= self._target.max_batch:
-                raise EdgeError(
-                    "infer", "a batch must fit the engine", got=f"{count} images", expected=f"1 to {self._target.max_batch}",
-                    do="Split it, or build with --batch",
-                )  # fmt: skip
+                problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
+                raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
             batch = next(each for each in self._target.batches if each >= count)
             loans: dict[Any, _Loan] = self._loans.__dict__
             if batch not in loans:
@@ -195,10 +190,8 @@ class Network:
         index = next(i for i, (least, _, most) in enumerate(self._profiles) if least <= batch <= most)
         context = self._engine.create_execution_context(self._config) if self._config else self._engine.create_execution_context()
         if context is None:
-            raise EdgeError(
-                "load", "the GPU must hold the engine's activations", got=self._logger.last() or "no context", expected="free memory",
-                do="Close other programs, or build with a smaller --batch",
-            )  # fmt: skip
+            problem = f"The GPU has no memory for the engine's activations: {self._logger.last() or 'TensorRT does not say why'}"
+            raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
         cuda = _cuda.open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
             lane = _Lane(self._trt, self._engine, context, cuda, index, batch, mode, self._logger)
@@ -219,13 +212,9 @@ class Network:
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EdgeError(
-                "load",
-                f"{vendor.backend} must accept the engine",
-                got=" ".join([self._logger.last() or "a refusal without words", *self._diagnosis(runtime, plan)]),
-                expected="an engine for this GPU and version",
-                do=f"Rebuild it here: python -m edge.build --from {folder} --force",
-            )
+            said = " ".join([self._logger.last() or "it does not say why", *self._diagnosis(runtime, plan)])
+            fix = f"Rebuild it here: python -m edge.build --from {folder} --force"
+            raise EdgeError("load", f"The library of {vendor.backend} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine
         return engine
 
@@ -320,7 +309,7 @@ class _Lane:
             self._cuda.synchronize(self._stream)
         except EdgeError as error:
             self._graph = 0
-            return str(error.got)
+            return error.problem
         return ""
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -369,9 +358,8 @@ class _Lane:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise EdgeError(
-                "infer", f"the engine must {what}", got=self._logger.last() or "a refusal", expected="success", do="Rebuild the bundle here"
-            )
+            said = self._logger.last() or "it does not say why"
+            raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
 
 
 def read_plan(path: Path, size: int) -> bytes:
@@ -381,7 +369,7 @@ def read_plan(path: Path, size: int) -> bytes:
         with suppress(zlib.error):
             data = zlib.decompressobj().decompress(data, size)
     if len(data) != size:
-        raise EdgeError("load", "a plan must be as it was built", got=f"{path} damaged", expected=f"{size} bytes", do="Rebuild the bundle")
+        raise EdgeError("load", f"The plan {path} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
     return data
 
 

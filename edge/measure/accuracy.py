@@ -109,7 +109,7 @@ def evaluate(
     """
     _check(scores, labels, difficult)
     if not 0 <= threshold <= 1 or topk < 1:
-        raise _refused("threshold and topk must be in range", f"{threshold:g} and {topk}", "0 to 1, and 1 or more", "Change them")
+        raise EdgeError("accuracy", f"The threshold is {threshold:g} and topk {topk}", "Give a threshold of 0 to 1 and a topk of 1 or more")
     positive, counted = labels == 1, _counted(labels, difficult)
     points = 100 * average_precision(scores, labels, difficult=difficult)
     predicted = scores >= threshold
@@ -179,7 +179,7 @@ def _resampled(scores: NDArray[np.floating], labels: NDArray[np.integer], diffic
     """mAP in points of every draw: (resamples,). The draws depend on N and the seed alone."""
     _check(scores, labels, difficult)
     if resamples < 2:
-        raise _refused("a bootstrap must have draws", resamples, "2 or more", "Raise resamples")
+        raise EdgeError("accuracy", f"A bootstrap cannot draw {resamples} resamples", "Give 2 or more")
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
     counted = np.take_along_axis(_counted(labels, difficult), order, axis=0)
@@ -220,7 +220,7 @@ def _drawn_ap(copies: NDArray[np.uint8], hits: NDArray[np.bool_]) -> Array:
 
 def _interval(values: Array, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
-        raise _refused("a confidence level must be a share", level, "more than 0, less than 1", "Change level")
+        raise EdgeError("accuracy", f"The confidence level is {level}", "Give more than 0 and less than 1")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -256,21 +256,12 @@ def _counted(labels: NDArray[np.integer], difficult: str) -> NDArray[np.bool_]:
 
 def _check(scores: NDArray[np.floating], labels: NDArray[np.integer], difficult: str) -> None:
     if scores.ndim != 2 or scores.shape != labels.shape or 0 in scores.shape:
-        raise _refused(
-            "scores and labels must be of one shape",
-            f"{scores.shape} and {labels.shape}",
-            "(N, C) twice, N and C positive",
-            "Pass one row per image",
-        )
+        problem = f"The scores have the shape {scores.shape} and the labels {labels.shape}"
+        raise EdgeError("accuracy", problem, "Pass both as (N, C), N and C positive")
     if not np.isfinite(scores).all():
-        raise _refused("scores must be finite", "NaN or infinity", "numbers in [0, 1]", "Check the engine")
+        raise EdgeError("accuracy", "The scores are not all finite", "Check the engine")
     if not np.isin(labels, (-1, 0, 1)).all():
-        raise _refused(
-            "labels must be known", f"{np.unique(labels)[:8].tolist()}", "-1 absent, 0 difficult, 1 present", "Convert 0 and 1 to -1 and 1"
-        )
+        problem = f"The labels hold {np.unique(labels)[:8].tolist()}"
+        raise EdgeError("accuracy", problem, "Label with 1 for present, 0 for difficult and -1 for absent")
     if difficult not in DIFFICULT:
-        raise _refused("difficult images must be treated in a known way", repr(difficult), one_of(DIFFICULT), "Change difficult")
-
-
-def _refused(must: str, got: object, expected: object, do: str) -> EdgeError:
-    return EdgeError("accuracy", must, got=got, expected=expected, do=do)
+        raise EdgeError("accuracy", f"Difficult images cannot be treated as {difficult!r}", f"Change `difficult` to {one_of(DIFFICULT)}")

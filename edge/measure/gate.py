@@ -1,4 +1,4 @@
-"""``--fail-on``: conditions that fail a run, such as ``p99>+5%,map<-0.3``."""
+"""``fail_on``: conditions that fail a run, such as ``p99>+5%,map<-0.3``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Condition:
 
 
 def parse(text: str) -> tuple[Condition, ...]:
-    """Conditions of a ``--fail-on`` argument: ``METRIC(<|>)VALUE[%]``, separated by commas.
+    """Conditions of ``fail_on``: ``METRIC(<|>)VALUE[%]``, separated by commas.
 
     Raises:
         EdgeError: a condition has another form, an unknown metric, or a percentage without a sign.
@@ -52,21 +52,11 @@ def parse(text: str) -> tuple[Condition, ...]:
     for part in (piece.strip() for piece in text.split(",")):
         found = _FORM.fullmatch(part)
         if not found or found["metric"] not in METRICS:
-            raise EdgeError(
-                "bench",
-                "--fail-on must be conditions METRIC(<|>)VALUE[%]",
-                got=repr(part),
-                expected=f"a metric out of {one_of(METRICS)}, such as p99>+5%",
-                do="Correct --fail-on",
-            )
+            fix = f"Write `fail_on` with a metric out of {one_of(METRICS)}, such as p99>+5%"
+            raise EdgeError("bench", f"The condition {part!r} is not METRIC(<|>)VALUE[%]", fix)
         if found["percent"] and not found["sign"]:
-            raise EdgeError(
-                "bench",
-                "a percentage must be a change, with its sign",
-                got=repr(part),
-                expected=f"{found['metric']}{found['side']}+{found['number']}% or {found['metric']}{found['side']}-{found['number']}%",
-                do="Add the sign, and --baseline FILE",
-            )
+            either = one_of(f"{found['metric']}{found['side']}{sign}{found['number']}%" for sign in "+-")
+            raise EdgeError("bench", f"The condition {part!r} has a percentage without a sign", f"Write {either}, and give a `baseline`")
         value = float(found["sign"] + found["number"])
         conditions.append(Condition(part, found["metric"], found["side"], value, bool(found["sign"]), bool(found["percent"])))
     return tuple(conditions)
@@ -105,24 +95,16 @@ def enforce(outcome: list[dict[str, Any]]) -> None:
     """
     failed = [one for one in outcome if one["failed"]]
     if failed:
-        raise GateError(
-            "bench",
-            "no condition of --fail-on may be met",
-            got="; ".join(f"{_metric(one)} {one['measured']:.4g} ({one['condition']})" for one in failed),
-            expected="; ".join(
-                f"{_metric(one)} {'at most' if '>' in one['condition'] else 'at least'} {one['limit']:.4g}" for one in failed
-            ),
-            do="See the report, or change --fail-on",
+        said = "; ".join(
+            f"{_metric(one)} {one['measured']:.4g} ({one['condition']}: {'at most' if '>' in one['condition'] else 'at least'} "
+            f"{one['limit']:.4g})"
+            for one in failed
         )
+        raise GateError("bench", f"A limit of `fail_on` does not hold: {said}", "See the report, or change `fail_on`")
     missing = [one for one in outcome if one["measured"] is None]
     if missing:
-        raise EdgeError(
-            "bench",
-            "a condition needs its figure",
-            got="; ".join(f"no {_metric(one)} ({one['condition']})" for one in missing),
-            expected="a measured number",
-            do="See the notes of the report for why, or drop the condition",
-        )
+        said = "; ".join(f"{_metric(one)} ({one['condition']})" for one in missing)
+        raise EdgeError("bench", f"A condition has no measured figure: {said}", "See the notes of the report, or drop the condition")
 
 
 def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: Mapping[str, Any] | None, batch: int) -> None:
@@ -130,7 +112,7 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: 
 
     Args:
         accuracy: whether there are labelled images to judge by.
-        baseline: the content of ``--baseline``.
+        baseline: the content of an earlier run's JSON.
         batch: the one that will be reported.
 
     Raises:
@@ -139,39 +121,19 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: 
     """
     for condition in conditions:
         if condition.metric.startswith("map") and not accuracy:
-            raise EdgeError(
-                "bench",
-                "a condition on mAP needs the accuracy pass",
-                got=f"{condition.text} without it",
-                expected="images with the labels of the model's classes",
-                do="Drop --no-accuracy, or give a labelled --dataset",
-            )
+            fix = "Give a `dataset` with labels of the model's classes, without `no_accuracy`"
+            raise EdgeError("bench", f"The condition {condition.text} needs the accuracy pass", fix)
         if not condition.change:
             continue
         if baseline is None:
-            raise EdgeError(
-                "bench",
-                "a change needs something to compare with",
-                got=f"{condition.text} without --baseline",
-                expected="the JSON of an earlier run",
-                do="Add --baseline FILE",
-            )
+            fix = "Give the JSON of an earlier run as `baseline`"
+            raise EdgeError("bench", f"The condition {condition.text} needs a run to compare with", fix)
         if condition.metric in OF_SPEED and baseline.get("batch") != batch:
-            raise EdgeError(
-                "bench",
-                "the baseline must be of the same batch",
-                got=f"batch {baseline.get('batch')} against {batch}",
-                expected="equal batches",
-                do="Bench with the baseline's --batch",
-            )
+            problem = f"The baseline was measured at batch {baseline.get('batch')}, not {batch}"
+            raise EdgeError("bench", problem, "Bench with the `batch` of the baseline")
         if _figure(condition, baseline) is None:
-            raise EdgeError(
-                "bench",
-                "a change needs its figure in the baseline",
-                got=f"no {condition.metric} there",
-                expected="a number at " + ".".join(METRICS[condition.metric]),
-                do="Make the baseline anew, or drop the condition",
-            )
+            problem = f"The baseline has no {condition.metric} (a number at {'.'.join(METRICS[condition.metric])})"
+            raise EdgeError("bench", problem, "Measure the baseline again, or drop the condition")
 
 
 def _metric(one: Mapping[str, Any]) -> str:

@@ -296,13 +296,7 @@ def interleave(
         progress: called with (turns done, turns to do).
     """
     if rounds < 1 or not turns:
-        raise EdgeError(
-            "bench",
-            "there must be something to compare, and a round",
-            got=f"{len(turns)} in {rounds} rounds",
-            expected="1 or more",
-            do="Add some",
-        )
+        raise EdgeError("bench", f"There is nothing to compare: {len(turns)} engines in {rounds} rounds", "Give 1 or more of both")
     calls = {}
     for name, turn in turns.items():
         warm(turn, plan)

@@ -74,16 +74,14 @@ def collect(
         if progress:
             progress(done, total)
     if not done:
-        raise EdgeError("bench", "there must be images", got="none", expected="at least one", do="Change --dataset or --images")
+        raise EdgeError("bench", "There are no images", "Change `dataset` or `images`")
     values = {name: np.concatenate(parts) for name, parts in kept.items()}
     bad = np.flatnonzero(~np.isfinite(values["scores"]).all(axis=1))
     if len(bad):
         raise EdgeError(
             "bench",
-            "scores must be finite",
-            got=f"NaN or infinity for image {bad[0]} and {len(bad) - 1} others",
-            expected="numbers in [0, 1]",
-            do="Rebuild the engine; python -m edge.doctor BUNDLE tells whether it fits this machine",
+            f"The scores are NaN or infinite for image {bad[0]} and {len(bad) - 1} others",
+            "Rebuild the engine; python -m edge.doctor BUNDLE tells whether it fits this machine",
         )
     return Outputs(values, inferring, clock() - begun - inferring)
 

@@ -46,7 +46,7 @@ def test_the_kernels_compile_where_the_engine_is_built(ptx):
 
 
 def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
-    with pytest.raises(EdgeError, match=r"NVRTC must compile the kernels, got nvrtcCompileProgram.*compute capability 1\.7") as refused:
+    with pytest.raises(EdgeError, match=r"NVRTC cannot compile the kernels: nvrtcCompileProgram.*compute capability 1\.7") as refused:
         _trt_aot.compile_kernels((1, 7))
     assert "\n" not in str(refused.value)
 
@@ -149,9 +149,9 @@ def test_a_version_without_them_says_so(fake_tensorrt, monkeypatch):
 
     fake_tensorrt("10.3")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
-    with pytest.raises(EdgeError, match=r"got TensorRT 10\.3\.0\.30\. Expected 10\.9 or later"):
+    with pytest.raises(EdgeError, match=r"needs TensorRT 10\.9 or later, and 10\.3\.0\.30 is installed"):
         _trt_aot.asked_for(sys.modules["tensorrt"])
-    assert "needs TensorRT's ahead-of-time plugins" in backend.probe().reason
+    assert "needs TensorRT 10.9" in backend.probe().reason
 
 
 def test_an_image_that_the_kernel_cannot_hold_is_refused(ptx, fake_tensorrt, small_graph, monkeypatch, tmp_path):
@@ -159,7 +159,7 @@ def test_an_image_that_the_kernel_cannot_hold_is_refused(ptx, fake_tensorrt, sma
 
     fake_tensorrt("11.1")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
-    with pytest.raises(EdgeError, match=r"fit the kernel that finds boxes, got 1056 px\. Expected at most 1024 px"):
+    with pytest.raises(EdgeError, match=r"kernel that finds boxes takes images of at most 1024 px, and these have 1056 px"):
         backend.build(small_graph(regions=True, size=1056), TargetSpec("tensorrt", "fp32", (1,)), tmp_path)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from edge.backends import account
 from edge.backends._trt_layers import parse_layers
 from edge.errors import EdgeError
 
+INSPECTED = Path(__file__).parent / "inspected" / "tensorrt-8.6-mobilenetv2-256-fp32.json.gz"
 # (kind, what the first input holds, what the first output holds), as the inspector words them.
 LAYERS = [
     ("Reformat", "Row major linear FP32", "Row major linear FP16 format"),
@@ -21,6 +25,17 @@ LAYERS = [
     ("TopK", "Float", "Int32"),
     ("Cast", "BFloat16", "UInt8"),
 ]
+
+
+def test_what_a_real_engine_answered_is_read():
+    text = gzip.decompress(INSPECTED.read_bytes()).decode()
+    assert "\x1e" in text, "strict JSON has no raw control characters"
+    layers = parse_layers(text)
+    assert layers.plain() == {"layers": 374, "precisions": {"fp32": 374}, "reformats": 12, "casts": 0, "int8_share": 0.0}
+    kinds = Counter(layer.kind for layer in layers.layers)
+    assert kinds["NoOp"] == 132
+    assert kinds["CaskConvolution"] + kinds["CaskGemmConvolution"] == 214
+    assert sum(layer.kind == "PluginV2" for layer in layers.layers) == 4  # both operations in both profiles
 
 
 def sentence(words):
@@ -61,7 +76,7 @@ def test_engines_without_detail_hold_names_only():
     assert layers.int8_share is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not JSON"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not JSON", '{"Layers": 1}', '{"Layers": [1]}', '{"Layers": [{"Inputs": ["image"]}]}'])
 def test_another_answer_is_refused(text):
     with pytest.raises(EdgeError, match="inspector"):
         parse_layers(text)

@@ -55,14 +55,14 @@ def test_a_plan_is_packed_and_found_again(built):
 
 
 def test_an_unknown_compute_capability_is_refused_with_those_known(small_graph, tmp_path):
-    with pytest.raises(EdgeError, match=r"got 8\.7\. Expected .*8\.9"):
+    with pytest.raises(EdgeError, match=r"does not know compute capability 8\.7\..*8\.9"):
         tensorrt_rtx.build(small_graph(), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path, compute_capabilities=("8.7",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nodes_of_ours_never_reach_it(small_graph, tmp_path):
     # It aborts on plugins: none may be loaded for it.
-    with pytest.raises(EdgeError, match="standard nodes for tensorrt-rtx"):
+    with pytest.raises(EdgeError, match=r"tensorrt-rtx takes none.* standard nodes"):
         tensorrt_rtx.build(small_graph(regions=True), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path)
 
 
@@ -111,10 +111,10 @@ def test_the_version_must_be_the_one_that_built_it(bundle):
     facts = dict(bundle.manifest["engine"])
     tensorrt_rtx.check_fit(facts, support, "Rebuild it")
     facts["machine"] = {"version": "1.0.0"}
-    with pytest.raises(EdgeError, match=r"Expected 1\.0\.0"):
+    with pytest.raises(EdgeError, match=r"built with tensorrt-rtx 1\.0\.0"):
         tensorrt_rtx.check_fit(facts, support, "Rebuild it")
     facts |= {"machine": {"version": support.version}, "compute_capabilities": ["12.1"]}
-    with pytest.raises(EdgeError, match=r"Expected 12\.1"):
+    with pytest.raises(EdgeError, match=r"built for compute capability 12\.1"):
         tensorrt_rtx.check_fit(facts, support, "Rebuild it")
 
 

@@ -194,5 +194,5 @@ def test_a_ratio_within_a_hundredth_is_no_difference_however_sure():
 
 
 def test_nothing_to_compare_is_refused():
-    with pytest.raises(EdgeError, match="something to compare"):
+    with pytest.raises(EdgeError, match="nothing to compare"):
         interleave({})

@@ -98,7 +98,7 @@ def test_no_image_outlives_its_turn_however_many_there_are():
 
 
 def test_no_images_and_scores_that_are_no_numbers_are_refused():
-    with pytest.raises(EdgeError, match="there must be images"):
+    with pytest.raises(EdgeError, match="There are no images"):
         collect(infer, [], 0)
     with pytest.raises(EdgeError, match="image 1 and 0 others"):
         collect(lambda images: {"scores": np.array([[0.5], [np.nan]])}, batches([2]), 2)
