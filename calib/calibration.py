@@ -22,7 +22,7 @@ from edge.manifest import digest_bytes
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
-REMAKE = "Calibrate again: leave --calibration out and give --dataset"
+REMAKE = "Calibrate again: leave `calibration` out and give `dataset`"
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,8 @@ class Calibration:
         if not self.belongs_to(graph):
             raise EdgeError(
                 "calib",
-                "a calibration table must be of the very graph it is used for",
-                got=f"a table of graph {self.graph[:12]}…",
-                expected=f"graph {fingerprint(graph)[:12]}…",
-                do=f"{REMAKE}, or use the weights, size and options it was made with",
+                f"The calibration table is of graph {self.graph[:12]}…, not of this one, {fingerprint(graph)[:12]}…",
+                f"{REMAKE}, or use the weights, size and options it was made with",
             )
 
     def check_covers(self, values: Iterable[str]) -> None:
@@ -65,13 +63,8 @@ class Calibration:
         needed = sorted(set(values))
         missing = [name for name in needed if name not in self.ranges or name not in self.means]
         if missing:
-            raise EdgeError(
-                "calib",
-                "a calibration table must hold every tensor that is rounded",
-                got=f"{len(needed) - len(missing)} of {len(needed)}; missing: {missing[0]}" + (" …" if missing[1:] else ""),
-                expected="all of them",
-                do=REMAKE,
-            )
+            named = missing[0] + (" …" if missing[1:] else "")
+            raise EdgeError("calib", f"The calibration table lacks {len(missing)} of {len(needed)} tensors: {named}", REMAKE)
 
     def missing_classes(self) -> list[str]:
         """Classes that no calibration image shows."""
@@ -123,13 +116,10 @@ class Calibration:
             coverage = {str(name): int(count) for name, count in content["coverage"].items()}
             return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
-            raise EdgeError(
-                "calib",
-                "the calibration table must be one of ours",
-                got=f"{path}: {type(error).__name__} {str(error)[:80]}",
-                expected=f"a calibration.json of schema {SCHEMA}",
-                do=REMAKE,
-            ) from error
+            reason = (
+                error.strerror if isinstance(error, OSError) else f"no calibration.json of ours ({type(error).__name__} {str(error)[:80]})"
+            )
+            raise EdgeError("calib", f"Cannot read {path}: {reason}", REMAKE) from error
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

@@ -66,13 +66,7 @@ def quantize(
     names = {node.name for node in model.graph.node}
     unknown = sorted(set(float_nodes) - names)
     if unknown:
-        raise EdgeError(
-            "calib",
-            "nodes left in float must be in the graph",
-            got=unknown[0],
-            expected=f"names such as {next(iter(names))}",
-            do="Correct it",
-        )
+        raise EdgeError("calib", f"The graph has no node {unknown[0]} to leave in float", f"Name one such as {next(iter(names))}")
     left = frozenset(float_nodes)
     convolutions = [node for node in backbone_convolutions(model.graph) if node.name not in left]
     adds = [(node, shortcut) for node, shortcut in residual_adds(model.graph) if node.name not in left]

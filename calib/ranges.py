@@ -44,10 +44,8 @@ def calibrate(graph: Graph, dataset: Dataset, *, images: int = 256, seed: int = 
     if images < 1 or len(dataset) == 0:
         raise EdgeError(
             "calib",
-            "there must be calibration images",
-            got=f"{min(images, len(dataset))} images of {dataset.name} {dataset.split}",
-            expected="1 or more; 256 are usual",
-            do="Change --dataset or --calib-images",
+            f"Calibration needs images, but {images} of the {len(dataset)} of {dataset.name} {dataset.split} were asked for",
+            "Change `dataset`, or set `calib_images` to 1 or more; 256 are usual",
         )
     chosen = calibration_subset(dataset, images, seed)
     subset = dataset.subset(chosen)
@@ -89,17 +87,15 @@ def observe(
             if not (np.isfinite(mean).all() and np.isfinite(low) and np.isfinite(high)):
                 raise EdgeError(
                     "calib",
-                    "activations must be finite",
-                    got=f"NaN or infinity in {value}, on {', '.join(map(str, names))}",
-                    expected="finite values",
-                    do="Check the weights, and how the images are normalised",
+                    f"There is NaN or infinity in {value}, on {', '.join(map(str, names))}",
+                    "Check the weights, and how the images are normalised",
                 )
             histograms[value].add(found[f"{value}/observed_sample"], float(low), float(high))
             sums[value] = sums.get(value, 0.0) + mean.astype(np.float64) * len(batch)
         count += len(batch)
     session.close()
     if count == 0:
-        raise EdgeError("calib", "there must be calibration images", got="none", expected="1 or more", do="Change --dataset")
+        raise EdgeError("calib", "Calibration needs images, but there are none", "Change `dataset`")
     distributions = {value: each.histogram() for value, each in histograms.items()}
     ranges = {value: replace(each, counts=rounded(each.counts)) for value, each in distributions.items()}
     means = {value: rounded(total / count).astype(np.float32) for value, total in sums.items()}
@@ -157,10 +153,4 @@ def _refuse_constant(names: Sequence[str], batch: np.ndarray) -> None:
     flat = batch.reshape(*batch.shape[:2], -1)
     for name, constant in zip(names, (flat.min(2) == flat.max(2)).all(1), strict=True):
         if constant:
-            raise EdgeError(
-                "calib",
-                "calibration images must show something",
-                got=f"{name}, one colour all over",
-                expected="photographs like those the engine will see",
-                do="Take it out of the data set",
-            )
+            raise EdgeError("calib", f"The calibration image {name} is of one colour all over", "Take it out of the data set")

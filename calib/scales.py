@@ -20,7 +20,7 @@ SMALLEST = 2.0**-24  # the smallest positive float16, in which scales may be sto
 def activation_scale(histogram: Histogram, method: str) -> float:
     """The scale of an activation tensor by one of ``METHODS``; positive, and never wider than what was observed."""
     if method not in METHODS:
-        raise EdgeError("calib", "the calibration method must be known", got=method, expected=one_of(METHODS), do="Change --calib-method")
+        raise EdgeError("calib", f"There is no calibration method {method!r}", f"Change `calib_method` to {one_of(METHODS)}")
     return max(min(METHODS[method](histogram), histogram.largest) / LEVELS, SMALLEST)
 
 

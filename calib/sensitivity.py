@@ -177,10 +177,8 @@ def hold_gate(
             nearest = min(result[1].map_drop for result in results.values())
             raise GateError(
                 "calib",
-                f"the mAP drop must be at most {max_map_drop:g} points",
-                got=f"{before.map_drop:.2f} in int8, at best {nearest:.2f} with layers in float",
-                expected=f"at most {max_map_drop:g}",
-                do="Raise --max-map-drop, change --calib-method, or build with --precision fp16",
+                f"The mAP drops by {before.map_drop:.2f} points in int8, at best {nearest:.2f} with layers in float, not {max_map_drop:g}",
+                "Raise `max_map_drop`, change `calib_method`, or set `precision` to fp16",
             )
         low, count = count, min(2 * count, len(order))
     while count - low > 1:

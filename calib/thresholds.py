@@ -48,10 +48,8 @@ def fit_thresholds(scores: NDArray[np.floating], labels: NDArray[np.integer], *,
     if scores.shape != labels.shape or scores.ndim != 2 or not len(scores):
         raise EdgeError(
             "calib",
-            "thresholds must be fitted on labelled images",
-            got=f"scores {scores.shape}, labels {labels.shape}",
-            expected="(N, C) each, N at least 1",
-            do="Change --dataset",
+            f"Thresholds cannot be fitted to scores {scores.shape} and labels {labels.shape}",
+            "Change `dataset` to labelled images",
         )
     thresholds = np.full(scores.shape[1], default)
     fitted = 0

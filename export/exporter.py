@@ -94,10 +94,8 @@ def _refuse_forbidden(model: onnx.ModelProto) -> None:
     if found:
         raise EdgeError(
             "export",
-            "the graph must be static but for the batch",
-            got=f"operators {', '.join(found)}",
-            expected=f"none of {', '.join(sorted(FORBIDDEN))}",
-            do="Rewrite the model's forward without data-dependent shapes",
+            f"The traced graph has {', '.join(found)}, which some runtime refuses",
+            "Rewrite the model's forward without dynamic shapes",
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,6 +28,46 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"reference material not found at {path}; set EDGE_SHARED to its folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> ModuleType:
+    """Outputs of the official implementation: ``read(name)``, ``case(name)`` (tests/golden/README.md)."""
+    location = importlib.util.spec_from_file_location("golden_official", REPOSITORY / "tests" / "golden" / "official.py")
+    assert location is not None
+    assert location.loader is not None
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def saturated():
+    """Class maps (8, 4, 8, 8) float32 with two to four cells of exactly 1.0, and the same a few last bits lower here and there,
+    as another runtime's sigmoid has them: a list of five."""
+    rng = np.random.default_rng(0)
+    maps = rng.uniform(0.05, 0.9, (32, 8, 8)).astype(np.float32)
+    for each, count in zip(maps, rng.integers(2, 5, len(maps)), strict=True):
+        each.flat[rng.choice(each.size, count, replace=False)] = 1.0
+    maps[-1] = 1.0  # a map that is saturated all over has no box, whatever the noise
+    noise = [np.zeros(maps.shape, np.float32), *(rng.integers(0, 4, (4, *maps.shape)) * np.float32(2**-24))]
+    return [np.where(maps == 1, maps - each, maps).astype(np.float32).reshape(8, 4, 8, 8) for each in noise]
+
+
+OFFICIAL_CASES = (
+    "mobilenetv2_avg_256_top4_thr0.5_c20",
+    "mobilenetv2_gwp_448_top4_thr0.5_c80",
+    "resnet50_avg_256_top4_thr0.5_c20",
+    "resnet50_gwp_448_top2_thr0.5_c80",
+    "resnet101_gwp_448_top4_thr0.5_c80",
+    "resnet101_gwp_576_top6_thr0.3_c20",
+)
+
+
+@pytest.fixture(scope="module", params=OFFICIAL_CASES)
+def official_case(request, golden):
+    """A recorded network: its model with weights loaded, images, and what the official code made of them."""
+    return golden.case(request.param)
 
 
 INSTRUCTION_SETS = ("AVX2", "AVX512_CORE_VNNI", "DEFAULT")  # oneDNN's names; DEFAULT is all this processor has

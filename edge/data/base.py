@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import EdgeError, one_of
+from edge.errors import EdgeError
 from edge.manifest import digest_json
 
 REPORT = "report"  # asks for the split that is only reported: test, or val where no test labels are published
@@ -150,10 +150,8 @@ def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the mode
     if unknown:
         raise EdgeError(
             "data",
-            f"every class of {dataset.name} must be one of {owner}",
-            got=_some(unknown),
-            expected=_some(labels, 24),
-            do="Rename the classes in the labels of the data set, or use another model",
+            f"{dataset.name} has classes that {owner} does not know: {_some(unknown)}",
+            f"Rename them in the labels of the data set ({owner} knows {_some(labels, 24)}), or use another model",
         )
     absent = [name for name in labels if name not in dataset.classes]
     if absent:
@@ -161,11 +159,10 @@ def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the mode
     return Relabelled(dataset, labels)
 
 
-def check_split(dataset: str, split: str, splits: Sequence[str], do: str = "Choose one of them") -> None:
+def check_split(dataset: str, split: str, splits: Sequence[str], fix: str = "Change `dataset`") -> None:
     """Refuse a split a data set does not have, naming those it has."""
     if split not in splits:
-        expected = one_of(splits) if splits else "at least one split"
-        raise EdgeError("data", f"the split must be one of {dataset}", got=repr(split), expected=expected, do=do)
+        raise EdgeError("data", f"{dataset} has no split {split!r}; it has {' and '.join(splits) or 'none'}", fix)
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

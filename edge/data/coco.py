@@ -30,12 +30,12 @@ def open_coco2014(root: Path, split: str) -> Dataset:
     require_folder(root, "coco2014:ROOT", "ROOT/annotations, ROOT/train2014 and ROOT/val2014")
     present = tuple(name for name in SPLITS if _annotations(root, name).is_file())
     split = "val" if split in (REPORT, "test") else split
-    check_split(f"coco2014 at {root}", split, present, do=f"Choose one of them, or restore {root / 'annotations'}")
+    check_split(f"coco2014 at {root}", split, present, f"Choose one of them, or restore {root / 'annotations'}")
     path = _annotations(root, split)
     content = _read(path)
     names = _index(path, content, "categories", "name")
     if len(set(names.values())) != len(names):
-        raise _damaged(path, "two categories of one name", "unique names")
+        raise _damaged(path, "two categories have one name")
     files = _index(path, content, "images", "file_name")
     classes = tuple(sorted(names.values()))
     column = {number: classes.index(name) for number, name in names.items()}
@@ -43,9 +43,9 @@ def open_coco2014(root: Path, split: str) -> Dataset:
     for annotation in _entries(path, content, "annotations"):
         image, category = annotation.get("image_id"), annotation.get("category_id")
         if not isinstance(category, int) or category not in column:
-            raise _damaged(path, f"category_id {category!r} in annotation {annotation.get('id')}", "the id of one of its categories")
+            raise _damaged(path, f"annotation {annotation.get('id')} is of category {category!r}, which is not there")
         if not isinstance(image, int) or image not in files:
-            raise _damaged(path, f"image_id {image!r} in annotation {annotation.get('id')}", "the id of one of its images")
+            raise _damaged(path, f"annotation {annotation.get('id')} is of image {image!r}, which is not there")
         present_in.setdefault(image, set()).add(column[category])
     labels = np.full((len(present_in), len(classes)), -1, np.int8)
     for row, image in enumerate(sorted(present_in)):
@@ -65,11 +65,11 @@ def _read(path: Path) -> Mapping[str, Any]:
         # Outlines are most of the file: dropping them while parsing keeps memory low.
         content = json.loads(read_text(path, "the annotations"), object_hook=_slim)
     except json.JSONDecodeError as error:
-        raise broken_line(path, error.lineno, "the annotations must be JSON", error.msg, "a whole document", "Restore the file") from error
+        raise broken_line(path, error.lineno, f"not JSON ({error.msg})", "Restore the file") from error
     except RecursionError as error:
-        raise _damaged(path, "JSON nested too deep", "an object") from error
+        raise _damaged(path, "it is nested too deep") from error
     if not isinstance(content, dict):
-        raise _damaged(path, type(content).__name__, "an object")
+        raise _damaged(path, f"it holds a {type(content).__name__} where an object belongs")
     return content
 
 
@@ -80,7 +80,7 @@ def _slim(entry: dict[str, Any]) -> dict[str, Any]:
 def _entries(path: Path, content: Mapping[str, Any], part: str) -> Iterable[Mapping[str, Any]]:
     entries = content.get(part)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _damaged(path, f"no list of {part}", "images, annotations and categories")
+        raise _damaged(path, f"it has no list of {part}")
     return entries
 
 
@@ -90,10 +90,10 @@ def _index(path: Path, content: Mapping[str, Any], part: str, value: str) -> dic
     for entry in _entries(path, content, part):
         number, text = entry.get("id"), entry.get(value)
         if not isinstance(number, int) or not isinstance(text, str):
-            raise _damaged(path, f"{part} entry {str(dict(entry))[:60]}", f"id and {value}")
+            raise _damaged(path, f"an entry of {part} lacks id or {value}: {str(dict(entry))[:60]}")
         found[number] = text
     return found
 
 
-def _damaged(path: Path, got: object, expected: object) -> EdgeError:
-    return EdgeError("data", "the annotations must be COCO's", got=f"{got} in {path}", expected=expected, do="Restore the file")
+def _damaged(path: Path, problem: str) -> EdgeError:
+    return EdgeError("data", f"{path} is no file of COCO annotations: {problem}", "Restore it")

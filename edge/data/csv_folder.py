@@ -38,20 +38,13 @@ def open_csv(root: Path, split: str) -> Dataset:
     splits = tuple(dict.fromkeys(row.split for row in rows))
     report = next((name for name in ("test", "val", "validation") if name in splits), "test")
     split = report if split == REPORT else split
-    check_split(str(table), split, splits, do="Change the split column")
+    check_split(str(table), split, splits, "Change the split column")
     classes = _classes(root, rows)
     chosen = [row for row in rows if row.split == split]
     missing = first_missing(root / "images", (row.image for row in chosen))
     if missing is not None:
         row = chosen[missing]
-        raise broken_line(
-            table,
-            row.line,
-            "every image named must be there",
-            f"no file {root / 'images' / row.image}",
-            "a file",
-            "Restore it, or remove that line",
-        )
+        raise broken_line(table, row.line, f"there is no file {root / 'images' / row.image}", "Restore it, or remove that line")
     labels = np.full((len(chosen), len(classes)), -1, np.int8)
     column = {name: index for index, name in enumerate(classes)}
     for index, row in enumerate(chosen):
@@ -65,38 +58,31 @@ def _rows(table: Path) -> list[Row]:
     try:
         header = [name.strip() for name in next(reader, [])]
         if any(header.count(name) != 1 for name in COLUMNS):
-            raise broken_line(table, 1, "the header must name the columns", ",".join(header) or "nothing", ",".join(COLUMNS))
+            raise broken_line(table, 1, f"the header is {','.join(header) or 'empty'}", f"Name the columns {','.join(COLUMNS)}")
         seen: dict[str, Row] = {}
         for fields in reader:
             if not fields:
                 continue
             if len(fields) != len(header):
-                raise broken_line(table, reader.line_num, "every line must have a field per column", f"{len(fields)} fields", len(header))
+                raise broken_line(table, reader.line_num, f"{len(fields)} fields, where the header has {len(header)}")
             row = _row(dict(zip(header, fields, strict=True)), table, reader.line_num)
             if row.image in seen:
-                raise broken_line(
-                    table,
-                    row.line,
-                    "an image must be listed once, in one split",
-                    f"{row.image} again",
-                    f"it in line {seen[row.image].line} only",
-                    "Remove one",
-                )
+                raise broken_line(table, row.line, f"{row.image} again, after line {seen[row.image].line}", "Remove one of the two")
             seen[row.image] = row
             rows.append(row)
     except csv.Error as error:
-        raise broken_line(table, reader.line_num, "the labels must be CSV", error, "comma-separated fields") from error
+        raise broken_line(table, reader.line_num, f"not CSV ({error})") from error
     if not rows:
-        raise EdgeError("data", "the labels must list images", got=f"none in {table}", expected="a line per image", do="Add them")
+        raise EdgeError("data", f"{table} names no image", "Add a line for each image")
     return rows
 
 
 def _row(fields: dict[str, str], table: Path, line: int) -> Row:
     image, split = fields["image"].strip(), fields["split"].strip()
     if not is_inside(image):
-        raise broken_line(table, line, "an image must be a path within images/", repr(image), "such as beach01.jpg")
+        raise broken_line(table, line, f"{image!r} is no path within images/", "Write one such as beach01.jpg")
     if not split or split == REPORT:
-        raise broken_line(table, line, "an image must have a split", repr(split), "train or test")
+        raise broken_line(table, line, f"{split!r} is no name of a split", "Write train or test")
     return Row(
         str(PurePosixPath(image)), split, tuple(dict.fromkeys(filter(None, (name.strip() for name in fields["labels"].split(";"))))), line
     )
@@ -107,28 +93,15 @@ def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:
     if not path.exists():
         found = tuple(sorted({name for row in rows for name in row.labels}))
         if not found:
-            raise EdgeError(
-                "data",
-                "the labels must name classes",
-                got=f"none in {root / 'labels.csv'}",
-                expected="one or more",
-                do="Fill the labels column, or use images:DIR",
-            )
+            raise EdgeError("data", f"{root / 'labels.csv'} names no class", "Fill the labels column, or use images:DIR")
         return found
     names = [line.strip() for line in read_text(path, "the class names").splitlines()]
     classes = tuple(filter(None, names))
     for number, name in enumerate(names, 1):
         if name and names.index(name) != number - 1:
-            raise broken_line(path, number, "class names must be unique", f"{name!r} again", "each name once")
+            raise broken_line(path, number, f"the class {name!r} again", "Name each class once")
     for row in rows:
         for name in row.labels:
             if name not in classes:
-                raise broken_line(
-                    root / "labels.csv",
-                    row.line,
-                    "every label must be a class",
-                    repr(name),
-                    f"a name of {path}",
-                    "Correct it, or add it there",
-                )
+                raise broken_line(root / "labels.csv", row.line, f"{name!r} is not in {path}", "Correct it, or add it there")
     return classes

@@ -53,10 +53,10 @@ class FileDataset(Dataset):
         return Sample(self.files[index], decode(self.folder / self.files[index]))
 
 
-def require_folder(path: Path, what: str, expected: str) -> None:
+def require_folder(path: Path, what: str, needs: str) -> None:
     """Refuse a data set whose folder is not there."""
     if not path.is_dir():
-        raise EdgeError("data", f"the folder of {what} must exist", got=f"no folder {path}", expected=expected, do="Change --dataset")
+        raise EdgeError("data", f"There is no folder {path}", f"Change `dataset`; {what} needs {needs}")
 
 
 def is_inside(file: str) -> bool:
@@ -81,19 +81,13 @@ def first_missing(folder: Path, files: Iterable[str]) -> int | None:
 def require_images(folder: Path, files: tuple[str, ...], named_by: Path) -> None:
     """Refuse a split that is empty or names an image that is not there."""
     if not files:
-        raise EdgeError(
-            "data", "a split must hold images", got=f"none in {named_by}", expected="one or more", do="Add images, or change --dataset"
-        )
+        raise EdgeError("data", f"{named_by} names no image", "Add images, or change `dataset`")
     index = next((index for index, file in enumerate(files) if not is_inside(file)), None)
     if index is None:
         index = first_missing(folder, files)
     if index is not None:
         raise EdgeError(
-            "data",
-            "every image named must be there",
-            got=f"no file {folder / files[index]}, which {named_by} names",
-            expected=f"{len(files)} images under {folder}",
-            do="Restore it, or remove it from the list",
+            "data", f"There is no file {folder / files[index]}, which {named_by} names", "Restore it, or remove it from the list"
         )
 
 
@@ -103,18 +97,16 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise EdgeError(
-            "data", f"{what} must be readable", got=f"{path}: {reason}", expected="a UTF-8 text file", do="Restore it"
-        ) from error
+        raise EdgeError("data", f"Cannot read {what} from {path}: {reason}", "Restore it as a UTF-8 text file") from error
 
 
-def broken_line(path: Path, line: int, must: str, got: object, expected: object, do: str = "Correct that line") -> EdgeError:
+def broken_line(path: Path, line: int, problem: str, fix: str = "Correct that line") -> EdgeError:
     """A refusal of one line (from 1) of a file."""
-    return EdgeError("data", must, got=f"{got} in {path}, line {line}", expected=expected, do=do)
+    return EdgeError("data", f"{path}, line {line}: {problem}", fix)
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise EdgeError("data", "every image must be there", got=f"{path}: {error.strerror}", expected="a file", do="Restore it") from error
+        raise EdgeError("data", f"Cannot read {path}: {error.strerror}", "Restore it") from error

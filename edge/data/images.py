@@ -25,11 +25,5 @@ def open_images(root: Path, split: str) -> Dataset:
         parent = Path(folder).relative_to(root)
         files += [(parent / name).as_posix() for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     if not files:
-        raise EdgeError(
-            "data",
-            "the folder must hold images",
-            got=f"none in {root}",
-            expected=f"files ending in {one_of(SUFFIXES)}",
-            do="Change --dataset",
-        )
+        raise EdgeError("data", f"No image in {root}", f"Change `dataset` to a folder with files that end in {one_of(SUFFIXES)}")
     return FileDataset(root.resolve().name, split, (split,), split, (), None, root, tuple(sorted(files)))

@@ -21,13 +21,11 @@ def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> 
         EdgeError: a fraction outside (0, 1), or too few images to have two parts.
     """
     if not 0 < fraction < 1:
-        raise EdgeError("data", "the validation part must be a share", got=fraction, expected="more than 0, less than 1", do="Change it")
+        raise EdgeError("data", f"A validation part of {fraction:g} of the images is impossible", "Set `fraction` between 0 and 1")
     count = len(dataset)
     wanted = max(1, round(count * fraction))
     if wanted >= count:
-        raise EdgeError(
-            "data", "a split must have images for training and for validation", got=f"{count} images", expected="2 or more", do="Add images"
-        )
+        raise EdgeError("data", f"A split of {count} images is too small to hold some out for validation", "Add images")
     order = np.random.default_rng(seed).permutation(count)
     held_out = _stratified(dataset.labels > 0, order, wanted) if dataset.labels is not None else np.isin(np.arange(count), order[:wanted])
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
@@ -72,7 +70,7 @@ def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[n
         EdgeError: ``count`` is not positive.
     """
     if count < 1:
-        raise EdgeError("data", "a calibration subset must have images", got=count, expected="1 or more", do="Change --calib-images")
+        raise EdgeError("data", f"Calibration needs images, but {count} were asked for", "Set `calib_images` to 1 or more")
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.labels is None:
         return order[:count]

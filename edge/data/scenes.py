@@ -359,7 +359,7 @@ class Scenes(Dataset):
     def __init__(self, split: str, seed: int = 0) -> None:
         check_split(self.name, split, self.splits)
         if not 0 <= seed < 1 << 64:
-            raise EdgeError("data", "the seed must fit 64 bits", got=seed, expected="0 to 2**64 - 1", do="Change --seed")
+            raise EdgeError("data", f"The seed {seed} does not fit 64 bits", "Set `seed` to 0 … 2**64 - 1")
         self.split, self.seed = split, seed
 
     def __len__(self) -> int:

@@ -33,15 +33,11 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     kind, colon, root = spec.partition(":")
     if kind == "scenes":
         if colon:
-            raise _refused(spec, "scenes takes no folder", "Write scenes")
+            raise EdgeError("data", f"The generated scenes have no folder, but `dataset` is {spec!r}", "Write scenes")
         return import_module("edge.data.scenes").open_scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
     if kind not in FOLDERS:
-        raise _refused(spec, "the data set must be of a known kind", "Change --dataset")
+        raise EdgeError("data", f"There is no kind of data set {spec!r}", f"Change `dataset` to {one_of(SPECS)}")
     if not root:
-        raise _refused(spec, f"{kind} needs its folder", f"Write {kind}:FOLDER")
+        raise EdgeError("data", f"`dataset` {spec!r} names no folder", f"Write {kind}:FOLDER")
     module, function = FOLDERS[kind]
     return getattr(import_module(module), function)(Path(root), split)  # type: ignore[no-any-return]
-
-
-def _refused(spec: str, must: str, do: str) -> EdgeError:
-    return EdgeError("data", must, got=repr(spec), expected=one_of(SPECS), do=do)

@@ -44,10 +44,8 @@ def open_voc2012(root: Path, split: str) -> Dataset:
     if split == "test":
         raise EdgeError(
             "data",
-            "a split must have labels",
-            got="the test split of voc2012, whose labels are not public",
-            expected=one_of(LISTS["voc2012"]),
-            do="Report val, or use images:DIR without labels",
+            "The labels of the test split of voc2012 are not public",
+            f"Use its {one_of(LISTS['voc2012'])}, or images:DIR without labels",
         )
     return _open("voc2012", root, split, "val")
 
@@ -57,7 +55,7 @@ def _open(kind: str, root: Path, split: str, report: str) -> Dataset:
     lists = home / "ImageSets" / "Main"
     splits = tuple(name for name, file in LISTS[kind].items() if (lists / f"{file}.txt").is_file())
     split = report if split == REPORT else split
-    check_split(f"{kind} at {home}", split, splits, do=f"Choose one of them, or restore {lists}")
+    check_split(f"{kind} at {home}", split, splits, f"Choose one of them, or restore {lists}")
     chosen = LISTS[kind][split]
     listing = lists / f"{chosen}.txt"
     names = tuple(line.split()[0] for line in read_text(listing, "the list of a split").splitlines() if line.strip())
@@ -75,9 +73,8 @@ def _home(kind: str, root: Path) -> Path:
     for home in (root, root / year, root / "VOCdevkit" / year):
         if (home / "ImageSets" / "Main").is_dir():
             return home
-    expected = f"{root} or its {year} or VOCdevkit/{year}, with ImageSets/Main in it"
     raise EdgeError(
-        "data", f"{kind} must be the devkit tree", got=f"no ImageSets/Main under {root}", expected=expected, do="Change --dataset"
+        "data", f"No ImageSets/Main in {root}, its {year} or VOCdevkit/{year}", f"Change `dataset` to {kind}:FOLDER of the devkit"
     )
 
 
@@ -89,35 +86,30 @@ def _column(path: Path, names: tuple[str, ...]) -> Labels:
         if not fields:
             continue
         if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
-            raise broken_line(path, number, "a line must be an image and its label", repr(line[:60]), "such as '000012 -1'; -1, 0 or 1")
+            raise broken_line(path, number, f"{line[:60]!r} is no image and its label", "Write one such as '000012 -1'; -1, 0 or 1")
         found[fields[0]] = int(fields[1])
     return np.array([_of(found, name, path) for name in names], np.int8)
 
 
 def _of(found: Mapping[str, int], name: str, path: Path) -> int:
     if name not in found:
-        raise EdgeError(
-            "data", "every image must have a label", got=f"none for {name} in {path}", expected="a line for it", do="Restore the file"
-        )
+        raise EdgeError("data", f"{path} has no label for {name}", "Restore the file")
     return found[name]
 
 
 def _row(path: Path) -> Labels:
     """One image, from its annotation."""
     if not path.is_file():
-        must, expected = "every image must have labels", "it, or ImageSets/Main/<class>_<list>.txt"
-        raise EdgeError("data", must, got=f"no file {path}", expected=expected, do="Restore Annotations")
+        raise EdgeError("data", f"There is no file {path}", "Restore Annotations, or ImageSets/Main/<class>_<list>.txt")
     try:
         objects = ElementTree.fromstring(path.read_bytes()).findall("object")
     except ElementTree.ParseError as error:
-        raise broken_line(path, error.position[0], "an annotation must be XML", error, "a whole document", "Restore the file") from error
+        raise broken_line(path, error.position[0], f"not XML ({error})", "Restore the file") from error
     row = np.full(len(VOC_CLASSES), -1, np.int8)
     for item in objects:
         name = (item.findtext("name") or "").strip()
         if name not in VOC_CLASSES:
-            raise EdgeError(
-                "data", "every object must be of a VOC class", got=f"{name!r} in {path}", expected=one_of(VOC_CLASSES), do="Correct it"
-            )
+            raise EdgeError("data", f"{path} has an object of class {name!r}", f"Correct it to {one_of(VOC_CLASSES)}")
         difficult = (item.findtext("difficult") or "0").strip() == "1"
         column = VOC_CLASSES.index(name)
         row[column] = max(row[column], 0 if difficult else 1)

@@ -53,9 +53,7 @@ def create(name: str, num_classes: int, **options: Any) -> Network:
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise EdgeError(
-            "models", f"{name} must know its options", got=", ".join(unknown), expected=one_of(known), do="Leave the others out"
-        )
+        raise EdgeError("models", f"{name} has no option {', '.join(unknown)}", f"Leave it out; its options are {one_of(known)}")
     return make(num_classes=num_classes, **fixed, **options).eval()
 
 
@@ -71,7 +69,7 @@ def _architecture(name: str) -> tuple[Callable[..., Network], dict[str, str]]:
     from importlib import import_module
 
     if name not in MODELS:
-        raise EdgeError("models", "the architecture must be known", got=name, expected=one_of(MODELS), do="Change --model")
+        raise EdgeError("models", f"There is no architecture {name!r}", f"Change `model` to {one_of(MODELS)}")
     module, kind, fixed = MODELS[name]
     return getattr(import_module(module), kind), fixed
 

@@ -45,12 +45,12 @@ class AAMN(Plain):
         super().__init__(backbone, num_classes, pooling=pooling)
         for name, value in (("memory", memory), ("channel", channel), ("spatial", spatial)):
             if not isinstance(value, bool):
-                raise EdgeError("models", f"{name} must be on or off", got=repr(value), expected="true or false", do="Change the option")
+                raise EdgeError("models", f"`{name}` is {value!r}", f"Set `{name}` to true or false")
         width = WIDTHS.get(backbone, 512) if width is None else width
         if not is_count(width):
-            raise EdgeError("models", "the width must be a count", got=repr(width), expected="1 or more", do="Change the option width")
+            raise EdgeError("models", f"`width` is {width!r}, which is no count", "Set `width` to 1 or more")
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
-            raise EdgeError("models", "the momentum must be in [0, 1)", got=repr(momentum), expected="such as 0.9", do="Change the option")
+            raise EdgeError("models", f"`momentum` is {momentum!r}", "Set `momentum` to 0 or more and less than 1, such as 0.9")
         channels = self.convclass.in_channels
         self.memory = CategoricalMemory(channels, num_classes, width, momentum) if memory else nn.Identity()
         self.channel = ChannelRelation(channels, width) if channel else nn.Identity()

@@ -84,30 +84,18 @@ def read(path: Path | str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise EdgeError(
-            "models", "the checkpoint must be readable", got=f"{path}: {error.strerror}", expected="a file", do="Change --weights"
-        ) from error
+        raise EdgeError("models", f"Cannot read {path}: {error.strerror}", "Change `weights`") from error
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused below
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file ends in any of a dozen types
         wants_code = re.search(r"unsupported (global|class)", str(error), re.IGNORECASE)
-        raise EdgeError(
-            "models",
-            "the checkpoint must be a PyTorch file of tensors and plain values",
-            got=f"{path}: {'one that asks to run code' if wants_code else 'a damaged file or no checkpoint'}",
-            expected="a file written by torch.save",
-            do="Save its state_dict alone" if wants_code else "Download or save it again",
-        ) from error
+        if wants_code:
+            raise EdgeError("models", f"{path} asks to run code, which a checkpoint must not", "Save its state_dict alone") from error
+        raise EdgeError("models", f"{path} is damaged or no PyTorch checkpoint", "Download or save it again") from error
     if not isinstance(content, Mapping) or not _tensors(content):
-        raise EdgeError(
-            "models",
-            "the checkpoint must hold weights by name",
-            got=f"{path}: {type(content).__name__} without tensors",
-            expected="a state_dict, or a dict with the key state_dict",
-            do="Save model.state_dict()",
-        )
+        raise EdgeError("models", f"{path} holds no weights by name, but a {type(content).__name__}", "Save model.state_dict()")
     return dict(content)
 
 
@@ -137,10 +125,8 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
         first = ", ".join(list(state)[:3])
         raise EdgeError(
             "models",
-            "the checkpoint must be of a known architecture",
-            got=f"{len(state)} tensors such as {first}",
-            expected=f"keys of {one_of(name for name, _ in _SIGNS)}, or what edge.train writes",
-            do="Give a checkpoint that says its architecture",
+            f"The checkpoint is of no known architecture: {len(state)} tensors such as {first}",
+            f"Give one of {one_of(name for name, _ in _SIGNS)}, or what edge.train writes",
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
@@ -173,14 +159,10 @@ def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> 
             if names
         )
         raise EdgeError(
-            "models",
-            "the checkpoint must fit the model",
-            got=found,
-            expected=f"the {len(own)} tensors of this architecture and class count",
-            do="Change --model, or give the checkpoint that belongs to it",
+            "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or give the checkpoint that belongs to it"
         )
     if any(not bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
-        raise EdgeError("models", "weights must be finite", got="NaN or infinity", expected="finite numbers", do="Train or save it again")
+        raise EdgeError("models", "The checkpoint holds weights that are not finite", "Train or save it again")
     model.load_state_dict({**{name: value for name, value in own.items() if name not in state}, **state})
     return model
 
@@ -234,8 +216,8 @@ def _ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _malformed(name: str, value: object, form: str) -> EdgeError:
-    must = f"what the checkpoint says under {OURS!r} must have its form"
-    return EdgeError("models", must, got=f"{name} = {str(value)[:40]!r}", expected=form, do="Save the checkpoint again")
+    problem = f"The checkpoint says {name} = {str(value)[:40]!r} under {OURS!r}, which is not {form}"
+    return EdgeError("models", problem, "Save the checkpoint again")
 
 
 def _from_name(filename: str | None, num_classes: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edge.errors import EdgeError
+from edge.ops.region_boxes import TIE
 
 MIN_SHARE, LOW, HIGH = 0.125, 0.125, 0.875  # least width, and the window used where nothing crosses the threshold
 
@@ -20,8 +21,8 @@ MIN_SHARE, LOW, HIGH = 0.125, 0.125, 0.875  # least width, and the window used w
 def bounds(profiles: Tensor, threshold: float) -> Tensor:
     """Start and end of the interval that holds a curve's highest peak.
 
-    The curve is min-max normalised and cut where it crosses the threshold. Of the segments that hold the maximum the widest wins;
-    of equals the first, then the last, then those between in order. Narrow results are padded.
+    The curve is min-max normalised and cut where it crosses the threshold. Of the segments that hold the maximum, or a sample within
+    ``TIE`` of it, the widest wins; of equals the first, then the last, then those between in order. Narrow results are padded.
 
     Args:
         profiles: (N, L) float, raw marginals in (0, 1).
@@ -35,7 +36,9 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
     """
     check_threshold(threshold)
     length = profiles.shape[1]
-    low, high = profiles.amin(1, keepdim=True), profiles.amax(1, keepdim=True)
+    high = profiles.amax(1, keepdim=True)
+    profiles = torch.where(profiles < high - TIE * high.abs(), profiles, high)
+    low = profiles.amin(1, keepdim=True)
     span = high - low
     # A flat curve has no crossing, whatever it is divided by.
     curve = torch.where(span > 0, (profiles - low) / torch.where(span > 0, span, torch.ones_like(span)), torch.ones_like(profiles))
@@ -65,13 +68,7 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
 def check_threshold(threshold: float) -> None:
     """Refuse a localisation threshold outside (0, 1)."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
-        raise EdgeError(
-            "models",
-            "the localisation threshold must be inside (0, 1)",
-            got=repr(threshold),
-            expected="a number such as 0.5",
-            do="Change --threshold",
-        )
+        raise EdgeError("models", f"No class map can be cut at {threshold!r}", "Set `threshold` between 0 and 1, such as 0.5")
 
 
 def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:

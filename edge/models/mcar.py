@@ -42,13 +42,7 @@ class MCAR(Network):
         check_classes(num_classes)
         check_pooling(pooling)
         if not is_count(regions) or regions > num_classes:
-            raise EdgeError(
-                "models",
-                "there must be at least one region and at most one per class",
-                got=repr(regions),
-                expected=f"1 to {num_classes}",
-                do="Change --regions",
-            )
+            raise EdgeError("models", f"`regions` is {regions!r} with {num_classes} classes", f"Set `regions` to 1 to {num_classes}")
         check_threshold(threshold)
         make, channels, names = BACKBONES[backbone]
         self.features = make()

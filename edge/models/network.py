@@ -129,7 +129,7 @@ class Network(nn.Module):
 def check_classes(count: object) -> None:
     """Refuse a class count that is no positive whole number."""
     if not is_count(count):
-        raise EdgeError("models", "there must be classes", got=repr(count), expected="1 or more", do="Change the labels")
+        raise EdgeError("models", f"A network needs classes, and {count!r} is no number of them", "Name one or more in `labels`")
 
 
 def check_side(image: Tensor) -> int:
@@ -138,10 +138,8 @@ def check_side(image: Tensor) -> int:
     if height != width or height % STRIDE:
         raise EdgeError(
             "models",
-            f"images must be square with a side that is a multiple of {STRIDE}",
-            got=f"{height} × {width}",
-            expected="such as 256 × 256",
-            do="Resize them to the model's size",
+            f"The images are {height} × {width}",
+            f"Resize them to a square whose side is a multiple of {STRIDE}, such as 256 × 256",
         )
     return height
 

@@ -21,4 +21,4 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
 def check_pooling(pooling: object, known: tuple[str, ...] = POOLINGS) -> None:
     """Refuse a pooling that is not among ``known``."""
     if pooling not in known:
-        raise EdgeError("models", "the pooling must be known", got=pooling, expected=one_of(known), do="Change --pooling")
+        raise EdgeError("models", f"There is no pooling {pooling!r} here", f"Change `pooling` to {one_of(known)}")

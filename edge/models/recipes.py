@@ -69,7 +69,7 @@ class Recipe:
 def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
     """A recipe by name; ``auto`` takes the official one for weights trained before, else the one from scratch."""
     if epochs is not None and epochs < 1:
-        raise EdgeError("train", "there must be epochs to train", got=epochs, expected="1 or more", do="Change --epochs")
+        raise EdgeError("train", f"Nothing is trained in {epochs} epochs", "Set `epochs` to 1 or more")
     if name == "auto":
         name = "official" if pretrained else "scratch"
     if name == "official":

@@ -72,7 +72,8 @@ class RMA(Network):
     ) -> None:  # fmt: skip
         super().__init__()
         own = SIZES[backbone]
-        self.score, self.anchor_mode, self.pooling = score or own.score, anchors or own.anchors, pooling or own.pooling
+        self.score, self.anchor_mode = own.score if score is None else score, own.anchors if anchors is None else anchors
+        self.pooling = own.pooling if pooling is None else pooling
         width, hidden = own.width if width is None else width, own.hidden if hidden is None else hidden
         embedding = own.embedding if embedding is None else embedding
         check_classes(num_classes)
@@ -80,13 +81,12 @@ class RMA(Network):
         counts = {"regions": regions, "grid": grid, "width": width, "hidden": hidden, "embedding": embedding}
         for name, value in counts.items():
             if not is_count(value):
-                do = "Change --regions" if name == "regions" else f"Change the option {name}"
-                raise EdgeError("models", f"{name} must be a count", got=repr(value), expected="1 or more", do=do)
+                raise EdgeError("models", f"`{name}` is {value!r}, which is no count", f"Set `{name}` to 1 or more")
         for name, chosen, known in (("score", self.score, SCORES), ("anchors", self.anchor_mode, ANCHORS)):
             if chosen not in known:
-                raise EdgeError("models", f"{name} must be known", got=repr(chosen), expected=one_of(known), do=f"Change the option {name}")
+                raise EdgeError("models", f"There is no {name} {chosen!r}", f"Change `{name}` to {one_of(known)}")
         if grid < 2:
-            raise EdgeError("models", "a region needs samples", got=f"grid {grid}", expected="2 or more", do="Change the option grid")
+            raise EdgeError("models", f"A grid of {grid} sample is too small for a region", "Set `grid` to 2 or more")
         make, channels, names = BACKBONES[backbone]
         self.features = make()
         inputs = channels * (grid // 2) ** 2 if self.pooling == "max" else channels

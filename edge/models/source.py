@@ -103,34 +103,22 @@ def open_source(
         return _random(model or DEFAULT_MODEL, labels, size, options or {}, seed)
     path = weights_file(weights)
     if not path.is_file():
-        raise EdgeError(
-            "build",
-            "the weights must exist",
-            got=f"no file {weights}",
-            expected=f"{one_of((*shipped(), RANDOM))}, or a path",
-            do="Change --weights",
-        )
+        raise EdgeError("build", f"There is no file {weights}", f"Change `weights` to {one_of((*shipped(), RANDOM))}, or to a checkpoint")
     checkpoint = read(path)
     found = describe(checkpoint, path.name)
     if model is not None and model != found.model:
-        raise EdgeError("build", "--model must be the architecture of the weights", got=model, expected=found.model, do="Leave --model out")
+        raise EdgeError("build", f"The weights are of {found.model}, but `model` is {model}", "Leave `model` out")
     names = _labels(labels) if labels else found.classes
     if names is not None and len(names) != found.num_classes:
-        raise EdgeError(
-            "build",
-            "there must be one label per class of the weights",
-            got=f"{len(names)} labels",
-            expected=found.num_classes,
-            do="Change --labels",
-        )
-    warnings = [] if names else ["the checkpoint does not name its classes; give --labels FILE. Using class_00 …"]
+        raise EdgeError("build", f"{len(names)} labels for weights of {found.num_classes} classes", "Name each class once in `labels`")
+    warnings = [] if names else ["the checkpoint does not name its classes: without a file of labels they are called class_00 …"]
     described = {name: value for name, value in found.options.items() if value is not None}
     network = create(found.model, num_classes=found.num_classes, **{**described, **(options or {})})
     load_checkpoint(network, checkpoint)
     return Source(
         network,
         ModelSpec(found.model, tuple(names or _anonymous(found.num_classes)), network.spec_options()),
-        ImageSpec(size or found.size or DEFAULT_SIZE),
+        ImageSpec(next(side for side in (size, found.size, DEFAULT_SIZE) if side is not None)),
         title=re.sub(r"(\.pth|\.tar|\.pt)+$", "", path.name),
         digest=digest_file(path),
         shipped=path.stem if path.parent == ASSETS else None,
@@ -148,13 +136,11 @@ def _default_weights(model: str | None) -> str:
     if candidates:
         return candidates[0]
     if model is not None and model not in MODELS:
-        raise EdgeError("build", "the architecture must be known", got=model, expected=one_of(MODELS), do="Change --model")
+        raise EdgeError("build", f"There is no architecture {model!r}", f"Change `model` to {one_of(MODELS)}")
     raise EdgeError(
         "build",
-        "a model without shipped weights needs --weights",
-        got=f"--model {model or 'none'} alone",
-        expected="--weights PATH of a checkpoint, or --weights random to try the pipeline",
-        do="Add one of the two",
+        f"No weights {f'of {model} ' if model else ''}come with the project",
+        f"Set `weights` to the path of a checkpoint, or to {RANDOM} to try the pipeline",
     )
 
 
@@ -168,7 +154,7 @@ def _random(model: str, labels: Path | None, size: int | None, options: Mapping[
     return Source(
         network,
         ModelSpec(model, tuple(names), network.spec_options()),
-        ImageSpec(size or DEFAULT_SIZE),
+        ImageSpec(DEFAULT_SIZE if size is None else size),
         title=f"{model}-{RANDOM}",
         digest=digest,
         shipped=None,
@@ -192,11 +178,10 @@ def _settle(network: Network, images: int = 8, size: int = 128) -> None:
 
 def _labels(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise EdgeError(
-            "build", "the labels must be readable", got=f"{path}: {error}", expected="a text file, one name a line", do="Change --labels"
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise EdgeError("build", f"Cannot read {path}: {reason}", "Change `labels` to a text file with a name in each line") from error
     return names
 
 

@@ -2,7 +2,12 @@
 
 The localisation of MCAR (Gao & Zhou, TIP 2021; behaviour of the official ``obj_loc``): upsample the map to the image size
 (bilinear, align_corners), take the maxima over rows and over columns, scale each marginal to [0, 1], cut it where it
-crosses the threshold and keep the widest segment that holds the peak; narrow segments are widened to an eighth of the image.
+crosses the threshold and keep the segment that holds the maximum; narrow segments are widened to an eighth of the image.
+
+Ties: every sample within ``TIE`` of a marginal's maximum counts as the maximum. Of the segments that hold one the widest
+wins; of equally wide ones the one before the first cut, then the one after the last, then the others from left to right.
+The published code asks for equality instead. Sigmoid maps often come within a few roundings of 1.0 in several places, and
+which of them reaches it would be up to a runtime's last bit.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from edge.ops.nodes import NodeBuilder, floats, shape
 NAME = "RegionBoxes"
 BLOCKS = 16  # of the two-level running maxima; divides every image size (a multiple of 32)
 MAX_SIZE = 2016  # segment codes must stay below 2**24 to be exact in float32
+TIE = 2.0**-18  # of the maximum: 64 units in the last place of 1.0, where runtimes differ by up to about four
 KERNEL_MAX_SIZE = 1024  # kMaxSize of kernels/region_boxes/region_boxes.cuh: what a thread block has shared memory for
 
 
@@ -89,10 +95,12 @@ def marginals(cams: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
-    """Start and exclusive end of the winning segment of one raw marginal, (L,) float32 (the official ``obj_loc``)."""
+    """Start and exclusive end of the winning segment of one raw marginal, (L,) float32: the official ``obj_loc`` once ties are made."""
     length = len(profile)
     least = -(-length // 8)
-    low, high = profile.min(), profile.max()
+    high = profile.max()
+    profile = np.where(profile < high - np.float32(TIE) * abs(high), profile, high)
+    low = profile.min()
     with np.errstate(invalid="ignore"):
         scaled = profile / high if low == high else (profile - low) / (high - low)
         side = np.sign(scaled - np.float32(threshold))
@@ -139,11 +147,9 @@ def interpolation(cells: int, size: int) -> np.ndarray:
 def check(size: int, threshold: float) -> None:
     """Refuse sizes and thresholds outside the op's range with ``EdgeError``."""
     if size < 32 or size % 32 or size > MAX_SIZE:
-        raise EdgeError(
-            "ops", "the image size must be a multiple of 32", got=size, expected=f"32, 64 … {MAX_SIZE}", do="Export at another --size"
-        )
+        raise EdgeError("ops", f"Boxes cannot be found at an image size of {size}", f"Set `size` to a multiple of 32 up to {MAX_SIZE}")
     if not 0 < threshold < 1:
-        raise EdgeError("ops", "the threshold must lie within (0, 1)", got=threshold, expected="such as 0.5", do="Change --threshold")
+        raise EdgeError("ops", f"No class map can be cut at {threshold}", "Set `threshold` between 0 and 1, such as 0.5")
 
 
 # --- Decomposition into standard nodes -------------------------------------------------------------------------------
@@ -196,8 +202,10 @@ def decompose_bounds(nodes: NodeBuilder, profiles: str, boxes: str, *, regions: 
     least, width = size // 8, size // BLOCKS
     blocks = shape(-1, BLOCKS, width)
 
-    low = nodes("ReduceMin", "low", profiles, shape(1), keepdims=1)
     high = nodes("ReduceMax", "high", profiles, shape(1), keepdims=1)
+    below = nodes("Less", "below_ties", profiles, nodes("Mul", "least_tie", high, floats(1 - TIE)))
+    profiles = nodes("Where", "tied", below, profiles, high)
+    low = nodes("ReduceMin", "low", profiles, shape(1), keepdims=1)
     # (v − low)/span against the threshold without the division, which some runtimes turn into a rounded reciprocal;
     # flat marginals give 0 everywhere, so no cut.
     level = nodes("Mul", "level", nodes("Sub", "span", high, low), floats(threshold))

@@ -22,7 +22,7 @@ version 5 gives each axis a block of its own (the product, region_boxes.cuh)
 
 #include "ladder.h"                       // defines: CUDA_CHECK, DeviceArray, cold_microseconds, copy_bandwidth
 #include "region_boxes/reference.h"       // defines: edge::reference::region_boxes
-#include "region_boxes/region_boxes.cuh"  // defines: run_block and its phases, position, blend, widen, Workspace
+#include "region_boxes/region_boxes.cuh"  // defines: run_block and its phases, position, blend, score, widen, Workspace
 
 using edge::Interval;
 using edge::RegionBoxes;
@@ -69,7 +69,7 @@ __device__ Interval sequential_bounds(const RegionBoxes& op, float* profile) {
         low = fminf(low, profile[i]);
         high = fmaxf(high, profile[i]);
     }
-    for (int i = 0; i < op.size; ++i) profile[i] = high == low ? profile[i] / high : (profile[i] - low) / (high - low);
+    for (int i = 0; i < op.size; ++i) profile[i] = edge::score(profile[i], low, high);
     const auto crosses = [&](int i) {
         return abs(edge::side_of(profile[i + 1], op.threshold) - edge::side_of(profile[i], op.threshold)) == 2;
     };

@@ -6,15 +6,18 @@
 // Region localisation of MCAR (Gao and Zhou, "Learning to Discover Multi-Class Attentional Regions", TIP 2021): the map
 // is stretched to size x size (bilinear, aligned corners), its row and column maxima become two profiles, and each
 // profile gives one interval. The quirks of the published code are kept; they are numbered (1) to (6) here. Knows
-// nothing of CUDA.
+// nothing of CUDA. One rule is ours: (7) samples within kTie of a profile's maximum count as the maximum, since maps
+// saturate near 1.0 and which of two peaks is higher would be up to the last bit.
 #pragma once
 
-#include <algorithm>  // defines: std::min, std::fill, std::max_element, std::minmax_element, std::any_of
+#include <algorithm>  // defines: std::min, std::fill, std::max_element, std::min_element, std::any_of
 #include <cmath>      // defines: std::fma, std::isnan
 #include <cstdlib>    // defines: std::abs
 #include <vector>
 
 namespace edge::reference {
+
+constexpr float kTie = 1.0f / (1 << 18);  // of the maximum
 
 struct Interval {
     int begin, end;  // end exclusive
@@ -37,13 +40,15 @@ inline Interval widen(Interval interval, int length) {
     return interval;
 }
 
-// profile is (length), raw maxima; the interval of its highest (on ties widest) segment between threshold crossings.
+// profile is (length), raw maxima in [0, 1]; the interval of its highest (on ties widest) segment between threshold
+// crossings.
 inline Interval bounds(const float* profile, int length, float threshold) {
     const Interval window = {(length + 7) / 8, (7 * length + 7) / 8};
     if (std::any_of(profile, profile + length, [](float value) { return std::isnan(value); })) return window;  // (2)
-    const auto [low, high] = std::minmax_element(profile, profile + length);
-    const float least = *low, most = *high;
+    const float most = *std::max_element(profile, profile + length);
     std::vector<float> scores(profile, profile + length);
+    for (float& score : scores) score = score < most * (1 - kTie) ? score : most;  // (7)
+    const float least = *std::min_element(scores.begin(), scores.end());
     for (float& score : scores) score = most == least ? score / most : (score - least) / (most - least);
 
     // (1) A sample that equals the threshold hides the crossing: two steps of one instead of one step of two.

@@ -13,7 +13,7 @@
 //
 // A block works in phases with a barrier between them. A phase is a plain function of (workspace, lane), so a host
 // compiler runs the same block one lane at a time; see run_block. Arithmetic is IEEE fp32: never compile with fast
-// math. The numbers (1) to (6) are the quirks listed in reference.h. This header knows neither torch nor TensorRT and
+// math. The numbers (1) to (7) are the quirks listed in reference.h. This header knows neither torch nor TensorRT and
 // compiles with nvcc, NVRTC and a host compiler.
 #pragma once
 
@@ -24,7 +24,8 @@ namespace edge {
 constexpr int kMaxGrid = 32;    // 1024-pixel input at stride 32
 constexpr int kMaxSize = 1024;  // pixels
 constexpr int kMaxCandidates = 2 * kMaxGrid;
-constexpr int kWord = 32;  // samples per word of the crossing mask, and lanes per warp
+constexpr float kTie = 1.0f / (1 << 18);  // of the maximum
+constexpr int kWord = 32;                 // samples per word of the crossing mask, and lanes per warp
 
 struct RegionBoxes {
     int grid, size;   // size is at least twice the grid, so that no grid interval is without samples
@@ -253,15 +254,15 @@ EDGE_FUNCTION void take_profile(const RegionBoxes& op, Workspace& work, Lane lan
     raise_to(&work.highest, highest);
 }
 
-EDGE_FUNCTION float score(const Workspace& work, int i) {
-    const float low = float_of(work.lowest), high = float_of(work.highest);
-    return high == low ? work.profile[i] / high : (work.profile[i] - low) / (high - low);
+EDGE_FUNCTION float score(float value, float low, float high) {
+    return value >= high * (1 - kTie) ? 1.0f : (value - low) / (high - low);  // (7)
 }
 
 EDGE_FUNCTION int side_of(float score, float threshold) { return (score > threshold) - (score < threshold); }
 
 EDGE_FUNCTION void normalise(const RegionBoxes& op, Workspace& work, Lane lane) {
-    for (int i = lane.index; i < op.size; i += lane.count) work.profile[i] = score(work, i);
+    const float low = float_of(work.lowest), high = float_of(work.highest);
+    for (int i = lane.index; i < op.size; i += lane.count) work.profile[i] = score(work.profile[i], low, high);
 }
 
 EDGE_FUNCTION void find_crossings(const RegionBoxes& op, Workspace& work, Lane lane) {

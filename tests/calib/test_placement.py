@@ -129,12 +129,12 @@ def test_the_graph_names_its_parents(graph: Graph, calibration: Calibration) -> 
 
 
 def test_a_table_of_another_graph_is_refused(graph: Graph, calibration: Calibration) -> None:
-    with pytest.raises(EdgeError, match=r"very graph.*got a table of graph 123412341234…\. Expected graph"):
+    with pytest.raises(EdgeError, match=r"is of graph 123412341234…, not of this one"):
         quantize(graph, replace(calibration, graph="1234" * 16))
 
 
 def test_a_table_without_a_tensor_that_is_rounded_is_refused_by_name(graph: Graph, calibration: Calibration) -> None:
     ranges = {name: each for name, each in calibration.ranges.items() if name != "local/pool"}
-    with pytest.raises(EdgeError, match=r"got \d+ of \d+; missing: local/pool\. .*Calibrate again"):
+    with pytest.raises(EdgeError, match=r"lacks \d+ of \d+ tensors: local/pool\. Calibrate again"):
         quantize(graph, replace(calibration, ranges=ranges))
     quantize(graph, replace(calibration, ranges=ranges), float_nodes=["local/expand", "local/block/add"])

@@ -76,24 +76,24 @@ def broken(content: dict, how: str) -> object:
 def test_a_damaged_table_is_refused_in_one_line(calibration: Calibration, tmp_path: Path, how: str) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(broken(json.loads(calibration.text), how)))
-    with pytest.raises(EdgeError, match=r"\[calib\] the calibration table must be one of ours"):
+    with pytest.raises(EdgeError, match=r"\[calib\] Cannot read .*no calibration.json of ours"):
         Calibration.load(path)
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match="FileNotFoundError"):
+    with pytest.raises(EdgeError, match="No such file"):
         Calibration.load(tmp_path / "none.json")
 
 
 def test_no_images_are_refused(graph: Graph) -> None:
-    with pytest.raises(EdgeError, match="must be calibration images"):
+    with pytest.raises(EdgeError, match="Calibration needs images"):
         observe(graph, iter(()), data={}, coverage={})
 
 
 def test_an_image_of_one_colour_is_refused_by_name(graph: Graph, images: np.ndarray) -> None:
     images = images.copy()
     images[5] = np.array([0.1, -2.0, 0.5], np.float32).reshape(3, 1, 1)
-    with pytest.raises(EdgeError, match=r"got 5\.png, one colour"):
+    with pytest.raises(EdgeError, match=r"image 5\.png is of one colour"):
         observe(graph, batches(images), data={}, coverage={})
 
 

@@ -47,7 +47,7 @@ def test_missing_parts_are_named(coco_tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="no folder"):
         open_dataset(f"coco2014:{tmp_path / 'absent'}", "train")
     root = coco_tree({"val": SPLITS["val"]})
-    with pytest.raises(EdgeError, match=r"got 'train'. Expected val. .*annotations"):
+    with pytest.raises(EdgeError, match=r"no split 'train'; it has val. .*annotations"):
         open_dataset(f"coco2014:{root}", "train")
     (root / "val2014" / "COCO_val2014_000000000005.jpg").unlink()
     with pytest.raises(EdgeError, match=r"no file .*000000000005.jpg, which .*instances_val2014.json names"):
@@ -66,17 +66,17 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:200], r"must be JSON, got .*instances_train2014.json, line \d+"),
-        (lambda text: "[1, 2]", "got list in"),
-        (lambda text: "[" * 100000, "nested too deep|must be JSON"),
-        (damage(lambda c: c.pop("categories")), "no list of categories in"),
+        (lambda text: text[:200], r"instances_train2014.json, line \d+: not JSON"),
+        (lambda text: "[1, 2]", "it holds a list"),
+        (lambda text: "[" * 100000, "nested too deep|not JSON"),
+        (damage(lambda c: c.pop("categories")), "no list of categories"),
         (damage(lambda c: c.update(images=[3])), "no list of images"),
-        (damage(lambda c: c["images"][0].pop("file_name")), "images entry .*Expected id and file_name"),
-        (damage(lambda c: c["annotations"][0].update(category_id=2)), "category_id 2 in annotation 900"),
-        (damage(lambda c: c["annotations"][0].update(category_id=[2])), r"category_id \[2\]"),
-        (damage(lambda c: c["annotations"][0].update(image_id=77)), "image_id 77 in annotation 900"),
-        (damage(lambda c: c["categories"][0].update(name="person")), "two categories of one name"),
-        (damage(lambda c: c.update(annotations=[])), "must hold images, got none in .*instances_train2014.json"),
+        (damage(lambda c: c["images"][0].pop("file_name")), "entry of images lacks id or file_name"),
+        (damage(lambda c: c["annotations"][0].update(category_id=2)), "annotation 900 is of category 2,"),
+        (damage(lambda c: c["annotations"][0].update(category_id=[2])), r"category \[2\]"),
+        (damage(lambda c: c["annotations"][0].update(image_id=77)), "annotation 900 is of image 77,"),
+        (damage(lambda c: c["categories"][0].update(name="person")), "two categories have one name"),
+        (damage(lambda c: c.update(annotations=[])), "instances_train2014.json names no image"),
         (damage(lambda c: c["images"][0].update(file_name="../x.jpg")), r"no file .*\.\./x.jpg"),
     ],
 )

@@ -34,7 +34,7 @@ class Slow(Dataset):
         self.threads.add(threading.get_ident())
         time.sleep(0.002 * (3 - index % 4))
         if index == self.broken:
-            raise EdgeError("image", "an image must be readable", got=f"image {index}", expected="an image", do="Replace it")
+            raise EdgeError("image", f"Cannot read image {index}", "Replace it")
         return Sample(str(index), np.full((40, 50, 3), index, np.uint8))
 
 

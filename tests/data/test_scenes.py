@@ -121,7 +121,7 @@ def test_the_data_set_gives_what_its_labels_say() -> None:
 
 
 def test_a_missing_split_names_those_present() -> None:
-    with pytest.raises(EdgeError, match="train or test"):
+    with pytest.raises(EdgeError, match="train and test"):
         Scenes("val", seed=0)
 
 

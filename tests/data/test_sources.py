@@ -17,11 +17,11 @@ Tree = Callable[..., Path]
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("voc2008:x", "known kind, got 'voc2008:x'. Expected scenes, csv:DIR, .* or images:DIR"),
-        ("", "known kind"),
-        ("csv", "csv needs its folder, .*Write csv:FOLDER"),
-        ("csv:", "needs its folder"),
-        ("scenes:x", "takes no folder"),
+        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, csv:DIR, .* or images:DIR"),
+        ("", "no kind of data set ''"),
+        ("csv", "names no folder. Write csv:FOLDER"),
+        ("csv:", "names no folder"),
+        ("scenes:x", "have no folder"),
     ],
 )
 def test_an_unknown_spec_is_refused_with_what_there_is(spec: str, message: str) -> None:
@@ -47,7 +47,7 @@ def test_images_are_found_in_all_folders_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match=r"none in .*Expected files ending in .jpg"):
+    with pytest.raises(EdgeError, match=r"No image in .*files that end in .jpg"):
         open_dataset(f"images:{tmp_path}", "train")
     with pytest.raises(EdgeError, match="no folder"):
         open_dataset(f"images:{tmp_path / 'x'}", "train")
@@ -90,7 +90,7 @@ def test_labels_of_the_model_rule_the_columns(csv_tree: Tree) -> None:
 
 def test_a_class_the_model_lacks_is_an_error(csv_tree: Tree) -> None:
     dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat;yak')}", "train")
-    with pytest.raises(EdgeError, match=r"must be one of the bundle, got yak. Expected cat, dog. Rename"):
+    with pytest.raises(EdgeError, match=r"the bundle does not know: yak. Rename .*cat, dog"):
         match_labels(dataset, ["cat", "dog"], "the bundle")
 
 
@@ -99,5 +99,5 @@ def test_scenes_open_by_the_same_call() -> None:
     assert test.split == "test"
     assert test.labels is not None
     assert test.labels.shape == (len(test), len(test.classes))
-    with pytest.raises(EdgeError, match=r"train.* or test"):
+    with pytest.raises(EdgeError, match=r"train and test"):
         open_dataset("scenes", "val")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
+
+from edge.ops import region_boxes
 
 FORMATS = {"fp32 linear": 0, "fp16 linear": 1, "fp16 hwc8": 2, "int8 linear": 3, "int8 chw4": 4, "int8 chw32": 5}
 SCALE = 0.0187  # of the int8 formats: about 127 steps for normalised pixels
@@ -177,8 +179,8 @@ def torch_marginals(maps: Array, size: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_bounds_equal_the_official_ones_on_every_recorded_profile(host: ctypes.CDLL, shared: Path, threshold: float) -> None:
-    recorded = np.load(shared / "reference" / "localisation.npz")
+def test_bounds_equal_the_official_ones_on_every_recorded_profile(host: ctypes.CDLL, golden: ModuleType, threshold: float) -> None:
+    recorded = golden.read("localisation")
     names = [name for name in recorded if name.startswith("profile_") and name.endswith(f"_{threshold}")]
     assert len(names) == 7
     for name in names:
@@ -239,6 +241,14 @@ def test_boxes_of_maps_equal_torchs_for_all_but_one_in_a_thousand(host: ctypes.C
     expected = np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1)
     found = find_boxes(host.kernel_region_boxes, maps, size, 0.5, 128)
     assert np.mean((found == expected).all(axis=1)) >= 0.999
+
+
+def test_boxes_of_saturated_maps_do_not_hang_on_the_last_bit(host: ctypes.CDLL, saturated: list[Array]) -> None:
+    expected = region_boxes.reference(saturated[0], 256, 0.5).reshape(-1, 4)
+    for cams in saturated:
+        maps = cams.reshape(-1, 8, 8)
+        np.testing.assert_array_equal(find_boxes(host.reference_region_boxes, maps, 256, 0.5), expected)
+        np.testing.assert_array_equal(find_boxes(host.kernel_region_boxes, maps, 256, 0.5, 64), expected)
 
 
 def test_boxes_do_not_depend_on_the_block_size(host: ctypes.CDLL) -> None:

@@ -106,5 +106,5 @@ def test_options_of_another_type_are_refused(options):
 
 @pytest.mark.parametrize("count", [0, -1, "5"])
 def test_a_network_needs_classes(count):
-    with pytest.raises(EdgeError, match="there must be classes"):
+    with pytest.raises(EdgeError, match="needs classes"):
         create("mcar-mobilenetv2", num_classes=count)

@@ -56,7 +56,7 @@ class Payload:
 
 def test_a_web_page_is_not_accused_of_running_code(tmp_path):
     (tmp_path / "page.pth").write_text("<html>404 Not Found</html>")
-    with pytest.raises(EdgeError, match="damaged file or no checkpoint"):
+    with pytest.raises(EdgeError, match="damaged or no PyTorch checkpoint"):
         read(tmp_path / "page.pth")
     (tmp_path / "code.pth").write_bytes(saved({"state_dict": Payload()}))
     with pytest.raises(EdgeError, match="asks to run code"):
@@ -72,7 +72,7 @@ def test_a_web_page_is_not_accused_of_running_code(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_a_malformed_description_is_refused(model, ours):
-    with pytest.raises(EdgeError, match="'edge' must have its form"):
+    with pytest.raises(EdgeError, match="under 'edge', which is not"):
         describe({"state_dict": model.state_dict(), "edge": ours})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickle
 import zipfile
@@ -24,39 +23,21 @@ def small():
     return create("mcar-mobilenetv2", num_classes=5, regions=2)
 
 
-@pytest.mark.parametrize(
-    "case", ["mobilenetv2_avg_256_top4_thr0.5_c20", "mobilenetv2_gwp_448_top4_thr0.5_c80", "resnet50_avg_256_top4_thr0.5_c20",
-             "resnet50_gwp_448_top2_thr0.5_c80", "resnet101_gwp_448_top4_thr0.5_c80", "resnet101_gwp_576_top6_thr0.3_c20"],
-)  # fmt: skip
-def test_recorded_official_outputs(case, shared):
-    location = importlib.util.spec_from_file_location("reference_weights", shared / "reference" / "weights.py")
-    weights = importlib.util.module_from_spec(location)
-    location.loader.exec_module(weights)
-    with np.load(shared / "reference" / f"mcar_{case}.npz") as recorded:
-        model = create(
-            f"mcar-{case.split('_')[0]}",
-            int(recorded["num_classes"]),
-            pooling=str(recorded["pooling"]),
-            regions=int(recorded["topn"]),
-            threshold=float(recorded["threshold"]),
-        )
-        filled = weights.fill({key: tuple(value.shape) for key, value in model.state_dict().items()}, float(recorded["classifier_std"]))
-        load_checkpoint(model, {key: torch.from_numpy(value) for key, value in filled.items()})
-        images = torch.from_numpy(weights.images(int(recorded["seed"]), int(recorded["batch"]), int(recorded["size"])))
-        with torch.inference_mode():
-            found = model(images)
-        np.testing.assert_array_equal(found["regions"].numpy(), recorded["regions"][..., [0, 2, 1, 3]])
-        np.testing.assert_array_equal(found["region_classes"].numpy(), recorded["regions"][..., 4])
-        for name in ("global_scores", "local_scores"):
-            np.testing.assert_allclose(found[name].numpy(), recorded[name], atol=2e-5)
-        np.testing.assert_array_equal(found["scores"], torch.maximum(found["global_scores"], found["local_scores"]))
+def test_recorded_official_outputs(official_case):
+    _, network, images, expected = official_case
+    with torch.inference_mode():
+        found = {name: value.numpy() for name, value in network(torch.from_numpy(images)).items()}
+    for name in ("regions", "region_classes"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    for name in ("global_scores", "local_scores"):
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5)
+    np.testing.assert_array_equal(found["scores"], np.maximum(found["global_scores"], found["local_scores"]))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("mcar-")])
-def test_keys_and_shapes_are_the_official_ones(name, shared):
-    with np.load(shared / "reference" / "official_keys.npz") as official:
-        net = name.removeprefix("mcar-")
-        expected = {str(key): str(shape) for key, shape in zip(official[f"{net}_keys"], official[f"{net}_shapes"], strict=True)}
+def test_keys_and_shapes_are_the_official_ones(name, golden):
+    official, net = golden.read("official_keys"), name.removeprefix("mcar-")
+    expected = {str(key): str(shape) for key, shape in zip(official[f"{net}_keys"], official[f"{net}_shapes"], strict=True)}
     found = {key: str(tuple(value.shape)) for key, value in create(name, num_classes=20).state_dict().items()}
     assert {key: shape.replace(" ", "") for key, shape in found.items()} == {key: _normal(shape) for key, shape in expected.items()}
 

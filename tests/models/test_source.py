@@ -33,6 +33,31 @@ def test_shipped_weights_say_what_they_were_trained_on() -> None:
     assert all(source.calibration_table is not None for source in found.values())
 
 
+@pytest.mark.parametrize(("weights", "size"), [("random", 0), ("shipped", 0), ("sized", None)])
+def test_a_size_of_zero_is_refused_rather_than_replaced(weights: str, size: int | None, tmp_path: Path) -> None:
+    names = {"random": "random", "shipped": shipped()[0], "sized": saved(tmp_path, size=0) if weights == "sized" else ""}
+    with pytest.raises(EdgeError, match=r"\b0\b"):
+        open_source(names[weights], size=size)
+
+
+def test_a_given_size_comes_before_the_checkpoints(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert (open_source(path).image.size, open_source(path, size=96).image.size) == (64, 96)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_labels_may_begin_with_a_byte_order_mark(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(f"{mark}cat\n\n dog \n", encoding="utf-8")
+    assert open_source(saved(tmp_path), labels=tmp_path / "labels.txt").model.labels == ("cat", "dog")
+
+
+def test_labels_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe")
+    for name, reason in (("labels.txt", "not UTF-8 text"), ("absent.txt", "No such file")):
+        with pytest.raises(EdgeError, match=f"{name}: {reason}"):
+            open_source("random", labels=tmp_path / name)
+
+
 def test_a_data_set_that_is_no_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match=r"data = '7'.*Expected a data set"):
+    with pytest.raises(EdgeError, match=r"data = '7' .*not a data set"):
         open_source(saved(tmp_path, data=7))

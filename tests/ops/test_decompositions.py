@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -92,16 +92,16 @@ def hard_maps(seed: int, batch: int, regions: int, cells: int) -> np.ndarray:
 
 
 @RUNNERS
-def test_bounds_equal_the_official_ones_on_every_reference_vector(run: Runner, shared: Path) -> None:
-    vectors = np.load(shared / "reference" / "localisation.npz")
+def test_bounds_equal_the_official_ones_on_every_reference_vector(run: Runner, golden: ModuleType) -> None:
+    vectors = golden.read("localisation")
     for name in (each for each in vectors if each.startswith("profile_")):
         size, threshold = name.split("_")[1:]
         expected = vectors[f"bounds_{size}_{threshold}"]
         np.testing.assert_array_equal(bounds_by(run, vectors[name], float(threshold)), expected, err_msg=name)
 
 
-def test_numpy_bounds_equal_the_official_ones_on_every_reference_vector(shared: Path) -> None:
-    vectors = np.load(shared / "reference" / "localisation.npz")
+def test_numpy_bounds_equal_the_official_ones_on_every_reference_vector(golden: ModuleType) -> None:
+    vectors = golden.read("localisation")
     for name in (each for each in vectors if each.startswith("profile_")):
         size, threshold = name.split("_")[1:]
         bounds = [region_boxes.bounds(profile, float(threshold)) for profile in vectors[name]]
@@ -131,6 +131,30 @@ def test_ties_plateaus_and_hidden_crossings_go_as_in_the_reference(run: Runner) 
     profiles = rng.choice(np.array([0, 0.25, 0.5, 0.75, 1.0], np.float32), (400, size // 4)).repeat(4, axis=1)
     profiles[::3] = rng.choice(np.array([0, 1.0], np.float32), (134, size))
     expected = [region_boxes.bounds(profile, 0.5) for profile in profiles]
+    np.testing.assert_array_equal(bounds_by(run, profiles, 0.5), expected)
+
+
+@RUNNERS
+def test_boxes_of_saturated_maps_do_not_hang_on_the_last_bit(run: Runner, saturated: list[np.ndarray]) -> None:
+    expected = region_boxes.reference(saturated[0], 256, 0.5)
+    for cams in saturated:
+        np.testing.assert_array_equal(region_boxes.reference(cams, 256, 0.5), expected)
+        np.testing.assert_array_equal(run(boxes_model(4, 256, 0.5), cams=cams), expected)
+    np.testing.assert_array_equal(expected[-1, -1], [32, 32, 224, 224])
+
+
+@RUNNERS
+def test_what_lies_within_the_tie_of_the_maximum_counts_as_the_maximum(run: Runner) -> None:
+    # The maximum in a narrow segment, a little less in a wide one, which wins only where the two tie.
+    profiles = np.full((4, 64), 0.1, np.float32)
+    profiles[:, 9:12] = profiles[:, 38:51] = 0.8
+    profiles[:, 10] = 1
+    for profile, share in zip(profiles, (0.5, 0.5, 2, 0), strict=True):
+        profile[44] = 1 - share * region_boxes.TIE
+    profiles[1] *= np.float32(1e-3)  # the tie is relative to the maximum
+    profiles[3] = np.linspace(1 - 0.9 * region_boxes.TIE, 1, 64)  # all of it ties: flat
+    expected = [(37, 50), (37, 50), (6, 14), (8, 56)]
+    np.testing.assert_array_equal([region_boxes.bounds(profile, 0.5) for profile in profiles], expected)
     np.testing.assert_array_equal(bounds_by(run, profiles, 0.5), expected)
 
 
@@ -168,7 +192,7 @@ def test_profiles_from_knots_lie_within_rounding_of_the_upsampled_maxima() -> No
 
 @pytest.mark.parametrize(("size", "threshold"), [(100, 0.5), (0, 0.5), (2048, 0.5), (256, 0.0), (256, 1.0)])
 def test_sizes_and_thresholds_out_of_range_are_refused(size: int, threshold: float) -> None:
-    with pytest.raises(EdgeError, match="must"):
+    with pytest.raises(EdgeError, match=r"`size`|`threshold`"):
         region_boxes.decompose(NodeBuilder("boxes"), "cams", "regions", regions=1, cells=8, size=size, threshold=threshold)
 
 
