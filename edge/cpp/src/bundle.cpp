@@ -8,12 +8,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 namespace edge {
 namespace {
@@ -28,7 +30,9 @@ constexpr int MAX_DEPTH = 64;
 // The bounds of edge/bundle.py: what is allocated later follows from these.
 constexpr std::int64_t MAX_SIZE = 4096, MAX_BATCH = 4096;
 constexpr std::size_t MAX_CLASSES = 100000;
-constexpr int TRIES = 10;           // while the name leads to one new bundle after another
+constexpr const char* BUILD = "Build one: python -m edge.build";
+constexpr int TRIES = 5;  // while the folder's name is given to others
+constexpr std::chrono::milliseconds PAUSE(10);
 constexpr std::size_t PAGE = 4096;  // bytes, as a memory map is aligned
 constexpr const char* REBUILD = "Rebuild the bundle: python -m edge.build --force";
 constexpr const char* COPY_AGAIN = "Copy the bundle again, or rebuild it: python -m edge.build --force";
@@ -39,6 +43,11 @@ constexpr const char* COPY_AGAIN = "Copy the bundle again, or rebuild it: python
 
 [[noreturn]] void refuse_value(const char* name, const std::string& problem) {
     refuse(std::string("The manifest's '") + name + "' " + problem);
+}
+
+[[noreturn]] void refuse_long(std::uint64_t bytes) {
+    refuse("The manifest has " + std::to_string(bytes) + " bytes; a manifest must be small, at most " +
+           std::to_string(MAX_MANIFEST_BYTES));
 }
 
 const json& at(const json& object, const char* name, json::value_t type) {
@@ -207,12 +216,10 @@ class Folder {
   public:
     explicit Folder(const fs::path& path)
         : path_(path), folder_(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-        if (folder_ < 0)
-            refuse(path.string() + " cannot be opened: " + std::strerror(errno),
-                   "Check the path, or build a bundle: python -m edge.build");
+        if (folder_ < 0) refuse("There is no bundle at " + path.string() + reason(errno), BUILD);
     }
 
-    // Does the name lead to another folder by now?
+    // Whether its name leads to another folder by now, or to nothing.
     bool replaced() const {
         struct stat opened{}, named{};
         if (fstat(folder_, &opened) != 0 || stat(path_.c_str(), &named) != 0) return true;
@@ -220,49 +227,43 @@ class Folder {
     }
 
     std::string manifest() const {
-        const Descriptor file(opened(NAME, "Choose a bundle, or build one: python -m edge.build"));
-        const std::uint64_t bytes = size(file, NAME);
-        if (bytes > MAX_MANIFEST_BYTES)
-            refuse((path_ / NAME).string() + " has " + std::to_string(bytes) + " bytes, more than the " +
-                   std::to_string(MAX_MANIFEST_BYTES) + " allowed");
+        std::uint64_t bytes = 0;
+        const Descriptor file(opened(NAME, bytes));
+        if (file < 0) refuse(path_.string() + " is no bundle: " + NAME + " cannot be read" + reason(errno), BUILD);
+        if (bytes > MAX_MANIFEST_BYTES) refuse_long(bytes);
         std::string text(bytes, '\0');
-        if (take(file, text.data(), bytes, NAME) != bytes) refuse_changed(NAME);
+        take(file, text.data(), bytes, NAME);
         return text;
     }
 
-    // The bytes of a file, if it is as the manifest lists it.
-    Content content(const std::string& name, const Bundle::File& listed) const {
-        const Descriptor file(opened(name, COPY_AGAIN));
-        if (size(file, name) != listed.bytes) refuse_changed(name);
-        const std::size_t pages = static_cast<std::size_t>(listed.bytes) / PAGE + 1;
-        Content content{{static_cast<char*>(std::aligned_alloc(PAGE, pages * PAGE)), std::free},
-                        static_cast<std::size_t>(listed.bytes)};
-        if (!content.data) throw std::bad_alloc();
+    // A file that is as the manifest lists it, and its bytes if they are to be kept.
+    Content checked(const std::string& name, const Bundle::File& listed, bool keep) const {
+        std::uint64_t found = 0;
+        const Descriptor file(opened(name, found));
+        if (file < 0) refuse("There is no file " + of(name) + ", which the bundle lists" + reason(errno), COPY_AGAIN);
+        if (found != listed.bytes) refuse_changed(name);
+        const auto bytes = static_cast<std::size_t>(listed.bytes);
+        Content content;
+        std::vector<char> block(keep ? 0 : std::min(BLOCK, bytes));
+        if (keep) {
+            content = {{static_cast<char*>(std::aligned_alloc(PAGE, (bytes / PAGE + 1) * PAGE)), std::free}, bytes};
+            if (!content.data) throw std::bad_alloc();
+        }
         Sha256 digest;
-        for (std::size_t at = 0; at < content.bytes;) {
-            const std::size_t step = std::min(BLOCK, content.bytes - at);
-            if (take(file, content.data.get() + at, step, name) != step) refuse_changed(name);
-            digest.add(content.data.get() + at, step);
-            at += step;
+        for (std::size_t at = 0; at < bytes; at += BLOCK) {
+            const std::size_t step = std::min(BLOCK, bytes - at);
+            char* to = keep ? content.data.get() + at : block.data();
+            take(file, to, step, name);
+            digest.add(to, step);
         }
         if (digest.hex() != listed.sha256) refuse_changed(name);
         return content;
     }
 
-    // The same for a file that is only checked.
-    void verify(const std::string& name, const Bundle::File& listed) const {
-        const Descriptor file(opened(name, COPY_AGAIN));
-        if (size(file, name) != listed.bytes) refuse_changed(name);
-        std::vector<char> block(BLOCK);
-        Sha256 digest;
-        while (const std::size_t count = take(file, block.data(), block.size(), name)) digest.add(block.data(), count);
-        if (digest.hex() != listed.sha256) refuse_changed(name);
-    }
-
     std::vector<std::string> names() const {
         const int again = openat(folder_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         const std::unique_ptr<DIR, Close> entries(again < 0 ? nullptr : fdopendir(again));
-        if (!entries) refuse(path_.string() + " cannot be read: " + std::strerror(errno), "Check its permissions");
+        if (!entries) refuse("Cannot read " + path_.string() + reason(errno), "Check its permissions");
         std::vector<std::string> names;
         while (const dirent* entry = readdir(entries.get())) names.emplace_back(entry->d_name);
         return names;
@@ -277,69 +278,61 @@ class Folder {
         void operator()(DIR* entries) const { closedir(entries); }
     };
 
+    static std::string reason(int error) { return std::string(" (") + std::strerror(error) + ")"; }
+    std::string of(const std::string& name) const { return (path_ / name).string(); }
+
     [[noreturn]] void refuse_changed(const std::string& name) const {
-        refuse((path_ / name).string() + " is not the file that was built: its size or SHA-256 differs", COPY_AGAIN);
+        refuse(of(name) + " was changed or truncated: its size and SHA-256 are not those in the manifest", COPY_AGAIN);
     }
 
-    // A link could point anywhere, so it is not followed; a pipe would keep us waiting.
-    int opened(const std::string& name, const char* fix) const {
+    // Below 0 where it is missing, a link (which could point anywhere), or anything but a file.
+    int opened(const std::string& name, std::uint64_t& bytes) const {
+        // Without waiting for the other end of a pipe.
         const int file = openat(folder_, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (file < 0 && errno != ENOENT && errno != ELOOP)
-            refuse("Cannot read " + (path_ / name).string() + ": " + std::strerror(errno), "Check its permissions");
-        if (file < 0) refuse((path_ / name).string() + " is not a file of the bundle's folder", fix);
-        return file;
-    }
-
-    std::uint64_t size(const Descriptor& file, const std::string& name) const {
         struct stat found{};
-        if (fstat(file, &found) != 0 || !S_ISREG(found.st_mode))
-            refuse((path_ / name).string() + " is not a file of the bundle's folder", COPY_AGAIN);
-        return static_cast<std::uint64_t>(found.st_size);
+        if (file < 0 || (fstat(file, &found) == 0 && S_ISREG(found.st_mode))) {
+            bytes = static_cast<std::uint64_t>(found.st_size);
+            return file;
+        }
+        close(file);
+        errno = EINVAL;
+        return -1;
     }
 
-    // Up to `bytes`, fewer only at the end of the file.
-    std::size_t take(const Descriptor& file, char* to, std::size_t bytes, const std::string& name) const {
-        std::size_t taken = 0;
-        while (taken < bytes) {
-            const ssize_t count = read(file, to + taken, bytes - taken);
+    void take(const Descriptor& file, char* to, std::size_t bytes, const std::string& name) const {
+        while (bytes > 0) {
+            const ssize_t count = read(file, to, bytes);
             if (count < 0 && errno == EINTR) continue;
-            if (count < 0) refuse("Cannot read " + (path_ / name).string() + ": " + std::strerror(errno), COPY_AGAIN);
-            if (count == 0) break;
-            taken += static_cast<std::size_t>(count);
+            if (count < 0) refuse("Cannot read " + of(name) + reason(errno), COPY_AGAIN);
+            if (count == 0) refuse_changed(name);
+            to += count, bytes -= static_cast<std::size_t>(count);
         }
-        return taken;
     }
 
     const fs::path path_;
     const Descriptor folder_;
 };
 
-bool of_engine(const std::string& name, const Bundle& bundle) {
-    return name.rfind("engine.", 0) == 0 || name == bundle.plan.payload || name == bundle.plan.plugin;
-}
+bool of_engine(const std::string& name) { return name.rfind("engine.", 0) == 0; }
 
 std::pair<Bundle, Contents> read(const Folder& folder) {
     Bundle bundle = parse_manifest(folder.manifest(), folder.path());
     Contents contents;
     for (const auto& [name, listed] : bundle.files) {
-        if (of_engine(name, bundle))
-            contents[name] = folder.content(name, listed);
-        else
-            folder.verify(name, listed);
+        Content content = folder.checked(name, listed, of_engine(name));
+        if (of_engine(name)) contents[name] = std::move(content);
     }
     // What stands beside the listed files belongs to another engine, or was slipped in.
     for (const std::string& name : folder.names())
-        if (of_engine(name, bundle) && !bundle.files.count(name))
-            refuse((folder.path() / name).string() + " is not listed in the manifest", COPY_AGAIN);
+        if (of_engine(name) && !bundle.files.count(name))
+            refuse((folder.path() / name).string() + " is not listed in the manifest");
     return {std::move(bundle), std::move(contents)};
 }
 
 }  // namespace
 
 Bundle parse_manifest(std::string_view text_, const fs::path& folder) {
-    if (text_.size() > MAX_MANIFEST_BYTES)
-        refuse("The manifest has " + std::to_string(text_.size()) + " bytes, more than the " +
-               std::to_string(MAX_MANIFEST_BYTES) + " allowed");
+    if (text_.size() > MAX_MANIFEST_BYTES) refuse_long(text_.size());
     json manifest;
     try {
         manifest = json::parse(text_, [](int depth, json::parse_event_t, const json&) {
@@ -349,13 +342,13 @@ Bundle parse_manifest(std::string_view text_, const fs::path& folder) {
     } catch (const json::exception& error) {
         // The library's words quote the input; a number of the byte is enough.
         const auto* place = dynamic_cast<const json::parse_error*>(&error);
-        refuse((folder / NAME).string() + " is not valid JSON" +
+        refuse((folder / NAME).string() + " is not JSON" +
                (place ? ": broken at byte " + std::to_string(place->byte) : ""));
     }
     if (!manifest.is_object()) refuse((folder / NAME).string() + " is no JSON object");
     const auto schema = manifest.find("schema");
     if (schema == manifest.end() || !schema->is_number_integer() || *schema != SCHEMA)
-        refuse((folder / NAME).string() + " has another schema than " + std::to_string(SCHEMA));
+        refuse((folder / NAME).string() + " has another schema; this version reads schema " + std::to_string(SCHEMA));
     Bundle bundle;
     bundle.path = folder;
     read_files(manifest, bundle);
@@ -371,20 +364,25 @@ Bundle parse_manifest(std::string_view text_, const fs::path& folder) {
 }
 
 std::pair<Bundle, Contents> read_bundle(const fs::path& path) {
-    for (int left = TRIES - 1;; --left) {
-        const Folder folder(path);
+    for (int left = TRIES;; std::this_thread::sleep_for(PAUSE)) {
+        bool again = --left > 0;  // also where there is no folder: it may be the moment between two renames
         try {
-            return read(folder);
+            const Folder folder(path);
+            try {
+                return read(folder);
+            } catch (const Error&) {
+                again = again && folder.replaced();
+                throw;
+            }
         } catch (const Error&) {
-            // A bundle that gives way to another may lose its files while they are read.
-            if (left == 0 || !folder.replaced()) throw;
+            if (!again) throw;
         }
     }
 }
 
 const Content& content_of(const Contents& contents, const std::string& name, const Bundle& bundle) {
     const auto found = contents.find(name);
-    if (found == contents.end()) refuse((bundle.path / name).string() + " is not in the bundle");
+    if (found == contents.end()) refuse("The engine of " + bundle.path.string() + " has no file " + name);
     return found->second;
 }
 

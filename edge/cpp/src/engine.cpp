@@ -23,7 +23,7 @@ void check_process(const char* stage, pid_t loaded_in) {
     if (loaded_in == getpid()) return;
     throw Error(stage,
                 "Process " + std::to_string(getpid()) + " was forked from process " + std::to_string(loaded_in) +
-                    ", which had loaded an engine",
+                    " after that had loaded an engine, and may use none",
                 "Fork first and load in each child, or start new programs");
 }
 
@@ -34,7 +34,7 @@ std::unique_ptr<Network> open_network(const Bundle& bundle, [[maybe_unused]] con
     uname(&machine);
     if (!bundle.architecture.empty() && bundle.architecture != machine.machine)
         throw Error("load",
-                    "The bundle was built on " + bundle.architecture + ", and this processor is " + machine.machine,
+                    "The engine was built for " + bundle.architecture + "; this processor is " + machine.machine,
                     bundle.rebuild());
 #ifdef MCAR_EDGE_OPENVINO
     if (bundle.backend == "openvino") return open_openvino(bundle, contents);
@@ -43,7 +43,7 @@ std::unique_ptr<Network> open_network(const Bundle& bundle, [[maybe_unused]] con
     if (bundle.backend == "tensorrt") return open_tensorrt(bundle, contents);
 #endif
     throw Error("load",
-                "The bundle is for " + bundle.backend.substr(0, 40) + ", and this library runs " MCAR_EDGE_BACKENDS,
+                "The engine was built for " + bundle.backend.substr(0, 40) + "; this library runs " MCAR_EDGE_BACKENDS,
                 "Build the bundle for that, or the library with MCAR_EDGE_BACKENDS");
 }
 
@@ -96,12 +96,12 @@ void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) con
     check_process("infer", state_->process);
     const std::shared_lock<std::shared_mutex> open(state_->closing);
     if (!state_->network) refuse_closed();
-    if (!images || batch < 1 || batch > max_batch())
+    if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
+    if (batch < 1 || batch > max_batch())
         throw Error(
             "infer",
-            images ? "The engine takes 1 to " + std::to_string(max_batch()) + " images, not " + std::to_string(batch)
-                   : "There are no images",
-            "Split the batch, or rebuild the bundle for a larger one");
+            "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(max_batch()),
+            "Split it, or build with a larger `batch`");
     const Form& form = state_->form;
     outputs.scores.resize(batch * form.classes);
     outputs.global_scores.resize(form.global_scores ? batch * form.classes : 0);
@@ -160,7 +160,8 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
                 const std::int64_t c = outputs.region_classes[k];
                 if (c < 0 || static_cast<std::size_t>(c) >= classes)
                     throw Error("infer",
-                                "The engine found class " + std::to_string(c) + " of " + std::to_string(classes),
+                                "The engine found a region of class " + std::to_string(c) + "; the bundle has " +
+                                    std::to_string(classes) + " classes",
                                 state_->bundle.rebuild());
                 const float* box = outputs.regions.data() + 4 * k;
                 made.regions.push_back({{box[0] * across, box[1] * down, box[2] * across, box[3] * down},

@@ -49,8 +49,8 @@ class OpenVino : public Network {
                                   ov::Tensor(ov::element::u8, {weights_.bytes}, weights_.data.get()));
         check_input();
         for (std::size_t i = 0; i < model_->outputs().size(); ++i) add_result(i);
-        if (!form_.classes) refuse_form(bundle_, "it gives no scores");
-        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it gives regions without their classes");
+        if (!form_.classes) refuse_form(bundle_, "it has no scores");
+        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it has one of regions and region_classes");
     }
 
     Form form() const override { return form_; }
@@ -105,25 +105,39 @@ class OpenVino : public Network {
         const std::string version = ov::get_openvino_version().buildNumber;
         const auto major = [](const std::string& text) { return text.substr(0, text.find('.')); };
         if (!bundle_.runtime.empty() && major(bundle_.runtime) != major(version))
-            throw Error("load", "The bundle was built with openvino " + bundle_.runtime + ", and here is " + version,
+            throw Error("load", "The engine was built with openvino " + bundle_.runtime + "; here is " + version,
                         bundle_.rebuild());
         const auto able = core_.get_property("CPU", ov::device::capabilities);
         const auto has = [&](const char* name) { return std::find(able.begin(), able.end(), name) != able.end(); };
-        const std::string here = has("BF16") ? "bf16" : has("FP16") ? "fp16" : "none";
+        const std::string here = has("BF16") ? "bf16" : has("FP16") ? "fp16" : "no 16-bit float";
         if (!bundle_.float16.empty() && bundle_.float16 != here)
-            throw Error("load", "The bundle computes in " + bundle_.float16 + ", and this processor has " + here,
+            throw Error("load", "The engine was built for " + bundle_.float16 + "; this processor has " + here,
                         bundle_.rebuild());
+    }
+
+    // Types and shapes as the manifest describes them; the batch alone may be left open.
+    bool formed(const ov::Output<ov::Node>& port, ov::element::Type type, const ov::PartialShape& expected) const {
+        const ov::PartialShape shape = port.get_partial_shape();
+        if (port.get_element_type() != type || shape.rank() != expected.rank()) return false;
+        for (std::size_t axis = 1; axis < shape.size(); ++axis)
+            if (shape[axis] != expected[axis]) return false;
+        return shape[0].is_dynamic() ||
+               (bundle_.batches.size() == 1 && shape[0] == static_cast<std::int64_t>(bundle_.batches[0]));
+    }
+
+    [[noreturn]] void refuse_port(const std::string& name, const ov::Output<ov::Node>& port,
+                                  const ov::PartialShape& expected) const {
+        refuse_form(bundle_, name + " is " + port.get_element_type().to_string() + " " +
+                                 port.get_partial_shape().to_string() + " and not " + expected.to_string());
     }
 
     void check_input() const {
         const auto& inputs = model_->inputs();
         if (inputs.size() != 1 || !inputs[0].get_names().count(INPUT))
-            refuse_form(bundle_, "it has another input than " + std::string(INPUT));
-        const auto side = static_cast<std::int64_t>(bundle_.image.size);
-        const ov::PartialShape shape = inputs[0].get_partial_shape(), expected{-1, 3, side, side};
-        if (inputs[0].get_element_type() != ov::element::f32 || !shape.compatible(expected))
-            refuse_form(bundle_, "its input is " + inputs[0].get_element_type().to_string() + " " + shape.to_string() +
-                                     ", not f32 " + expected.to_string());
+            refuse_form(bundle_, "its input is not " + std::string(INPUT));
+        const std::int64_t side = bundle_.image.size;
+        const ov::PartialShape expected{-1, 3, side, side};
+        if (!formed(inputs[0], ov::element::f32, expected)) refuse_port(INPUT, inputs[0], expected);
     }
 
     bool has(const std::string& name) const {
@@ -137,19 +151,17 @@ class OpenVino : public Network {
         const auto& names = port.get_names();
         const Field* field = std::find_if(std::begin(FIELDS), std::end(FIELDS),
                                           [&](const Field& each) { return names.count(each.name) > 0; });
-        if (field == std::end(FIELDS)) return;  // nobody could ask for it
+        if (field == std::end(FIELDS))
+            refuse_form(bundle_, "it has " + (names.empty() ? "an output without a name" : *names.begin()));
+        const bool boxes = field->rank == 3, of_regions = boxes || !field->floats;
         const ov::PartialShape shape = port.get_partial_shape();
-        const auto type = field->floats ? ov::element::f32 : ov::element::i64;
-        const bool regions = field->rank == 3, of_regions = regions || !field->floats;
-        const bool formed = port.get_element_type() == type && shape.rank() == field->rank && shape[1].is_static();
-        const std::size_t wide = formed ? static_cast<std::size_t>(shape[1].get_length()) : 0;
-        const std::size_t expected = of_regions ? (form_.regions ? form_.regions : wide) : bundle_.labels.size();
-        if (wide < 1 || wide != expected || (regions && shape[2] != 4))
-            refuse_form(bundle_, std::string("its ") + field->name + " are " + port.get_element_type().to_string() +
-                                     " " + shape.to_string() + " for " + std::to_string(bundle_.labels.size()) +
-                                     " classes");
-        if (of_regions) form_.regions = wide;
-        if (field->floats == &Outputs::scores) form_.classes = wide;
+        if (of_regions && !form_.regions && shape.rank() == field->rank && shape[1].is_static())
+            form_.regions = static_cast<std::size_t>(shape[1].get_length());
+        ov::PartialShape expected{-1, static_cast<std::int64_t>(of_regions ? form_.regions : bundle_.labels.size())};
+        if (boxes) expected.push_back(4);
+        if (!formed(port, field->floats ? ov::element::f32 : ov::element::i64, expected))
+            refuse_port(field->name, port, expected);
+        if (field->floats == &Outputs::scores) form_.classes = bundle_.labels.size();
         form_.global_scores |= field->floats == &Outputs::global_scores;
         form_.local_scores |= field->floats == &Outputs::local_scores;
         results_.push_back({index, field});
@@ -202,7 +214,7 @@ void guarded(const char* stage, const char* problem, const std::string& fix, Wor
 class Guarded : public Network {
   public:
     Guarded(const Bundle& bundle, const Contents& contents) : fix_(bundle.rebuild()) {
-        guarded("load", "OpenVINO refuses the engine", fix_,
+        guarded("load", "OpenVINO cannot read the engine", fix_,
                 [&] { inner_ = std::make_unique<OpenVino>(bundle, contents); });
     }
     Form form() const override { return inner_->form(); }

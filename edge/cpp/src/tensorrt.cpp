@@ -126,8 +126,9 @@ class Lane {
             const void* from = static_cast<const char*>(host_out_.get()) + result.offset;
             if (result.name == "region_classes")
                 copy_classes(from, result.type, outputs.region_classes);
-            else if (std::vector<float>* to = floats(result.name, outputs))
-                std::memcpy(to->data(), from, to->size() * sizeof(float));
+            else
+                std::memcpy(floats(result.name, outputs)->data(), from,
+                            floats(result.name, outputs)->size() * sizeof(float));
         }
     }
 
@@ -203,7 +204,7 @@ class TensorRt : public Network {
         const Content& payload = content_of(contents, plan.payload, bundle);
         if (payload.bytes > plan.bytes)
             throw Error("load",
-                        "The plan has " + std::to_string(payload.bytes) + " bytes, and its manifest says " +
+                        "The plan has " + std::to_string(payload.bytes) + " bytes; its manifest says " +
                             std::to_string(plan.bytes),
                         bundle.rebuild());
         // Before deserialising: the engine's plugin nodes are looked up there.
@@ -238,12 +239,12 @@ class TensorRt : public Network {
                                     std::to_string(library % 100);
         const std::string& built = bundle_.plan.version;
         if (built != version && built.rfind(version + ".", 0) != 0)  // the module's version may have a fourth part
-            throw Error("load", "The engine was built with tensorrt " + built + ", and here is " + version,
+            throw Error("load", "The engine was built with tensorrt " + built + "; here is " + version,
                         bundle_.rebuild());
         if (bundle_.plan.compute_capability != capability)
             throw Error("load",
                         "The engine was built for compute capability " + bundle_.plan.compute_capability +
-                            ", and this GPU has " + capability,
+                            "; this GPU has " + capability,
                         bundle_.rebuild());
     }
 
@@ -280,6 +281,7 @@ class TensorRt : public Network {
                 continue;
             }
             const bool classes = std::string(name) == "region_classes", floats = Lane::floats(name, fields) != nullptr;
+            if (!floats && !classes) refuse_form(bundle_, "it has " + std::string(name));
             const bool whole = type == nvinfer1::DataType::kINT64 || type == nvinfer1::DataType::kINT32;
             if ((classes && !whole) || (!classes && type != nvinfer1::DataType::kFLOAT) || shape.nbDims < 2 ||
                 shape.d[1] < 1)
@@ -289,7 +291,6 @@ class TensorRt : public Network {
             for (int d = 1; d < shape.nbDims; ++d)
                 result.width *= static_cast<std::size_t>(std::max<std::int64_t>(shape.d[d], 1));
             results_.push_back(result);
-            if (!floats && !classes) continue;
             const bool regions = std::string(name) == "regions";
             if (regions || classes) {
                 if ((form_.regions && form_.regions != wide) || result.width != wide * (regions ? 4 : 1))
@@ -303,11 +304,11 @@ class TensorRt : public Network {
             form_.global_scores |= std::string(name) == "global_scores";
             form_.local_scores |= std::string(name) == "local_scores";
         }
-        if (!form_.classes) refuse_form(bundle_, "it gives no scores");
+        if (!form_.classes) refuse_form(bundle_, "it has no scores");
         const auto has = [&](const char* name) {
             return std::any_of(results_.begin(), results_.end(), [&](const Result& each) { return each.name == name; });
         };
-        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it gives regions without their classes");
+        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it has one of regions and region_classes");
     }
 
     // The optimisation profile for one of the bundle's batches.
