@@ -56,9 +56,8 @@ def test_an_output_with_further_names_is_found(small_bundle, open_native, rewrit
     folder = Path(shutil.copytree(small_bundle("openvino"), tmp_path / "bundle"))
     model = (folder / "engine.xml").read_text()
     for name in OUTPUTS["mcar"]:
-        further = ",".join(f"{name}_{number}" for number in range(20))  # whichever stands for all of them, it is not ours
         assert f'output_names="{name}"' in model
-        model = model.replace(f'names="{name}"', f'names="{name},{further}"')
+        model = model.replace(f'names="{name}"', f'names="{name},a_{name}"')  # OpenVINO calls the first of them any name
     rewrite(folder, {"engine.xml": model.encode()})
     native = open_native(folder)
     check(folder, native, OUTPUTS["mcar"])

@@ -30,10 +30,10 @@ constexpr int MAX_DEPTH = 64;
 // The bounds of edge/bundle.py: what is allocated later follows from these.
 constexpr std::int64_t MAX_SIZE = 4096, MAX_BATCH = 4096;
 constexpr std::size_t MAX_CLASSES = 100000;
-constexpr const char* BUILD = "Build one: python -m edge.build";
 constexpr int TRIES = 5;  // while the folder's name is given to others
 constexpr std::chrono::milliseconds PAUSE(10);
 constexpr std::size_t PAGE = 4096;  // bytes, as a memory map is aligned
+constexpr const char* BUILD = "Build one: python -m edge.build";
 constexpr const char* REBUILD = "Rebuild the bundle: python -m edge.build --force";
 constexpr const char* COPY_AGAIN = "Copy the bundle again, or rebuild it: python -m edge.build --force";
 
