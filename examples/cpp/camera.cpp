@@ -31,8 +31,8 @@ int watch(const std::string& bundle, const std::string& source, const std::strin
     const bool camera = source.find_first_not_of("0123456789") == std::string::npos;
     cv::VideoCapture capture;
     if (!(camera ? capture.open(std::stoi(source)) : capture.open(source)))
-        throw edge::Error("camera", "the source must open", source, "a camera's number, a video or a pipeline",
-                          "Check it with another player");
+        throw edge::Error("camera", "Cannot open " + source,
+                          "Pass a camera's number, a video or a pipeline that another player shows");
     cv::VideoWriter writer;
     cv::Mat frame, rgb;
     double seconds = 0;
@@ -48,8 +48,7 @@ int watch(const std::string& bundle, const std::string& source, const std::strin
         const double rate = capture.get(cv::CAP_PROP_FPS);
         if (!writer.isOpened() &&
             !writer.open(output, cv::VideoWriter::fourcc('M', 'J', 'P', 'G'), rate > 0 ? rate : 25, frame.size()))
-            throw edge::Error("camera", "the output must be writable", output, "a path that ends in .avi",
-                              "Choose another");
+            throw edge::Error("camera", "Cannot write " + output, "Choose a writable path that ends in .avi");
         writer.write(frame);
     }
     std::printf("%d frames, %.2f ms each\n", frames, frames ? 1e3 * seconds / frames : 0.0);

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 PACKAGES = "apt install g++ cmake ninja-build nlohmann-json3-dev libjpeg62-turbo-dev libpng-dev libssl-dev"
@@ -106,3 +109,123 @@ def api(runtime: Runtime) -> ctypes.CDLL:
     library.edge_engine_prediction_free.argtypes = [ctypes.c_void_p]
     library.edge_engine_prediction_free.restype = None
     return library
+
+
+class Outputs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("scores", "global_scores", "local_scores", "regions", "region_classes")]
+
+
+class Label(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("score", ctypes.c_float)]
+
+
+class Region(ctypes.Structure):
+    _fields_ = [("box", ctypes.c_float * 4), ("label", ctypes.c_char_p), ("score", ctypes.c_float)]
+
+
+class Found(ctypes.Structure):
+    _fields_ = [
+        ("score_count", ctypes.c_size_t),
+        ("scores", ctypes.POINTER(ctypes.c_float)),
+        ("label_count", ctypes.c_size_t),
+        ("labels", ctypes.POINTER(Label)),
+        ("region_count", ctypes.c_size_t),
+        ("regions", ctypes.POINTER(Region)),
+    ]
+
+
+class Native:
+    """A bundle through the C API."""
+
+    def __init__(self, api: ctypes.CDLL, bundle: Path) -> None:
+        self.api, self.handle = api, ctypes.c_void_p()
+        self.require(api.edge_engine_load(os.fsencode(bundle), ctypes.byref(self.handle)))
+
+    def require(self, code: int) -> None:
+        if code:
+            raise RuntimeError(self.api.edge_engine_error().decode())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.api.edge_engine_class_name(self.handle, i).decode() for i in range(self.api.edge_engine_classes(self.handle)))
+
+    @property
+    def regions(self) -> int:
+        return int(self.api.edge_engine_regions(self.handle))
+
+    def infer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        count, classes, regions = len(batch), len(self.labels), self.api.edge_engine_regions(self.handle)
+        made = {name: np.full((count, classes), np.nan, np.float32) for name in ("scores", "global_scores", "local_scores")}
+        made |= {"regions": np.full((count, regions, 4), np.nan, np.float32), "region_classes": np.full((count, regions), -1, np.int64)}
+        outputs = Outputs(*(made[name].ctypes.data for name, _ in Outputs._fields_))
+        pointer = batch.ctypes.data_as(ctypes.c_void_p)
+        self.require(self.api.edge_engine_infer(self.handle, pointer, ctypes.c_size_t(count), ctypes.byref(outputs)))
+        return made
+
+    def preprocess(self, pixels: np.ndarray, stride: int | None = None) -> np.ndarray:
+        side = self.api.edge_engine_size(self.handle)
+        made = np.empty((3, side, side), np.float32)
+        height, width = pixels.shape[:2]
+        row = ctypes.c_size_t(width * 3 if stride is None else stride)
+        self.require(
+            self.api.edge_engine_preprocess(
+                self.handle, pixels.ctypes.data_as(ctypes.c_void_p), width, height, row, made.ctypes.data_as(ctypes.c_void_p)
+            )
+        )
+        return made
+
+    def predict(self, file: Path, threshold: float = -1.0) -> dict:
+        found = ctypes.POINTER(Found)()
+        self.require(self.api.edge_engine_predict_file(self.handle, os.fsencode(file), ctypes.c_float(threshold), ctypes.byref(found)))
+        one = found.contents
+        made = {
+            "scores": np.array(one.scores[: one.score_count], np.float32),
+            "labels": [(each.name.decode(), each.score) for each in one.labels[: one.label_count]],
+            "regions": [(tuple(each.box), each.label.decode(), each.score) for each in one.regions[: one.region_count]],
+        }
+        self.api.edge_engine_prediction_free(found)
+        return made
+
+    def close(self) -> None:
+        self.api.edge_engine_free(self.handle)
+
+
+@pytest.fixture(scope="session")
+def open_native(api: ctypes.CDLL) -> Callable[[Path], Native]:
+    """A function (bundle) → the bundle, loaded by the runtime; RuntimeError with its words where it refuses."""
+    return lambda bundle: Native(api, bundle)
+
+
+@pytest.fixture(scope="session")
+def decode(runtime: Runtime, cmake: Callable[..., Path], builds: Path) -> Callable[[Sequence[Path]], list[np.ndarray]]:
+    """A function (files) → what the runtime decodes each to, (H, W, 3) uint8."""
+    source = Path(__file__).parent
+    program = cmake(source, builds / "tests", f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_BUILD_TYPE=Release") / "decode"
+
+    def decoded(files: Sequence[Path]) -> list[np.ndarray]:
+        data = subprocess.run([str(program), *map(str, files)], capture_output=True, check=True).stdout
+        images = []
+        while data:
+            line, data = data.split(b"\n", 1)
+            assert line.startswith(b"P6 "), line
+            width, height = map(int, line.split()[1:3])
+            images.append(np.frombuffer(data[: height * width * 3], np.uint8).reshape(height, width, 3))
+            data = data[height * width * 3 :]
+        return images
+
+    return decoded
+
+
+@pytest.fixture(scope="session")
+def rewrite() -> Callable[..., None]:
+    """A function (bundle, files by name, change of the manifest) that changes a bundle and gives its files right digests."""
+
+    def rewritten(bundle: Path, files: dict[str, bytes], change: Callable[[dict], object] = lambda manifest: None) -> None:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        change(manifest)
+        for name, data in files.items():
+            (bundle / name).write_bytes(data)
+            manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    return rewritten

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge import Engine, backends
@@ -73,7 +74,7 @@ def test_what_a_plan_cannot_do_without_is_asked_for_before_it_is_opened(monkeypa
     target = TargetSpec("tensorrt", "fp32", (1,))
     monkeypatch.setattr(backends, "require", lambda name: backends.Support())
     bundle = Bundle(Path("mine"), {"engine": {"payload": "engine.plan", "plan_bytes": 3}}, ModelSpec("m", ("a",)), ImageSpec(), target)
-    with pytest.raises(EdgeError, match=r"got no profiles\..*edge.build --from mine"):
+    with pytest.raises(EdgeError, match=r"profiles\b.*edge.build --from mine"):
         check_fit(bundle)
 
 
@@ -82,30 +83,67 @@ def test_an_account_of_facts_in_another_form_says_so(facts: dict) -> None:
     assert backends.account(facts) == ["what the manifest says of the engine has another form"]
 
 
-def test_a_link_in_place_of_a_file_is_refused(copied: Path) -> None:
+def test_a_link_in_place_of_a_file_is_refused(copied: Path, open_native) -> None:
     target = copied.parent / "elsewhere.bin"
     (copied / "engine.bin").rename(target)
     (copied / "engine.bin").symlink_to(target)
-    with pytest.raises(EdgeError, match="in the bundle"):
+    with pytest.raises(EdgeError, match=r"\[load\].*engine\.bin"):
         Engine.load(copied)
+    with pytest.raises(RuntimeError, match=r"\[load\].*engine\.bin"):
+        open_native(copied)
 
 
-def test_a_file_that_stands_beside_the_listed_ones_is_not_taken(copied: Path) -> None:
+def test_a_file_that_stands_beside_the_listed_ones_is_not_taken(copied: Path, open_native) -> None:
     (copied / "engine.plugin.so").write_bytes(b"\x7fELF")
     with pytest.raises(EdgeError, match=r"engine\.plugin\.so"):
         Engine.load(copied)
+    with pytest.raises(RuntimeError, match=r"\[load\].*engine\.plugin\.so"):
+        open_native(copied)
 
 
-def test_an_engine_of_another_form_than_its_manifest_says_is_refused(copied: Path, api) -> None:
-    import ctypes
-
-    import numpy as np
-
-    manifest = json.loads((copied / "manifest.json").read_text())
+def two_labels(manifest: dict) -> None:
     manifest["model"]["labels"] = ["a", "b"]
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    with Engine.load(copied) as engine, pytest.raises(EdgeError, match="form its manifest describes"):
-        engine.predict([np.zeros((8, 8, 3), np.uint8)])
-    handle = ctypes.c_void_p()
-    assert api.edge_engine_load(str(copied).encode(), ctypes.byref(handle)) == 1
-    assert b"form its manifest describes" in api.edge_engine_error()
+
+
+def another_size(manifest: dict) -> None:
+    manifest["image"]["size"] = 96
+
+
+FORMS = {
+    "two labels": (two_labels, {}, "scores"),
+    "another size": (another_size, {}, "image"),
+    "another name of the input": (None, {'"image"': '"picture"'}, "image"),
+    "no scores": (None, {'"scores"': '"other"'}, "other"),
+    "no regions": (None, {'"regions"': '"other"'}, "other"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_engine_of_another_form_than_its_manifest_says_is_refused_when_loaded(copied: Path, open_native, rewrite, form: str) -> None:
+    change, names, named = FORMS[form]
+    model = (copied / "engine.xml").read_text()
+    for name, other in names.items():
+        assert name in model
+        model = model.replace(name, other)
+    rewrite(copied, {"engine.xml": model.encode()}, change or (lambda manifest: None))
+    with pytest.raises(RuntimeError, match=rf"\[load\].*\b{named}\b.*python -m edge\.build"):
+        open_native(copied)
+    if form == "two labels":  # the others: tests/test_engine.py
+        with pytest.raises(EdgeError), Engine.load(copied) as engine:
+            engine.predict([np.zeros((8, 8, 3), np.uint8)])
+
+
+GARBAGE = {
+    "engine.xml": {"noise": b"\x00\xff<net" * 100, "nothing": b"", "half": None},
+    "engine.bin": {"nothing": b"", "half": None},
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in GARBAGE.items() for kind in kinds])
+def test_an_engine_that_is_garbage_with_right_digests_is_refused_in_one_line(
+    copied: Path, open_native, rewrite, name: str, kind: str
+) -> None:
+    whole, data = (copied / name).read_bytes(), GARBAGE[name][kind]
+    rewrite(copied, {name: whole[: len(whole) // 2] if data is None else data})
+    with pytest.raises(RuntimeError, match=r"^\[load\] [^\n]+ python -m edge\.build [^\n]+$"):
+        open_native(copied)

@@ -1,12 +1,14 @@
-// The bundle as it lies on disk: its manifest, checked before it is believed, and the digests of its files.
+// The bundle as it lies on disk: its manifest, checked before it is believed, and its files, checked by their digests.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "edge/engine.hpp"
@@ -43,10 +45,20 @@ struct Bundle {
 // Throws Error, whatever the text holds; time and memory are linear in its length.
 Bundle parse_manifest(std::string_view text, const std::filesystem::path& folder);
 
-// Reads manifest.json, then checks presence, size and SHA-256 of every file it lists.
-Bundle read_bundle(const std::filesystem::path& folder);
+// The bytes of a file. They begin on a page, as a memory map does: a runtime may compute on them where they are.
+struct Content {
+    std::shared_ptr<char> data;
+    std::size_t bytes = 0;
+};
 
-// The whole file, refused where it is no regular file or longer than `most` bytes.
-std::string read_file(const std::filesystem::path& file, std::uint64_t most, const std::string& stage);
+// The files of an engine (engine.*) by name.
+using Contents = std::map<std::string, Content>;
+
+// Reads manifest.json and every file it lists, once, and checks sizes and SHA-256. What is given back are the very
+// bytes that were checked: the files may change meanwhile.
+std::pair<Bundle, Contents> read_bundle(const std::filesystem::path& folder);
+
+// One of them; refused where it is not there.
+const Content& content_of(const Contents& contents, const std::string& name, const Bundle& bundle);
 
 }  // namespace edge

@@ -20,19 +20,18 @@ int guarded(Work work) noexcept {
         work();
         return 0;
     } catch (const std::bad_alloc&) {
-        std::strncpy(last_error, "[memory] there must be memory, got none. Expected more. Close other programs.",
+        std::strncpy(last_error, "[memory] Out of memory. Close other programs, or use smaller images.",
                      sizeof last_error - 1);
     } catch (const std::exception& error) {
         std::strncpy(last_error, error.what(), sizeof last_error - 1);
     } catch (...) {
-        std::strncpy(last_error, "[engine] a failure must have words, got none. Expected some. Report it.",
-                     sizeof last_error - 1);
+        std::strncpy(last_error, "[engine] An unknown failure. Report it.", sizeof last_error - 1);
     }
     return 1;
 }
 
 void require(bool given, const char* what) {
-    if (!given) throw edge::Error("call", std::string(what) + " must be given", "NULL", "a pointer", "Pass one");
+    if (!given) throw edge::Error("call", "A pointer is NULL", std::string("Pass ") + what);
 }
 
 // A prediction with the C arrays that point into it.

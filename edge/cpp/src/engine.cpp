@@ -8,6 +8,7 @@
 #include <mutex>
 #include <numeric>
 #include <shared_mutex>
+#include <tuple>
 
 #include "network.h"
 
@@ -20,29 +21,30 @@ std::atomic<pid_t> owner{0};
 
 void check_process(const char* stage, pid_t loaded_in) {
     if (loaded_in == getpid()) return;
-    throw Error(stage, "an engine must be used in the process that loaded the first one",
-                "process " + std::to_string(getpid()) + ", forked after loading",
-                "process " + std::to_string(loaded_in), "Fork first and load in each child, or start new programs");
+    throw Error(stage,
+                "Process " + std::to_string(getpid()) + " was forked from process " + std::to_string(loaded_in) +
+                    " after that had loaded an engine, and may use none",
+                "Fork first and load in each child, or start new programs");
 }
 
-[[noreturn]] void refuse_closed() {
-    throw Error("infer", "the engine must be open", "a closed engine", "an open one", "Load it again");
-}
+[[noreturn]] void refuse_closed() { throw Error("infer", "The engine is closed", "Load it again"); }
 
-std::unique_ptr<Network> open_network(const Bundle& bundle) {
+std::unique_ptr<Network> open_network(const Bundle& bundle, [[maybe_unused]] const Contents& contents) {
     struct utsname machine{};
     uname(&machine);
     if (!bundle.architecture.empty() && bundle.architecture != machine.machine)
-        throw Error("load", "the processor must be of the architecture it was built for", machine.machine,
-                    bundle.architecture, bundle.rebuild());
+        throw Error("load",
+                    "The engine was built for " + bundle.architecture + "; this processor is " + machine.machine,
+                    bundle.rebuild());
 #ifdef MCAR_EDGE_OPENVINO
-    if (bundle.backend == "openvino") return open_openvino(bundle);
+    if (bundle.backend == "openvino") return open_openvino(bundle, contents);
 #endif
 #ifdef MCAR_EDGE_TENSORRT
-    if (bundle.backend == "tensorrt") return open_tensorrt(bundle);
+    if (bundle.backend == "tensorrt") return open_tensorrt(bundle, contents);
 #endif
-    throw Error("load", "the bundle must be for a backend of this library", bundle.backend, MCAR_EDGE_BACKENDS,
-                "Build the bundle with --backend, or the library with -DMCAR_EDGE_BACKENDS");
+    throw Error("load",
+                "The engine was built for " + bundle.backend.substr(0, 40) + "; this library runs " MCAR_EDGE_BACKENDS,
+                "Build the bundle for that, or the library with MCAR_EDGE_BACKENDS");
 }
 
 }  // namespace
@@ -71,8 +73,9 @@ Engine Engine::load(const std::filesystem::path& path) {
     pid_t none = 0;
     if (!owner.compare_exchange_strong(none, getpid())) check_process("load", owner);
     auto state = std::make_unique<State>();
-    state->bundle = read_bundle(path);
-    state->network = open_network(state->bundle);
+    Contents contents;
+    std::tie(state->bundle, contents) = read_bundle(path);
+    state->network = open_network(state->bundle, contents);
     state->form = state->network->form();
     const ImageSpec& image = state->bundle.image;
     for (std::size_t channel = 0; channel < 3; ++channel)
@@ -93,9 +96,12 @@ void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) con
     check_process("infer", state_->process);
     const std::shared_lock<std::shared_mutex> open(state_->closing);
     if (!state_->network) refuse_closed();
-    if (!images || batch < 1 || batch > max_batch())
-        throw Error("infer", "a batch must fit the engine", std::to_string(batch) + " images",
-                    "1 to " + std::to_string(max_batch()), "Split it, or build with --batch");
+    if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
+    if (batch < 1 || batch > max_batch())
+        throw Error(
+            "infer",
+            "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(max_batch()),
+            "Split it, or build with a larger `batch`");
     const Form& form = state_->form;
     outputs.scores.resize(batch * form.classes);
     outputs.global_scores.resize(form.global_scores ? batch * form.classes : 0);
@@ -153,8 +159,10 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
             for (std::size_t k = i * regions; k < (i + 1) * regions; ++k) {
                 const std::int64_t c = outputs.region_classes[k];
                 if (c < 0 || static_cast<std::size_t>(c) >= classes)
-                    throw Error("infer", "a region must have a class of the bundle", "class " + std::to_string(c),
-                                "0 to " + std::to_string(classes - 1), state_->bundle.rebuild());
+                    throw Error("infer",
+                                "The engine found a region of class " + std::to_string(c) + "; the bundle has " +
+                                    std::to_string(classes) + " classes",
+                                state_->bundle.rebuild());
                 const float* box = outputs.regions.data() + 4 * k;
                 made.regions.push_back({{box[0] * across, box[1] * down, box[2] * across, box[3] * down},
                                         labels()[static_cast<std::size_t>(c)],

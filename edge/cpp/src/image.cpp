@@ -4,12 +4,14 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string_view>
 
 // After <cstdio>, which libjpeg forgets.
 #include <jpeglib.h>
 #include <png.h>
 
-#include "bundle.h"
+#include "edge/engine.hpp"
 
 namespace edge {
 namespace {
@@ -19,9 +21,7 @@ constexpr std::uint64_t MAX_SIDE = 65535;
 constexpr std::uint64_t MAX_FILE_BYTES = 512u << 20;
 constexpr int MAX_SCANS = 100;  // of a progressive JPEG; each costs a pass over the whole picture
 
-[[noreturn]] void refuse(const std::string& must, const std::string& got, const std::string& expected) {
-    throw Error("image", must, got, expected, "Replace it");
-}
+[[noreturn]] void refuse(const std::string& problem, const std::string& fix) { throw Error("image", problem, fix); }
 
 // What a decoder leaves: an image, its orientation (1 to 8), or words. Of plain types but for `image`, which outlives
 // every jump.
@@ -33,33 +33,63 @@ struct Decoded {
 
 bool fits(std::uint64_t width, std::uint64_t height, Decoded& out) {
     if (width && height && width <= MAX_SIDE && height <= MAX_SIDE && width * height <= MAX_PIXELS) return true;
-    std::snprintf(out.words, sizeof out.words, "%llux%llu pixels", static_cast<unsigned long long>(width),
-                  static_cast<unsigned long long>(height));
+    std::snprintf(out.words, sizeof out.words, "%llu×%llu pixels, and allowed are %llu with sides up to %llu",
+                  static_cast<unsigned long long>(width), static_cast<unsigned long long>(height),
+                  static_cast<unsigned long long>(MAX_PIXELS), static_cast<unsigned long long>(MAX_SIDE));
     return false;
 }
 
-// The orientation in a TIFF header (Exif 2.3, section 4.6), 1 where there is none or the data is damaged.
+constexpr int NONE = 0;  // no orientation is given here; another place may give one
+
+// The orientation in Exif data (Exif 2.3, section 4.6), 1 where that is damaged. What counts as damaged is as in
+// Pillow.
 int exif_orientation(const std::uint8_t* data, std::size_t bytes) {
+    for (int i = 0; i < 2 && bytes >= 6 && std::memcmp(data, "Exif\0\0", 6) == 0; ++i) data += 6, bytes -= 6;
+    if (bytes == 0) return NONE;
     if (bytes < 8) return 1;
     const bool little = data[0] == 'I' && data[1] == 'I';
     if (!little && !(data[0] == 'M' && data[1] == 'M')) return 1;
+    if (!(data[2] == 42 && data[3] == 0) && !(data[2] == 0 && data[3] == 42)) return 1;
     const auto number = [&](std::size_t from, std::size_t count) {
         std::uint32_t value = 0;
         for (std::size_t i = 0; i < count; ++i) value = value << 8 | data[from + (little ? count - 1 - i : i)];
         return value;
     };
+    constexpr std::uint8_t WIDTHS[] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4};  // of the TIFF types, from 0
     const std::size_t table = number(4, 4);
-    if (table < 8 || table > bytes - 2) return 1;
+    if (table > bytes - 2) return NONE;
     const std::size_t entries = number(table, 2);
+    std::uint64_t outside = 0;  // bytes of the values that do not fit into their entry
     for (std::size_t i = 0; i < entries && table + 2 + (i + 1) * 12 <= bytes; ++i) {
         const std::size_t entry = table + 2 + i * 12;
-        if (number(entry, 2) != 0x0112 || number(entry + 4, 4) != 1) continue;
         const std::uint32_t type = number(entry + 2, 2);
-        const std::size_t width = type == 1 ? 1 : type == 3 ? 2 : type == 4 ? 4 : 0;
-        const std::uint32_t value = width ? number(entry + 8, width) : 1;
-        return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+        const std::uint64_t width = type < sizeof WIDTHS ? WIDTHS[type] : 0;
+        const std::uint64_t size = width * number(entry + 4, 4);
+        std::size_t value = entry + 8;
+        if (size > 4) {
+            value = number(entry + 8, 4);
+            outside += size;
+            if (outside > bytes) continue;
+            if (value + size > bytes) return NONE;
+        }
+        if (size == 0 || number(entry, 2) != 0x0112) continue;
+        const bool whole = type == 3 || type == 4 || type == 8 || type == 9 || type == 13;
+        const std::uint32_t orientation = whole ? number(value, width) : 1;
+        return orientation >= 1 && orientation <= 8 ? static_cast<int>(orientation) : 1;
     }
-    return 1;
+    return NONE;
+}
+
+// The orientation in an XMP packet, as an attribute or an element. As Pillow: the first that looks like one.
+int xmp_orientation(std::string_view packet) {
+    constexpr std::string_view NAME = "tiff:Orientation";
+    for (std::size_t at = packet.find(NAME); at != packet.npos; at = packet.find(NAME, at + 1)) {
+        std::string_view rest = packet.substr(at + NAME.size());
+        const std::size_t mark = rest.substr(0, 2) == "=\"" ? 2 : rest.substr(0, 1) == ">" ? 1 : 0;
+        if (!mark || mark >= rest.size() || rest[mark] < '0' || rest[mark] > '9') continue;
+        return rest[mark] >= '1' && rest[mark] <= '8' ? rest[mark] - '0' : 1;
+    }
+    return NONE;
 }
 
 // Division by 255, rounded, of a value below 2^16.
@@ -96,11 +126,20 @@ void jpeg_progress(j_common_ptr info) {
     }
 }
 
-int marker_orientation(const jpeg_decompress_struct& info) {
-    for (const jpeg_marker_struct* marker = info.marker_list; marker; marker = marker->next)
-        if (marker->data_length > 6 && std::memcmp(marker->data, "Exif\0\0", 6) == 0)
-            return exif_orientation(marker->data + 6, marker->data_length - 6);
-    return 1;
+// Exif goes before XMP. exif: scratch; several Exif markers are one that was too long.
+int marker_orientation(const jpeg_decompress_struct& info, std::vector<std::uint8_t>& exif) {
+    constexpr std::string_view EXIF("Exif\0\0", 6), XMP("http://ns.adobe.com/xap/1.0/\0", 29);
+    std::string_view packet;
+    exif.clear();
+    for (const jpeg_marker_struct* marker = info.marker_list; marker; marker = marker->next) {
+        const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
+        if (data.substr(0, EXIF.size()) == EXIF)
+            exif.insert(exif.end(), marker->data + (exif.empty() ? 0 : EXIF.size()), marker->data + data.size());
+        else if (data.substr(0, XMP.size()) == XMP)
+            packet = data.substr(XMP.size());
+    }
+    const int orientation = exif_orientation(exif.data(), exif.size());
+    return orientation != NONE ? orientation : xmp_orientation(packet);
 }
 
 // Adobe's inverted CMYK to RGB, as Pillow converts it.
@@ -110,7 +149,7 @@ void cmyk_row(const std::uint8_t* from, std::size_t width, std::uint8_t* to) {
             *to++ = static_cast<std::uint8_t>(from[3] - by_255((255u - from[channel]) * from[3]));
 }
 
-// row: scratch for one row of four channels.
+// row: scratch, such as for one row of four channels.
 bool decode_jpeg(const std::uint8_t* data, std::size_t bytes, Decoded& out, std::vector<std::uint8_t>& row) {
     jpeg_decompress_struct info{};
     jpeg_progress_mgr progress{};
@@ -134,7 +173,7 @@ bool decode_jpeg(const std::uint8_t* data, std::size_t bytes, Decoded& out, std:
         jpeg_destroy_decompress(&info);
         return false;
     }
-    out.orientation = marker_orientation(info);
+    out.orientation = marker_orientation(info, row);
     info.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(&info);
     const std::size_t stride = std::size_t{info.output_width} * 3;
@@ -195,6 +234,59 @@ void png_row(const std::uint8_t* from, std::size_t width, int channels, bool dee
     }
 }
 
+// The chunks behind the pixels. What is damaged there is no reason to refuse the picture.
+void png_finish(png_structp png, png_infop info) {
+    if (!setjmp(png_jmpbuf(png))) png_read_end(png, info);
+}
+
+// Exif as ImageMagick wrote it into a text before PNG had a chunk for it: three lines of heading, then hex digits.
+int profile_orientation(std::string_view text, std::vector<std::uint8_t>& exif) {
+    for (int line = 0; line < 3; ++line) {
+        const std::size_t end = text.find('\n');
+        if (end == text.npos) return NONE;
+        text.remove_prefix(end + 1);
+    }
+    exif.clear();
+    int high = -1;
+    for (const char each : text) {
+        if (each == '\n') continue;
+        const std::size_t digit = std::string_view("0123456789abcdefABCDEF").find(each);
+        if (digit == std::string_view::npos) return 1;
+        const int value = static_cast<int>(digit < 16 ? digit : digit - 6);
+        if (high >= 0) exif.push_back(static_cast<std::uint8_t>(high << 4 | value));
+        high = high < 0 ? value : -1;
+    }
+    return high < 0 ? exif_orientation(exif.data(), exif.size()) : 1;
+}
+
+// Exif goes before XMP. exif: scratch.
+int chunk_orientation(png_structp png, png_infop info, std::vector<std::uint8_t>& exif) {
+    int orientation = NONE;
+    bool found = false;
+#ifdef PNG_eXIf_SUPPORTED
+    png_uint_32 length = 0;
+    png_bytep data = nullptr;
+    found = png_get_eXIf_1(png, info, &length, &data) != 0;
+    if (found) orientation = exif_orientation(data, length);
+#endif
+#ifdef PNG_TEXT_SUPPORTED
+    png_textp texts = nullptr;
+    int count = 0;
+    png_get_text(png, info, &texts, &count);
+    std::string_view packet, profile;
+    for (int i = 0; i < count; ++i) {
+        const bool international = texts[i].compression >= PNG_ITXT_COMPRESSION_NONE;
+        const std::string_view key(texts[i].key);
+        const std::string_view text(texts[i].text, international ? texts[i].itxt_length : texts[i].text_length);
+        if (key == "XML:com.adobe.xmp") packet = text;
+        if (key == "Raw profile type exif") profile = text;
+    }
+    if (!found && !profile.empty()) orientation = profile_orientation(profile, exif);
+    if (orientation == NONE) orientation = xmp_orientation(packet);
+#endif
+    return orientation;
+}
+
 // rows: scratch, one row, or all of an interlaced picture; lines: where its rows begin.
 bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows, std::vector<png_bytep>& lines) {
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &out, png_fail, png_ignore);
@@ -210,11 +302,6 @@ bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows
     png_read_info(png, info);
     const png_uint_32 width = png_get_image_width(png, info), height = png_get_image_height(png, info);
     if (!fits(width, height, out)) png_error(png, out.words);
-#ifdef PNG_eXIf_SUPPORTED
-    png_uint_32 length = 0;
-    png_bytep exif = nullptr;
-    if (png_get_eXIf_1(png, info, &length, &exif)) out.orientation = exif_orientation(exif, length);
-#endif
     const bool deep = png_get_color_type(png, info) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
     if (!deep) {
         png_set_expand(png);
@@ -238,6 +325,8 @@ bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows
         const std::uint8_t* row = rows.data() + (passes > 1 ? y * stride : 0);
         png_row(row, width, channels, deep, out.image.pixels.data() + std::size_t{y} * width * 3);
     }
+    png_finish(png, info);
+    out.orientation = chunk_orientation(png, info, rows);
     png_destroy_read_struct(&png, &info, nullptr);
     return true;
 }
@@ -246,7 +335,7 @@ bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows
 
 // Upright: orientation 5 to 8 swaps the sides.
 Image turned(Image image, int orientation) {
-    if (orientation == 1) return image;
+    if (orientation == NONE || orientation == 1) return image;
     const int w = image.width, h = image.height;
     const bool swapped = orientation >= 5;
     Image out{swapped ? h : w, swapped ? w : h, std::vector<std::uint8_t>(image.pixels.size())};
@@ -276,12 +365,9 @@ Image decode_named(const std::uint8_t* data, std::size_t bytes, const std::strin
         PngSource source{data, bytes, 0, &out};
         done = decode_png(source, out, rows, lines);
     } else {
-        std::snprintf(out.words, sizeof out.words, "another format");
+        std::snprintf(out.words, sizeof out.words, "not a JPEG or PNG");
     }
-    if (!done)
-        refuse("an image must be readable", name + ": " + (*out.words ? out.words : "damaged"),
-               "a whole JPEG or PNG with sides up to " + std::to_string(MAX_SIDE) + " and at most " +
-                   std::to_string(MAX_PIXELS) + " pixels");
+    if (!done) refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a whole JPEG or PNG");
     return turned(std::move(out.image), out.orientation);
 }
 
@@ -292,7 +378,17 @@ Image decode(const void* data, std::size_t bytes) {
 }
 
 Image decode(const std::filesystem::path& file) {
-    const std::string data = read_file(file, MAX_FILE_BYTES, "image");
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(file, error)) refuse("There is no file " + file.string(), "Check the path");
+    const std::uint64_t bytes = std::filesystem::file_size(file, error);
+    if (error || bytes > MAX_FILE_BYTES)
+        refuse(file.string() + " has more than the " + std::to_string(MAX_FILE_BYTES) + " bytes allowed",
+               "Use a smaller file");
+    std::string data(bytes, '\0');
+    std::ifstream stream(file, std::ios::binary);
+    stream.read(data.data(), static_cast<std::streamsize>(bytes));
+    if (static_cast<std::uint64_t>(stream.gcount()) != bytes)
+        refuse("Cannot read " + file.string(), "Check its permissions");
     return decode_named(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), file.string());
 }
 

@@ -24,8 +24,14 @@ class Network {
     virtual void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) = 0;
 };
 
+// What every network says of an engine that has another form than its manifest describes.
+[[noreturn]] inline void refuse_form(const Bundle& bundle, const std::string& found) {
+    throw Error("load", "The engine of " + bundle.path.string() + " is not what its manifest describes: " + found,
+                bundle.rebuild());
+}
+
 // Each refuses, before it reads the engine, a bundle that does not fit this machine.
-std::unique_ptr<Network> open_openvino(const Bundle& bundle);
-std::unique_ptr<Network> open_tensorrt(const Bundle& bundle);
+std::unique_ptr<Network> open_openvino(const Bundle& bundle, const Contents& contents);
+std::unique_ptr<Network> open_tensorrt(const Bundle& bundle, const Contents& contents);
 
 }  // namespace edge

@@ -107,9 +107,11 @@ Image resize(const View& image, int width, int height) {
     if (!image.pixels || image.width < 1 || image.height < 1 || image.width > 65535 || image.height > 65535 ||
         image.stride < static_cast<std::size_t>(image.width) * 3 || width < 1 || height < 1 || width > 65535 ||
         height > 65535)
-        throw Error("image", "an image must have pixels",
-                    std::to_string(image.width) + "×" + std::to_string(image.height),
-                    "sides of 1 to 65535 and whole rows of RGB bytes", "Check its size and stride");
+        throw Error("image",
+                    "Cannot resize " + std::to_string(image.width) + "×" + std::to_string(image.height) +
+                        " pixels with rows of " + std::to_string(image.stride) + " bytes to " + std::to_string(width) +
+                        "×" + std::to_string(height),
+                    "Pass sides of 1 to 65535 and whole rows of RGB bytes");
     // Pillow 13 shrinks what is tall and narrow by columns first: fewer pixels are left for the second pass.
     const std::int64_t w = image.width, h = image.height;
     if (h > height && w != width && h * width + std::int64_t{width} * height > 2 * w * height) {

@@ -2,8 +2,12 @@
 // buffers and captured graph (copy in, run, copy out) per thread that calls at once.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -19,8 +23,7 @@ constexpr std::size_t ALIGNMENT = 256;  // bytes, as cudaMalloc aligns
 
 void check(cudaError_t code, const char* what) {
     if (code != cudaSuccess)
-        throw Error("cuda", std::string(what) + " must succeed", cudaGetErrorString(code),
-                    "a working NVIDIA driver and GPU", "Run python -m edge.doctor");
+        throw Error("cuda", std::string(what) + " failed: " + cudaGetErrorString(code), "Run python -m edge.doctor");
 }
 
 // Keeps the last error instead of printing it.
@@ -35,7 +38,7 @@ class Logger : public nvinfer1::ILogger {
     }
     std::string last() {
         const std::lock_guard<std::mutex> guard(lock_);
-        return *last_ ? last_ : "a refusal without words";
+        return *last_ ? last_ : "it gives no reason";
     }
 
   private:
@@ -123,8 +126,9 @@ class Lane {
             const void* from = static_cast<const char*>(host_out_.get()) + result.offset;
             if (result.name == "region_classes")
                 copy_classes(from, result.type, outputs.region_classes);
-            else if (std::vector<float>* to = floats(result.name, outputs))
-                std::memcpy(to->data(), from, to->size() * sizeof(float));
+            else
+                std::memcpy(floats(result.name, outputs)->data(), from,
+                            floats(result.name, outputs)->size() * sizeof(float));
         }
     }
 
@@ -147,8 +151,8 @@ class Lane {
 
     void require(bool done, const char* what) {
         if (!done)
-            throw Error("infer", std::string("the engine must ") + what, logger_.last(), "success",
-                        "Rebuild the bundle here");
+            throw Error("infer", std::string("The engine cannot ") + what + ": " + logger_.last(),
+                        "Rebuild the bundle here: python -m edge.build --force");
     }
 
     void enqueue() {
@@ -193,20 +197,24 @@ class Lane {
 
 class TensorRt : public Network {
   public:
-    explicit TensorRt(const Bundle& bundle) : bundle_(bundle) {
+    TensorRt(const Bundle& bundle, const Contents& contents) : bundle_(bundle) {
         check(cudaSetDevice(0), "cudaSetDevice");
         check_fit();
         const Bundle::Plan& plan = bundle.plan;
+        const Content& payload = content_of(contents, plan.payload, bundle);
+        if (payload.bytes > plan.bytes)
+            throw Error("load",
+                        "The plan has " + std::to_string(payload.bytes) + " bytes; its manifest says " +
+                            std::to_string(plan.bytes),
+                        bundle.rebuild());
         // Before deserialising: the engine's plugin nodes are looked up there.
         if (!plan.plugin.empty() && !getPluginRegistry()->getCreator("RoiResize", "1", "edge"))
-            getPluginRegistry()->loadLibrary((bundle.path / plan.plugin).c_str());
-        const std::string data = read_file(bundle.path / plan.payload, plan.bytes, "load");
+            load_plugin(content_of(contents, plan.plugin, bundle));
         runtime_.reset(nvinfer1::createInferRuntime(logger_));
-        if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(data.data(), data.size()));
-        if (!engine_)
-            throw Error("load", "tensorrt must accept the engine", logger_.last(), "an engine for this GPU and version",
-                        bundle.rebuild());
+        if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(payload.data.get(), payload.bytes));
+        if (!engine_) throw Error("load", "TensorRT refuses the engine: " + logger_.last(), bundle.rebuild());
         read_form();
+        for (const std::size_t batch : bundle.batches) profile(batch);
     }
 
     Form form() const override { return form_; }
@@ -231,16 +239,32 @@ class TensorRt : public Network {
                                     std::to_string(library % 100);
         const std::string& built = bundle_.plan.version;
         if (built != version && built.rfind(version + ".", 0) != 0)  // the module's version may have a fourth part
-            throw Error("load", "the engine must be of the tensorrt version that runs it", version, built,
+            throw Error("load", "The engine was built with tensorrt " + built + "; here is " + version,
                         bundle_.rebuild());
         if (bundle_.plan.compute_capability != capability)
-            throw Error("load", "the GPU must have the compute capability the engine was built for", capability,
-                        bundle_.plan.compute_capability, bundle_.rebuild());
+            throw Error("load",
+                        "The engine was built for compute capability " + bundle_.plan.compute_capability +
+                            "; this GPU has " + capability,
+                        bundle_.rebuild());
     }
 
-    [[noreturn]] void refuse_form(const std::string& got) const {
-        throw Error("load", "the engine must have the form its manifest describes", got,
-                    "scores of " + std::to_string(bundle_.labels.size()) + " classes", bundle_.rebuild());
+    // The library is loaded by name, so the bytes that were checked get one nobody else can write to.
+    void load_plugin(const Content& plugin) {
+        const int file = memfd_create("edge-plugin", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        std::size_t written = 0;
+        while (file >= 0 && written < plugin.bytes) {
+            const ssize_t count = write(file, plugin.data.get() + written, plugin.bytes - written);
+            if (count <= 0) break;
+            written += static_cast<std::size_t>(count);
+        }
+        const bool kept = file >= 0 && written == plugin.bytes &&
+                          fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0;
+        const std::string reason = kept ? "" : std::strerror(errno);
+        // Once loaded it stays open: the loader knows a library by its name, which another file must not get.
+        if (kept && getPluginRegistry()->loadLibrary(("/proc/self/fd/" + std::to_string(file)).c_str())) return;
+        if (file >= 0) close(file);
+        if (!kept) throw Error("load", "Cannot keep the bundle's plugin in memory: " + reason, "Close other programs");
+        throw Error("load", "TensorRT refuses the bundle's plugin: " + logger_.last(), bundle_.rebuild());
     }
 
     void read_form() {
@@ -252,33 +276,50 @@ class TensorRt : public Network {
             if (engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT) {
                 if (std::string(name) != INPUT || type != nvinfer1::DataType::kFLOAT || shape.nbDims != 4 ||
                     shape.d[1] != 3 || shape.d[2] != bundle_.image.size || shape.d[3] != bundle_.image.size)
-                    refuse_form("another input");
+                    refuse_form(bundle_,
+                                "its input is another than image of " + std::to_string(bundle_.image.size) + " pixels");
                 continue;
             }
             const bool classes = std::string(name) == "region_classes", floats = Lane::floats(name, fields) != nullptr;
+            if (!floats && !classes) refuse_form(bundle_, "it has " + std::string(name));
             const bool whole = type == nvinfer1::DataType::kINT64 || type == nvinfer1::DataType::kINT32;
             if ((classes && !whole) || (!classes && type != nvinfer1::DataType::kFLOAT) || shape.nbDims < 2 ||
                 shape.d[1] < 1)
-                refuse_form("another type or shape of " + std::string(name));
+                refuse_form(bundle_, "its " + std::string(name) + " have another type or shape");
             const auto wide = static_cast<std::size_t>(shape.d[1]);
             Result result{name, 0, 1, type};
             for (int d = 1; d < shape.nbDims; ++d)
                 result.width *= static_cast<std::size_t>(std::max<std::int64_t>(shape.d[d], 1));
             results_.push_back(result);
-            if (!floats && !classes) continue;
             const bool regions = std::string(name) == "regions";
             if (regions || classes) {
                 if ((form_.regions && form_.regions != wide) || result.width != wide * (regions ? 4 : 1))
-                    refuse_form("another shape of " + std::string(name));
+                    refuse_form(bundle_, "its " + std::string(name) + " have another shape");
                 form_.regions = wide;
             } else if (wide != bundle_.labels.size() || result.width != wide) {
-                refuse_form(std::to_string(wide) + " " + name);
+                refuse_form(bundle_, "its " + std::string(name) + " are " + std::to_string(wide) + " for " +
+                                         std::to_string(bundle_.labels.size()) + " classes");
             }
             if (std::string(name) == "scores") form_.classes = wide;
             form_.global_scores |= std::string(name) == "global_scores";
             form_.local_scores |= std::string(name) == "local_scores";
         }
-        if (!form_.classes) refuse_form("no scores");
+        if (!form_.classes) refuse_form(bundle_, "it has no scores");
+        const auto has = [&](const char* name) {
+            return std::any_of(results_.begin(), results_.end(), [&](const Result& each) { return each.name == name; });
+        };
+        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it has one of regions and region_classes");
+    }
+
+    // The optimisation profile for one of the bundle's batches.
+    int profile(std::size_t batch) const {
+        const auto wanted = static_cast<int>(batch);
+        const auto& profiles = bundle_.plan.profiles;
+        const auto fits = [&](const std::array<int, 3>& each) { return each[0] <= wanted && wanted <= each[2]; };
+        const auto found = std::find_if(profiles.begin(), profiles.end(), fits);
+        if (found == profiles.end() || found - profiles.begin() >= engine_->getNbOptimizationProfiles())
+            refuse_form(bundle_, "it has no profile for a batch of " + std::to_string(batch));
+        return static_cast<int>(found - profiles.begin());
     }
 
     std::unique_ptr<Lane> take(std::size_t batch) {
@@ -289,14 +330,8 @@ class TensorRt : public Network {
             idle.pop_back();
             return lane;
         }
-        const auto wanted = static_cast<int>(batch);
-        const auto& profiles = bundle_.plan.profiles;
-        const auto fits = [&](const std::array<int, 3>& each) { return each[0] <= wanted && wanted <= each[2]; };
-        const auto found = std::find_if(profiles.begin(), profiles.end(), fits);
-        if (found == profiles.end() || found - profiles.begin() >= engine_->getNbOptimizationProfiles())
-            refuse_form("no profile for a batch of " + std::to_string(batch));
-        return std::make_unique<Lane>(*engine_, static_cast<int>(found - profiles.begin()), batch,
-                                      static_cast<std::size_t>(bundle_.image.size), results_, logger_);
+        return std::make_unique<Lane>(*engine_, profile(batch), batch, static_cast<std::size_t>(bundle_.image.size),
+                                      results_, logger_);
     }
 
     const Bundle bundle_;
@@ -311,6 +346,8 @@ class TensorRt : public Network {
 
 }  // namespace
 
-std::unique_ptr<Network> open_tensorrt(const Bundle& bundle) { return std::make_unique<TensorRt>(bundle); }
+std::unique_ptr<Network> open_tensorrt(const Bundle& bundle, const Contents& contents) {
+    return std::make_unique<TensorRt>(bundle, contents);
+}
 
 }  // namespace edge

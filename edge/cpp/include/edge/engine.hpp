@@ -25,11 +25,10 @@
 
 namespace edge {
 
-// A refusal in four parts, one line: [stage] what must hold, got X. Expected Y. Do Z.
+// A failure the caller can act on, in one line: [stage] What happened. What to do.
 class MCAR_EDGE_API Error : public std::runtime_error {
   public:
-    Error(const std::string& stage, const std::string& must, const std::string& got, const std::string& expected,
-          const std::string& fix);
+    Error(const std::string& stage, const std::string& problem, const std::string& fix);
 };
 
 // Pixels somebody else holds: height rows of width RGB bytes, `stride` bytes from row to row.
@@ -46,8 +45,9 @@ struct Image {
     View view() const { return {pixels.data(), width, height, static_cast<std::size_t>(width) * 3}; }
 };
 
-// A JPEG or PNG as upright RGB, by the rules of the Python package: EXIF orientation, CMYK, grey, palettes, 16 bits;
-// what is transparent shows white. Refused: other formats, truncated files, more than 2^27 pixels, sides over 65535.
+// A JPEG or PNG as upright RGB, by the rules of the Python package: EXIF or else XMP orientation, CMYK, grey, palettes,
+// 16 bits; what is transparent shows white. Refused: other formats, truncated files, more than 2^27 pixels, sides over
+// 65535.
 MCAR_EDGE_API Image decode(const std::filesystem::path& file);
 MCAR_EDGE_API Image decode(const void* data, std::size_t bytes);
 

@@ -1,0 +1,64 @@
+"""Every architecture runs in the C++ runtime and gives what it gives in Python."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge import Engine, build, command
+
+IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
+OUTPUTS = {
+    "plain": {"scores"},
+    "aamn": {"scores"},
+    "rma": {"scores", "regions", "region_classes"},
+    "mcar": {"scores", "global_scores", "local_scores", "regions", "region_classes"},
+}
+
+
+@pytest.fixture(scope="module", params=OUTPUTS)
+def architecture(request: pytest.FixtureRequest, small_bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Its name and a bundle of it, with random weights at 64 pixels."""
+    if request.param == "mcar":
+        return "mcar", small_bundle("openvino")
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("architectures") / request.param
+    words = ["--model", f"{request.param}-mobilenetv2", "--weights", "random", "--size", "64", "--batch", "3", "--backend", "openvino"]
+    assert command.run(build.main, build.arguments().parse_args([*words, "--precision", "fp32", "--output", str(folder)])) == 0
+    return request.param, folder
+
+
+def check(bundle: Path, native, outputs: set[str]) -> None:
+    with Engine.load(bundle) as engine:
+        for count in (1, 3):
+            expected, found = engine.infer(IMAGES[:count]), native.infer(IMAGES[:count])
+            assert set(expected) == outputs
+            for name, value in found.items():
+                if name in expected:
+                    np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+                else:  # not written
+                    assert not value.size or np.isnan(value).all() or (value == -1).all(), name
+
+
+def test_the_runtime_gives_what_python_gives(architecture: tuple[str, Path], open_native) -> None:
+    name, bundle = architecture
+    native = open_native(bundle)
+    assert native.regions == {"rma": 5, "mcar": 4}.get(name, 0)
+    check(bundle, native, OUTPUTS[name])
+    native.close()
+
+
+def test_an_output_with_further_names_is_found(small_bundle, open_native, rewrite, tmp_path: Path) -> None:
+    """A reshape swapped with what followed it leaves an output with both their names."""
+    folder = Path(shutil.copytree(small_bundle("openvino"), tmp_path / "bundle"))
+    model = (folder / "engine.xml").read_text()
+    for name in OUTPUTS["mcar"]:
+        assert f'output_names="{name}"' in model
+        model = model.replace(f'names="{name}"', f'names="{name},a_{name}"')  # OpenVINO calls the first of them any name
+    rewrite(folder, {"engine.xml": model.encode()})
+    native = open_native(folder)
+    check(folder, native, OUTPUTS["mcar"])
+    native.close()
