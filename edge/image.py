@@ -75,10 +75,10 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if not width or not height:
-        raise EdgeError("image", f"{name} has no pixels: it is {width}×{height}", "Replace it")
+        raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
-        raise EdgeError("image", f"{name} is too large: {width}×{height}", f"Make it smaller: {limits}")
+        raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
     image.load()
     rgb = _rgb(image, name)
     turn = _TURNS.get(_orientation(image))
@@ -101,7 +101,7 @@ def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Image.Image:
     """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
-        raise EdgeError("image", f"{name} has grey values from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
+        raise EdgeError("image", f"{name}: the grey values go from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
     return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8)).convert("RGB")
 
 
