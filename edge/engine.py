@@ -262,7 +262,7 @@ class _Process:
         elif self._loaded_in != os.getpid():
             raise EdgeError(
                 stage,
-                f"Process {os.getpid()} was forked from process {self._loaded_in} after that had loaded an engine, and may use none",
+                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
                 'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
             )
 
