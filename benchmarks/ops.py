@@ -19,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 
+from edge import backends
 from edge import lower as lowering
 from edge.backends import onnxruntime, openvino
 from edge.measure.latency import interleave, timed
@@ -49,7 +50,7 @@ def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Any]:
             with mock.patch.dict(lowering.CROPS, {name: form}):
                 graph = lowering.lower(canonical, backend=name, precision=target.precision, float16=float16)
             facts = backend.build(graph.SerializeToString(), target, place)
-            opened[f"{name} {form}"] = backend.open(place, target, facts)
+            opened[f"{name} {form}"] = backends.open_built(backend, place, target, facts)
     return opened
 
 

@@ -70,14 +70,21 @@ def _eager(source: Mapping[str, Any], bf16: bool = False, compiled: bool = False
 def _session(path: str) -> Runner:
     from edge.backends.onnxruntime import Session
 
-    return Session(Path(path))
+    return Session(Path(path).read_bytes())
 
 
 def _openvino(path: str, batches: tuple[int, ...]) -> Runner:
-    from edge.backends.openvino import Network
     from edge.spec import TargetSpec
 
-    return Network(Path(path), TargetSpec("openvino", "fp32", tuple(batches)))
+    return _network(path, TargetSpec("openvino", "fp32", tuple(batches)))
+
+
+def _network(path: str, target: Any) -> Runner:
+    """An ONNX file, or OpenVINO's XML with its weights beside it."""
+    from edge.backends.openvino import Network
+
+    weights = Path(path).with_suffix(".bin")
+    return Network(Path(path).read_bytes(), target, weights.read_bytes() if path.endswith(".xml") else b"")
 
 
 def _bundle(path: str) -> Runner:
@@ -88,12 +95,10 @@ def _bundle(path: str) -> Runner:
 
 def _floor(backend: str, first: str, second: str, target: Mapping[str, Any], regions: int) -> Runner:
     """One bare backbone pass over the images and one over as many crops, nothing between them."""
-    from edge.backends.onnxruntime import Session
-    from edge.backends.openvino import Network
     from edge.spec import TargetSpec, from_plain
 
     spec: TargetSpec = from_plain(TargetSpec, target)
-    opened: list[Runner] = [Network(Path(path), spec) if backend == "openvino" else Session(Path(path)) for path in (first, second)]
+    opened: list[Runner] = [_network(path, spec) if backend == "openvino" else _session(path) for path in (first, second)]
     crops: dict[int, np.ndarray] = {}
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -187,7 +187,7 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
             continue
         folder = work / f"floor-{precision}-{backend}"
         try:
-            paths = backbones(onnx.load(str(bundle.path / LOWERED)), bundle.image.size, args.batch, regions, folder)
+            paths = backbones(onnx.load_from_string(bundle.read_file(LOWERED)), bundle.image.size, args.batch, regions, folder)
         except LookupError as error:
             table.fail(f"floor-{precision}-{backend}", str(error))
             continue

@@ -225,7 +225,7 @@ def _accuracy(result: dict[str, Any], engine: Engine, dataset: Dataset, args: ar
 def _reference(bundle: Bundle, dataset: Dataset) -> outputs.Outputs:
     from edge.backends.onnxruntime import Session
 
-    session = Session(bundle.path / REFERENCE)
+    session = Session(bundle.read_file(REFERENCE))
     with command.progress("reference") as progress:
         return outputs.collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress)
 
@@ -242,7 +242,7 @@ def _causes(
     assert dataset.labels is not None
     with command.progress("causes") as progress:
         found = causes(
-            (bundle.path / REFERENCE).read_bytes(),
+            bundle.read_file(REFERENCE),
             lambda indices: batches(dataset.subset(indices), bundle.image, REFERENCE_BATCH),
             mine.values,
             reference.values,

@@ -346,7 +346,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
     # The range of weights follows from the processor, and a bundle may not know its own.
     wanted = (lowering, target.float16, support.facts.get("reduced_range") if target.precision == "int8" else None)
     if wanted == (old.manifest.get("lowering", old.target.backend), old.target.float16, old.manifest["engine"].get("reduced_range")):
-        lowered = (old.path / LOWERED).read_bytes()
+        lowered = old.read_file(LOWERED)
     else:
         try:
             from edge import lower
@@ -357,12 +357,12 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
                 f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
             ) from error
         lowered = _lowered(lower.lower, graph, backend=lowering, precision=target.precision, float16=target.float16)
-    carried = {name: (old.path / name).read_bytes() for name in (CALIBRATION,) if (old.path / name).is_file()}
+    carried = {name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]}
     kept = {name: old.manifest[name] for name in KEPT if name in old.manifest}
     return write_bundle(
         output,
         graph=graph,
-        reference=(old.path / REFERENCE).read_bytes(),
+        reference=old.read_file(REFERENCE),
         lowered=lowered,
         target=target,
         build_engine=_build_engine(backend, args),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +14,9 @@ from typing import Any
 from edge import __version__
 from edge.atomic import folder_written_atomically
 from edge.errors import EdgeError
+from edge.folder import Folder
 from edge.graph import Graph
-from edge.manifest import check_replaceable, read_manifest, verify_files, write_manifest
+from edge.manifest import REBUILD, check_replaceable, held, read_manifest, read_verified, verify_files, write_manifest
 from edge.spec import ImageSpec, ModelSpec, TargetSpec, from_plain, to_plain
 
 GRAPH = "graph.onnx"
@@ -26,7 +29,9 @@ MAX_SIZE = 4096
 MAX_BATCH = 4096
 MAX_CLASSES = 100_000
 MAX_PLAN_BYTES = 1 << 40
-_REBUILD = "Rebuild the bundle: python -m edge.build --force"
+ENGINE_FILES = "engine."  # what the names of the engine's own files begin with
+_TRIES = 5  # while the folder's name is given to others
+_PAUSE = 0.01  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,35 @@ class Bundle:
     @classmethod
     def read(cls, path: Path | str) -> Bundle:
         """Read and check a bundle's manifest; digests of the files are checked by ``verify``."""
-        path = Path(path)
-        manifest = read_manifest(path)
+        with held(Path(path)) as folder:
+            return cls._of(folder)
+
+    @classmethod
+    def load(cls, path: Path | str) -> tuple[Bundle, dict[str, builtins.bytes]]:
+        """Read a whole bundle, every file once, and check it: the bundle, and the contents of its ``engine.*``.
+
+        The contents are the very bytes whose digests were right. All files are of one folder: where that is replaced and
+        removed while it is read, the one that took its place is read instead.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            again = tries < _TRIES  # also where there is no folder: it may be the moment between two renames
+            try:
+                with held(Path(path)) as folder:
+                    try:
+                        bundle = cls._of(folder)
+                        return bundle, bundle._verified(folder)
+                    finally:
+                        again = again and folder.replaced()
+            except EdgeError:
+                if not again:
+                    raise
+            time.sleep(_PAUSE)
+
+    @classmethod
+    def _of(cls, folder: Folder) -> Bundle:
+        path, manifest = folder.path, read_manifest(folder)
         _check_values(path, manifest)
         try:
             specs = [
@@ -55,37 +87,39 @@ class Bundle:
 
     def verify(self) -> None:
         """Check presence, size and digest of every file, and that nothing but those will be loaded."""
-        engine, files = self.manifest.get("engine"), self.manifest["files"]
-        if not isinstance(engine, dict):
-            raise _undescribed(self.path, "no engine")
-        named = [engine.get("payload"), *([engine["plugin"]["file"]] if engine.get("plugin") else [])]
-        # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
-        named += sorted(entry.name for entry in self.path.glob("engine.*"))
-        named += [name for name in (GRAPH, REFERENCE, LOWERED, CALIBRATION) if (self.path / name).exists()]
-        for name in named:
-            if not isinstance(name, str) or name not in files:
-                raise EdgeError(
-                    "load",
-                    "what is loaded must be among the listed files",
-                    got=f"{str(name)[:80]!r} in {self.path}",
-                    expected="a file with a digest in the manifest",
-                    do=_REBUILD,
-                )
-        verify_files(self.path, self.manifest)
+        with held(self.path) as folder:
+            self._verified(folder, keep=None)
+
+    def read_file(self, name: str) -> builtins.bytes:
+        """The contents of one of the bundle's files, its size and digest checked."""
+        if name not in self.manifest["files"]:
+            raise EdgeError("load", f"{self.path} lists no file {name}", REBUILD)
+        return read_verified(self.path, name, self.manifest["files"][name])
 
     def graph(self) -> Graph:
         """The canonical graph."""
-        return Graph((self.path / GRAPH).read_bytes(), self.model, self.image, self.manifest.get("parents", {}))
+        return Graph(self.read_file(GRAPH), self.model, self.image, self.manifest.get("parents", {}))
 
     @property
     def bytes(self) -> int:
         """Size of the engine payload on disk (the graphs beside it are for rebuilding)."""
-        return sum(entry["bytes"] for name, entry in self.manifest["files"].items() if name.startswith("engine."))
+        return sum(entry["bytes"] for name, entry in self.manifest["files"].items() if name.startswith(ENGINE_FILES))
+
+    def _verified(self, folder: Folder, keep: str | None = ENGINE_FILES) -> dict[str, builtins.bytes]:
+        engine, files = self.manifest.get("engine"), self.manifest["files"]
+        if not isinstance(engine, dict):
+            raise _undescribed(self.path, "there is no engine")
+        named = [engine.get("payload"), *([engine["plugin"]["file"]] if engine.get("plugin") else [])]
+        # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
+        named += [name for name in folder.names() if name.startswith(ENGINE_FILES) or name in (GRAPH, REFERENCE, LOWERED, CALIBRATION)]
+        for name in named:
+            if not isinstance(name, str) or name not in files:
+                raise EdgeError("load", f"{self.path} would load {str(name)[:80]!r}, which its manifest does not list", REBUILD)
+        return verify_files(folder, self.manifest, keep=keep)
 
 
-def _undescribed(path: Path, got: str) -> EdgeError:
-    expected = "a bundle made by edge.build"
-    return EdgeError("load", "the manifest must describe model, image and target", got=f"{path}: {got}", expected=expected, do=_REBUILD)
+def _undescribed(path: Path, what: str) -> EdgeError:
+    return EdgeError("load", f"The manifest of {path} does not describe model, image and target: {what}", REBUILD)
 
 
 def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -97,7 +131,7 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
 
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
-        raise _undescribed(path, "no fit model, image or target")
+        raise _undescribed(path, "one of them is missing or of another type")
     labels, thresholds, batches = model.get("labels"), model.get("thresholds", []), target.get("batches", [1, 8])
     number = (int, float)
     checks = {
@@ -121,7 +155,7 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
     if wrong:
         raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
     if labels is not None and len(set(labels)) != len(labels):
-        raise EdgeError("load", "class names must be unique", got=f"{path} with one twice", expected="unique names", do=_REBUILD)
+        raise EdgeError("load", f"The manifest of {path} has a class name twice", REBUILD)
 
 
 def _engine_checks(engine: Any, fits: Callable[..., bool]) -> dict[str, bool]:

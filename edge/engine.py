@@ -17,8 +17,9 @@ import numpy as np
 from edge import backends
 from edge.bundle import Bundle
 from edge.errors import EdgeError
-from edge.graph import Graph
+from edge.graph import INPUT, Graph
 from edge.image import boxes_to_photo, decode, preprocess
+from edge.manifest import REBUILD
 from edge.spec import ModelSpec, TargetSpec
 
 DECISION_THRESHOLD = 0.5
@@ -82,15 +83,13 @@ class Engine:
                 the message holds the reason and the fix.
         """
         _PROCESS.check("load")
-        bundle = Bundle.read(path)
-        bundle.verify()
+        bundle, payload = Bundle.load(path)
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
         options = {} if cuda == "bindings" else {"cuda": cuda}
         if options and not hasattr(backend, "VENDOR"):
-            got = bundle.target.backend
-            raise EdgeError("load", f"cuda={cuda!r} needs an engine on a GPU", got=got, expected="tensorrt or tensorrt-rtx", do="Omit it")
-        return cls(bundle, backend.open(bundle.path, bundle.target, bundle.manifest["engine"], **options))
+            raise EdgeError("load", f"cuda={cuda!r} needs an engine on a GPU; this one runs on {bundle.target.backend}", "Leave it out")
+        return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], **options))
 
     @classmethod
     def from_lowered(cls, lowered: bytes, graph: Graph, target: TargetSpec, folder: Path) -> Engine:
@@ -102,7 +101,17 @@ class Engine:
         """
         backend = backends.backend(target.backend)
         facts = backend.build(lowered, target, folder)
-        return cls(Bundle(folder, {"engine": facts, "files": {}}, graph.model, graph.image, target), backend.open(folder, target, facts))
+        bundle = Bundle(folder, {"engine": facts, "files": {}}, graph.model, graph.image, target)
+        return cls._checked_form(bundle, backends.open_built(backend, folder, target, facts))
+
+    @classmethod
+    def _checked_form(cls, bundle: Bundle, runner: backends.Runner) -> Engine:
+        try:
+            check_form(bundle, runner.forms())
+        except BaseException:
+            runner.close()
+            raise
+        return cls(bundle, runner)
 
     @property
     def spec(self) -> ModelSpec:
@@ -130,7 +139,7 @@ class Engine:
         with self._changed:
             if self._runner is None:
                 _PROCESS.check("infer")
-                raise EdgeError("infer", "the engine must be open", got="a closed engine", expected="an open one", do="Load it again")
+                raise EdgeError("infer", "The engine is closed", "Load it again")
             runner = self._runner
             self._calls += 1
         try:
@@ -164,7 +173,7 @@ class Engine:
             photos = [decode(image) for image in images[start : start + step]]
             batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
             outputs = self.infer(batch)
-            self._check_form(outputs, len(photos))
+            self._check_classes(outputs)
             for index, photo in enumerate(photos):
                 predictions.append(self._prediction(outputs, index, photo, thresholds))
         return predictions
@@ -180,17 +189,12 @@ class Engine:
                 regions.append(Region(tuple(box), self.labels[c], float(scores[c])))
         return Prediction(scores.copy(), labels, regions)
 
-    def _check_form(self, outputs: Mapping[str, np.ndarray], count: int) -> None:
-        """An engine from outside may give another form than its manifest says."""
-        scores, boxes, classes = (outputs.get(name) for name in ("scores", "regions", "region_classes"))
-        fits = scores is not None and scores.shape == (count, len(self.labels))
-        if boxes is not None:
-            fits = fits and classes is not None and boxes.shape == (count, *classes.shape[1:], 4)
-            fits = fits and classes is not None and classes.shape[0] == count and bool(np.isin(classes, range(len(self.labels))).all())
-        if not fits:
-            form = {name: value.shape for name, value in outputs.items()}
-            must = "the engine must have the form its manifest describes"
-            raise EdgeError("infer", must, got=form, expected=f"scores of {len(self.labels)} classes", do="Rebuild the bundle")
+    def _check_classes(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """What of an engine's form shows only in what it computes."""
+        classes = outputs.get("region_classes")
+        if classes is not None and classes.size and not 0 <= classes.min() <= classes.max() < len(self.labels):
+            got = f"{classes.min()} to {classes.max()}"
+            raise EdgeError("infer", f"The engine found regions of classes {got}; the bundle has {len(self.labels)} classes", REBUILD)
 
     def profile(self, batch: np.ndarray) -> dict[str, float]:
         """Median seconds of every node of the engine for one of its exact batches; empty where the backend cannot tell."""
@@ -205,9 +209,10 @@ class Engine:
     def _on_device(self, runner: backends.Runner, batch: Any) -> dict[str, Any]:
         run = getattr(runner, "on_device", None)
         if run is None:
-            name = self.bundle.target.backend
             raise EdgeError(
-                "infer", "a device array needs an engine on a GPU", got=name, expected="tensorrt or tensorrt-rtx", do="Copy it to the host"
+                "infer",
+                f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
+                "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
         return run(batch)
 
@@ -217,19 +222,12 @@ class Engine:
         if array.ndim != 4 or array.shape[1:] != (3, size, size) or array.dtype != np.float32:
             raise EdgeError(
                 "infer",
-                "a batch must have the engine's shape and type",
-                got=f"{array.shape} {array.dtype}",
-                expected=f"(B, 3, {size}, {size}) float32",
-                do="Use edge.image.preprocess, or Engine.predict",
+                f"The batch is {array.dtype} {array.shape}; the engine takes float32 (B, 3, {size}, {size})",
+                "Use edge.image.preprocess, or Engine.predict",
             )
         if not 1 <= array.shape[0] <= most:
-            raise EdgeError(
-                "infer",
-                "a batch must fit the engine",
-                got=f"{array.shape[0]} images",
-                expected=f"1 to {most}",
-                do="Split it, or build with --batch",
-            )
+            problem = f"The batch has {array.shape[0]} images; the engine takes 1 to {most}"
+            raise EdgeError("infer", problem, "Split it, or build with a larger `batch`")
         return np.ascontiguousarray(array)
 
     def close(self) -> None:
@@ -264,10 +262,8 @@ class _Process:
         elif self._loaded_in != os.getpid():
             raise EdgeError(
                 stage,
-                "an engine must be used in the process that loaded the first one",
-                got=f"process {os.getpid()}, forked after loading",
-                expected=f"process {self._loaded_in}",
-                do='Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
+                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
+                'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
             )
 
     def abandon(self) -> None:
@@ -293,26 +289,44 @@ def check_fit(bundle: Bundle) -> None:
     backend, facts = backends.backend(target.backend), bundle.manifest["engine"]
     missing = [name for name in ("profiles", "plan_bytes") if name not in facts] if hasattr(backend, "VENDOR") else []
     if missing:
-        got, expected = f"no {' and no '.join(missing)}", "both in the manifest"
-        raise EdgeError("load", "a plan must be described by its profiles and its size", got=got, expected=expected, do=rebuild)
+        raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
     own = getattr(backend, "check_fit", None)
     if own is not None:
         own(facts, support, rebuild)
     if target.float16 and support.float16 != target.float16:
-        raise EdgeError(
-            "load",
-            "the processor must compute in the bundle's 16-bit float",
-            got=f"{support.float16 or 'none'} on {support.device}",
-            expected=target.float16,
-            do=rebuild,
-        )
+        here = f"{support.device} computes in {support.float16}" if support.float16 else f"{support.device} has no 16-bit float"
+        raise EdgeError("load", f"The engine was built for {target.float16}; {here}", rebuild)
     built = bundle.manifest.get("tools", {}).get(target.backend)
     if isinstance(built, str) and built.split(".")[:1] != support.version.split(".")[:1]:
-        raise EdgeError(
-            "load", "the runtime's major version must be the one it was built with", got=support.version, expected=built, do=rebuild
-        )
+        raise EdgeError("load", f"The engine was built with {target.backend} {built}; here is {support.version}", rebuild)
     machine = bundle.manifest.get("machine", {}).get("architecture")
     if machine and machine != platform.machine():
-        raise EdgeError(
-            "load", "the processor must be of the architecture it was built for", got=platform.machine(), expected=machine, do=rebuild
-        )
+        raise EdgeError("load", f"The engine was built for {machine}; this processor is {platform.machine()}", rebuild)
+
+
+def check_form(bundle: Bundle, found: Mapping[str, backends.Form]) -> None:
+    """Refuse an engine that takes or gives anything else than its manifest describes; the batch alone may be left open.
+
+    Args:
+        found: inputs and outputs by name, as ``Runner.forms`` tells them.
+    """
+    size, classes, given = bundle.image.size, len(bundle.model.labels), found.get("region_classes")
+    regions = bundle.model.options.get("regions", given.shape[1] if given and len(given.shape) > 1 else None)
+    scores = backends.Form("float32", (None, classes))
+    described = {
+        INPUT: backends.Form("float32", (None, 3, size, size)),
+        **dict.fromkeys(("scores", "global_scores", "local_scores"), scores),
+        "regions": backends.Form("float32", (None, regions, 4)),
+        "region_classes": backends.Form("int64", (None, regions)),
+    }
+    needed = {INPUT, "scores"} | ({"regions", "region_classes"} if {"regions", "region_classes"} & set(found) else set())
+    for name in sorted(needed - set(found)):
+        raise EdgeError("load", f"The engine of {bundle.path} has no {name}", REBUILD)
+    for name, form in found.items():
+        if name not in described:
+            raise EdgeError("load", f"The engine of {bundle.path} has {name} ({form}), which its manifest does not describe", REBUILD)
+        expected = described[name]
+        batch, *sizes = form.shape or (0,)
+        fits = form.dtype == expected.dtype and tuple(sizes) == expected.shape[1:] and None not in sizes
+        if not fits or (batch is not None and (batch,) != bundle.target.batches):
+            raise EdgeError("load", f"{name} of the engine of {bundle.path} is {form}; its manifest describes {expected}", REBUILD)

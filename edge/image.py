@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, one_of
 from edge.spec import ImageSpec
 
 # Formats that Pillow reads by itself: no EPS, which starts another program.
@@ -46,7 +46,7 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise _refused("an array must be a photograph", f"{source.shape} {source.dtype}", "(H, W, 3) uint8 RGB", "Convert it")
+            raise EdgeError("image", f"The array is {source.dtype} {source.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
         return source
     if isinstance(source, Image.Image):
         name = "a PIL image"
@@ -54,8 +54,12 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
         name = f"{len(source)} bytes"
     else:
         name = os.fspath(source)
-        if not Path(source).is_file():
-            raise _refused("an image must be a file", f"no file {name}", "the path of an image", "Check the path")
+        try:
+            missing = "" if Path(source).is_file() else "it does not exist, or is no regular file"
+        except (OSError, ValueError) as error:  # a name too long, or with a null in it
+            missing = str(getattr(error, "strerror", None) or error)
+        if missing:
+            raise EdgeError("image", f"There is no file {name[:500]}: {missing}", "Check the path")
     try:
         if isinstance(source, Image.Image):
             return _decode(source, name)
@@ -64,19 +68,17 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
     except EdgeError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)[:120] or type(error).__name__
-        raise _refused(
-            "an image must be readable", f"{name}: {reason}", f"a whole file in {', '.join(_formats())}", "Replace it"
-        ) from error
+        reason = "it is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)[:120] or type(error).__name__
+        raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it by a whole file in {one_of(_formats())}") from error
 
 
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if not width or not height:
-        raise _refused("an image must have pixels", f"{name} of {width}×{height}", "1×1 or more", "Replace it")
+        raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        expected = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
-        raise _refused("an image must not be huge", f"{name} of {width}×{height}", expected, "Make it smaller")
+        limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
+        raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
     image.load()
     rgb = _rgb(image, name)
     turn = _TURNS.get(_orientation(image))
@@ -99,7 +101,7 @@ def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Image.Image:
     """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
-        raise _refused("grey values must be in range", f"{name} with {values.min():g} to {values.max():g}", f"0 to {full:g}", "Scale it")
+        raise EdgeError("image", f"{name}: the grey values go from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
     return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8)).convert("RGB")
 
 
@@ -321,7 +323,3 @@ def _rounded(size: tuple[int, int], radius: int, opacity: int) -> Image.Image:
     mask = Image.new("L", (size[0] * 4, size[1] * 4))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), radius * 4, opacity)
     return mask.resize(size, Image.Resampling.BOX)
-
-
-def _refused(must: str, got: object, expected: object, do: str) -> EdgeError:
-    return EdgeError("image", must, got=got, expected=expected, do=do)

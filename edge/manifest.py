@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge.atomic import check_folder_replaceable, is_free, write_atomically
 from edge.errors import EdgeError
+from edge.folder import Folder, open_folder
 
 SCHEMA = 1
 NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
+REBUILD = "Rebuild the bundle: python -m edge.build --force"
+_BUILD = "Build one: python -m edge.build"
 
 
 def digest_bytes(data: bytes) -> str:
@@ -58,52 +63,96 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     write_atomically(folder / NAME, json.dumps({"schema": SCHEMA, **content, "files": files}, indent=1) + "\n")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path | Folder) -> dict[str, Any]:
     """Read and check the form of a folder's manifest: bounded size, our schema, plain file names only."""
-    path = folder / NAME
-    if not path.is_file():
-        raise EdgeError(
-            "load",
-            "a bundle must hold its manifest",
-            got=f"no {path}",
-            expected=f"a folder with {NAME}",
-            do="Build one: python -m edge.build",
-        )
-    rebuild = "Rebuild the bundle: python -m edge.build --force"
-    size = path.stat().st_size
+    with held(folder) as place:
+        path = place.path / NAME
+        try:
+            with place.open(NAME) as file:
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(MAX_MANIFEST_BYTES) if size <= MAX_MANIFEST_BYTES else b""
+        except OSError as error:
+            raise EdgeError("load", f"{place.path} is no bundle: {NAME} cannot be read ({_reason(error)})", _BUILD) from error
     if size > MAX_MANIFEST_BYTES:
-        raise EdgeError("load", "a manifest must be small", got=f"{size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}", do=rebuild)
+        raise EdgeError("load", f"{path} has {size} bytes; a manifest must be small, at most {MAX_MANIFEST_BYTES}", REBUILD)
     try:
-        content = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError, OSError) as error:
-        raise EdgeError("load", "the manifest must be JSON", got=f"{path}: {str(error)[:80]}", expected="an object", do=rebuild) from error
+        content = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise EdgeError("load", f"{path} is not JSON: {str(error)[:80]}", REBUILD) from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA or isinstance(schema, bool):
-        raise EdgeError("load", "the manifest's schema must be known", got=f"{path} with schema {schema!r}", expected=SCHEMA, do=rebuild)
+        raise EdgeError("load", f"{path} has schema {str(schema)[:80]!r}; this version reads schema {SCHEMA}", REBUILD)
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise EdgeError(
-            "load", "the manifest must list plain file names with digests", got="another form", expected="names without folders", do=rebuild
-        )
+        raise EdgeError("load", f"{path} does not list plain file names with their digests and sizes", REBUILD)
     return content
 
 
-def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Check presence, size and digest of every file the manifest lists."""
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        fix = "Rebuild the bundle or copy it again: python -m edge.build --force"
-        # A link could point anywhere: a bundle holds its files itself.
-        if path.is_symlink() or not path.is_file():
-            raise EdgeError("load", "every listed file must be in the bundle", got=f"no file {path}", expected=name, do=fix)
-        if path.stat().st_size != entry["bytes"] or digest_file(path) != entry["sha256"]:
-            raise EdgeError(
-                "load",
-                "every file must be as it was built",
-                got=f"{path} changed or truncated",
-                expected=f"sha256 {entry['sha256'][:12]}…",
-                do=fix,
-            )
+def verify_files(folder: Path | Folder, manifest: Mapping[str, Any], *, keep: str | None = None) -> dict[str, bytes]:
+    """Check presence, size and digest of every file the manifest lists.
+
+    Args:
+        keep: files whose names begin so are read into memory, and their digests taken from there.
+
+    Returns:
+        The files kept: the very bytes whose digests were right.
+    """
+    kept = {}
+    with held(folder) as place:
+        for name, entry in manifest["files"].items():
+            if keep is not None and name.startswith(keep):
+                kept[name] = read_verified(place, name, entry)
+            else:
+                _check(place, name, entry, _digest_blocks)
+    return kept
+
+
+def read_verified(folder: Path | Folder, name: str, entry: Mapping[str, Any]) -> bytes:
+    """A file's contents, if they have the size and the digest of its entry in the manifest."""
+    with held(folder) as place:
+        return _check(place, name, entry, _read_whole)
+
+
+@contextmanager
+def held(folder: Path | Folder) -> Iterator[Folder]:
+    """A folder, opened unless it is open."""
+    with ExitStack() as stack:
+        if not isinstance(folder, Folder):
+            try:
+                folder = stack.enter_context(open_folder(folder))
+            except (OSError, ValueError) as error:
+                raise EdgeError("load", f"There is no bundle at {str(folder)[:300]} ({_reason(error)})", _BUILD) from error
+        yield folder
+
+
+def _check(folder: Folder, name: str, entry: Mapping[str, Any], read: Callable[[BinaryIO, int], tuple[bytes, str]]) -> bytes:
+    path, fix = folder.path / name, "Copy the bundle again, or rebuild it: python -m edge.build --force"
+    try:
+        with folder.open(name) as file:
+            fits = os.fstat(file.fileno()).st_size == entry["bytes"]
+            data, digest = read(file, entry["bytes"]) if fits else (b"", "")
+    except OSError as error:
+        raise EdgeError("load", f"There is no file {path}, which the bundle lists ({_reason(error)})", fix) from error
+    if digest != entry["sha256"]:
+        raise EdgeError("load", f"{path} was changed or truncated: its size and SHA-256 are not those in the manifest", fix)
+    return data
+
+
+def _read_whole(file: BinaryIO, size: int) -> tuple[bytes, str]:
+    data = file.read(size)
+    return data, digest_bytes(data)
+
+
+def _digest_blocks(file: BinaryIO, size: int) -> tuple[bytes, str]:
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        digest.update(block)
+        size -= len(block)
+    return b"", digest.hexdigest()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_constant(name: str) -> None:

@@ -29,18 +29,13 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise EdgeError("spec", "a model must have classes", got="no labels", expected="one name or more", do="Give --labels FILE")
+            raise EdgeError("spec", "The model has no classes: there are no labels", "Give `labels`")
         if len(set(self.labels)) != len(self.labels):
             twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
-            raise EdgeError("spec", "class names must be unique", got=f"{twice} more than once", expected="unique names", do="Rename them")
+            raise EdgeError("spec", f"Class names must be unique, but {', '.join(twice)} is there more than once", "Rename it")
         if self.thresholds and len(self.thresholds) != len(self.labels):
-            raise EdgeError(
-                "spec",
-                "there must be one threshold per class",
-                got=len(self.thresholds),
-                expected=len(self.labels),
-                do="Rebuild the bundle",
-            )
+            problem = f"There are {len(self.thresholds)} thresholds for {len(self.labels)} classes"
+            raise EdgeError("spec", problem, "Rebuild the bundle")
 
 
 @dataclass(frozen=True)
@@ -55,9 +50,7 @@ class ImageSpec:
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
             low = max(32, self.size // 32 * 32)
-            raise EdgeError(
-                "spec", "the image size must be a multiple of 32", got=self.size, expected=f"{low} or {low + 32}", do="Change --size"
-            )
+            raise EdgeError("spec", f"The image size {self.size} is not a multiple of 32", f"Change `size`, to {low} or {low + 32}")
 
 
 @dataclass(frozen=True)
@@ -79,11 +72,9 @@ class TargetSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise EdgeError("spec", "the precision must be known", got=self.precision, expected=one_of(PRECISIONS), do="Change --precision")
+            raise EdgeError("spec", f"There is no precision {self.precision!r}", f"Change `precision` to {one_of(PRECISIONS)}")
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
-            raise EdgeError(
-                "spec", "batch sizes must be ascending from 1 on", got=self.batches, expected="such as (1, 8)", do="Change --batch"
-            )
+            raise EdgeError("spec", f"The batch sizes {self.batches} are not ascending from 1 on, as (1, 8) are", "Change `batch`")
 
     @property
     def max_batch(self) -> int:

@@ -40,7 +40,7 @@ class Service:
     def answer(self, photo: bytes) -> tuple[int, dict[str, Any]]:
         """HTTP status and body."""
         if not self._room.acquire(blocking=False):
-            return 503, {"error": "[service] there must be room, got a full queue. Expected fewer requests. Try again later."}
+            return 503, {"error": "[service] The queue is full. Try again later."}
         try:
             (prediction,) = self._pool.submit(self._engine.predict, [photo]).result()
             return 200, plain(prediction)
@@ -58,7 +58,8 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
             length = self.headers.get("Content-Length", "")
             if not length.isdigit() or int(length) > MAX_BYTES:
                 self._send(
-                    413, {"error": f"[service] a photograph must have a length, got {length!r}. Expected up to {MAX_BYTES}. Shrink it."}
+                    413,
+                    {"error": f"[service] Content-Length is {length!r}. Send at most {MAX_BYTES} bytes, and their number."},
                 )
                 return
             self._send(*service.answer(self.rfile.read(int(length))))

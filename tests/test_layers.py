@@ -12,7 +12,7 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.atomic", "edge.errors"], 0),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
     **dict.fromkeys(["edge.cache", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
     **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], 2),
     **dict.fromkeys(["edge.engine", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),

@@ -59,10 +59,10 @@ def _bundle(path: str, graphs: bool) -> Runner:
         if reason:
             raise RuntimeError(f"no CUDA graph: {reason}")
         return engine.infer
-    bundle = Bundle.read(path)
+    bundle, payload = Bundle.load(path)
     check_fit(bundle)
     backend: Any = backends.backend(bundle.target.backend)
-    runner: Runner = backend.open(bundle.path, bundle.target, bundle.manifest["engine"], graphs=False)
+    runner: Runner = backend.open(payload, bundle.target, bundle.manifest["engine"], graphs=False)
     return runner
 
 
@@ -181,7 +181,7 @@ def measure(args: argparse.Namespace, built: Mapping[str, Path], batch: int, res
 
     shape = (batch, 3, args.size, args.size)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    reference = Session(next(iter(built.values())) / REFERENCE)(images) if built else None
+    reference = Session(Bundle.read(next(iter(built.values()))).read_file(REFERENCE))(images) if built else None
     workers: dict[str, Worker] = {}
     rows: dict[str, Any] = result["batches"].setdefault(str(batch), {})
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edge.errors import EdgeError, UnavailableError, one_of
+from edge.manifest import REBUILD
 from edge.spec import TargetSpec
 
 BACKENDS = {
@@ -48,8 +50,22 @@ class Support:
     lowering: str = ""
 
 
+@dataclass(frozen=True)
+class Form:
+    """Of an input or output: its element type, as NumPy names it, and its shape; None stands for a size that is left open."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('B' if size is None else str(size) for size in self.shape)})"
+
+
 class Runner(Protocol):
     """A loaded engine for the batches of its target. Calls from several threads are allowed."""
+
+    def forms(self) -> dict[str, Form]:
+        """What the engine takes and gives, by name."""
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32 with B one of the target's batches → outputs by name, the caller's to keep."""
@@ -65,14 +81,14 @@ class Backend(Protocol):
     def build(self, lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
         """Write the engine payload ``engine.*`` into the folder; returns plain facts for the manifest."""
 
-    def open(self, folder: Path, target: TargetSpec, facts: Mapping[str, Any]) -> Runner:
-        """Load the payload that ``build`` wrote."""
+    def open(self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Runner:
+        """Load what ``build`` wrote: the contents of the files ``engine.*``, by name."""
 
 
 def backend(name: str) -> Backend:
     """The backend module of that name, imported now."""
     if name not in BACKENDS:
-        raise EdgeError("backend", "the backend must be known", got=name, expected=one_of(BACKENDS), do="Change --backend")
+        raise EdgeError("backend", f"There is no backend {name!r}", f"Change `backend` to {one_of(BACKENDS)}")
     return import_module(BACKENDS[name])  # type: ignore[return-value]
 
 
@@ -82,6 +98,30 @@ def probe(name: str) -> Support:
         return backend(name).probe()
     except ImportError as error:
         return Support(reason=f"its module does not import: {error}", fix=f'pip install "mcar-edge[{name}]"')
+
+
+def open_built(backend: Backend, folder: Path, target: TargetSpec, facts: Mapping[str, Any], **options: Any) -> Runner:
+    """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
+    return backend.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, facts, **options)
+
+
+def engine_file(payload: Mapping[str, bytes], name: str) -> bytes:
+    """One of the files of an engine, refused in one line where there is none."""
+    if name not in payload:
+        raise EdgeError("load", f"The engine has no file {name}", REBUILD)
+    return payload[name]
+
+
+@contextmanager
+def vendor_errors(stage: str, problem: str, fix: str) -> Iterator[None]:
+    """Whatever a vendor library raises becomes our error, with its words: ``[stage] problem: words. fix.``"""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EdgeError(stage, f"{problem}: {words}", fix) from error
 
 
 def lowering(name: str) -> str:
@@ -135,13 +175,8 @@ def require(name: str, *, building: bool = False) -> Support:
     support = probe(name)
     if support.reason and not (building and support.builds):
         others = [other for other in BACKENDS if other != name and not probe(other).reason]
-        raise UnavailableError(
-            "backend",
-            f"{name} must work here",
-            got=support.reason,
-            expected=f"a working {name}" + (f" (working here: {', '.join(others)})" if others else ""),
-            do=support.fix,
-        )
+        works = f" (working here: {', '.join(others)})" if others else ""
+        raise UnavailableError("backend", f"{name} does not work here: {support.reason}{works}", support.fix)
     return support
 
 
@@ -150,6 +185,4 @@ def automatic() -> str:
     for name in AUTOMATIC:
         if not probe(name).reason:
             return name
-    raise UnavailableError(
-        "backend", "one backend must work here", got="none", expected=one_of(AUTOMATIC), do='Install one: pip install "mcar-edge[openvino]"'
-    )
+    raise UnavailableError("backend", f"None of {', '.join(AUTOMATIC)} works here", 'Install one: pip install "mcar-edge[openvino]"')

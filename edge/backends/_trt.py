@@ -142,11 +142,13 @@ class Vendor:
             leftover.unlink()
         raise EdgeError(*answer["error"])
 
-    def open(self, folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True) -> Network:
+    def open(
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+    ) -> Network:
         """Load the plan; ``cuda`` names the adapter of ``_cuda``, ``graphs=False`` does without CUDA graphs."""
         from edge.backends._trt_run import Network
 
-        return Network(self, folder, target, facts, cuda, graphs)
+        return Network(self, payload, target, facts, cuda, graphs)
 
     def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
         """Refuse an engine made by another version or for another GPU, before anything is deserialised."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 import zlib
@@ -15,9 +16,9 @@ import numpy as np
 
 from edge import cache
 from edge.atomic import write_atomically
-from edge.backends import _cuda
+from edge.backends import Form, _cuda, engine_file
 from edge.backends._device_arrays import DeviceArray, view
-from edge.backends._trt import PACKED, Vendor, register_plugin
+from edge.backends._trt import PACKED, PLUGIN, Vendor, register_plugin
 from edge.backends._trt_layers import Layers, read_layers
 from edge.errors import EdgeError
 from edge.graph import INPUT
@@ -44,7 +45,13 @@ class Network:
     """
 
     def __init__(
-        self, vendor: Vendor, folder: Path, target: TargetSpec, facts: Mapping[str, Any], cuda: str = "bindings", graphs: bool = True
+        self,
+        vendor: Vendor,
+        payload: Mapping[str, bytes],
+        target: TargetSpec,
+        facts: Mapping[str, Any],
+        cuda: str = "bindings",
+        graphs: bool = True,
     ) -> None:
         self._graphs = graphs
         self._trt = vendor.load()
@@ -60,12 +67,12 @@ class Network:
         self.memory = ""
         self.graphless = ""
         if facts.get("plugin"):  # before deserialising: the engine's plugin nodes are looked up there
-            register_plugin(self._trt.get_plugin_registry(), folder / facts["plugin"]["file"])
+            self._register_plugin(facts["plugin"]["file"], payload)
         self._cuda.enter()
         try:
             device = self._cuda.device()
             self._integrated = device.integrated
-            self._engine = self._deserialised(vendor, folder, facts)
+            self._engine = self._deserialised(vendor, payload, facts)
             self._config = self._runtime_config(device, facts)
         finally:
             self._cuda.leave()
@@ -207,13 +214,33 @@ class Network:
         self._lanes.discard(lane)
         lane.close()
 
-    def _deserialised(self, vendor: Vendor, folder: Path, facts: Mapping[str, Any]) -> Any:
-        plan = read_plan(folder / facts["payload"], facts["plan_bytes"])
+    def forms(self) -> dict[str, Form]:
+        """What the engine takes and gives, by name."""
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        found = {}
+        for name in names:
+            kind = self._engine.get_tensor_dtype(name).name
+            shape = tuple(None if size < 0 else size for size in self._engine.get_tensor_shape(name))
+            found[name] = Form(np.dtype(NUMPY[kind]).name if kind in NUMPY else kind, shape)
+        return found
+
+    def _register_plugin(self, name: str, payload: Mapping[str, bytes]) -> None:
+        """Load the plugin from its bytes, unless the process has one: TensorRT takes a path, where the bundle may hold another by now."""
+        registry = self._trt.get_plugin_registry()
+        if registry.get_creator("RoiResize", "1", "edge") is not None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / PLUGIN
+            path.write_bytes(engine_file(payload, name))
+            register_plugin(registry, path)
+
+    def _deserialised(self, vendor: Vendor, payload: Mapping[str, bytes], facts: Mapping[str, Any]) -> Any:
+        plan = unpacked_plan(facts["payload"], engine_file(payload, facts["payload"]), facts["plan_bytes"])
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             said = " ".join([self._logger.last() or "it does not say why", *self._diagnosis(runtime, plan)])
-            fix = f"Rebuild it here: python -m edge.build --from {folder} --force"
+            fix = "Rebuild it here: python -m edge.build --from BUNDLE --force"
             raise EdgeError("load", f"The library of {vendor.backend} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine
         return engine
@@ -362,14 +389,13 @@ class _Lane:
             raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
 
 
-def read_plan(path: Path, size: int) -> bytes:
-    """A plan of that many bytes, unpacked where it was packed."""
-    data = path.read_bytes()
-    if path.name == PACKED:
+def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
+    """A plan of that many bytes, unpacked where its file was packed."""
+    if name == PACKED:
         with suppress(zlib.error):
             data = zlib.decompressobj().decompress(data, size)
     if len(data) != size:
-        raise EdgeError("load", f"The plan {path} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
+        raise EdgeError("load", f"The plan {name} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
     return data
 
 

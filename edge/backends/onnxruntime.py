@@ -11,17 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import Support
+from edge.backends import Form, Support, engine_file, vendor_errors
 from edge.errors import EdgeError
+from edge.manifest import REBUILD
 from edge.processor import VNNI, needs_reduced_range
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.onnx"
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+
+def library() -> Any:
+    """ONNX Runtime, its telemetry off unless the environment says ``ORT_DISABLE_TELEMETRY=0``: it reads that when imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def probe() -> Support:
     try:
-        import onnxruntime
+        onnxruntime = library()
     except ImportError as error:
         return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
     facts = {"reduced_range": needs_reduced_range()}
@@ -32,10 +42,8 @@ def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
     if target.precision == "fp16":
         raise EdgeError(
             "backend",
-            "onnxruntime must have a 16-bit float for --precision fp16",
-            got="a CPU provider that computes in fp32 only",
-            expected="fp32 or int8",
-            do="Use --backend openvino for bf16",
+            "onnxruntime has no 16-bit float on a CPU",
+            "Change `precision` to fp32 or int8, or `backend` to openvino",
         )
     path = folder / PAYLOAD
     path.write_bytes(lowered)
@@ -47,56 +55,49 @@ def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
 def check_fit(facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
     """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
     if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
-        must = "the processor must have VNNI, which the weights were rounded for"
-        raise EdgeError("load", must, got="none that is known", expected=" or ".join(VNNI), do=rebuild)
+        raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
 
 
-def open(folder: Path, target: TargetSpec, facts: Mapping[str, Any]) -> Session:
-    return Session(folder / PAYLOAD)
+def open(payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Session:
+    return Session(engine_file(payload, PAYLOAD))
 
 
 class Session:
     """An ONNX graph on ONNX Runtime's CPU provider.
 
     Args:
-        model: path or bytes of an ONNX model of standard operators.
+        model: an ONNX model of standard operators.
         outputs: names of the tensors to return; default all graph outputs.
         threads: threads inside an operator; default all cores this process may use.
     """
 
-    def __init__(self, model: bytes | Path, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
-        import onnxruntime
-
-        options = _options(threads)
-        self._source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime raises bare RuntimeErrors of its own
-            raise EdgeError(
-                "backend",
-                "onnxruntime must accept the graph",
-                got=" ".join(str(error).split())[:300],
-                expected="standard operators of opset 19",
-                do="Rebuild the bundle, or report the graph",
-            ) from error
+    def __init__(self, model: bytes, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
+        self._model = model
+        with vendor_errors("backend", "ONNX Runtime does not accept the graph", "Rebuild the bundle, or report the graph"):
+            self._session: Any = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.outputs = tuple(outputs or (value.name for value in self._session.get_outputs()))
 
+    def forms(self) -> dict[str, Form]:
+        return {
+            value.name: Form(TYPES.get(value.type, value.type), tuple(size if isinstance(size, int) else None for size in value.shape))
+            for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
+
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32 → the outputs by name."""
-        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
+        with vendor_errors("infer", "ONNX Runtime cannot run the engine", REBUILD):
+            return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
 
     run = __call__
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
         """Median seconds of every node, by name; from a second session that writes a trace."""
-        import onnxruntime
-
         with tempfile.TemporaryDirectory() as folder:
             options = _options(None)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "trace")
-            session = onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
+            session = library().InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
             for _ in range(runs + 2):
                 session.run(self.outputs, {self._input: images})
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -111,9 +112,7 @@ class Session:
 
 
 def _options(threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = library().SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or cores()
     # An idle session's threads must not spin against those of a busy one. A pool shared by the whole process would do too, but

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import Support
-from edge.errors import EdgeError
+from edge.backends import Form, Support, engine_file, vendor_errors
 from edge.graph import OUTPUTS
+from edge.manifest import REBUILD
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.xml"
@@ -41,41 +41,47 @@ def probe() -> Support:
 def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
     import openvino
 
-    try:
+    with vendor_errors("backend", "OpenVINO does not accept the graph", "Report the graph, or change `backend` to onnxruntime"):
         model = openvino.Core().read_model(lowered, b"")
         # The batch stays dynamic in the file; `open` compiles each exact batch from it.
         openvino.save_model(model, str(folder / PAYLOAD), compress_to_fp16=False)
-        Network(folder / PAYLOAD, target).compiled(target.batches[0])
-    except RuntimeError as error:
-        raise EdgeError(
-            "backend",
-            "openvino must accept the graph",
-            got=" ".join(str(error).split())[:300],
-            expected="operators of opset 19",
-            do="Report the graph, or use --backend onnxruntime",
-        ) from error
+        Network((folder / PAYLOAD).read_bytes(), target, (folder / WEIGHTS).read_bytes()).compiled(target.batches[0])
     return {"payload": PAYLOAD}
 
 
-def open(folder: Path, target: TargetSpec, facts: Mapping[str, Any]) -> Network:
-    return Network(folder / PAYLOAD, target)
+def open(payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Network:
+    return Network(engine_file(payload, PAYLOAD), target, engine_file(payload, WEIGHTS))
 
 
 class Network:
     """An OpenVINO model, compiled for each exact batch when that batch is first asked for.
 
     A static batch is up to a tenth faster than a dynamic one. One infer request per thread and batch.
+
+    Args:
+        model: OpenVINO's XML, or an ONNX model.
+        weights: what belongs to the XML. OpenVINO copies it, and maps no file: nobody can change a loaded engine from outside.
     """
 
-    def __init__(self, path: Path, target: TargetSpec) -> None:
+    def __init__(self, model: bytes, target: TargetSpec, weights: bytes = b"") -> None:
         import openvino
 
-        self._core = openvino.Core()
-        self._model = self._core.read_model(str(path))
+        with vendor_errors("load", "OpenVINO cannot read the engine", REBUILD):
+            self._core = openvino.Core()
+            self._model = self._core.read_model(model, weights)
         self._target = target
         self._compiled: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._requests = threading.local()
+
+    def forms(self) -> dict[str, Form]:
+        with vendor_errors("load", "OpenVINO cannot tell the form of the engine", REBUILD):
+            return {
+                _name(port): Form(
+                    port.element_type.to_dtype().name, tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
+                )
+                for port in (*self._model.inputs, *self._model.outputs)
+            }
 
     def compiled(self, batch: int) -> Any:
         """The compiled model of that exact batch."""
@@ -88,10 +94,11 @@ class Network:
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
-        request = self._request(images.shape[0])
-        result = request.infer({0: images}, share_inputs=True, share_outputs=True)
+        with vendor_errors("infer", "OpenVINO cannot run the engine", REBUILD):
+            request = self._request(images.shape[0])
+            result = request.infer({0: images}, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
-        return {_output_name(port): value.copy() for port, value in result.items()}
+        return {_name(port): value.copy() for port, value in result.items()}
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
         """Median seconds of every node the plugin runs, by name; from a copy compiled with counters."""
@@ -119,8 +126,8 @@ class Network:
         self._model = None
 
 
-def _output_name(port: Any) -> str:
-    """The graph's name of an output; a reshape swapped with what followed it leaves a port with both their names."""
+def _name(port: Any) -> str:
+    """The graph's name of an input or output; a reshape swapped with what followed it leaves a port with both their names."""
     return next((name for name in OUTPUTS if name in port.names), port.any_name)
 
 

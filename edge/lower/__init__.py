@@ -31,7 +31,7 @@ def lower(model: onnx.ModelProto, *, backend: str, precision: str, float16: str 
         float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in float32.
     """
     if backend not in PASSES:
-        raise EdgeError("lower", "the backend must be known", got=backend, expected=one_of(PASSES), do="Change --backend")
+        raise EdgeError("lower", f"There is no lowering for a backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     for name in PASSES[backend]:

@@ -48,13 +48,8 @@ def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
     count = dict.fromkeys(DECOMPOSITIONS, 0)
     for node in nodes:
         if node.op_type not in DECOMPOSITIONS:  # 4
-            raise EdgeError(
-                "lower",
-                "every edge op must have a decomposition",
-                got=node.op_type,
-                expected=one_of(DECOMPOSITIONS),
-                do="Export the model again",
-            )
+            problem = f"The op {node.op_type} has no decomposition; {one_of(DECOMPOSITIONS)} have one"
+            raise EdgeError("lower", problem, "Export the model again")
         count[node.op_type] += 1
         number = count[node.op_type]
         builder = NodeBuilder(OPS[node.op_type][1] + (f"_{number}" if number > 1 else ""))  # 3

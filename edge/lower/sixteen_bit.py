@@ -35,7 +35,7 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     6. Where a value crosses the border it is cast, once for all readers.
     """
     if float16 not in FLOAT16:
-        raise EdgeError("lower", "the 16-bit float must be known", got=float16, expected=one_of(FLOAT16), do="Change the target")
+        raise EdgeError("lower", f"There is no 16-bit float {float16!r}", f"Change `float16` to {one_of(FLOAT16)}")
     graph = model.graph
     exact = json.loads(next((each.value for each in model.metadata_props if each.key == FLOAT32_NODES), "[]"))
     backbone, halves = _backbone(graph, frozenset(exact))
@@ -145,9 +145,7 @@ def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.Tens
             halves = np.maximum(halves, np.float16(2**-24))  # a scale of zero is refused by TensorRT
         if np.isinf(halves).any():
             worst = float(np.abs(values).max())
-            raise EdgeError(
-                "lower", f"{tensor.name} must fit fp16", got=f"{worst:g}", expected="at most 65504", do="Build with --precision fp32"
-            )
+            raise EdgeError("lower", f"{tensor.name} holds {worst:g}; fp16 ends at 65504", "Change `precision` to fp32")
         return numpy_helper.from_array(halves)
     bits = values.view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

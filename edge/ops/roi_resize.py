@@ -111,7 +111,7 @@ def decompose(nodes: NodeBuilder, image: str, boxes: str, crops: str, *, regions
         form: key of ``FORMS``; which one is fastest where stands in docs/lowering.md.
     """
     if form not in FORMS:
-        raise EdgeError("ops", "the crop form must be known", got=form, expected=one_of(FORMS), do="Change the lowering table")
+        raise EdgeError("ops", f"There is no crop form {form!r}; there is {one_of(FORMS)}", "Change the lowering table")
     FORMS[form](nodes, image, boxes, crops, regions, size)
 
 

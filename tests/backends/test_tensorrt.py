@@ -101,7 +101,7 @@ def test_every_version_builds_and_answers_as_the_graph_says(
     assert facts["typing"] == "strong"
     assert facts["network"]["int8_convolutions"] == (precision == "int8")
     assert facts["machine"]["compute_capability"] == "8.7"
-    network = backend.open(tmp_path, TARGET, facts)
+    network = backends.open_built(backend, tmp_path, TARGET, facts)
     for count in (1, 3, 1, 3):
         np.testing.assert_allclose(network(images[:count])["scores"], expected(images[:count], graph), atol=2e-3)
     assert network.graphless == ""
@@ -137,21 +137,21 @@ def test_timings_that_cannot_be_kept_cost_nothing_else(fake_tensorrt, backend, t
 
 def test_a_capture_that_fails_costs_the_graph_only(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.3", EDGE_FAKE_CAPTURE="refused")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
     assert network.graphless
 
 
 def test_graphs_can_be_left_out_to_see_what_they_gain(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake = fake_tensorrt("10.16")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path), graphs=False)
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path), graphs=False)
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
     assert fake.cudart.state.launches == 0
 
 
 def test_threads_share_the_engine_and_nothing_else(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.16")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     barrier = threading.Barrier(3)
 
     def call(index):
@@ -171,7 +171,7 @@ def test_threads_that_end_leave_nothing_behind(fake_tensorrt, backend, images, t
     facts = backend.build(small_graph(), TARGET, tmp_path)
     if cuda == "pycuda":
         fake.pycuda.Context().push()
-    network = backend.open(tmp_path, TARGET, facts, cuda=cuda)
+    network = backends.open_built(backend, tmp_path, TARGET, facts, cuda=cuda)
     call = (lambda: network.on_device(OnDevice(images))) if on_device else (lambda: network(images))
     held = []
     for _ in range(10):
@@ -187,7 +187,7 @@ def test_threads_that_end_leave_nothing_behind(fake_tensorrt, backend, images, t
 
 def test_outputs_on_the_device_outlive_the_thread_that_computed_them(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.16")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     found = []
     for batch in (images, images + 1):  # each in a thread of its own, the first ended before the second begins
         thread = threading.Thread(target=lambda batch=batch: found.append(network.on_device(OnDevice(batch))["scores"]))
@@ -200,7 +200,7 @@ def test_outputs_on_the_device_outlive_the_thread_that_computed_them(fake_tensor
 @pytest.mark.parametrize("failing", ["cudaHostAlloc", "cudaStreamSynchronize", "cudaHostGetDevicePointer"])
 def test_a_call_that_gets_no_memory_leaves_nothing_behind(fake_tensorrt, backend, images, tmp_path, small_graph, monkeypatch, failing):
     fake = fake_tensorrt("10.16", EDGE_FAKE_INTEGRATED="1" if failing == "cudaHostGetDevicePointer" else "0")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     monkeypatch.setattr(fake.cudart, failing, lambda *_: (fake.cudart.INVALID, 0))
     with pytest.raises(EdgeError, match=f"{failing} failed"):
         network(images)
@@ -214,7 +214,7 @@ def test_the_quicker_memory_is_chosen_where_it_is_shared(
     fake_tensorrt, backend, images, tmp_path, small_graph, monkeypatch, integrated, slow, chosen
 ):
     fake = fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED=integrated)
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     now, run = [0.0], _trt_run._Lane.run
 
     def timed(lane, batch):
@@ -230,7 +230,7 @@ def test_the_quicker_memory_is_chosen_where_it_is_shared(
 
 def test_memory_that_the_gpu_reads_in_place_gives_the_same_answer(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED="1")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
     for mode in _trt_run.MODES:
         np.testing.assert_allclose(network._made(3, mode).run(images)["scores"], expected(images), atol=1e-5)
@@ -239,7 +239,7 @@ def test_memory_that_the_gpu_reads_in_place_gives_the_same_answer(fake_tensorrt,
 def test_layers_and_their_times_can_be_read(fake_tensorrt, backend, images, tmp_path, small_graph):
     for version in ("10.16", "11.1"):
         fake = fake_tensorrt(version)
-        network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+        network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
         assert network.layers().plain() == {"layers": 374, "precisions": {"fp32": 374}, "reformats": 12, "casts": 0, "int8_share": 0.0}
         assert network.profile(images[:1], runs=3) == {"conv1": pytest.approx(0.25e-3)}
         assert fake.cudart.holds() == 0
@@ -251,14 +251,14 @@ def test_layers_that_cannot_be_read_never_cost_the_plan(fake_tensorrt, backend, 
     facts = backend.build(small_graph(), TARGET, tmp_path)
     assert answer[:80] in facts["layers"]["unread"]
     assert backends.account({"layers": facts["layers"]}) == [f"engine: its layers could not be read: {facts['layers']['unread']}"]
-    network = backend.open(tmp_path, TARGET, facts)
+    network = backends.open_built(backend, tmp_path, TARGET, facts)
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
     assert network.layers().plain() == facts["layers"]
 
 
 def test_an_inspector_that_fails_never_costs_the_plan(fake_tensorrt, backend, tmp_path, small_graph, monkeypatch):
     fake = fake_tensorrt("10.3")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     monkeypatch.setattr(fake.tensorrt.EngineInspector, "get_engine_information", lambda *_: b"\xff".decode())
     assert network.layers().plain()["unread"].startswith("UnicodeDecodeError")
 
@@ -305,7 +305,7 @@ def on_host(found):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_device_arrays_stay_on_the_device(fake_tensorrt, backend, images, tmp_path, kind, count, small_graph, expected):
     fake_tensorrt("10.16")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     assert backends.on_device(kind(images))
     found = network.on_device(kind(images[:count]))["scores"]
     assert found.__cuda_array_interface__["shape"] == (count, 16)
@@ -314,7 +314,7 @@ def test_device_arrays_stay_on_the_device(fake_tensorrt, backend, images, tmp_pa
 
 def test_a_device_array_of_another_form_is_refused(fake_tensorrt, backend, images, tmp_path, small_graph):
     fake_tensorrt("10.3")
-    network = backend.open(tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
+    network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     for wrong in (images.astype(np.float64), images[:, :, ::2], images[0], np.concatenate([images, images])):
         with pytest.raises(EdgeError, match=r"\[infer\]"):
             network.on_device(OnDevice(wrong))
@@ -331,9 +331,9 @@ def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, 
     fake = fake_tensorrt("10.3")
     facts = backend.build(small_graph(), TARGET, tmp_path)
     with pytest.raises(EdgeError, match="No PyCUDA context is current"):
-        backend.open(tmp_path, TARGET, facts, cuda="pycuda")
+        backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")
     fake.pycuda.Context().push()
-    network = backend.open(tmp_path, TARGET, facts, cuda="pycuda")
+    network = backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(lambda _: network(images)["scores"], range(2)):
             np.testing.assert_allclose(found, expected(images), atol=1e-5)
@@ -357,7 +357,7 @@ def test_the_plugin_travels_with_the_engine_and_is_registered_first(fake_tensorr
     assert facts["regions"] == "plugin"
     assert facts["plugin"] == {"file": "engine.plugin.so", "sha256": hashlib.sha256(plugin.read_bytes()).hexdigest()}
     plugin.unlink()  # the bundle has its own
-    boxes = backend.open(folder, TARGET, facts)(images)["regions"]
+    boxes = backends.open_built(backend, folder, TARGET, facts)(images)["regions"]
     assert boxes.shape == (3, 2, 4)
     assert (boxes[..., 2:] > boxes[..., :2]).all()
 
@@ -487,7 +487,7 @@ def test_a_damaged_plan_is_refused_with_the_librarys_words(fake_tensorrt, backen
     (tmp_path / "engine.plan").write_bytes(b"damaged")
     facts["plan_bytes"] = len(b"damaged")
     with pytest.raises(EdgeError, match="magicTag does not match"):
-        backend.open(tmp_path, TARGET, facts)
+        backends.open_built(backend, tmp_path, TARGET, facts)
 
 
 def test_tensorrt_8_is_too_old(fake_tensorrt, backend):

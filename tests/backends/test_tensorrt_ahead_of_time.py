@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge import backends
 from edge.backends import _trt_aot
 from edge.errors import EdgeError
 from edge.spec import TargetSpec
@@ -140,7 +141,7 @@ def test_an_engine_carries_its_kernels(ptx, fake_tensorrt, small_graph, monkeypa
     plan = pickle.loads((tmp_path / "engine.plan").read_bytes())
     assert plan["kernels"]["RegionBoxes"]["FP32 FP32 / LINEAR"][0] == "edge_region_boxes"
     monkeypatch.delenv("EDGE_TENSORRT_PLUGIN")  # the runtime is not asked for anything
-    boxes = backend.open(tmp_path, target, facts)(np.zeros((3, 3, 32, 32), np.float32))["regions"]
+    boxes = backends.open_built(backend, tmp_path, target, facts)(np.zeros((3, 3, 32, 32), np.float32))["regions"]
     assert boxes.shape == (3, 2, 4)
 
 

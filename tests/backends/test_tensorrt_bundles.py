@@ -88,7 +88,7 @@ def test_a_plugin_changed_after_the_build_is_never_loaded(fake_tensorrt, small_g
     bundle = bundled(tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)), tensorrt.build)
     assert "engine.plugin.so" in bundle.manifest["files"]
     (bundle.path / "engine.plugin.so").write_bytes(b"edge plugiN")
-    with pytest.raises(EdgeError, match=r"engine\.plugin\.so changed"):
+    with pytest.raises(EdgeError, match=r"engine\.plugin\.so was changed"):
         Engine.load(bundle.path)
     assert fake.tensorrt.get_plugin_registry().get_creator("RoiResize", "1", "edge") is None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edge import Engine
-from edge.backends.openvino import Network
+from edge.backends import openvino
 from edge.bundle import Bundle
 
 
@@ -30,10 +30,10 @@ def milliseconds(call: Callable[[], object], calls: int) -> float:
 
 
 def main(path: Path, rounds: int, calls: int) -> None:
-    bundle = Bundle.read(path)
+    bundle, payload = Bundle.load(path)
     image = np.random.default_rng(0).standard_normal((1, 3, bundle.image.size, bundle.image.size)).astype(np.float32)
     with Engine.load(path) as engine:
-        network = Network(path / "engine.xml", bundle.target)
+        network = openvino.open(payload, bundle.target, {})
         request = network.compiled(1).create_infer_request()
 
         def bare() -> object:

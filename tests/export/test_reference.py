@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge import lower
+from edge import backends, lower
 from edge.backends import onnxruntime, openvino
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 from export import export_graph
@@ -38,4 +38,4 @@ def test_graph_on_openvino_gives_the_official_outputs(case, tmp_path):
     target = TargetSpec("openvino", "fp32", (len(images),))
     lowered = lower.lower(graph.parse(), backend="openvino", precision="fp32").SerializeToString()
     openvino.build(lowered, target, tmp_path)
-    agree(openvino.open(tmp_path, target, {})(images), expected)
+    agree(backends.open_built(openvino, tmp_path, target, {})(images), expected)
