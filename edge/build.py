@@ -293,14 +293,14 @@ def _check_gate(source: Source, args: argparse.Namespace) -> None:
     if not source.trained:
         raise EdgeError("build", "Random weights have no mAP that could drop", "Leave --max-map-drop out, or give trained --weights")
     if not source.named:
-        raise EdgeError("build", "--max-map-drop needs the names of the classes, which the weights do not have", "Give --labels FILE")
+        raise EdgeError("build", "`max_map_drop` needs the names of the classes, which the weights do not have", "Give --labels FILE")
     if args.dataset is None and source.default_dataset is None:
         raise _unjudged("there is no data set")
 
 
 def _unjudged(why: str) -> EdgeError:
     fix = "Give --dataset scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
-    return EdgeError("build", f"--max-map-drop needs labelled images to judge by, and {why}", fix)
+    return EdgeError("build", f"`max_map_drop` needs labelled images to judge by, and {why}", fix)
 
 
 def _calibration(graph: Graph, source: Source, dataset: str | None, args: argparse.Namespace) -> Calibration:
@@ -320,7 +320,7 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, args: argpar
         why = "; the shipped table is of another graph" if table and args.calib_images is None else ""
         raise EdgeError(
             "build",
-            f"int8 needs images to calibrate on, or a table made from them{why}",
+            f"INT8 needs images to calibrate on, or a table made from them{why}",
             "Give --dataset SPEC (images:DIR will do) or --calibration FILE",
         )
     images = CALIBRATION_IMAGES if args.calib_images is None else args.calib_images

@@ -88,7 +88,9 @@ class Engine:
         backend = backends.backend(bundle.target.backend)
         options = {} if cuda == "bindings" else {"cuda": cuda}
         if options and not hasattr(backend, "VENDOR"):
-            raise EdgeError("load", f"cuda={cuda!r} needs an engine on a GPU; this one runs on {bundle.target.backend}", "Leave it out")
+            raise EdgeError(
+                "load", f"`cuda` is {cuda!r}, which needs an engine on a GPU; this one runs on {bundle.target.backend}", "Leave it out"
+            )
         return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], **options))
 
     @classmethod

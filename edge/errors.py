@@ -19,11 +19,8 @@ class EdgeError(Exception):
 
     exit_code = 1
 
-    def __init__(self, stage: str, problem: str, fix: str = "", *, got: object = None, expected: object = None, do: str = "") -> None:
-        if do:  # the former four parts, until every caller is converted
-            problem, fix = f"{problem}, got {got}. Expected {expected}", do
+    def __init__(self, stage: str, problem: str, fix: str) -> None:
         super().__init__(stage, problem, fix)
-        self.must, self.got, self.expected, self.do = problem, got, expected, fix  # likewise
         self.stage, self.problem, self.fix = stage, problem.rstrip("."), fix.rstrip(".")
 
     def __str__(self) -> str:

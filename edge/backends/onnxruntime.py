@@ -42,7 +42,7 @@ def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
     if target.precision == "fp16":
         raise EdgeError(
             "backend",
-            "onnxruntime has no 16-bit float on a CPU",
+            "ONNX Runtime has no 16-bit float on a CPU",
             "Change `precision` to fp32 or int8, or `backend` to openvino",
         )
     path = folder / PAYLOAD
