@@ -18,8 +18,8 @@ BUILT_FOLDERS = {"build", "__pycache__"}
 BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 
 # Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
-TORCH = ["torch>=2.11", "torchvision>=0.26"]
-BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.6", "onnxruntime>=1.23", "openvino>=2025.4", "tqdm>=4.60", "psutil>=5.9"]
+TORCH = ["torch>=2.7", "torchvision>=0.22"]
+BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.7.2", "onnxruntime>=1.23", "openvino>=2025.4", "tqdm>=4.60", "psutil>=5.9"]
 # What lets the tests compile every kernel and build RTX engines on a machine without a GPU.
 ON_X86 = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 COMPILERS = [

@@ -175,9 +175,10 @@ def hold_gate(
     while not holds(count):  # 2
         if count == len(order):
             nearest = min(result[1].map_drop for result in results.values())
+            drop = before.map_drop
             raise GateError(
                 "calib",
-                f"The mAP drops by {before.map_drop:.2f} points in int8, at best {nearest:.2f} with layers in float, not {max_map_drop:g}",
+                f"INT8 costs {drop:.2f} points of mAP, and {nearest:.2f} with the best layers in float; the limit is {max_map_drop:g}",
                 "Raise `max_map_drop`, change `calib_method`, or set `precision` to fp16",
             )
         low, count = count, min(2 * count, len(order))

@@ -135,7 +135,7 @@ def _refuse_unread(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace) -> Bundle:
     if args.max_map_drop is not None and not 0 <= args.max_map_drop < math.inf:
-        raise EdgeError("build", f"A drop of {args.max_map_drop:g} points is nothing to judge by", "Give --max-map-drop 0 or more")
+        raise EdgeError("build", f"`max_map_drop` is {args.max_map_drop:g}", "Give --max-map-drop 0 or more")
     backend = backends.automatic() if args.backend == "auto" else args.backend
     support = backends.require(backend, building=True)
     target = _target(backend, args.precision, args.batch, support)
@@ -397,7 +397,7 @@ def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, Ta
 
 def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
     if not 1 <= batch <= MAX_BATCH:
-        raise EdgeError("build", f"A largest batch of {batch} cannot be built", f"Give --batch 1 to {MAX_BATCH}")
+        raise EdgeError("build", f"`batch` is {batch}", f"Give --batch 1 to {MAX_BATCH}")
     float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
     if precision == "fp16" and float16 is None:
         raise EdgeError(

@@ -40,7 +40,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        raise EdgeError("predict", f"A score threshold of {args.score_threshold:g} is no probability", "Give --score-threshold 0 to 1")
+        raise EdgeError("predict", f"`score_threshold` is {args.score_threshold:g}", "Give 0 to 1")
     photographs = {_identity(path) for path in args.images} - {None}
     if args.json is not None and _identity(args.json) in photographs:
         raise EdgeError("predict", f"{args.json} is one of the photographs", "Write the --json result to another file")

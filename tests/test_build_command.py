@@ -171,7 +171,7 @@ def refuse(capsys, output, *words):
         (("--weights", "random", "--regions", "0"), "0"),
         (("--weights", "random", "--batch", "0"), "batch"),
         (("--weights", "random", "--model", "mcar-vgg16"), "mcar-mobilenetv2"),
-        (("--model", "mcar-resnet50"), "--weights random"),
+        (("--model", "mcar-resnet50"), "--weights to the path of a checkpoint, or to random"),
         (("--from", "nowhere"), "--precision would change nothing with --from"),
         (("--max-map-drop", "0.5", "--repair", "equalisation"), "--max-map-drop, --repair would change nothing at --precision fp32"),
         (("--weights", "random", "--batch", "5000"), "--batch 1 to 4096"),
@@ -188,8 +188,8 @@ def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--from", "nowhere"), "manifest"),
-        (("--from", "nowhere", "--batch", "4", "--backend", "openvino", "--force"), "manifest"),
+        (("--from", "nowhere"), "no bundle at nowhere"),
+        (("--from", "nowhere", "--batch", "4", "--backend", "openvino", "--force"), "no bundle at nowhere"),
         *((("--from", "nowhere", flag, value), f"{flag} would change nothing with --from") for flag, value in (
             ("--max-map-drop", "0.5"), ("--weights", "random"), ("--model", "mcar-resnet50"), ("--labels", "l.txt"), ("--size", "64"),
             ("--dataset", "scenes"), ("--repair", "equalisation"), ("--seed", "0"), ("--calib-method", "mse"), ("--calib-images", "9"),
@@ -405,8 +405,8 @@ def test_a_gate_that_cannot_be_met_leaves_no_bundle(named, costly, tmp_path, cap
     out = tmp_path / "engines" / "gated"
     assert run(*named[1], "--max-map-drop", "0.2", "--output", out) == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("[calib] the mAP drop must be at most 0.2 points, got ")
-    assert "at best" in error
+    assert error.startswith("[calib] INT8 costs ")
+    assert "the limit is 0.2. Raise --max-map-drop" in error
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 

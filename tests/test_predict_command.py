@@ -86,7 +86,7 @@ def test_one_photo_among_many_gets_the_scores_it_gets_alone(bundle, photos, tmp_
 @pytest.mark.parametrize("value", ["-0.1", "1.5"])
 def test_a_threshold_that_is_no_probability_is_refused(bundle, photos, value, capsys):
     assert run(bundle, photos[0], "--score-threshold", value) == 1
-    assert "--score-threshold 0 to 1" in capsys.readouterr().err
+    assert f"--score-threshold is {value}. Give 0 to 1" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_bundle_is_refused(photos, tmp_path, capsys):

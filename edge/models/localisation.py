@@ -68,7 +68,9 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
 def check_threshold(threshold: float) -> None:
     """Refuse a localisation threshold outside (0, 1)."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
-        raise EdgeError("models", f"No class map can be cut at {threshold!r}", "Set `threshold` between 0 and 1, such as 0.5")
+        raise EdgeError(
+            "models", f"The localisation threshold {threshold!r} is not inside (0, 1)", "Set `threshold` to a number such as 0.5"
+        )
 
 
 def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,7 @@ def check(size: int, threshold: float) -> None:
     if size < 32 or size % 32 or size > MAX_SIZE:
         raise EdgeError("ops", f"Boxes cannot be found at an image size of {size}", f"Set `size` to a multiple of 32 up to {MAX_SIZE}")
     if not 0 < threshold < 1:
-        raise EdgeError("ops", f"No class map can be cut at {threshold}", "Set `threshold` between 0 and 1, such as 0.5")
+        raise EdgeError("ops", f"The localisation threshold {threshold} is not inside (0, 1)", "Set `threshold` to a number such as 0.5")
 
 
 # --- Decomposition into standard nodes -------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 def test_images_are_decoded_only_when_asked_for(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
     dataset = open_dataset(f"images:{tmp_path}", "train")
-    with pytest.raises(EdgeError, match=r"broken.jpg: not an image"):
+    with pytest.raises(EdgeError, match=r"broken.jpg: it is not an image"):
         dataset[0]
 
 
