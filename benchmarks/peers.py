@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from edge.errors import EdgeError
 from edge.measure import latency, machine, report
 from edge.measure.outputs import KEPT, Outputs
 from edge.ops import OPS
+from edge.pipeline import BuildOptions, build
 from edge.spec import PRECISIONS, to_plain
 
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
@@ -99,11 +99,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bundle]:
-    """Our bundle for every backend and precision, made by the command a user would call."""
+    """Our bundle for every backend and precision."""
     bundles: dict[str, Bundle] = {}
-    given = [word for name in ("model", "weights", "size") if (value := getattr(args, name)) for word in (f"--{name}", str(value))]
+    given = BuildOptions(model=args.model, weights=args.weights, size=args.size, seed=args.seed, batch=args.batch)
     # Said even where it is the default: a table that comes with the weights would be of other images than the other rows see.
-    calibration = ["--dataset", args.dataset, "--calib-images", str(args.calib_images)]
+    calibrated = replace(given, dataset=args.dataset, calib_images=args.calib_images)
     for backend in backends.BACKENDS:
         support = backends.probe(backend)
         for precision in PRECISIONS:
@@ -115,17 +115,20 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
                 table.fail(name, f"{support.reason}. {support.fix}")
                 continue
             if not output.is_dir():
-                words = [sys.executable, "-m", "edge.build", *given, "--seed", str(args.seed), "--batch", str(args.batch)]
-                words += ["--precision", precision, "--backend", backend, "--output", str(output)]
-                words += calibration if precision == "int8" else []
-                made = subprocess.run(words, capture_output=True, text=True)
-                if made.returncode:
-                    table.fail(name, (made.stderr.strip().splitlines() or [f"edge.build ended with {made.returncode}"])[-1])
+                options = calibrated if precision == "int8" else given
+                try:
+                    with _process() as process:  # its own: torch and engines leave nothing behind where times are measured
+                        process.submit(build, replace(options, precision=precision, backend=backend, output=output)).result()
+                except EdgeError as error:
+                    table.fail(name, command.with_flags(str(error), args))
+                    continue
+                except Exception as error:
+                    table.fail(name, _reason(error))
                     continue
             bundles[name] = Bundle.read(output)
             table.add(Participant(name, backend, precision, "bundle", {"path": str(output)}))
             if (output / CALIBRATION).is_file():  # one table serves every backend
-                calibration = ["--calibration", str(output / CALIBRATION)]
+                calibrated = replace(given, calibration=output / CALIBRATION)
     if not bundles:
         raise SystemExit("no bundle could be built: " + "; ".join(sorted(set(table.reasons.values()))))
     return bundles
@@ -231,9 +234,13 @@ def _made(quantize: Callable[[Path, Path, Path], None], reference: Path, images:
         with _process() as process:
             process.submit(quantize, reference, images, output).result()
     except Exception as error:
-        table.fail(name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        table.fail(name, _reason(error))
         return False
     return True
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _run(args: argparse.Namespace, table: Table, timing: np.ndarray, test: Any, bundle: Bundle) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,13 @@ from edge.backends.onnxruntime import Session
 from edge.data import Dataset, batches, calibration_subset
 from edge.data import coverage as class_coverage
 from edge.errors import EdgeError
+from edge.events import Progress
 from edge.graph import Graph
 from edge.lower.unsigned import upper_bound
 
 SAMPLE = 8192  # values of a tensor counted per image, at most about twice as many
 PIXELS = 4 * 256 * 256  # of a batch: what memory is spent on
 ZERO = np.zeros((), np.float32)  # the minimum of what follows a ReLU
-Progress = Callable[[int, int], None]
 
 
 def calibrate(graph: Graph, dataset: Dataset, *, images: int = 256, seed: int = 0, progress: Progress | None = None) -> Calibration:

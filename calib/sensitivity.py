@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calib.backbone import backbone_convolutions, residual_adds
 from edge.errors import GateError
+from edge.events import Progress
 from edge.graph import Graph
 from edge.measure.accuracy import evaluate
 from edge.measure.regions import drift
@@ -18,7 +19,6 @@ from edge.measure.regions import drift
 Outputs = Mapping[str, NDArray[Any]]
 Quantise = Callable[[Collection[str]], Graph]  # names of nodes to leave in float → int8 graph
 Run = Callable[[Graph], Outputs]  # int8 graph → its outputs on the validation images, on the target
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from edge.data import Dataset
 from edge.data.pixels import cached_pixels
 from edge.engine import Engine
 from edge.errors import EdgeError
+from edge.events import Progress
 from edge.graph import Graph
 from edge.image import preprocess
 from edge.measure.latency import interleave, timed
@@ -25,7 +26,6 @@ from edge.measure.outputs import collect
 from edge.spec import TargetSpec
 
 Outputs = Mapping[str, NDArray[Any]]
-Progress = Callable[[int, int], None]
 BATCH = 8
 ROUNDS, TURN_S = 5, 0.3  # of the comparison with reduced float
 

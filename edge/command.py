@@ -8,15 +8,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from edge import __version__
 from edge.atomic import check_writable, write_atomically
 from edge.errors import EdgeError
+from edge.events import Progress
 
-Progress = Callable[[int, int], None]
 WRITTEN = ("json", "html", "markdown")  # flags that name a file a command writes at its end
 _lost: list[EdgeError] = []  # what this command could not print
 
@@ -100,6 +100,22 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """A warning for the person at the terminal; results go to stdout, this to stderr."""
     _print(f"warning: {text}", sys.stderr)
+
+
+class Terminal:
+    """Tells the person at the terminal what a long call tells: ``edge.events.Events`` for the command with these arguments."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+
+    def say(self, name: str, text: str) -> None:
+        say(f"{name:10} {with_flags(text, self._arguments)}")
+
+    def warn(self, text: str) -> None:
+        warn(with_flags(text, self._arguments))
+
+    def progress(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]:
+        return progress(title, unit)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

@@ -100,7 +100,7 @@ def nodes_here(request):
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory):
     """A function (backend, precision) → bundle of the random MobileNetV2 at 64 pixels, largest batch 3, built once a session."""
-    from edge import build, command
+    from edge.pipeline import BuildOptions, build
 
     built: dict[tuple[str, str], Path] = {}
 
@@ -109,9 +109,8 @@ def small_bundle(tmp_path_factory):
             pytest.importorskip(backend)
         if (backend, precision) not in built:
             folder = tmp_path_factory.mktemp("engines") / f"{backend}-{precision}"
-            words = ["--weights", "random", "--size", "64", "--batch", "3", "--backend", backend, "--precision", precision]
-            words += ["--calib-images", "8", "--output", str(folder), "--json", str(folder.with_suffix(".json"))]
-            assert command.run(build.main, build.arguments().parse_args(words)) == 0
+            options = BuildOptions(weights="random", size=64, batch=3, backend=backend, precision=precision, calib_images=8, output=folder)
+            build(options)
             built[backend, precision] = folder
         return built[backend, precision]
 

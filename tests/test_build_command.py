@@ -1,21 +1,21 @@
-"""``edge.build``: from weights to a bundle that loads, and one clear line for everything that cannot be."""
+"""``python -m edge.build``: its flags, what it prints, and one clear line for everything that cannot be."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge import backends, build, command
+from edge import build, command
 from edge.bundle import Bundle, newest
-from edge.engine import Engine
-from edge.errors import EdgeError
+from edge.pipeline import BuildOptions
 
 SMALL = ("--weights", "random", "--size", "64", "--precision", "fp32", "--batch", "3")
 
@@ -29,88 +29,13 @@ def bundle(request, small_bundle):
     return small_bundle(request.param)
 
 
-def test_a_bundle_holds_what_the_design_lists(bundle):
-    names = {path.name for path in bundle.iterdir()}
-    assert {"manifest.json", "graph.onnx", "reference.onnx", "lowered.onnx", "labels.txt"} <= names
-    assert any(name.startswith("engine.") for name in names)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    assert set(manifest["files"]) == names - {"manifest.json"}
-    assert manifest["graph"] == manifest["files"]["graph.onnx"]["sha256"]
-    assert manifest["parents"]["weights"]
-    assert manifest["parity"]["score_error"] < 1e-4
-    assert (manifest["weights"], manifest["trained"], manifest["default_dataset"]) == ("mcar-mobilenetv2-random", False, "scenes")
-
-
-def test_the_json_names_the_bundle(bundle):
-    assert json.loads(bundle.with_suffix(".json").read_text())["bundle"] == str(bundle)
-
-
-def test_any_batch_gives_the_scores_of_one_by_one(bundle):
-    images = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
-    with Engine.load(bundle) as engine:
-        single = [engine.infer(images[index : index + 1]) for index in range(3)]
-        for count in (1, 2, 3):
-            together = engine.infer(images[:count])
-            for index in range(count):
-                for name in ("scores", "global_scores", "local_scores"):
-                    np.testing.assert_allclose(together[name][index], single[index][name][0], atol=1e-5)
-                np.testing.assert_array_equal(together["regions"][index], single[index]["regions"][0])
-
-
-def test_outputs_have_the_pinned_names_shapes_and_types(bundle):
-    with Engine.load(bundle) as engine:
-        out = engine.infer(np.zeros((2, 3, 64, 64), np.float32))
-        count = len(engine.labels)
-    assert {name: (value.shape, value.dtype.name) for name, value in out.items()} == {
-        "scores": ((2, count), "float32"),
-        "global_scores": ((2, count), "float32"),
-        "local_scores": ((2, count), "float32"),
-        "regions": ((2, 4, 4), "float32"),
-        "region_classes": ((2, 4), "int64"),
-    }
-    np.testing.assert_array_equal(out["scores"], np.maximum(out["global_scores"], out["local_scores"]))
-
-
-def test_a_bundle_rebuilds_from_itself(bundle, tmp_path):
-    assert run("--from", bundle, "--output", tmp_path / "again") == 0
-    first, again = Bundle.read(bundle), Bundle.read(tmp_path / "again")
-    assert first.target == again.target  # its largest batch, too
-    for name in ("graph", "weights", "trained", "default_dataset"):
-        assert first.manifest[name] == again.manifest[name]
-    images = np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)
-    with Engine.load(bundle) as one, Engine.load(tmp_path / "again") as other:
-        np.testing.assert_array_equal(one.infer(images)["scores"], other.infer(images)["scores"])
-
-
-@pytest.mark.parametrize("known", [False, True, None])
-def test_a_bundle_with_weights_for_another_processor_is_lowered_anew(small_bundle, tmp_path, monkeypatch, known):
-    copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
-    manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["target"]["precision"] = "int8"
-    manifest["engine"] |= {} if known is None else {"reduced_range": known}
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    lowered = []
-    monkeypatch.setattr(build, "_lowered", lambda *_, **__: lowered.append(1) or (copied / "lowered.onnx").read_bytes())
-    monkeypatch.setattr("edge.backends.onnxruntime.needs_reduced_range", lambda: True)
-    assert run("--from", copied, "--output", tmp_path / "again") == 0
-    assert bool(lowered) is (known is not True)  # an older bundle does not say what it holds
-    assert Bundle.read(tmp_path / "again").manifest["engine"]["reduced_range"] is True
-
-
-def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch, capsys):
-    def refused(folder):
-        raise EdgeError("load", "The engine is for compute capability 8.6, and this GPU has 9.0", "Rebuild it")
-
-    support = backends.Support(device="H100", facts={"compute_capability": "9.0"})
-    built = SimpleNamespace(target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": {"compute_capabilities": ["8.6", "8.9"]}})
-    monkeypatch.setattr(build.Engine, "load", refused)
-    monkeypatch.setattr(build.backends, "probe", lambda _: support)
-    monkeypatch.setattr(build.Bundle, "read", lambda _: built)
-    assert build._loads(Path("bundle")) == {}
-    assert "not tried: it is for compute capability 8.6 or 8.9, and H100 has 9.0" in capsys.readouterr().err
-    built.manifest["engine"]["compute_capabilities"].append("9.0")
-    with pytest.raises(EdgeError, match="compute capability"):
-        build._loads(Path("bundle"))
+def test_the_json_names_the_bundle(bundle, tmp_path, capsys):
+    assert run("--from", bundle, "--output", tmp_path / "again", "--json", tmp_path / "again.json") == 0
+    made = json.loads((tmp_path / "again.json").read_text())
+    assert made == {"bundle": str(tmp_path / "again"), "manifest": dict(Bundle.read(tmp_path / "again").manifest)}
+    bundle, following = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"bundle     {tmp_path}/again \([\d.]+ MB engine\)", bundle)
+    assert following == f"next       python -m edge.bench {tmp_path}/again"
 
 
 def test_an_existing_bundle_stays_unless_forced(bundle, capsys):
@@ -134,18 +59,6 @@ def test_a_bundle_is_rebuilt_where_it_lies(bundle, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path / "link")
     assert run("--from", ".", "--force") == 1
     assert "current folder. Go to another folder, or choose another --output" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("limit", [None, "AVX2"])
-def test_the_manifest_says_which_instructions_the_engine_was_built_with(monkeypatch, limit):
-    from edge.measure.machine import describe
-
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    if limit:
-        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    machine = build._provenance("openvino", backends.Support(device="CPU"))["machine"]
-    assert machine["instructions"] == describe()["instructions"]
-    assert machine.get("max_cpu_isa") == limit
 
 
 def refuse(capsys, output, *words):
@@ -202,27 +115,44 @@ def test_a_flag_that_nobody_would_read_is_refused(words, says, capsys, tmp_path,
     assert says in refuse(capsys, tmp_path / "out" / "bundle", *words)
 
 
-def test_defaults_stand_where_a_flag_is_not_given(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ((), BuildOptions()),
+        (
+            ("--model", "mcar-resnet50", "--weights", "w.pth", "--labels", "l.txt", "--size", "448", "--regions", "2", "--pooling", "gwp",
+             "--threshold", "0.4", "--precision", "int8", "--backend", "tensorrt-rtx", "--batch", "4", "--compute-capability", "8.6, 8.9",
+             "--dataset", "scenes", "--calib-method", "entropy", "--calib-images", "9", "--repair", "equalisation",
+             "--repair", "bias-correction", "--max-map-drop", "0.5", "--output", "out", "--force", "--seed", "3"),
+            BuildOptions(
+                model="mcar-resnet50", weights="w.pth", labels=Path("l.txt"), size=448, regions=2, pooling="gwp", threshold=0.4,
+                backend="tensorrt-rtx", batch=4, compute_capability=("8.6", "8.9"), dataset="scenes", calib_method="entropy",
+                calib_images=9, repair=("equalisation", "bias-correction"), max_map_drop=0.5, output=Path("out"), force=True, seed=3,
+            ),
+        ),
+        (("--calibration", "table.json"), BuildOptions(calibration=Path("table.json"))),
+    ],
+)  # fmt: skip
+def test_every_flag_is_a_field_and_defaults_are_those_of_the_options(words, options, monkeypatch, tmp_path):
     seen = []
     made = SimpleNamespace(path=tmp_path, bytes=0, manifest={})
-    monkeypatch.setattr(build, "_build", lambda args: seen.append(args) or made)
-    assert run() == 0
-    read = {name: getattr(seen[0], name) for name in ("precision", "batch", "calib_method", "repair", "seed", "backend")}
-    assert read == {"precision": "int8", "batch": 8, "calib_method": "mse", "repair": (), "seed": 0, "backend": "auto"}
+    monkeypatch.setattr(build, "build", lambda options, *, events: seen.append(options) or made)
+    assert run(*words) == 0
+    assert seen == [options]
 
 
-@pytest.mark.parametrize(("words", "images"), [((), None), (("--calib-images", "64"), 64), (("--dataset", "scenes"), 256)])
-def test_asking_for_calibration_images_sets_the_shipped_table_aside(words, images, monkeypatch):
-    from calib import ranges
-    from calib.calibration import Calibration
+def test_a_rebuild_takes_the_flags_that_it_reads(monkeypatch, tmp_path):
+    seen = []
+    made = SimpleNamespace(path=tmp_path, bytes=0, manifest={})
+    monkeypatch.setattr(build, "rebuild", lambda source, options, *, events: seen.append((source, options)) or made)
+    assert run("--from", "old", "--backend", "onnxruntime", "--batch", "2", "--output", "new", "--force") == 0
+    assert seen == [(Path("old"), BuildOptions(backend="onnxruntime", batch=2, output=Path("new"), force=True))]
 
-    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: []) for _ in range(2))
-    asked = []
-    monkeypatch.setattr(Calibration, "load", lambda path: shipped)
-    monkeypatch.setattr(ranges, "calibrate", lambda graph, dataset, *, images, seed, progress: asked.append(images) or fresh)
-    args = build.arguments().parse_args([*words, "--seed", "0"])
-    found = build._calibration(None, SimpleNamespace(calibration_table=Path("table.json")), "scenes", args)
-    assert (found is shipped, asked) == ((True, []) if images is None else (False, [images]))
+
+def test_every_flag_but_the_common_ones_and_from_is_a_field():
+    flags = {action.dest for action in build.arguments()._actions} - {"help", "version", "json", "source"}
+    assert flags == {field.name for field in fields(BuildOptions)}
+    assert all(action.default is None for action in build.arguments()._actions if action.dest in flags)
 
 
 @pytest.mark.parametrize("name", ["export", "calib"])

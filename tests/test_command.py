@@ -42,6 +42,13 @@ def test_a_refusal_is_its_line_and_its_exit_code(capsys):
     assert capsys.readouterr().err == "[build] It broke. Mend it.\n"
 
 
+def test_what_a_long_call_tells_is_printed_with_the_flags_of_the_command(capsys):
+    terminal = command.Terminal(argparse.Namespace(max_map_drop=1))
+    terminal.say("gate", "12 ms")
+    terminal.warn("Leave `max_map_drop` out, or `other`")
+    assert tuple(capsys.readouterr()) == ("gate       12 ms\n", "warning: Leave --max-map-drop out, or `other`\n")
+
+
 @pytest.mark.parametrize("name", command.WRITTEN)
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(name, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")

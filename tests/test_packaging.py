@@ -172,7 +172,9 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-@pytest.mark.parametrize("module", ["edge.engine", "edge.predict", "edge.bench", "edge.doctor", "edge.build", "edge.measure", "edge.data"])
+@pytest.mark.parametrize(
+    "module", ["edge.engine", "edge.predict", "edge.bench", "edge.doctor", "edge.pipeline", "edge.build", "edge.measure", "edge.data"]
+)
 def test_a_device_without_host_packages_imports_what_it_runs(repository: Path, module: str) -> None:
     absent = BLOCKED.format(names=set(HEAVY))
     loaded_by(repository, f"{absent}\nimport {module}")

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge import Engine, backends, build, command, doctor
+from edge import Engine, backends, doctor
 from edge.backends.onnxruntime import Session
-from edge.bundle import Bundle, write_bundle
+from edge.bundle import write_bundle
 from edge.errors import EdgeError
 from edge.graph import Graph
+from edge.pipeline import BuildOptions, rebuild
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 
@@ -103,9 +104,7 @@ def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tenso
     fake_tensorrt("10.3")
     for name in ("torch", "export", "calib", "edge.lower"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails, as on a device
-    words = ["--from", str(host.path), "--backend", "tensorrt", "--batch", "3", "--output", str(tmp_path / "device")]
-    assert command.run(build.main, build.arguments().parse_args(words)) == 0
-    made = Bundle.read(tmp_path / "device")
+    made = rebuild(host, BuildOptions(backend="tensorrt", batch=3, output=tmp_path / "device"))
     assert made.target == TargetSpec("tensorrt", "int8", (1, 2, 3), "fp16")
     assert (made.path / "lowered.onnx").read_bytes() == proto
     assert made.manifest["engine"]["regions"] == "standard nodes"
@@ -113,16 +112,15 @@ def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tenso
         assert engine.infer(images)["scores"].shape == (2, 16)
 
 
-def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(fake_tensorrt, small_graph, tmp_path, monkeypatch, capsys):
+def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(fake_tensorrt, small_graph, tmp_path, monkeypatch):
     from edge.backends import onnxruntime
 
     host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)), onnxruntime.build)
     fake_tensorrt("10.3")
     monkeypatch.setitem(sys.modules, "edge.lower", None)
     monkeypatch.delattr("edge.lower", raising=False)
-    words = ["--from", str(host.path), "--backend", "tensorrt", "--output", str(tmp_path / "device")]
-    assert command.run(build.main, build.arguments().parse_args(words)) == 1
-    assert "needs onnx" in capsys.readouterr().err
+    with pytest.raises(EdgeError, match="needs onnx"):
+        rebuild(host, BuildOptions(backend="tensorrt", output=tmp_path / "device"))
     assert not (tmp_path / "device").exists()
 
 

@@ -1,4 +1,4 @@
-"""Every architecture through ``edge.build --backend tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
+"""Every architecture built for ``tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
 
 All of MCAR's twelve builds take some eight minutes of one core. Five of them, about three minutes, show every precision and every
 network, the largest at its largest size; ``EDGE_ALL_ENGINES=1`` builds the rest too, as continuous integration does.
@@ -10,9 +10,9 @@ import os
 
 import pytest
 
-from edge import Engine, backends, build, command
-from edge.bundle import Bundle
+from edge import Engine, backends
 from edge.errors import EdgeError
+from edge.pipeline import BuildOptions, build
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -44,9 +44,9 @@ def cases():
 
 
 def built(model, size, precision, folder):
-    words = ["--model", model, "--weights", "random", "--size", str(size), "--precision", precision, "--backend", "tensorrt-rtx"]
-    assert command.run(build.main, build.arguments().parse_args([*words, "--calib-images", "2", "--output", str(folder)])) == 0
-    return Bundle.read(folder)
+    return build(
+        BuildOptions(model=model, weights="random", size=size, precision=precision, backend="tensorrt-rtx", calib_images=2, output=folder)
+    )
 
 
 @pytest.mark.parametrize(("model", "size", "precision"), [*cases()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -17,6 +17,7 @@ from benchmarks.floor import backbones  # noqa: E402
 from benchmarks.participants import Participant, open_participant  # noqa: E402
 from benchmarks.workers import Failed, Worker  # noqa: E402
 from edge.bundle import LOWERED, Bundle  # noqa: E402
+from edge.errors import EdgeError  # noqa: E402
 from edge.measure.latency import Rounds  # noqa: E402
 from edge.spec import to_plain  # noqa: E402
 
@@ -72,16 +73,20 @@ def test_floor_is_the_backbone_of_each_stream_and_nothing_else(small_bundle, bac
 
 def test_our_int8_rows_calibrate_on_the_images_of_the_others(tmp_path, monkeypatch):
     """Without --dataset the build would take the table that comes with shipped weights, of another number of images."""
-    said = []
-    monkeypatch.setattr(peers.subprocess, "run", lambda words, **_: said.append(words) or SimpleNamespace(returncode=1, stderr="no"))
+    asked = []
+
+    def refused(options):
+        asked.append(options)
+        raise EdgeError("build", "No `seed` will do", "Leave it")
+
+    monkeypatch.setattr(peers, "build", refused)
+    monkeypatch.setattr(peers, "_process", lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr(peers.backends, "probe", lambda name: SimpleNamespace(reason="", fix=""))
-    with pytest.raises(SystemExit, match="no bundle could be built"):
+    with pytest.raises(SystemExit, match=r"no bundle could be built: .*No --seed will do"):
         peers._build(peers.arguments().parse_args(["--calib-images", "16"]), tmp_path, peers.Table())
-    for words in said:
-        given = dict(pairwise(words))
-        wanted = ("scenes", "16") if given["--precision"] == "int8" else (None, None)
-        assert (given.get("--dataset"), given.get("--calib-images")) == wanted
-    assert len(said) == len(peers.backends.BACKENDS) * len(peers.PRECISIONS)
+    for options in asked:
+        assert (options.dataset, options.calib_images) == (("scenes", 16) if options.precision == "int8" else (None, None))
+    assert len(asked) == len(peers.backends.BACKENDS) * len(peers.PRECISIONS)
 
 
 def rounds(**milliseconds):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge import Engine, build, command
+from edge import Engine
+from edge.pipeline import BuildOptions, build
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
 OUTPUTS = {
@@ -26,8 +27,8 @@ def architecture(request: pytest.FixtureRequest, small_bundle, tmp_path_factory:
         return "mcar", small_bundle("openvino")
     pytest.importorskip("openvino")
     folder = tmp_path_factory.mktemp("architectures") / request.param
-    words = ["--model", f"{request.param}-mobilenetv2", "--weights", "random", "--size", "64", "--batch", "3", "--backend", "openvino"]
-    assert command.run(build.main, build.arguments().parse_args([*words, "--precision", "fp32", "--output", str(folder)])) == 0
+    model = f"{request.param}-mobilenetv2"
+    build(BuildOptions(model=model, weights="random", size=64, batch=3, backend="openvino", precision="fp32", output=folder))
     return request.param, folder
 
 

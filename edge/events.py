@@ -1,0 +1,39 @@
+"""What a long call tells while it runs: to a terminal, a log, or nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+class Events(Protocol):
+    """Who is told. Library code prints nothing itself; parameters in ``text`` stand in backticks, as in errors."""
+
+    def say(self, name: str, text: str) -> None:
+        """A finding: its name in one word (``int8``, ``gate``), and what was found."""
+
+    def warn(self, text: str) -> None:
+        """Something that may not be as wanted, though the work goes on."""
+
+    def progress(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]:
+        """A stage that takes long; within the ``with`` its callback is called with (done, total) in ``unit``."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def say(self, name: str, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, title: str, unit: str = "image") -> Iterator[Progress]:
+        yield lambda done, total: None
+
+
+SILENT: Events = Silent()

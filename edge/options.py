@@ -1,0 +1,148 @@
+"""What a build can be asked for: one field per flag of ``edge.build``, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+
+from edge.backends import BACKENDS
+from edge.bundle import MAX_BATCH, MAX_SIZE
+from edge.errors import EdgeError, one_of
+from edge.models import MODELS
+from edge.spec import PRECISIONS, ImageSpec
+
+AUTO = "auto"
+POOLINGS = ("avg", "gwp", "max")
+METHODS = ("entropy", "percentile", "minmax", "mse")
+REPAIRS = ("bias-correction", "equalisation")
+BATCH = 8  # of a build that names none
+CALIBRATION_IMAGES = 256  # of a calibration that names none
+READ_BY_REBUILD = ("backend", "batch", "compute_capability", "output", "force")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build. Every field has a default: ``BuildOptions()`` is the shipped MobileNetV2, int8, for the fastest backend here.
+
+    Attributes:
+        model: architecture, a key of ``edge.models.MODELS``; None: as the weights say.
+        weights: a shipped name, the path of a checkpoint, or ``random`` (seeded, for trying out); None: the shipped ones of ``model``,
+            without it ``mcar-mobilenetv2-scenes``.
+        labels: text file of class names, one a line; None: as the weights say.
+        size: input side in pixels, a multiple of 32 up to 4096; None: as the weights say, else 256.
+        regions: regions of the second pass, 1 to the number of classes; None: as the weights say, else 4.
+        threshold: localisation threshold in (0, 1); None: as the weights say, else 0.5.
+        pooling: global pooling, ``avg``, ``gwp`` (the mean of both) or ``max``; None: as the weights say, else ``avg``.
+        precision: ``fp32``, ``fp16`` (the target's 16-bit float) or ``int8``, which is the default.
+        backend: a key of ``edge.backends.BACKENDS``, or ``auto`` (the default): tensorrt, openvino or onnxruntime, the first that works
+            here; of a rebuild, the bundle's own.
+        batch: largest batch, 1 to 4096 images; None: 8, of a rebuild that of the bundle.
+        compute_capability: tensorrt-rtx only: GPUs to build for, such as ``("8.6", "8.9")``; empty (the default): all it knows.
+        dataset: int8: calibration images, ``scenes``, ``csv:DIR``, ``voc2007:ROOT``, ``voc2012:ROOT``, ``coco2014:ROOT`` or
+            ``images:DIR``; None: the shipped table, else ``scenes`` for weights trained on them and for random ones.
+        calib_method: int8: how a range is cut, ``entropy``, ``percentile``, ``minmax`` or ``mse`` (the default).
+        calib_images: int8: calibrate on so many images, also where a table is shipped; None: 256 where there is none.
+        calibration: int8: path of a ``calibration.json`` made before, instead of images.
+        repair: int8: changes to the weights before they are rounded, of ``bias-correction`` and ``equalisation`` (default: none).
+        max_map_drop: int8: return layers to float until the mAP drop on validation images is at most so many points (0..100); None
+            (the default): no gate.
+        output: bundle folder; None: ``engines/<weights>-<size>-<precision>-<backend>``, of a rebuild the bundle itself.
+        force: replace an existing bundle (default: no).
+        seed: of random weights and of image sampling, 0 or more (default 0).
+
+    Raises:
+        EdgeError: a value out of range, or a field that would change nothing beside the others.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    labels: Path | str | None = None
+    size: int | None = None
+    regions: int | None = None
+    threshold: float | None = None
+    pooling: str | None = None
+    precision: str = "int8"
+    backend: str = AUTO
+    batch: int | None = None
+    compute_capability: tuple[str, ...] = ()
+    dataset: str | None = None
+    calib_method: str = "mse"
+    calib_images: int | None = None
+    calibration: Path | str | None = None
+    repair: tuple[str, ...] = ()
+    max_map_drop: float | None = None
+    output: Path | str | None = None
+    force: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("precision", PRECISIONS), ("backend", (AUTO, *BACKENDS)), ("calib_method", METHODS)):
+            self._check_one_of(name, getattr(self, name), allowed)
+        for name, allowed in (("model", tuple(MODELS)), ("pooling", POOLINGS)):
+            if getattr(self, name) is not None:
+                self._check_one_of(name, getattr(self, name), allowed)
+        for repair in self.repair:
+            self._check_one_of("repair", repair, REPAIRS)
+        for name, least, most, range_ in (
+            ("batch", 1, MAX_BATCH, f"1 to {MAX_BATCH}"),
+            ("regions", 1, None, "1 or more"),
+            ("calib_images", 1, None, f"1 or more; {CALIBRATION_IMAGES} are usual"),
+            ("seed", 0, None, "0 or more"),
+        ):
+            value = getattr(self, name)
+            self._check(name, value is None or (_is_whole(value) and least <= value <= (most or value)), range_)
+        if self.size is not None:
+            self._check("size", _is_whole(self.size), "a multiple of 32")
+            ImageSpec(self.size)
+            check_size(self.size)
+        self._check("threshold", self.threshold is None or (_is_number(self.threshold) and 0 < self.threshold < 1), "inside (0, 1)")
+        drop = self.max_map_drop
+        self._check("max_map_drop", drop is None or (_is_number(drop) and 0 <= drop < math.inf), "0 or more")
+        self._refuse_unread()
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the fields that differ from their defaults."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name) != field.default)
+
+    def _check(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            value = getattr(self, name)
+            shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            raise EdgeError("build", f"`{name}` is {shown}", f"Give `{name}` {allowed}")
+
+    def _check_one_of(self, name: str, value: object, allowed: Collection[str]) -> None:
+        if value not in allowed:
+            raise EdgeError("build", f"`{name}` is {value!r}", f"Give `{name}` {one_of(allowed)}")
+
+    def _refuse_unread(self) -> None:
+        """Refuse what would change nothing: who gives it counts on what it promises."""
+        if self.precision != "int8":
+            # Calibration images may be given for any precision: one script then builds them all.
+            refuse_unread(self.given & {"max_map_drop", "repair"}, f"at `precision` {self.precision}", "build `precision` int8")
+        elif self.calibration is not None:
+            refuse_unread(self.given & {"calib_images"}, "where `calibration` gives a table", "leave `calibration` out")
+
+
+def refuse_unread(names: Collection[str], why: str, fix: str) -> None:
+    """Refuse fields that nobody would read, if there are any."""
+    if names:
+        listed = ", ".join(f"`{name}`" for name in sorted(names))
+        raise EdgeError("build", f"{listed} would change nothing {why}", f"Leave it out, or {fix}")
+
+
+def check_size(size: int) -> None:
+    """Refuse an image size that no bundle may have."""
+    if size > MAX_SIZE:
+        raise EdgeError("build", f"An image size of {size} pixels is too large", f"Give `size` {MAX_SIZE} or less")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,312 @@
+"""From weights to a bundle, and from a bundle to one for this machine: what ``edge.build`` calls, and any program may.
+
+from edge.pipeline import BuildOptions, build
+bundle = build(BuildOptions(weights="mine.pth", dataset="csv:photos", output="engines/mine"))
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge import backends
+from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle, write_bundle
+from edge.engine import Engine
+from edge.errors import EdgeError, one_of
+from edge.events import SILENT, Events
+from edge.graph import Graph
+from edge.manifest import check_replaceable
+from edge.measure.machine import describe
+from edge.options import AUTO, BATCH, READ_BY_REBUILD, BuildOptions, check_size, refuse_unread
+from edge.quantisation import Quantised, check_gate, quantise
+from edge.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from edge.models.source import Source
+    from export import Parity
+
+__all__ = ["BuildOptions", "build", "rebuild"]
+
+ENGINES = Path("engines")
+# What a rebuild has no means to find out again.
+KEPT = ("weights", "trained", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
+
+
+def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
+    """Weights → graph → int8 graph → what the backend parses → bundle.
+
+    Args:
+        options: what to build.
+        events: who is told of findings, warnings and progress.
+
+    Raises:
+        EdgeError: something that cannot be built, or not here; nothing is left behind. Its kind ``GateError``: ``max_map_drop``
+            does not hold.
+    """
+    backend = backends.automatic() if options.backend == AUTO else options.backend
+    support = backends.require(backend, building=True)
+    target = _target(backend, options.precision, BATCH if options.batch is None else options.batch, support)
+    build_engine = _engine_builder(backend, options)
+    _check_host_packages()
+    source = _open(options, events)
+    output = Path(options.output or ENGINES / f"{source.title}-{source.image.size}-{options.precision}-{backend}")
+    check_replaceable(output, replace=options.force)
+    check_gate(source, options)
+    _describe(source, events)
+
+    exported = _export(source, events)
+    final = Quantised(exported.graph, {}, {})
+    if target.precision == "int8":
+        final = quantise(exported.graph, source, target, options, events)
+    lowering = backends.lowering(backend)
+    return write_bundle(
+        output,
+        graph=final.graph,
+        reference=exported.reference,
+        lowered=_lowered(final.graph, target, lowering),
+        target=target,
+        build_engine=build_engine,
+        facts={
+            **_origin(source),
+            "parity": exported.parity.plain(),
+            "lowering": lowering,
+            **final.facts,
+            **_provenance(backend, support),
+        },
+        extra_files=final.files,
+        check=partial(_loads, events=events),
+        replace=options.force,
+    )
+
+
+def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *, events: Events = SILENT) -> Bundle:
+    """The graph of a bundle, built anew for this machine: neither torch nor images are needed.
+
+    Args:
+        source: the bundle; model, precision and calibration stay as they are.
+        options: of these ``backend``, ``batch``, ``compute_capability``, ``output`` and ``force`` are read, and others refused.
+        events: who is told of warnings.
+    """
+    options = BuildOptions() if options is None else options
+    keep = f"in a rebuild, which reads {one_of(f'`{name}`' for name in READ_BY_REBUILD)}"
+    refuse_unread(options.given - set(READ_BY_REBUILD), keep, "build from the weights")
+    old = source if isinstance(source, Bundle) else Bundle.read(source)
+    old.verify()
+    backend = old.target.backend if options.backend == AUTO else options.backend
+    support = backends.require(backend, building=True)
+    target = _target(backend, old.target.precision, old.target.max_batch if options.batch is None else options.batch, support)
+    output = Path(options.output or old.path)
+    check_replaceable(output, replace=options.force)
+    lowering = backends.lowering(backend)
+    # The range of weights follows from the processor, and a bundle may not know its own.
+    wanted = (lowering, target.float16, support.facts.get("reduced_range") if target.precision == "int8" else None)
+    same = wanted == (old.manifest.get("lowering", old.target.backend), old.target.float16, old.manifest["engine"].get("reduced_range"))
+    return write_bundle(
+        output,
+        graph=old.graph(),
+        reference=old.read_file(REFERENCE),
+        lowered=old.read_file(LOWERED) if same else _lowered_anew(old, target, lowering),
+        target=target,
+        build_engine=_engine_builder(backend, options),
+        facts={
+            **{name: old.manifest[name] for name in KEPT if name in old.manifest},
+            "lowering": lowering,
+            **_provenance(backend, support),
+        },
+        extra_files={name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]},
+        check=partial(_loads, events=events),
+        replace=options.force,
+    )
+
+
+# What an engine is for.
+
+
+def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
+    float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
+    if precision == "fp16" and float16 is None:
+        raise EdgeError(
+            "build",
+            f"{backend} has no 16-bit float on {support.device or 'this machine'}",
+            "Give `precision` fp32 or int8, or another `backend`",
+        )
+    # Powers of two: a batch between is padded by less than half, and none costs anything until it is asked for.
+    batches = sorted({1, batch, *(2**power for power in range(1, batch.bit_length()) if 2**power < batch)})
+    return TargetSpec(backend, precision, tuple(batches), float16)
+
+
+def _engine_builder(backend: str, options: BuildOptions) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
+    """The backend's ``build``, with what the options add to it."""
+    build_engine: Any = backends.backend(backend).build
+    if not options.compute_capability:
+        return build_engine
+    if backend != "tensorrt-rtx":
+        raise EdgeError("build", f"{backend} takes no `compute_capability`", "Leave it out, or give `backend` tensorrt-rtx")
+    return partial(build_engine, compute_capabilities=options.compute_capability)
+
+
+# Weights → graph → what the backend parses.
+
+
+@dataclass(frozen=True)
+class _Exported:
+    graph: Graph
+    reference: bytes
+    parity: Parity
+
+
+def _open(options: BuildOptions, events: Events) -> Source:
+    """The network, its weights and what describes them."""
+    from edge.models.source import open_source
+
+    source = open_source(
+        options.weights,
+        model=options.model,
+        labels=Path(options.labels) if options.labels else None,
+        size=options.size,
+        options={name: getattr(options, name) for name in ("pooling", "regions", "threshold") if getattr(options, name) is not None},
+        seed=options.seed,
+    )
+    check_size(source.image.size)
+    return source
+
+
+def _describe(source: Source, events: Events) -> None:
+    values = ", ".join(f"{name} {value}" for name, value in source.model.options.items())
+    events.say("model", f"{source.model.name}, {len(source.model.labels)} classes, {source.image.size} px; {values}")
+    events.say("weights", f"{source.title} (sha256 {source.digest[:12]}…)")
+    for warning in source.warnings:
+        events.warn(warning)
+
+
+def _export(source: Source, events: Events) -> _Exported:
+    """The canonical graph, its fp32 form of standard nodes, and how near that is to torch."""
+    from edge import lower
+    from edge.backends.onnxruntime import Session
+    from export import check_parity, export_graph
+
+    graph = export_graph(source.network, source.model, source.image, {"weights": source.digest})
+    canonical = graph.parse()
+    reference = lower.reference(canonical).SerializeToString(deterministic=True)
+    parity = check_parity(source.network, Session(reference), source.image)
+    has_regions = any(value.name == "regions" for value in canonical.graph.output)
+    boxes = f", {parity.boxes_within_one:.1%} of box coordinates within a pixel" if has_regions else ""
+    events.say("graph", f"{len(canonical.graph.node)} nodes; against torch: scores within {parity.score_error:.1g}{boxes}")
+    return _Exported(graph, reference, parity)
+
+
+def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> bytes:
+    from edge import lower
+
+    lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16)
+    return lowered.SerializeToString(deterministic=True)
+
+
+def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> bytes:
+    """The graph of a bundle, lowered: it comes from outside and may be anything."""
+    try:
+        import_module("edge.lower")
+    except ImportError as error:
+        raise EdgeError(
+            "build",
+            f"Turning a graph for {old.target.backend} into one for {target.backend} needs onnx: {error}",
+            f"pip install onnx, or build on the host with `backend` {lowering if lowering in backends.BACKENDS else target.backend}",
+        ) from error
+    try:
+        return _lowered(old.graph(), target, lowering)
+    except EdgeError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise EdgeError("build", f"The bundle's graph.onnx is not as edge.build wrote it: {why}", "Build again from the weights") from error
+
+
+# What the manifest says, and the last check.
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """What later commands ask about the weights: whether scores mean anything, and the images to judge on by default."""
+    return {"weights": source.title, "trained": source.trained, "default_dataset": source.default_dataset}
+
+
+def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
+    tools = {"python": platform.python_version(), backend: support.version}
+    for name in ("torch", "onnx", "onnxruntime", "numpy"):
+        if sys.modules.get(name):
+            tools[name] = str(sys.modules[name].__version__)
+    # What the engine is built and judged with: other instructions may round otherwise.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    machine = {
+        "architecture": platform.machine(),
+        "device": support.device,
+        "instructions": describe()["instructions"],
+        **({"max_cpu_isa": limit} if limit else {}),
+    }
+    return {"tools": tools, "machine": machine}
+
+
+def _loads(folder: Path, events: Events) -> dict[str, Any]:
+    """The last check of a build: the finished folder loads and answers."""
+    import numpy as np
+
+    try:
+        engine = Engine.load(folder)
+    except EdgeError:
+        why = _elsewhere(Bundle.read(folder))
+        if not why:
+            raise
+        events.warn(f"the engine was not tried: {why}. Where it shall run: python -m edge.doctor BUNDLE")
+        return {}
+    with engine:
+        size = engine.bundle.image.size
+        engine.infer(np.zeros((1, 3, size, size), np.float32))
+    return {}
+
+
+def _elsewhere(bundle: Bundle) -> str:
+    """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
+    support = backends.probe(bundle.target.backend)
+    wanted, here = bundle.manifest["engine"].get("compute_capabilities"), support.facts.get("compute_capability")
+    if not support.reason and wanted and here not in wanted:
+        return f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}"
+    return support.reason
+
+
+def _check_host_packages() -> None:
+    """Refuse, in one line, what a build from weights needs and does not find, or finds under our name made by a stranger."""
+    home = Path(__file__).resolve().parent.parent
+    for name in ("export", "calib"):
+        found = find_spec(name)
+        place = found and (found.origin or next(iter(found.submodule_search_locations or ()), None))
+        if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
+            raise EdgeError(
+                "build",
+                f"Python finds another package named {name!r}, {place}, before the one that comes with edge, {home / name}",
+                "Rename that one, or take its folder off PYTHONPATH and do not start there",
+            )
+    try:
+        for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
+            import_module(name)
+    except ImportError as error:
+        raise _missing(str(error)) from error
+    if find_spec("onnxscript") is None:  # which torch imports when it exports
+        raise _missing("no module named 'onnxscript'")
+    reference = backends.probe("onnxruntime")
+    if reference.reason:
+        raise _missing(reference.reason)
+
+
+def _missing(why: str) -> EdgeError:
+    return EdgeError(
+        "build",
+        f"Building from weights needs torch, torchvision, onnx, onnxscript and onnxruntime: {why}",
+        'pip install "mcar-edge[build]", or on a device: python -m edge.build --from BUNDLE',
+    )

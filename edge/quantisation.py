@@ -1,0 +1,198 @@
+"""Graph → int8 graph: calibration, repair, the gate and the thresholds that validation images decide, a comparison of speeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from edge.bundle import CALIBRATION
+from edge.errors import EdgeError
+from edge.events import Events
+from edge.graph import Graph
+from edge.options import CALIBRATION_IMAGES, BuildOptions
+from edge.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from calib.calibration import Calibration
+    from calib.trials import Trials
+    from edge.data import Dataset
+    from edge.models.source import Source
+
+VALIDATION_IMAGES = 500  # at most: what a gate can tell apart, for the time it takes
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An int8 graph, and what the bundle keeps of how it came about.
+
+    Attributes:
+        graph: with Q/DQ and, where validation images fitted them, decision thresholds.
+        files: further files of the bundle, by name.
+        facts: manifest keys ``calibration``, ``equalisation``, ``sensitivity``, ``thresholds``, ``latency``, as JSON types.
+    """
+
+    graph: Graph
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+
+
+def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOptions, events: Events) -> Quantised:
+    """The int8 graph of a canonical fp32 graph.
+
+    Args:
+        graph: exported from ``source``.
+        target: what the engine is for; where it cannot run here, another stands in for the gate and speeds are not compared.
+
+    Raises:
+        EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``: ``max_map_drop`` does not hold.
+    """
+    from calib.equalise import equalise
+    from calib.placement import quantize
+    from calib.trials import Trials, runs_here
+
+    dataset = options.dataset or source.default_dataset
+    validation = _validation(dataset, source, options)
+    start = graph
+    facts: dict[str, Any] = {}
+    if "equalisation" in options.repair:
+        equalised = equalise(graph)
+        start = equalised.graph
+        facts["equalisation"] = {"pairs": list(equalised.pairs), "skipped": dict(equalised.skipped)}
+        events.say("repair", f"{len(equalised.pairs)} pairs of convolutions equalised, {len(equalised.skipped)} convolutions left alone")
+    calibration = _calibration(start, source, dataset, options, events)
+    facts["calibration"] = {
+        "method": options.calib_method,
+        "images": calibration.images,
+        "data": dict(calibration.data),
+        "digest": calibration.digest,
+        "repairs": sorted(set(options.repair)),
+    }
+    events.say("int8", f"{options.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
+    corrected = "bias-correction" in options.repair
+
+    def quantised(float_nodes: Collection[str] = ()) -> Graph:
+        return quantize(start, calibration, method=options.calib_method, float_nodes=float_nodes, bias_correction=corrected)
+
+    if validation is None:
+        result = quantised()
+    else:
+        with Trials(validation, target) as trials:
+            result, judged = _judged(quantised, graph, trials, target, options, events)
+        facts |= judged
+    if runs_here(target):
+        facts["latency"] = _compared(result, graph, target, events)
+    else:
+        events.say("speed", f"not compared: {target.backend} does not run here")
+    return Quantised(result, {CALIBRATION: calibration.text.encode()}, facts)
+
+
+def check_gate(source: Source, options: BuildOptions) -> None:
+    """Refuse a gate, before the work, where nothing could be judged; whether the images are labelled shows when they are opened."""
+    if options.max_map_drop is None:
+        return
+    if not source.trained:
+        raise EdgeError("build", "Random weights have no mAP that could drop", "Leave `max_map_drop` out, or give trained `weights`")
+    if not source.named:
+        raise EdgeError("build", "`max_map_drop` needs the names of the classes, which the weights do not have", "Give `labels` FILE")
+    if options.dataset is None and source.default_dataset is None:
+        raise _unjudged("there is no data set")
+
+
+def _unjudged(why: str) -> EdgeError:
+    fix = "Give `dataset` scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
+    return EdgeError("build", f"`max_map_drop` needs labelled images to judge by, and {why}", fix)
+
+
+def _validation(dataset: str | None, source: Source, options: BuildOptions) -> Dataset | None:
+    """The part of the train split that decides on gate and thresholds; never the test split. None without a data set."""
+    from edge.data import match_labels, open_dataset, validation_split
+
+    labelled = None
+    # Without class names nobody knows which column is which; without training there is nothing to decide.
+    if dataset is not None and source.named and source.trained:
+        train = open_dataset(dataset, "train", seed=options.seed)
+        if train.labels is not None:
+            labelled = validation_split(match_labels(train, source.model.labels))[1]
+            labelled = labelled.subset(range(min(len(labelled), VALIDATION_IMAGES)))
+    if labelled is None and options.max_map_drop is not None:
+        raise _unjudged(f"{dataset} has no labels")
+    return labelled
+
+
+def _calibration(graph: Graph, source: Source, dataset: str | None, options: BuildOptions, events: Events) -> Calibration:
+    """Ranges from a given table, from images, or from the table that comes with shipped weights."""
+    from calib.calibration import Calibration
+    from calib.ranges import calibrate
+    from edge.data import open_dataset
+
+    if options.calibration:
+        return Calibration.load(options.calibration)
+    table = source.calibration_table
+    if options.dataset is None and options.calib_images is None and table is not None:
+        shipped = Calibration.load(table)
+        if shipped.belongs_to(graph):
+            return shipped
+    if dataset is None:
+        why = "; the shipped table is of another graph" if table and options.calib_images is None else ""
+        raise EdgeError(
+            "build",
+            f"INT8 needs images to calibrate on, or a table made from them{why}",
+            "Give `dataset` SPEC (images:DIR will do) or `calibration` FILE",
+        )
+    images = CALIBRATION_IMAGES if options.calib_images is None else options.calib_images
+    with events.progress("calibrate") as report:
+        train = open_dataset(dataset, "train", seed=options.seed)
+        calibration = calibrate(graph, train, images=images, seed=options.seed, progress=report)
+    missing = calibration.missing_classes()
+    if missing:
+        events.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+    return calibration
+
+
+def _judged(
+    quantised: Callable[[Collection[str]], Graph], graph: Graph, trials: Trials, target: TargetSpec, options: BuildOptions, events: Events
+) -> tuple[Graph, dict[str, Any]]:
+    """What validation images decide: the gate, where there is one, and the thresholds; the graph with both, and the facts."""
+    from calib.sensitivity import hold_gate, units
+    from calib.thresholds import fit_thresholds
+
+    validation, facts = trials.dataset, {}
+    assert validation.labels is not None
+    if trials.stand_in:
+        events.warn(f"{target.backend} does not run here: {trials.target.backend} stands in where validation images decide")
+    if options.max_map_drop is None:
+        result = quantised(())
+    else:
+        with events.progress("sensitivity", "stage") as report:
+            gated = hold_gate(
+                quantised,
+                units(graph),
+                trials.run,
+                trials.reference(graph),
+                validation.labels,
+                max_map_drop=options.max_map_drop,
+                progress=report,
+            )
+        result = gated.graph
+        facts["sensitivity"] = gated.plain()
+        drop, count = gated.judgement.map_drop, len(validation)
+        returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
+        events.say("gate", f"mAP drop {drop:.2f} of {options.max_map_drop:g} points on {count} validation images{returned}")
+    fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
+    facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
+    events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
+    return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), facts
+
+
+def _compared(int8: Graph, fp32: Graph, target: TargetSpec, events: Events) -> dict[str, Any]:
+    """What int8 gains in time here, with a warning where that is nothing."""
+    from calib.trials import compare_speed
+
+    speed = compare_speed(int8, fp32, target)
+    line = f"int8 {speed['int8_ms']:.1f} ms, {speed['float']} {speed['float_ms']:.1f} ms at batch 1 on {speed['backend']}"
+    events.say("speed", line)
+    if speed["ratio"] >= 1:
+        better = "fp32" if speed["float"] == "fp32" else "fp16"
+        events.warn(f"int8 is no faster than {speed['float']} here: {line}. Consider `precision` {better}")
+    return speed
