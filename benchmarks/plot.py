@@ -18,7 +18,7 @@ from typing import Any
 from edge import command
 from edge.atomic import write_atomically
 from edge.measure import machine
-from edge.measure.style import DARK, LIGHT
+from edge.report.style import DARK, LIGHT
 
 SHOWN = (
     "eager-fp32",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
-from edge.measure import charts, page, report
+from edge.report import charts, page
+from edge.report import text as report
+from edge.report.result import Result
 
 
-def result(**changes):
+def content(**changes):
     per_class = {f"class {index}": {"ap": 80.0 - index, "ap_reference": 80.0, "drop": float(index)} for index in range(5)}
     made = {
         "bundle": "engines/mcar-mobilenetv2-scenes-256-int8-openvino",
@@ -64,12 +67,16 @@ def result(**changes):
     return made | changes
 
 
+def result(**changes):
+    return Result.from_plain(content(**changes))
+
+
 def sweep():
-    run = {key: result()[key] for key in ("latency_ms", "throughput_images_per_s", "valid")}
+    run = {key: content()[key] for key in ("latency_ms", "throughput_images_per_s", "valid")}
     return [{**run, "batch": 1}, {**run, "batch": 4, "valid": False}, {**run, "batch": 8}]
 
 
-@pytest.mark.parametrize("changes", [{}, {"sweep": sweep()}, {"engines": [result(), result(precision="fp16", float16="bf16")]}])
+@pytest.mark.parametrize("changes", [{}, {"sweep": sweep()}, {"engines": [content(), content(precision="fp16", float16="bf16")]}])
 def test_terminal_report_fits_its_width_and_tells_everything(changes):
     text = report.terminal(result(**changes))
     assert max(map(len, text.splitlines())) <= 120
@@ -92,8 +99,7 @@ def test_a_table_too_wide_cuts_only_the_first_column():
 
 
 def test_a_full_row_keeps_its_name_and_what_matters():
-    engine = result()
-    engine["latency_ms"] = {name: value * 100 for name, value in engine["latency_ms"].items()}
+    engine = result(latency_ms={name: value * 100 for name, value in content()["latency_ms"].items()})
     head, _, row = report.text_table(report.COLUMNS, report.engine_rows(engine))
     assert row.startswith("mcar-mobilenetv2 256 int8 openvino ")
     for column in ("p50", "p99", "mAP", "drop [95 %]", "top-K", "IoU"):
@@ -108,13 +114,13 @@ def test_no_two_engines_of_a_report_have_one_name():
     ]
     assert report.names([result(), other]) == ["mcar-mobilenetv2-scenes-256-int8-openvino", "other"]
     assert report.names([other, other]) == ["other", "other (2)"]
-    text = page.html(result(engines=[other, other]))
+    text = page.html(replace(other, engines=(other, other)))
     assert text.count("other (2)") >= 3
 
 
 def zoo():
     """Twelve engines: with regions and both streams, regions without streams, scores alone."""
-    plain = {**result()["accuracy"], "causes": None, "map_reference": 70.0}
+    plain = {**content()["accuracy"], "causes": None, "map_reference": 70.0}
     kinds = {
         "mcar-mobilenetv2": {},
         "rma-mobilenetv2": {"accuracy": plain},
@@ -122,7 +128,7 @@ def zoo():
         "plain-mobilenetv2": {"accuracy": None, "regions": None, "sensitivity": None},
     }
     return [
-        result(model=model, precision=precision, backend="onnxruntime", bundle=f"engines/{model}-{precision}", **changes)
+        content(model=model, precision=precision, backend="onnxruntime", bundle=f"engines/{model}-{precision}", **changes)
         for model, changes in kinds.items()
         for precision in ("fp32", "fp16", "int8")
     ]
@@ -134,7 +140,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
     comparison = [{"bundle": "", "ratio": 1.5, "interval": [1.4, 1.6], "rounds": 7, "verdict": "slower"} for _ in engines]
     gates = [{"engine": "rma-mobilenetv2 256 fp32 onnxruntime", "condition": "map>1", "measured": None, "limit": 1.0, "failed": False}]
     many = {**engines[0], "engines": engines, "comparison": comparison, "gates": gates}
-    text = report.terminal(many)
+    text = report.terminal(Result.from_plain(many))
     assert max(map(len, text.splitlines())) <= 120
     for one in engines:
         name = f"{one['model']} 256 {one['precision']} onnxruntime"
@@ -147,7 +153,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
     assert "VALID\n" not in text
     assert "\nnote       rma-mobilenetv2 256 fp16 onnxruntime: no drop: no reference" in text
     assert "\ngate       not judged rma-mobilenetv2 256 fp32 onnxruntime: map>1: not measured, limit 1" in text
-    for form in (report.markdown(many), page.html(many)):
+    for form in (report.markdown(Result.from_plain(many)), page.html(Result.from_plain(many))):
         assert "plain-mobilenetv2 256 int8 onnxruntime" in form
 
 
@@ -179,11 +185,11 @@ def test_markdown_has_a_row_per_engine_and_class():
 
 
 def test_changes_against_a_baseline_are_relative_but_for_map():
-    base = result(latency_ms={**result()["latency_ms"], "p99": 50.0}, accuracy={"map": 79.0, "map_drop": 1.0}, batch=4)
-    moved = report.changes(result(), base)
-    assert moved["changes"]["p99"] == "+40.0%"
-    assert moved["changes"]["map"] == "-1.00"
-    assert moved["differs"] == ["batch"]
+    base = result(latency_ms={**content()["latency_ms"], "p99": 50.0}, accuracy={"map": 79.0, "map_drop": 1.0}, batch=4)
+    moved = report.changes(result(), base, "base.json")
+    assert moved.changes["p99"] == "+40.0%"
+    assert moved.changes["map"] == "-1.00"
+    assert moved.differs == ("batch",)
 
 
 class Wellformed(HTMLParser):
@@ -214,7 +220,7 @@ def photo():
 
 
 def full_page():
-    engines = [result(sweep=sweep()), result(precision="fp32", backend="onnxruntime")]
+    engines = [content(sweep=sweep()), content(precision="fp32", backend="onnxruntime")]
     soak = {"seconds": 60.0, "latency_drift": 0.01, "memory_growth_mb": 0.5, "reasons": [], "windows": []}
     soak["windows"] = [{"at_s": 3.0 * index, "p50": 60.0, "p99": 70.0, "rss_mb": 500.0} for index in range(20)]
     return page.html(result(engines=engines, soak=soak), result(), [photo()])
