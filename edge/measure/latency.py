@@ -310,12 +310,10 @@ def interleave(
         once = median(turn(3))
         calls[name] = max(3, min(most_calls, math.ceil(turn_s / once) if once > 0 else most_calls))
     seconds: dict[str, list[np.ndarray]] = {name: [] for name in turns}
-    done = 0
     for index in range(rounds):
-        for name in list(turns) if index % 2 == 0 else reversed(list(turns)):
+        for place, name in enumerate(list(turns) if index % 2 == 0 else reversed(list(turns)), 1):
             turns[name](1)  # wakes caches and threads that another's turn put to sleep; not counted
             seconds[name].append(np.asarray(turns[name](calls[name])))
-            done += 1
             if progress:
-                progress(done, rounds * len(turns))
+                progress(index * len(turns) + place, rounds * len(turns))
     return Rounds({name: tuple(values) for name, values in seconds.items()})
