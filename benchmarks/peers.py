@@ -29,10 +29,11 @@ from benchmarks.workers import Failed, Worker
 from edge import __version__, backends, command
 from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle
 from edge.errors import EdgeError
-from edge.measure import latency, machine, report
+from edge.measure import latency, machine
 from edge.measure.outputs import KEPT, Outputs
 from edge.ops import OPS
 from edge.pipeline import BuildOptions, build
+from edge.report import text
 from edge.spec import PRECISIONS, to_plain
 
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
@@ -390,21 +391,21 @@ def terminal(result: Mapping[str, Any]) -> str:
     cells, reasons = [], []
     for row in result["rows"]:
         if row.get("reason"):
-            reasons.append(f"{row['name']}: {row['reason']}"[: report.WIDTH])
+            reasons.append(f"{row['name']}: {row['reason']}"[: text.WIDTH])
             continue
         to_eager = row["ratio_to_eager"]
         cells.append(
             [
                 row["name"],
                 row["backend"],
-                report.number(row["p50_ms"], 2),
-                report.number(row["p99_ms"], 2),
-                report.number(to_eager, 3),
+                text.number(row["p50_ms"], 2),
+                text.number(row["p99_ms"], 2),
+                text.number(to_eager, 3),
                 "–" if not to_eager else f"{1 / to_eager:.1f}×",
-                report.number(row["ratio_to_floor"], 3),
-                report.number(row.get("ratio_to_own_floor"), 3),
-                report.number(row["map"], 2),
-                report.signed(row["map_drop"]),
+                text.number(row["ratio_to_floor"], 3),
+                text.number(row.get("ratio_to_own_floor"), 3),
+                text.number(row["map"], 2),
+                text.signed(row["map_drop"]),
             ]
         )
     head = (
@@ -414,9 +415,9 @@ def terminal(result: Mapping[str, Any]) -> str:
     checks = [
         f"int8 backbone: {row['ratio_to_nncf']:.3f} × of the one quantised by NNCF" for row in result["floors"] if "ratio_to_nncf" in row
     ]
-    notes = [f"{row['name']}: {row['note']}"[: report.WIDTH] for row in result["rows"] if row.get("note")]
+    notes = [f"{row['name']}: {row['note']}"[: text.WIDTH] for row in result["rows"] if row.get("note")]
     where = machine.sentence(result["machine"])
-    return "\n".join([head, where, "", *report.text_table(columns, cells, frozenset(columns[2:])), "", *checks, *notes, *reasons, verdict])
+    return "\n".join([head, where, "", *text.text_table(columns, cells, frozenset(columns[2:])), "", *checks, *notes, *reasons, verdict])
 
 
 def _precision(name: str) -> str:

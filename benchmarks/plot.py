@@ -11,14 +11,14 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from edge import command
 from edge.atomic import write_atomically
 from edge.measure import machine
-from edge.measure.style import DARK, LIGHT
+from edge.report.charts import box, label
+from edge.report.style import DARK, LIGHT
 
 SHOWN = (
     "eager-fp32",
@@ -58,7 +58,7 @@ def drawing(results: Sequence[Mapping[str, Any]]) -> str:
         blocks.append(block)
         top += height + 18
     foot = machine.sentence(results[0]["machine"])
-    blocks.append(_text(0, top + 4, f"Median latency, logarithmic scale. {foot}.", "soft"))
+    blocks.append(label(0, top + 4, f"Median latency, logarithmic scale. {foot}.", "soft"))
     style = f"svg{{{LIGHT}}}@media (prefers-color-scheme:dark){{svg{{{DARK}}}}}{_STYLE}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 14:.0f}" width="{WIDTH}" role="img" '
@@ -71,26 +71,22 @@ def _block(result: Mapping[str, Any], top: float) -> tuple[str, float]:
     names = [name for name in SHOWN if name in rows]
     slowest, fastest = max(rows[name]["p50_ms"] for name in names), min(rows[name]["p50_ms"] for name in names)
     low = fastest / 2
-    parts = [_text(0, top + 8, f"{result['model']}, {result['size']} px, batch {result['batch']}", "head")]
+    parts = [label(0, top + 8, f"{result['model']}, {result['size']} px, batch {result['batch']}", "head")]
     for index, name in enumerate(names):
         row, y = rows[name], top + HEAD - 12 + index * STEP
         wide = (WIDTH - LEFT - RIGHT) * math.log(row["p50_ms"] / low) / math.log(slowest / low)
         kind = "ours" if name.startswith("edge-") else "floor" if name.startswith("floor-") else "peer"
         lost = row.get("map_drop")
         told = f"{row['p50_ms']:.1f} ms" + (f", {-lost:+.2f} mAP" if lost is not None and abs(lost) >= 0.005 else "")
-        parts.append(_text(LEFT - 10, y + 11, name, "label", "end"))
-        parts.append(f'<rect x="{LEFT}" y="{y}" width="{wide:.1f}" height="{STEP - 5}" rx="2" class="{kind}"/>')
-        parts.append(_text(LEFT + wide + 6, y + 11, told, "soft"))
+        parts.append(label(LEFT - 10, y + 11, name, "label", "end"))
+        parts.append(box(LEFT, y, wide, STEP - 5, kind))
+        parts.append(label(LEFT + wide + 6, y + 11, told, "soft"))
     return "".join(parts), HEAD + len(names) * STEP - 12
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 _STYLE = (
     'text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;font-size:12px;fill:var(--ink)}'
-    ".head{font-size:14px;font-weight:600}.soft{fill:var(--soft)}.peer{fill:var(--c5);opacity:.65}.ours{fill:var(--c0)}.floor{fill:var(--c2)}"
+    "rect{rx:2px}.head{font-size:14px;font-weight:600}.soft{fill:var(--soft)}.peer{fill:var(--c5);opacity:.65}.ours{fill:var(--c0)}.floor{fill:var(--c2)}"
 )
 
 if __name__ == "__main__":

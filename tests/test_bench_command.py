@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edge import bench, command
+from edge import backends, bench, command
 from edge.manifest import write_manifest
+from edge.measure import energy
 from edge.measure.latency import Plan
+from edge.report import bench as report
+from edge.report import engine as single
+from edge.report.options import BenchOptions
 
 KEYS = {
     "bundle",
@@ -30,19 +35,18 @@ KEYS = {
     "warnings",
 }
 
+QUICK = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01)
+
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, tmp_path):
-    """A few calls per figure, and a cache of the test's own."""
-    monkeypatch.setattr(bench, "PLAN", Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1))
-    monkeypatch.setattr(bench, "ROUNDS", 2)
-    monkeypatch.setattr(bench, "TURN_S", 0.01)
+def cached(monkeypatch, tmp_path):
+    """A cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def run(*words: object) -> int:
     try:
-        return command.run(bench.main, bench.arguments().parse_args([str(word) for word in words]))
+        return command.run(partial(bench.main, plan=QUICK), bench.arguments().parse_args([str(word) for word in words]))
     except SystemExit as stopped:
         return int(stopped.code or 0)
 
@@ -147,7 +151,7 @@ def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, t
     result = json.loads(out.read_text())
     assert [one["batch"] for one in result["engines"]] == [2, 2]
     assert len(result["comparison"]) == 2
-    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
     assert run(bundle, narrow, "--no-accuracy", "--batch", "3") == 1
     assert f"at most 2, the largest of {narrow}" in capsys.readouterr().err
 
@@ -165,7 +169,7 @@ def test_a_gate_holds_for_every_bundle_by_name(bundle, small_bundle, tmp_path, c
 
 def test_a_bundle_that_cannot_be_loaded_is_refused_before_another_is_measured(bundle, narrow, capsys, monkeypatch):
     (narrow / "labels.txt").write_text("changed\n")
-    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
     assert run(bundle, narrow, "--no-accuracy") == 1
     assert "labels.txt" in capsys.readouterr().err
 
@@ -173,9 +177,9 @@ def test_a_bundle_that_cannot_be_loaded_is_refused_before_another_is_measured(bu
 def test_a_figure_that_was_not_measured_fails_the_gate_after_everything_is_written(bundle, photos, tmp_path, monkeypatch, capsys):
     from edge.backends import Support
 
-    probe = bench.backends.probe
+    probe = backends.probe
     missing = Support(reason="it does not import", fix="Install it")
-    monkeypatch.setattr(bench.backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
+    monkeypatch.setattr(backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
     words = [bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--fail-on", "map_drop>1"]
     out, page, table = (tmp_path / name for name in ("out.json", "r.html", "r.md"))
     assert run(*words, "--json", out, "--html", page, "--markdown", table) == 1
@@ -196,7 +200,7 @@ def test_a_figure_that_was_not_measured_fails_the_gate_after_everything_is_writt
 )
 def test_a_baseline_that_cannot_judge_is_refused_before_measuring(bundle, condition, baseline, part, tmp_path, monkeypatch, capsys):
     (tmp_path / "base.json").write_text(json.dumps(baseline))
-    monkeypatch.setattr(bench, "bench", lambda *_: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
     assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", tmp_path / "base.json", "--fail-on", condition) == 1
     assert part in capsys.readouterr().err
 
@@ -218,24 +222,24 @@ def test_what_the_bundle_says_of_its_weights_decides_on_the_images(manifest, spe
     labelled = SimpleNamespace(labels=np.ones((1, 1), np.int8), classes=("a",))
     asked = []
     bundle = SimpleNamespace(manifest=manifest, model=SimpleNamespace(labels=("a",)))
-    dataset, notes = bench._dataset(bench.arguments().parse_args([]), bundle, lambda given: asked.append(given) or labelled)
+    judge = report.judge_of(BenchOptions(), bundle, lambda given: asked.append(given) or labelled)
     assert asked == ([spec] if spec else [])
-    assert dataset is (labelled if spec else None)
-    assert [note in one for one in notes] == ([True] if note else [])
+    assert judge.dataset is (labelled if spec else None)
+    assert [note in one for one in judge.notes] == ([True] if note else [])
 
 
 @pytest.mark.parametrize(("backend", "gpu"), [("openvino", False), ("onnxruntime", False), ("tensorrt", True), ("tensorrt-rtx", True)])
 def test_energy_is_read_where_the_engine_runs(backend, gpu, monkeypatch):
-    monkeypatch.setattr(bench.energy, "find", lambda **asked: (None, str(asked)))
+    monkeypatch.setattr(energy, "find", lambda **asked: (None, str(asked)))
     engine = SimpleNamespace(bundle=SimpleNamespace(target=SimpleNamespace(backend=backend)))
-    assert bench._energy(engine, np.zeros(1))["reason"] == f"not available here: {{'gpu': {gpu}}}"
+    assert single._energy(engine, np.zeros(1)).reason == f"not available here: {{'gpu': {gpu}}}"
 
 
 def test_reference_scores_are_kept_and_used_again(bundle, photos, tmp_path, monkeypatch):
     words = (bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", tmp_path / "out.json")
     assert run(*words) == 0
     first = json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"]
-    monkeypatch.setattr(bench, "_reference", lambda *_: pytest.fail("the reference was run again"))
+    monkeypatch.setattr(single, "_reference", lambda *_: pytest.fail("the reference was run again"))
     assert run(*words) == 0
     assert json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"] == first
 
@@ -243,9 +247,9 @@ def test_reference_scores_are_kept_and_used_again(bundle, photos, tmp_path, monk
 def test_without_onnxruntime_there_is_no_drop_but_a_warning(bundle, photos, tmp_path, monkeypatch):
     from edge.backends import Support
 
-    probe = bench.backends.probe
+    probe = backends.probe
     missing = Support(reason="it does not import", fix="Install it")
-    monkeypatch.setattr(bench.backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
+    monkeypatch.setattr(backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
     out = tmp_path / "out.json"
     assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
     result = json.loads(out.read_text())
@@ -257,7 +261,7 @@ def test_without_onnxruntime_there_is_no_drop_but_a_warning(bundle, photos, tmp_
 
 
 def test_on_a_device_without_onnx_the_drop_stays_whole(bundle, photos, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "calib.causes", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     out = tmp_path / "out.json"
     assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
     result = json.loads(out.read_text())
@@ -343,4 +347,4 @@ def test_a_baseline_of_another_form_is_refused(bundle, tmp_path, capsys):
     "found", [None, [], "gate", {}, {"map_drop": "much"}, {"map_drop": 1, "map_drop_all_int8": 2, "returned_to_float": 3}]
 )
 def test_a_ranking_of_another_form_is_left_out(found):
-    assert bench._gated(found) is None
+    assert single.gate_of_build(found) is None

@@ -299,10 +299,12 @@ def costly(monkeypatch, exported):
 
 
 def test_the_gate_returns_what_costs_and_its_ranking_reaches_the_page(named, costly, tmp_path, capsys, monkeypatch):
+    from functools import partial
+
     from edge import bench
     from edge.measure.latency import Plan
 
-    monkeypatch.setattr(bench, "PLAN", Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1))
+    plan = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     folder, words = named
@@ -316,7 +318,7 @@ def test_the_gate_returns_what_costs_and_its_ranking_reaches_the_page(named, cos
 
     words = [str(word) for word in (tmp_path / "gated", "--dataset", f"csv:{folder}", "--html", tmp_path / "page.html")]
     words += ["--markdown", str(tmp_path / "page.md"), "--json", str(tmp_path / "bench.json")]
-    assert command.run(bench.main, bench.arguments().parse_args(words)) == 0
+    assert command.run(partial(bench.main, plan=plan), bench.arguments().parse_args(words)) == 0
     found = json.loads((tmp_path / "bench.json").read_text())["sensitivity"]
     assert found == Bundle.read(tmp_path / "gated").manifest["sensitivity"]
     assert found["returned_to_float"] == ["local/block3"]

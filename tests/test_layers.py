@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], 2),
     **dict.fromkeys(["edge.engine", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib"], 4),
-    **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation"], 5),
+    **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
 }
 # Within a layer, this and nothing else.
@@ -31,6 +31,7 @@ WITHIN = {
     ("edge.quantisation", "edge.options"),
     ("edge.pipeline", "edge.options"),
     ("edge.pipeline", "edge.quantisation"),
+    ("edge.measure", "edge.backends"),
     *((name, "edge.command") for name, layer in LAYERS.items() if layer == 6),
 }
 COMMANDS = frozenset(name for name, layer in LAYERS.items() if layer == 6)
@@ -47,7 +48,7 @@ ANYWHERE: dict[str, frozenset[str]] = {
 IN_FUNCTIONS: dict[str, frozenset[str]] = {
     **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], frozenset({"onnx"})),
     **dict.fromkeys(COMMANDS, frozenset({"tqdm", "torch"})),
-    "edge.measure": frozenset({"psutil"}),
+    "edge.measure": frozenset({"psutil", "onnx"}),
 }
 # A vendor library is reached only through its backend; finer than the unit, by module.
 VENDORS: dict[str, frozenset[str]] = {
@@ -229,6 +230,8 @@ PLANTED = {
     "upward": ("edge.spec", "from edge.graph import Graph", "layer 1 imports edge.graph of layer 2"),
     "upward in a function": ("edge.engine", "def f():\n    import calib.ranges", "layer 3 imports calib of layer 4"),
     "a command": ("edge.engine", "from edge import command", "layer 3 imports edge.command of layer 6"),
+    "the report from below": ("edge.measure.quality", "from edge.report.result import Result", "layer 3 imports edge.report of layer 5"),
+    "the report a command": ("edge.report.bench", "from edge import command", "layer 5 imports edge.command of layer 6"),
     "one command another": ("edge.bench", "from edge.build import ENGINES", "edge.bench imports edge.build of the same layer"),
     "sideways": ("edge.models.source", "from edge.data import open_dataset", "edge.models imports edge.data of the same layer"),
     "sideways, reversed": ("edge.lower", "import edge.backends", "edge.lower imports edge.backends of the same layer"),

@@ -89,20 +89,40 @@ class Meter:
         self.joules += (self._clock() - last) * power
 
 
+@dataclass(frozen=True)
+class Energy:
+    """Energy of one image in millijoules, idle subtracted and not, with the power it was taken from.
+
+    Attributes:
+        source, covers: of the ``Source``.
+    """
+
+    source: str
+    covers: str
+    mj_per_image: float
+    mj_per_image_total: float
+    watts: float
+    idle_watts: float
+
+
+@dataclass(frozen=True)
+class NoEnergy:
+    """Why there is no figure of energy."""
+
+    reason: str
+    source: None = None
+
+
 def per_image(
-    call: Callable[[], Any],
+    call: Callable[[], object],
     images: int,
     source: Source,
     *,
     seconds: float = 3.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
-    """Energy of one image, with and without what the idle machine takes anyway.
-
-    Returns:
-        ``source``, ``covers``, ``mj_per_image`` (idle subtracted), ``mj_per_image_total``, ``watts``, ``idle_watts``.
-    """
+) -> Energy:
+    """Energy of one image, with and without what the idle machine takes anyway."""
     with Meter(source, clock=clock) as idle:
         sleep(seconds)
     calls = 0
@@ -113,14 +133,14 @@ def per_image(
             calls += 1
     idle_watts = idle.joules / idle.seconds if idle.seconds else 0.0
     net = max(0.0, busy.joules - idle_watts * busy.seconds)
-    return {
-        "source": source.name,
-        "covers": source.covers,
-        "mj_per_image": 1e3 * net / (calls * images),
-        "mj_per_image_total": 1e3 * busy.joules / (calls * images),
-        "watts": busy.joules / busy.seconds if busy.seconds else 0.0,
-        "idle_watts": idle_watts,
-    }
+    return Energy(
+        source=source.name,
+        covers=source.covers,
+        mj_per_image=1e3 * net / (calls * images),
+        mj_per_image_total=1e3 * busy.joules / (calls * images),
+        watts=busy.joules / busy.seconds if busy.seconds else 0.0,
+        idle_watts=idle_watts,
+    )
 
 
 def _ina3221(root: Path) -> tuple[Source | None, str]:

@@ -20,7 +20,6 @@ from edge.errors import EdgeError
 Clock = Callable[[], float]
 Turn = Callable[[int], Sequence[float]]  # makes so many calls, returns the seconds of each
 
-PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
 SAME = 0.01  # a ratio nearer to one than this is no difference, however narrow its interval
 
@@ -39,6 +38,7 @@ class Plan:
         interval: widest 95 % interval of the median, as a share of the median.
         spread: largest (p90 - p10) / p50.
         drift: largest change of the median from the first to the last third.
+        rounds, turn_s: turns of each where several are compared, and seconds of a turn.
     """
 
     samples: int = 100
@@ -53,6 +53,21 @@ class Plan:
     interval: float = 0.05
     spread: float = 0.30
     drift: float = 0.05
+    rounds: int = 7
+    turn_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """A latency in milliseconds, as every report shows it."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    min: float
+    max: float
 
 
 @dataclass(frozen=True)
@@ -92,15 +107,10 @@ class Latency:
         low, high, _ = median_interval(self.seconds)
         return low * 1e3, high * 1e3
 
-    def plain(self) -> dict[str, float]:
-        """``p50`` … ``p99``, ``mean``, ``min``, ``max`` in milliseconds."""
-        named = {f"p{percent}": self.percentile_ms(percent) for percent in PERCENTILES}
-        return {
-            **named,
-            "mean": float(self.seconds.mean()) * 1e3,
-            "min": float(self.seconds.min()) * 1e3,
-            "max": float(self.seconds.max()) * 1e3,
-        }
+    @property
+    def percentiles(self) -> Percentiles:
+        whole = (float(value) * 1e3 for value in (self.seconds.mean(), self.seconds.min(), self.seconds.max()))
+        return Percentiles(*map(self.percentile_ms, (50, 90, 95, 99)), *whole)
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,6 @@ class Verdict:
     @property
     def valid(self) -> bool:
         return not self.reasons
-
-    def also(self, *reasons: str) -> Verdict:
-        return Verdict((*self.reasons, *reasons))
 
     def __str__(self) -> str:
         return "VALID" if self.valid else "INVALID: " + "; ".join(self.reasons)
@@ -303,12 +310,10 @@ def interleave(
         once = median(turn(3))
         calls[name] = max(3, min(most_calls, math.ceil(turn_s / once) if once > 0 else most_calls))
     seconds: dict[str, list[np.ndarray]] = {name: [] for name in turns}
-    done = 0
     for index in range(rounds):
-        for name in list(turns) if index % 2 == 0 else reversed(list(turns)):
+        for place, name in enumerate(list(turns) if index % 2 == 0 else reversed(list(turns)), 1):
             turns[name](1)  # wakes caches and threads that another's turn put to sleep; not counted
             seconds[name].append(np.asarray(turns[name](calls[name])))
-            done += 1
             if progress:
-                progress(done, rounds * len(turns))
+                progress(index * len(turns) + place, rounds * len(turns))
     return Rounds({name: tuple(values) for name, values in seconds.items()})

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from edge.measure.latency import Clock, Latency
+from edge.measure.latency import Clock, Latency, Percentiles
 from edge.measure.memory import resident_mb
 
 WINDOWS = 20
@@ -20,12 +19,23 @@ GROWTH = 0.05  # of the memory, likewise
 GROWTH_MB = 8.0  # growth below this is the allocator's
 
 
-def streams(call: Callable[[], Any], count: int, *, images: int, seconds: float = 3.0, clock: Clock = time.perf_counter) -> dict[str, Any]:
-    """``count`` threads that call one after another without pause.
+@dataclass(frozen=True)
+class Streams:
+    """Several callers at once.
 
-    Returns:
-        ``streams``, ``throughput_images_per_s`` of all together, ``latency_ms`` as each caller saw it.
+    Attributes:
+        streams: how many.
+        throughput_images_per_s: of all together.
+        latency_ms: as each caller saw it.
     """
+
+    streams: int
+    throughput_images_per_s: float
+    latency_ms: Percentiles
+
+
+def streams(call: Callable[[], object], count: int, *, images: int, seconds: float = 3.0, clock: Clock = time.perf_counter) -> Streams:
+    """``count`` threads that call one after another without pause."""
     taken: list[list[float]] = [[] for _ in range(count)]
     errors: list[BaseException] = []
     ready = threading.Barrier(count + 1)
@@ -63,7 +73,18 @@ def streams(call: Callable[[], Any], count: int, *, images: int, seconds: float 
         raise errors[0]
     elapsed = clock() - begun
     latency = Latency(np.asarray([value for mine in taken for value in mine]), images)
-    return {"streams": count, "throughput_images_per_s": len(latency.seconds) * images / elapsed, "latency_ms": latency.plain()}
+    return Streams(count, len(latency.seconds) * images / elapsed, latency.percentiles)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a soak: when it ended, percentiles of its calls in milliseconds, and the memory held then, where it is told."""
+
+    at_s: float
+    p50: float
+    p99: float
+    rss_mb: float | None
+    calls: int
 
 
 @dataclass(frozen=True)
@@ -72,30 +93,20 @@ class Soak:
 
     Attributes:
         seconds: how long it ran.
-        windows: ``at_s``, ``p50``, ``p99`` in milliseconds, ``rss_mb`` of each window.
-        drift: of the median latency from the first to the last quarter of the windows, as a share.
-        growth_mb: of the resident memory, likewise; None where it is not told.
+        latency_drift: of the median latency from the first to the last quarter of the windows, as a share.
+        memory_growth_mb: of the resident memory, likewise; None where it is not told.
         reasons: why the run did not hold still; empty when it did.
     """
 
     seconds: float
-    windows: tuple[dict[str, Any], ...]
-    drift: float
-    growth_mb: float | None
+    windows: tuple[Window, ...]
+    latency_drift: float
+    memory_growth_mb: float | None
     reasons: tuple[str, ...]
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "seconds": self.seconds,
-            "windows": list(self.windows),
-            "latency_drift": self.drift,
-            "memory_growth_mb": self.growth_mb,
-            "reasons": list(self.reasons),
-        }
 
 
 def soak(
-    call: Callable[[], Any],
+    call: Callable[[], object],
     seconds: float,
     *,
     clock: Clock = time.perf_counter,
@@ -106,7 +117,7 @@ def soak(
 
     Memory held is bounded: each window keeps its percentiles, not its samples.
     """
-    windows: list[dict[str, Any]] = []
+    windows: list[Window] = []
     begun = clock()
     for number in range(WINDOWS):
         taken: list[float] = []
@@ -115,24 +126,16 @@ def soak(
             call()
             taken.append(clock() - start)
         latency = Latency(np.asarray(taken))
-        windows.append(
-            {
-                "at_s": clock() - begun,
-                "p50": latency.percentile_ms(50),
-                "p99": latency.percentile_ms(99),
-                "rss_mb": memory(),
-                "calls": len(taken),
-            }
-        )
+        windows.append(Window(clock() - begun, latency.percentile_ms(50), latency.percentile_ms(99), memory(), len(taken)))
         if progress:
             progress(number + 1, WINDOWS)
         if clock() - begun >= seconds:
             break
     quarter = max(1, len(windows) // 4)
     first, last = windows[:quarter], windows[-quarter:]
-    drift = median(one["p50"] for one in last) / median(one["p50"] for one in first) - 1
-    held = [one["rss_mb"] for one in windows]
-    growth = None if None in held else median(held[-quarter:]) - median(held[:quarter])
+    drift = median(one.p50 for one in last) / median(one.p50 for one in first) - 1
+    held = [one.rss_mb for one in windows if one.rss_mb is not None]
+    growth = median(held[-quarter:]) - median(held[:quarter]) if len(held) == len(windows) else None
     reasons = []
     if len(windows) < 4:
         reasons.append(f"too short: {len(windows)} windows of one call each say nothing about drift")

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
     return facts
 
 
-def sentence(machine: dict[str, Any]) -> str:
+def sentence(machine: Mapping[str, Any]) -> str:
     """The description in one line."""
     wide = [name.replace("_", "-") for name in machine.get("instructions", []) if name not in ("amx_tile",)]
     parts = [

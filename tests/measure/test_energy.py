@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from edge import bench
 from edge.measure import energy
 
 RAPL = {"sys/class/powercap/intel-rapl:0/" + name: text for name, text in (("energy_uj", "9000000"), ("max_energy_range_uj", "10000000"))}
@@ -101,15 +98,6 @@ def test_the_processor_that_the_engine_runs_on_is_read(tmp_path):
     assert energy.find(tmp_path, gpu=True, nvml=absent)[0] is None, "the processor says nothing of an engine on the GPU"
 
 
-@pytest.mark.parametrize(("backend", "gpu"), [("tensorrt", True), ("tensorrt-rtx", True), ("openvino", False), ("onnxruntime", False)])
-def test_the_bench_says_where_the_engine_runs(monkeypatch, backend, gpu):
-    asked = []
-    monkeypatch.setattr(energy, "find", lambda **options: asked.append(options) or (None, "asked"))
-    engine = SimpleNamespace(bundle=SimpleNamespace(target=SimpleNamespace(backend=backend)))
-    assert "asked" in bench._energy(engine, np.zeros(1))["reason"]
-    assert asked == [{"gpu": gpu}]
-
-
 def test_idle_power_is_subtracted():
     time = FakeTime()
     used = [0.0]
@@ -126,10 +114,10 @@ def test_idle_power_is_subtracted():
         used[0] += 20 * 0.5
 
     figures = energy.per_image(call, 4, energy.Source("fake", "all", joules=joules), seconds=2, clock=time.clock, sleep=sleep)
-    assert figures["idle_watts"] == pytest.approx(5)
-    assert figures["watts"] == pytest.approx(20)
-    assert figures["mj_per_image_total"] == pytest.approx(2500)
-    assert figures["mj_per_image"] == pytest.approx(1875)
+    assert figures.idle_watts == pytest.approx(5)
+    assert figures.watts == pytest.approx(20)
+    assert figures.mj_per_image_total == pytest.approx(2500)
+    assert figures.mj_per_image == pytest.approx(1875)
 
 
 def test_a_source_of_power_is_integrated():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_percentiles_of_a_known_run_are_exact():
     latency = measure(call_taking(clock, durations), images=4, plan=Plan(samples=101, least_s=0), clock=clock)
     assert latency.warm_up == 10
     assert latency.settled
-    figures = latency.plain()
+    figures = asdict(latency.percentiles)
     assert {name: round(value, 6) for name, value in figures.items()} == {
         "p50": 51,
         "p90": 91,

@@ -32,16 +32,16 @@ def test_steady_soak_has_nothing_to_say():
     assert found.reasons == ()
     assert len(found.windows) == WINDOWS
     assert found.seconds == pytest.approx(60, abs=0.02)
-    assert sum(window["calls"] for window in found.windows) == pytest.approx(6000, abs=1)
+    assert sum(window.calls for window in found.windows) == pytest.approx(6000, abs=1)
 
 
 def test_latency_that_creeps_up_is_found():
     clock = Clock()
     call = call_taking(clock, (0.01 * (1 + clock.now / 300) for _ in itertools.count()))
     found = soak(call, 60, clock=clock, memory=lambda: None)
-    assert found.drift == pytest.approx(0.15, abs=0.02)
+    assert found.latency_drift == pytest.approx(0.15, abs=0.02)
     assert any("latency moved" in reason for reason in found.reasons)
-    assert found.growth_mb is None
+    assert found.memory_growth_mb is None
 
 
 def test_memory_that_leaks_is_found():
@@ -74,9 +74,9 @@ def test_streams_run_at_once():
 
 def test_streams_count_the_images_of_all_callers():
     found = streams(lambda: time.sleep(0.01), 4, images=2, seconds=0.3)
-    assert found["streams"] == 4
-    assert 300 < found["throughput_images_per_s"] < 810
-    assert found["latency_ms"]["p50"] >= 10
+    assert found.streams == 4
+    assert 300 < found.throughput_images_per_s < 810
+    assert found.latency_ms.p50 >= 10
 
 
 def test_an_error_in_a_stream_is_raised():

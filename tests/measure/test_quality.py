@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,20 +24,20 @@ ROTTEN = np.array([[0.9, 0.9], [0.1, 0.2], [0.8, 0.8], [0.2, 0.1], [0.7, 0.7]], 
 
 def test_drop_is_reference_minus_engine_and_the_worst_are_named():
     facts = quality.accuracy(Outputs({"scores": ROTTEN}), Outputs({"scores": PERFECT}), dataset(LABELS), 0.6)
-    assert facts["map_reference"] == pytest.approx(100)
-    assert facts["map_drop"] == pytest.approx(facts["map_reference"] - facts["map"])
-    assert facts["map_drop"] > 5
-    assert facts["worst"][0][1] == pytest.approx(max(one["drop"] for one in facts["per_class"].values()))
-    low, high = facts["map_drop_interval"]
-    assert low <= facts["map_drop"] <= high
-    json.dumps(facts, allow_nan=False)
+    assert facts.map_reference == pytest.approx(100)
+    assert facts.map_drop == pytest.approx(facts.map_reference - facts.map)
+    assert facts.map_drop > 5
+    assert facts.worst[0][1] == pytest.approx(max(one.drop for one in facts.per_class.values()))
+    low, high = facts.map_drop_interval
+    assert low <= facts.map_drop <= high
+    json.dumps(asdict(facts), allow_nan=False)
 
 
 def test_without_a_reference_the_drop_is_unknown():
     facts = quality.accuracy(Outputs({"scores": PERFECT}), None, dataset(LABELS), 0.6)
-    assert facts["map"] == pytest.approx(100)
-    assert facts["map_drop"] is facts["map_reference"] is facts["map_drop_interval"] is None
-    assert facts["per_class"]["cat"] == {"ap": pytest.approx(100), "ap_reference": None, "drop": None}
+    assert facts.map == pytest.approx(100)
+    assert facts.map_drop is facts.map_reference is facts.map_drop_interval is None
+    assert facts.per_class["cat"] == quality.ClassAp(pytest.approx(100), None, None)
 
 
 def test_unlabelled_images_have_no_accuracy():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
-from edge.measure import charts, page, report
+from edge.report import page
+from edge.report import text as report
+from edge.report.result import Result
 
 
-def result(**changes):
+def content(**changes):
     per_class = {f"class {index}": {"ap": 80.0 - index, "ap_reference": 80.0, "drop": float(index)} for index in range(5)}
     made = {
         "bundle": "engines/mcar-mobilenetv2-scenes-256-int8-openvino",
@@ -64,12 +66,16 @@ def result(**changes):
     return made | changes
 
 
+def result(**changes):
+    return Result.from_plain(content(**changes))
+
+
 def sweep():
-    run = {key: result()[key] for key in ("latency_ms", "throughput_images_per_s", "valid")}
+    run = {key: content()[key] for key in ("latency_ms", "throughput_images_per_s", "valid")}
     return [{**run, "batch": 1}, {**run, "batch": 4, "valid": False}, {**run, "batch": 8}]
 
 
-@pytest.mark.parametrize("changes", [{}, {"sweep": sweep()}, {"engines": [result(), result(precision="fp16", float16="bf16")]}])
+@pytest.mark.parametrize("changes", [{}, {"sweep": sweep()}, {"engines": [content(), content(precision="fp16", float16="bf16")]}])
 def test_terminal_report_fits_its_width_and_tells_everything(changes):
     text = report.terminal(result(**changes))
     assert max(map(len, text.splitlines())) <= 120
@@ -92,8 +98,7 @@ def test_a_table_too_wide_cuts_only_the_first_column():
 
 
 def test_a_full_row_keeps_its_name_and_what_matters():
-    engine = result()
-    engine["latency_ms"] = {name: value * 100 for name, value in engine["latency_ms"].items()}
+    engine = result(latency_ms={name: value * 100 for name, value in content()["latency_ms"].items()})
     head, _, row = report.text_table(report.COLUMNS, report.engine_rows(engine))
     assert row.startswith("mcar-mobilenetv2 256 int8 openvino ")
     for column in ("p50", "p99", "mAP", "drop [95 %]", "top-K", "IoU"):
@@ -108,13 +113,13 @@ def test_no_two_engines_of_a_report_have_one_name():
     ]
     assert report.names([result(), other]) == ["mcar-mobilenetv2-scenes-256-int8-openvino", "other"]
     assert report.names([other, other]) == ["other", "other (2)"]
-    text = page.html(result(engines=[other, other]))
+    text = page.html(replace(other, engines=(other, other)))
     assert text.count("other (2)") >= 3
 
 
 def zoo():
     """Twelve engines: with regions and both streams, regions without streams, scores alone."""
-    plain = {**result()["accuracy"], "causes": None, "map_reference": 70.0}
+    plain = {**content()["accuracy"], "causes": None, "map_reference": 70.0}
     kinds = {
         "mcar-mobilenetv2": {},
         "rma-mobilenetv2": {"accuracy": plain},
@@ -122,7 +127,7 @@ def zoo():
         "plain-mobilenetv2": {"accuracy": None, "regions": None, "sensitivity": None},
     }
     return [
-        result(model=model, precision=precision, backend="onnxruntime", bundle=f"engines/{model}-{precision}", **changes)
+        content(model=model, precision=precision, backend="onnxruntime", bundle=f"engines/{model}-{precision}", **changes)
         for model, changes in kinds.items()
         for precision in ("fp32", "fp16", "int8")
     ]
@@ -134,7 +139,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
     comparison = [{"bundle": "", "ratio": 1.5, "interval": [1.4, 1.6], "rounds": 7, "verdict": "slower"} for _ in engines]
     gates = [{"engine": "rma-mobilenetv2 256 fp32 onnxruntime", "condition": "map>1", "measured": None, "limit": 1.0, "failed": False}]
     many = {**engines[0], "engines": engines, "comparison": comparison, "gates": gates}
-    text = report.terminal(many)
+    text = report.terminal(Result.from_plain(many))
     assert max(map(len, text.splitlines())) <= 120
     for one in engines:
         name = f"{one['model']} 256 {one['precision']} onnxruntime"
@@ -147,7 +152,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
     assert "VALID\n" not in text
     assert "\nnote       rma-mobilenetv2 256 fp16 onnxruntime: no drop: no reference" in text
     assert "\ngate       not judged rma-mobilenetv2 256 fp32 onnxruntime: map>1: not measured, limit 1" in text
-    for form in (report.markdown(many), page.html(many)):
+    for form in (report.markdown(Result.from_plain(many)), page.html(Result.from_plain(many))):
         assert "plain-mobilenetv2 256 int8 onnxruntime" in form
 
 
@@ -179,11 +184,11 @@ def test_markdown_has_a_row_per_engine_and_class():
 
 
 def test_changes_against_a_baseline_are_relative_but_for_map():
-    base = result(latency_ms={**result()["latency_ms"], "p99": 50.0}, accuracy={"map": 79.0, "map_drop": 1.0}, batch=4)
-    moved = report.changes(result(), base)
-    assert moved["changes"]["p99"] == "+40.0%"
-    assert moved["changes"]["map"] == "-1.00"
-    assert moved["differs"] == ["batch"]
+    base = result(latency_ms={**content()["latency_ms"], "p99": 50.0}, accuracy={"map": 79.0, "map_drop": 1.0}, batch=4)
+    moved = report.changes(result(), base, "base.json")
+    assert moved.changes["p99"] == "+40.0%"
+    assert moved.changes["map"] == "-1.00"
+    assert moved.differs == ("batch",)
 
 
 class Wellformed(HTMLParser):
@@ -214,7 +219,7 @@ def photo():
 
 
 def full_page():
-    engines = [result(sweep=sweep()), result(precision="fp32", backend="onnxruntime")]
+    engines = [content(sweep=sweep()), content(precision="fp32", backend="onnxruntime")]
     soak = {"seconds": 60.0, "latency_drift": 0.01, "memory_growth_mb": 0.5, "reasons": [], "windows": []}
     soak["windows"] = [{"at_s": 3.0 * index, "p50": 60.0, "p99": 70.0, "rss_mb": 500.0} for index in range(20)]
     return page.html(result(engines=engines, soak=soak), result(), [photo()])
@@ -275,52 +280,3 @@ def test_where_nothing_was_ranked_there_is_no_ranking():
 def test_every_drawing_is_xml():
     for drawing in re.findall(r"<svg.*?</svg>", full_page(), re.DOTALL):
         ElementTree.fromstring(drawing)
-
-
-def numbers(drawing, attribute):
-    return [float(value) for value in re.findall(rf' {attribute}="(-?[\d.]+)"', drawing)]
-
-
-@pytest.mark.parametrize(
-    "drawing",
-    [
-        charts.distribution({"a": [1.0, 1.0, 1.0], "b": [5.0, 500.0, 6.0]}),
-        charts.timeline([3.0] * 10 + [900.0]),
-        charts.pareto([("one", 3.0, 80.0)], reference=80.0),
-        charts.dumbbells([("x", 50.0, 50.0)], before="a", after="b"),
-        charts.bars([("x", 0.0), ("y", -1.0)], unit="points"),
-        charts.stacks({"x": {"a": 0.0, "b": 1.0}}, colours={}),
-        charts.lines({"x": [(1.0, 2.0)]}, x_unit="batch", y_unit="ms"),
-    ],
-)
-def test_degenerate_numbers_stay_on_the_drawing(drawing):
-    ElementTree.fromstring(drawing)
-    assert "nan" not in drawing
-    assert all(-1 <= x <= 961 for attribute in ("x", "x1", "x2", "cx") for x in numbers(drawing, attribute))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.92, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (78.2, 80.1, [78, 78.5, 79, 79.5, 80, 80.5])],
-)
-def test_ticks_are_round_and_cover(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
-
-
-def test_front_holds_what_nobody_beats():
-    points = [("slow good", 10.0, 80.0), ("fast bad", 2.0, 70.0), ("beaten", 5.0, 69.0), ("middle", 5.0, 75.0), ("twin", 10.0, 80.0)]
-    assert [points[index][0] for index in charts.front(points)] == ["fast bad", "middle", "slow good"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (61.234, "61.2"), (1234.5, "1234"), (0.05, "0.05"), (5.0, "5"), (0.12345, "0.123"), (100.0, "100")]
-)
-def test_figures_have_three_digits_that_count(value, text):
-    assert charts.figure(value) == text
-
-
-def test_names_of_engines_that_lie_close_together_can_be_read():
-    drawing = charts.pareto([("a", 10.0, 90.00), ("b", 10.5, 90.02), ("c", 11.0, 90.03), ("d", 11.0, 89.99)])
-    rows = sorted(float(row) for row, name in re.findall(r'y="([\d.]+)"[^>]*>([abcd])</text>', drawing))
-    assert len(rows) == 4
-    assert all(below - above >= 14 for above, below in pairwise(rows))

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge.bundle import Bundle
 from edge.data import Dataset
-from edge.measure import charts, machine, report, style
+from edge.measure import machine
 from edge.measure.outputs import Outputs
+from edge.measure.quality import Quality
 from edge.measure.regions import Drift
 from edge.measure.stages import STAGES
+from edge.report import charts, style, text
+from edge.report.result import Facts, Result
 
 STRIP = 6  # photographs with regions drawn over them
 SIDE = 240  # pixels of their longer side
 SENSITIVE = 15
 # Outside the engine grey; inside, one colour per stage.
 COLOURS = {"decode": 5, "preprocess": 11, "global": 0, "boxes": 3, "crop": 1, "local": 2, "fuse": 4, "other": 11}
-
-Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def photos(dataset: Dataset, engine: Outputs, reference: Outputs, drift: Drift, 
 
 def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] = ()) -> str:
     """The page."""
-    engines = result.get("engines") or [result]
+    engines = result.each
     sections = [
         _cards(result),
         _engines(result),
@@ -75,31 +76,31 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _sensitivity(result),
         _soak(result),
         _section(
-            "Notes", "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in report.facts(result)) + "</dl>"
+            "Notes", "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in text.facts(result)) + "</dl>"
         ),
-        _section("Machine", _table(("", ""), _described(result["machine"]))),
+        _section("Machine", _table(("", ""), _described(result.machine))),
     ]
-    title = Path(result["bundle"]).name
-    verdict = "valid" if result["valid"] else "invalid"
+    title = Path(result.bundle).name
+    verdict = "valid" if result.valid else "invalid"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)} – bench</title><style>{style.SHEET}</style></head><body><main>"
         f'<header><p class="kicker">mcar-edge bench</p><h1>{escape(title)}</h1>'
-        f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result["machine"]))}</p></header>'
+        f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result.machine))}</p></header>'
         f"{''.join(sections)}</main></body></html>\n"
     )
 
 
 def _engines(result: Result) -> str:
     """The terminal's table in two: what an engine costs, and what it is worth."""
-    rows = report.engine_rows(result)
-    cost = _table(report.COLUMNS[: report.COSTS], [row[: report.COSTS] for row in rows])
+    rows = text.engine_rows(result)
+    cost = _table(text.COLUMNS[: text.COSTS], [row[: text.COSTS] for row in rows])
     worths: dict[str, list[str]] = {}
     for name, row in zip(_filled(row[0] for row in rows), rows, strict=True):
-        worths[name] = [name, *row[report.COSTS :]]  # of a sweep, the last row tells
-    worth = _table((report.COLUMNS[0], *report.COLUMNS[report.COSTS :]), list(worths.values()))
+        worths[name] = [name, *row[text.COSTS :]]  # of a sweep, the last row tells
+    worth = _table((text.COLUMNS[0], *text.COLUMNS[text.COSTS :]), list(worths.values()))
     known = any(cell not in ("", "–") for row in worths.values() for cell in row[1:])
-    return _section("Engines", cost + (worth if known else ""), report.LEGEND)
+    return _section("Engines", cost + (worth if known else ""), text.LEGEND)
 
 
 def _filled(names: Iterable[str]) -> Iterator[str]:
@@ -111,16 +112,15 @@ def _filled(names: Iterable[str]) -> Iterator[str]:
 
 
 def _cards(result: Result) -> str:
-    accuracy, regions, memory = result.get("accuracy") or {}, result.get("regions") or {}, result.get("memory_mb") or {}
-    ms = result["latency_ms"]
+    accuracy, regions, memory, ms = result.accuracy, result.regions, result.memory_mb, result.latency_ms
     cards = [
-        (f"{charts.figure(ms['p50'])} ms", f"p50 of a batch of {result['batch']}; p99 {charts.figure(ms['p99'])} ms"),
-        (f"{charts.figure(result['throughput_images_per_s'])}", "images per second"),
-        (report.number(accuracy.get("map"), 2), f"mAP on {accuracy.get('images')} images"),
-        (report.drop_short(accuracy), f"points of mAP lost against FP32{_between(accuracy)}"),
-        (report.percent(regions.get("class_agreement")), "of the region classes agree with FP32"),
-        (report.number(regions.get("mean_iou"), 3), "mean IoU of the regions"),
-        (f"{report.number(memory.get('bundle'))} MB", f"engine on disk; {report.number(memory.get('peak_rss'), 0)} MB at the peak"),
+        (f"{charts.figure(ms.p50)} ms", f"p50 of a batch of {result.batch}; p99 {charts.figure(ms.p99)} ms"),
+        (f"{charts.figure(result.throughput_images_per_s)}", "images per second"),
+        (text.number(accuracy.map if accuracy else None, 2), f"mAP on {accuracy.images if accuracy else 'no'} images"),
+        (text.drop_short(accuracy), f"points of mAP lost against FP32{_between(accuracy)}"),
+        (text.percent(regions.class_agreement if regions else None), "of the region classes agree with FP32"),
+        (text.number(regions.mean_iou if regions else None, 3), "mean IoU of the regions"),
+        (f"{text.number(memory.bundle)} MB", f"engine on disk; {text.number(memory.peak_rss, 0)} MB at the peak"),
     ]
     shown = [card for card in cards if not card[0].startswith("–")]
     return (
@@ -128,26 +128,27 @@ def _cards(result: Result) -> str:
     )
 
 
-def _between(accuracy: Mapping[str, Any]) -> str:
-    interval = accuracy.get("map_drop_interval")
+def _between(accuracy: Quality | None) -> str:
+    interval = accuracy.map_drop_interval if accuracy else None
     return f", 95 % within {interval[0]:+.2f} to {interval[1]:+.2f}" if interval else ""
 
 
 def _latency(engines: Sequence[Result]) -> str:
-    drawn = charts.distribution({name: one["samples_ms"] for name, one in zip(report.names(engines), engines, strict=True)})
+    drawn = charts.distribution({name: one.samples_ms for name, one in zip(text.names(engines), engines, strict=True)})
     first = engines[0]
-    note = f"Batch of {first['batch']}; every call counted, after {first['warm_up']} to warm up. Column heights are square roots."
-    return _section("Latency", drawn + charts.timeline(first["samples_ms"]), note)
+    note = f"Batch of {first.batch}; every call counted, after {first.warm_up} to warm up. Column heights are square roots."
+    return _section("Latency", drawn + charts.timeline(first.samples_ms), note)
 
 
 def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
-    named = list(zip(report.names(engines), engines, strict=True))
+    named = list(zip(text.names(engines), engines, strict=True))
     if baseline is not None:
         named.append(("baseline", baseline))
-    points = [(name, one["latency_ms"]["p50"] / one["batch"], one["accuracy"]["map"]) for name, one in named if one.get("accuracy")]
+    found = [(name, one.latency_ms.p50 / one.batch, one.accuracy.map) for name, one in named if one.accuracy and one.batch]
+    points = [point for point in found if math.isfinite(point[1] + point[2])]  # a baseline may lack a figure
     if not points:
         return ""
-    references = {one["accuracy"].get("map_reference") for one in engines if one.get("accuracy")}
+    references = {one.accuracy.map_reference for one in engines if one.accuracy}
     reference = references.pop() if len(references) == 1 else None  # engines of several models have no line in common
     return _section(
         "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other is both faster and better."
@@ -156,29 +157,28 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
 
 def _stages(engines: Sequence[Result]) -> str:
     rows = {}
-    for title, one in zip(report.names(engines), engines, strict=True):
-        stages = one.get("stages_ms") or {}
-        if stages:
-            rows[title] = {name.replace("_", " "): stages[name] for name in STAGES if name in stages}
+    for title, one in zip(text.names(engines), engines, strict=True):
+        if one.stages_ms:
+            rows[title] = {name.replace("_", " "): one.stages_ms[name] for name in STAGES if name in one.stages_ms}
     note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the rest as the runtime's counters tell."
     return _section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 
 def _sweep(engines: Sequence[Result]) -> str:
     series = {}
-    for name, one in zip(report.names(engines), engines, strict=True):
-        if one.get("sweep"):
-            series[name] = [(run["batch"], run["throughput_images_per_s"]) for run in one["sweep"]]
+    for name, one in zip(text.names(engines), engines, strict=True):
+        if one.sweep:
+            series[name] = [(run.batch, run.throughput_images_per_s) for run in one.sweep]
     return _section("Batch sweep", charts.lines(series, x_unit="batch", y_unit="images/s")) if series else ""
 
 
 def _classes(result: Result) -> str:
-    per_class = (result.get("accuracy") or {}).get("per_class") or {}
-    rows = [(name, one["ap_reference"], one["ap"]) for name, one in per_class.items() if one["ap_reference"] is not None]
+    per_class = result.accuracy.per_class if result.accuracy else {}
+    rows = [(name, one.ap_reference, one.ap) for name, one in per_class.items() if one.ap_reference is not None]
     if not rows:
         return ""
     rows.sort(key=lambda row: row[2] - row[1])
-    after = report.precision_name(result)
+    after = text.precision_name(result)
     return _section(
         "Average precision by class", charts.dumbbells(rows, before="FP32", after=after), "The class that lost most stands first."
     )
@@ -186,36 +186,33 @@ def _classes(result: Result) -> str:
 
 def _causes(engines: Sequence[Result]) -> str:
     drawn = ""
-    for title, one in zip(report.names(engines), engines, strict=True):
-        parts = report.causes(one.get("accuracy") or {})
+    for title, one in zip(text.names(engines), engines, strict=True):
+        parts = text.causes(one.accuracy)
         if parts:
-            heading = f"{title}: {report.drop_short(one['accuracy'])} points" if len(engines) > 1 else ""
+            heading = f"{title}: {text.drop_short(one.accuracy)} points" if len(engines) > 1 else ""
             drawn += (f"<h3>{escape(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
     note = "The engine's decisions put in one after the other, everything else from FP32; the parts sum to the drop."
     return _section("What the drop comes from", drawn, note) if drawn else ""
 
 
 def _sensitivity(result: Result) -> str:
-    gated = result.get("sensitivity") or {}
-    ranking = [(one["unit"], one["map_points"]) for one in gated.get("ranking") or []]
-    if not ranking:
+    gated = result.sensitivity
+    if gated is None or not gated.ranking:
         return ""
-    returned = gated["returned_to_float"]
+    returned = gated.returned_to_float
     note = "Points of mAP that one part of the network gives back when it alone returns to float, on the validation images of the build. "
     note += f"In float here: {', '.join(returned)}." if returned else "None is in float here."
-    return _section("Sensitivity", charts.bars(ranking[:SENSITIVE], unit="points of mAP"), note)
+    ranking = [(one.unit, one.map_points) for one in gated.ranking[:SENSITIVE]]
+    return _section("Sensitivity", charts.bars(ranking, unit="points of mAP"), note)
 
 
 def _soak(result: Result) -> str:
-    windows = (result.get("soak") or {}).get("windows")
+    windows = result.soak.windows if result.soak else ()
     if not windows:
         return ""
-    drawn = charts.lines(
-        {"p50": [(one["at_s"], one["p50"]) for one in windows], "p99": [(one["at_s"], one["p99"]) for one in windows]},
-        x_unit="s",
-        y_unit="ms",
-    )
-    held = [(one["at_s"], one["rss_mb"]) for one in windows if one["rss_mb"] is not None]
+    series = {"p50": [(one.at_s, one.p50) for one in windows], "p99": [(one.at_s, one.p99) for one in windows]}
+    drawn = charts.lines(series, x_unit="s", y_unit="ms")
+    held = [(one.at_s, one.rss_mb) for one in windows if one.rss_mb is not None]
     return _section("Soak", drawn + (charts.lines({"memory": held}, x_unit="s", y_unit="MB") if held else ""))
 
 
@@ -276,7 +273,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _described(facts: Mapping[str, Any]) -> list[list[str]]:
+def _described(facts: Facts) -> list[list[str]]:
     rows = []
     for name, value in facts.items():
         if isinstance(value, Mapping):

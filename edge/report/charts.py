@@ -51,7 +51,7 @@ def distribution(series: Mapping[str, Sequence[float]], *, unit: str = "ms") -> 
     parts = [_grid_x(marks, x, _TOP, height - _BOTTOM, unit, height)]
     for index, (name, values) in enumerate(series.items()):
         top, ordered = _TOP + index * (row + gap), sorted(values)
-        parts += [_text(_LEFT, top + 10, name, "label"), _histogram(ordered, x, top + 16, row - 16, index)]
+        parts += [label(_LEFT, top + 10, name, "label"), _histogram(ordered, x, top + 16, row - 16, index)]
         for percent in (50, 90, 99):
             value = _percentile(ordered, percent)
             at = x(min(value, marks[-1]))
@@ -59,7 +59,7 @@ def distribution(series: Mapping[str, Sequence[float]], *, unit: str = "ms") -> 
         named = "   ".join(f"p{percent} {figure(_percentile(ordered, percent))}" for percent in (50, 90, 99))
         beyond = sum(value > marks[-1] for value in values)
         named += f"   {beyond} beyond, up to {figure(ordered[-1])} →" if beyond else ""
-        parts.append(_text(_WIDTH - _RIGHT, top + 10, named, "small", "end"))
+        parts.append(label(_WIDTH - _RIGHT, top + 10, named, "small", "end"))
     return _svg(height, parts, "Latency of every call")
 
 
@@ -72,7 +72,7 @@ def timeline(values: Sequence[float], *, unit: str = "ms") -> str:
     y = Scale(marks[0], marks[-1], height - _BOTTOM, _TOP)
     parts = [_grid_y(marks, y, unit)]
     parts += [_dot(x(i), y(min(v, marks[-1])), 2, "f0", f"call {i + 1}: {figure(v)} {unit}") for i, v in enumerate(values)]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, height - 12, "calls, in the order made", "small", "middle"))
+    parts.append(label((_LEFT + _WIDTH - _RIGHT) / 2, height - 12, "calls, in the order made", "small", "middle"))
     return _svg(height, parts, "Latency over the run")
 
 
@@ -92,7 +92,7 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
     parts = [_grid_x(xs, x, _TOP, height - _BOTTOM, "ms per image", height), _grid_y(ys, y, "mAP")]
     if reference is not None:
         parts.append(_line(_LEFT, y(reference), _WIDTH - _RIGHT, y(reference), "reference"))
-        parts.append(_text(_WIDTH - _RIGHT, y(reference) - 6, f"FP32 {reference:.2f}", "small", "end"))
+        parts.append(label(_WIDTH - _RIGHT, y(reference) - 6, f"FP32 {reference:.2f}", "small", "end"))
     best = front(points)
     corners = " ".join(f"{x(points[i][1]):.1f},{y(points[i][2]):.1f}" for i in best)
     parts.append(f'<polyline points="{corners}" class="front"/>')
@@ -107,7 +107,7 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
         while any(abs(row - other) < _LINE and abs(at - there) < _WIDTH / 3 for there, other in named):
             row += away
         named.append((at, row))
-        parts.append(_text(at - 10 if end else at + 10, row, name, "small", "end" if end else "start"))
+        parts.append(label(at - 10 if end else at + 10, row, name, "small", "end" if end else "start"))
     return _svg(height, parts, "Accuracy against latency")
 
 
@@ -132,13 +132,13 @@ def dumbbells(rows: Sequence[tuple[str, float, float]], *, before: str, after: s
     marks = ticks(max(0.0, min(min(a, b) for _, a, b in rows)), max(max(a, b) for _, a, b in rows))
     x = Scale(marks[0], marks[-1], left, _WIDTH - 70)
     parts = [_grid_x(marks, x, _TOP + 14, height - _BOTTOM, unit, height)]
-    parts += [_dot(left + 6, _TOP, 4.5, "o1"), _text(left + 16, _TOP + 4, before, "small")]
-    parts += [_dot(left + 106, _TOP, 4.5, "f0"), _text(left + 116, _TOP + 4, after, "small")]
+    parts += [_dot(left + 6, _TOP, 4.5, "o1"), label(left + 16, _TOP + 4, before, "small")]
+    parts += [_dot(left + 106, _TOP, 4.5, "f0"), label(left + 116, _TOP + 4, after, "small")]
     for index, (name, old, new) in enumerate(rows):
         y = _TOP + 30 + step * index
-        parts += [_text(left - 12, y + 4, _cut(name, 26), "small", "end"), _line(x(old), y, x(new), y, "join")]
+        parts += [label(left - 12, y + 4, _cut(name, 26), "small", "end"), _line(x(old), y, x(new), y, "join")]
         parts += [_dot(x(old), y, 4.5, "o1"), _dot(x(new), y, 4, "f0", f"{name}: {old:.1f} → {new:.1f} ({new - old:+.1f})")]
-        parts.append(_text(_WIDTH - 8, y + 4, f"{new - old:+.1f}", "small", "end"))
+        parts.append(label(_WIDTH - 8, y + 4, f"{new - old:+.1f}", "small", "end"))
     return _svg(height, parts, f"{unit} by class, {before} and {after}")
 
 
@@ -152,9 +152,9 @@ def bars(rows: Sequence[tuple[str, float]], *, unit: str) -> str:
     for index, (name, value) in enumerate(rows):
         y = _TOP + step * index
         start, end = sorted((x(0), x(value)))
-        parts.append(_text(left - 8, y + 11, _cut(name, 44), "small", "end"))
-        parts.append(_box(start, y, max(1.0, end - start), step - 8, "f0", f"{name}: {figure(value)} {unit}"))
-        parts.append(_text(end + 6, y + 11, figure(value), "small"))
+        parts.append(label(left - 8, y + 11, _cut(name, 44), "small", "end"))
+        parts.append(box(start, y, max(1.0, end - start), step - 8, "f0", f"{name}: {figure(value)} {unit}"))
+        parts.append(label(end + 6, y + 11, figure(value), "small"))
     return _svg(height, parts, "Ranking")
 
 
@@ -174,17 +174,17 @@ def stacks(rows: Mapping[str, Mapping[str, float]], *, colours: Mapping[str, int
     parts = [_grid_x(marks, x, _TOP, height - below - _BOTTOM, unit, height - below)]
     for index, (row, values) in enumerate(rows.items()):
         y, start, total = _TOP + 16 + index * (bar + gap), 0.0, sum(values.values())
-        parts.append(_text(_LEFT, y - 6, f"{row}: {figure(total)} {unit}", "label"))
+        parts.append(label(_LEFT, y - 6, f"{row}: {figure(total)} {unit}", "label"))
         for part, value in values.items():
             wide = x(start + value) - x(start)
             title = f"{row}: {part} {figure(value)} {unit}, {value / total:.0%}"
-            parts.append(_box(x(start), y, max(0.0, wide - 1), bar, _fill(colours.get(part, SERIES - 1)), title))
+            parts.append(box(x(start), y, max(0.0, wide - 1), bar, _fill(colours.get(part, SERIES - 1)), title))
             if wide > 44:
-                parts.append(_text(x(start) + wide / 2, y + bar / 2 + 4, figure(value), "inside", "middle"))
+                parts.append(label(x(start) + wide / 2, y + bar / 2 + 4, figure(value), "inside", "middle"))
             start += value
     for index, part in enumerate(names):
         at, y = _LEFT + index % 8 * 110, height - below + 20 * (index // 8) + 18
-        parts += [_box(at, y - 9, 11, 11, _fill(colours.get(part, SERIES - 1))), _text(at + 16, y, part, "small")]
+        parts += [box(at, y - 9, 11, 11, _fill(colours.get(part, SERIES - 1))), label(at + 16, y, part, "small")]
     return _svg(height, parts, "Time by stage")
 
 
@@ -205,8 +205,18 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x_unit: str, y
         for a, b in values:
             parts.append(_dot(x(a), y(b), 3.5, f"f{index % SERIES}", f"{name}: {figure(b)} {y_unit} at {figure(a)} {x_unit}"))
         if len(series) > 1:
-            parts.append(_text(x(values[-1][0]) - 6, y(values[-1][1]) - 8, name, "small", "end"))
+            parts.append(label(x(values[-1][0]) - 6, y(values[-1][1]) - 8, name, "small", "end"))
     return _svg(height, parts, f"{y_unit} against {x_unit}")
+
+
+def box(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
+    """A rectangle; ``kind`` is its class in the style sheet, ``title`` what it tells when it is pointed at."""
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{kind}"{_end("rect", title)}'
+
+
+def label(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
+    """A line of text; ``anchor`` says whether ``x`` is its start, its middle or its end."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _histogram(ordered: Sequence[float], x: Scale, top: float, height: float, colour: int) -> str:
@@ -218,7 +228,7 @@ def _histogram(ordered: Sequence[float], x: Scale, top: float, height: float, co
     wide = (x.end - x.start) / columns
     tall = [height * math.sqrt(count / max(counts)) for count in counts]
     return "".join(
-        _box(x.start + index * wide, top + height - tall[index], wide - 0.8, tall[index], _fill(colour), f"{count} calls")
+        box(x.start + index * wide, top + height - tall[index], wide - 0.8, tall[index], _fill(colour), f"{count} calls")
         for index, count in enumerate(counts)
         if count
     )
@@ -241,24 +251,20 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def _grid_x(marks: Sequence[float], x: Scale, top: float, bottom: float, unit: str, height: float) -> str:
-    drawn = [_line(x(mark), top, x(mark), bottom, "grid") + _text(x(mark), bottom + 16, figure(mark), "small", "middle") for mark in marks]
-    return "".join(drawn) + _text((x.start + x.end) / 2, height - 8, unit, "small", "middle")
+    drawn = [_line(x(mark), top, x(mark), bottom, "grid") + label(x(mark), bottom + 16, figure(mark), "small", "middle") for mark in marks]
+    return "".join(drawn) + label((x.start + x.end) / 2, height - 8, unit, "small", "middle")
 
 
 def _grid_y(marks: Sequence[float], y: Scale, unit: str) -> str:
     drawn = [
-        _line(_LEFT, y(mark), _WIDTH - _RIGHT, y(mark), "grid") + _text(_LEFT - 8, y(mark) + 4, figure(mark), "small", "end")
+        _line(_LEFT, y(mark), _WIDTH - _RIGHT, y(mark), "grid") + label(_LEFT - 8, y(mark) + 4, figure(mark), "small", "end")
         for mark in marks
     ]
-    return "".join(drawn) + _text(_LEFT - 8, 9, unit, "small", "end")
+    return "".join(drawn) + label(_LEFT - 8, 9, unit, "small", "end")
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str, title: str = "") -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"{_end("line", title)}'
-
-
-def _box(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{kind}"{_end("rect", title)}'
 
 
 def _dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
@@ -267,10 +273,6 @@ def _dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
 
 def _end(tag: str, title: str) -> str:
     return f"><title>{escape(title)}</title></{tag}>" if title else "/>"
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _fill(index: int) -> str:

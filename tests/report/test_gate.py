@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge.errors import EdgeError, GateError
-from edge.measure.gate import METRICS, check, check_needs, enforce, parse
+from edge.report.gate import METRICS, check, check_needs, enforce, parse
+from edge.report.result import Result
 
 
 def result(p99=10.0, images=100.0, mean_ap=80.0, batch=8):
-    return {
+    made = {
         "batch": batch,
         "latency_ms": {"p50": 8.0, "p90": 9.0, "p99": p99, "mean": 8.5},
         "throughput_images_per_s": images,
         "memory_mb": {"peak_rss": 300.0},
         "accuracy": {"map": mean_ap, "map_drop": 0.4},
     }
+    return Result.from_plain(made)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +42,12 @@ def result(p99=10.0, images=100.0, mean_ap=80.0, batch=8):
 )
 def test_condition_fails_exactly_on_its_side(text, now, before, failed):
     (outcome,) = check(parse(text), now, before)
-    assert outcome["failed"] is failed
+    assert outcome.failed is failed
 
 
 def test_every_condition_of_a_list_is_checked_and_the_failing_figures_named():
     outcome = check(parse("p99>+5%, map<-0.3, peak_rss>1000"), result(12, mean_ap=70), result())
-    assert [one["failed"] for one in outcome] == [True, True, False]
+    assert [one.failed for one in outcome] == [True, True, False]
     with pytest.raises(GateError) as caught:
         enforce(outcome)
     assert caught.value.exit_code == 3
@@ -83,9 +87,9 @@ def test_what_cannot_be_judged_is_refused_before_measuring():
 @pytest.mark.parametrize("value", [None, "10", float("nan"), True])
 def test_a_baseline_without_the_figure_is_refused(value):
     with pytest.raises(EdgeError, match=r"baseline has no map .*accuracy\.map"):
-        needs("map<-0.3", baseline={"batch": 8, "accuracy": {"map": value}})
+        needs("map<-0.3", baseline=Result.from_plain({"batch": 8, "accuracy": {"map": value}}))
     with pytest.raises(EdgeError, match="baseline has no map"):
-        needs("map<-0.3", baseline={"batch": 8, "accuracy": None})
+        needs("map<-0.3", baseline=Result.from_plain({"batch": 8, "accuracy": None}))
 
 
 def test_a_baseline_of_another_batch_is_refused_for_figures_of_speed_only():
@@ -93,12 +97,12 @@ def test_a_baseline_of_another_batch_is_refused_for_figures_of_speed_only():
         needs("p99>+5%", baseline=result(batch=1))
     needs("map<-0.3,peak_rss>+5%,p99>5", baseline=result(batch=1))
     (outcome,) = check(parse("map<-0.3"), result(batch=8), result(batch=1))
-    assert not outcome["failed"]
+    assert not outcome.failed
 
 
 def test_a_figure_that_was_not_measured_is_no_pass_but_what_failed_comes_first():
-    outcome = check(parse("map_drop>0.1, p99>5"), {**result(), "accuracy": None}, None)
-    assert [(one["measured"], one["failed"]) for one in outcome] == [(None, False), (10, True)]
+    outcome = check(parse("map_drop>0.1, p99>5"), replace(result(), accuracy=None), None)
+    assert [(one.measured, one.failed) for one in outcome] == [(None, False), (10, True)]
     with pytest.raises(GateError):
         enforce(outcome)
     with pytest.raises(EdgeError, match=r"no measured figure: map_drop \(map_drop>0.1\)") as caught:
@@ -107,6 +111,6 @@ def test_a_figure_that_was_not_measured_is_no_pass_but_what_failed_comes_first()
 
 
 def test_where_several_engines_were_judged_the_one_that_failed_is_named():
-    outcome = [{"engine": name, **one} for name in ("first", "second") for one in check(parse("p99>5"), result(), None)]
+    outcome = [one for name in ("first", "second") for one in check(parse("p99>5"), result(), None, engine=name)]
     with pytest.raises(GateError, match=r"first: p99 10 .*; second: p99 10 "):
         enforce(outcome)

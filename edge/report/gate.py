@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edge.errors import EdgeError, GateError, one_of
+from edge.report.result import Outcome, Result
 
-# Name in a condition → where the figure stands in the bench's JSON.
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "p50": ("latency_ms", "p50"),
-    "p90": ("latency_ms", "p90"),
-    "p99": ("latency_ms", "p99"),
-    "mean": ("latency_ms", "mean"),
-    "map": ("accuracy", "map"),
-    "map_drop": ("accuracy", "map_drop"),
-    "throughput": ("throughput_images_per_s",),
-    "peak_rss": ("memory_mb", "peak_rss"),
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a result: where it stands in the JSON, and how to read it."""
+
+    keys: str
+    read: Callable[[Result], float | None]
+
+    def figure(self, result: Result) -> float | None:
+        """None where the result has none."""
+        value = self.read(result)
+        return value if value is not None and math.isfinite(value) else None
+
+
+METRICS: Mapping[str, Metric] = {
+    "p50": Metric("latency_ms.p50", lambda result: result.latency_ms.p50),
+    "p90": Metric("latency_ms.p90", lambda result: result.latency_ms.p90),
+    "p99": Metric("latency_ms.p99", lambda result: result.latency_ms.p99),
+    "mean": Metric("latency_ms.mean", lambda result: result.latency_ms.mean),
+    "map": Metric("accuracy.map", lambda result: result.accuracy.map if result.accuracy else None),
+    "map_drop": Metric("accuracy.map_drop", lambda result: result.accuracy.map_drop if result.accuracy else None),
+    "throughput": Metric("throughput_images_per_s", lambda result: result.throughput_images_per_s),
+    "peak_rss": Metric("memory_mb.peak_rss", lambda result: result.memory_mb.peak_rss),
 }
 OF_SPEED = ("p50", "p90", "p99", "mean", "throughput")
 _FORM = re.compile(r"(?P<metric>\w+)\s*(?P<side>[<>])\s*(?P<sign>[+-]?)(?P<number>\d+(\.\d*)?|\.\d+)(?P<percent>%?)")
@@ -62,57 +75,52 @@ def parse(text: str) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
-def check(conditions: tuple[Condition, ...], result: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Compare a bench result with what must not be.
+def check(conditions: tuple[Condition, ...], result: Result, baseline: Result | None, engine: str | None = None) -> tuple[Outcome, ...]:
+    """Compare a bench result with what must not be; an outcome per condition.
 
     Args:
-        result, baseline: contents of ``edge.bench --json`` files; the baseline is one that ``check_needs`` let pass.
-
-    Returns:
-        per condition ``condition``, ``measured`` (None where this run has no such figure), ``limit`` and ``failed``.
+        baseline: one that ``check_needs`` let pass.
+        engine: name of the result's engine, where there are several.
     """
-    outcome = []
+    outcomes = []
     for condition in conditions:
-        measured, limit = _figure(condition, result), condition.value
+        metric = METRICS[condition.metric]
+        measured, limit = metric.figure(result), condition.value
         if condition.change:
-            base = _figure(condition, baseline or {})
+            base = metric.figure(baseline) if baseline is not None else None
             assert base is not None
             limit = base + (abs(base) * condition.value / 100 if condition.percent else condition.value)
         failed = measured is not None and (measured > limit if condition.side == ">" else measured < limit)
-        outcome.append({"condition": condition.text, "measured": measured, "limit": limit, "failed": failed})
-    return outcome
+        outcomes.append(Outcome(condition.text, measured, limit, failed, engine))
+    return tuple(outcomes)
 
 
-def enforce(outcome: list[dict[str, Any]]) -> None:
+def enforce(outcomes: Sequence[Outcome]) -> None:
     """Raise for the conditions that were met, and for those that could not be judged.
-
-    Args:
-        outcome: of ``check``; where several engines were judged, each with ``engine``, its name.
 
     Raises:
         GateError: naming every figure that failed.
         EdgeError: none failed, but a figure was not measured.
     """
-    failed = [one for one in outcome if one["failed"]]
+    failed = [
+        f"{_metric(one)} {one.measured:.4g} ({one.condition}: {'at most' if '>' in one.condition else 'at least'} {one.limit:.4g})"
+        for one in outcomes
+        if one.failed
+    ]
     if failed:
-        said = "; ".join(
-            f"{_metric(one)} {one['measured']:.4g} ({one['condition']}: {'at most' if '>' in one['condition'] else 'at least'} "
-            f"{one['limit']:.4g})"
-            for one in failed
-        )
-        raise GateError("bench", f"A limit of `fail_on` does not hold: {said}", "See the report, or change `fail_on`")
-    missing = [one for one in outcome if one["measured"] is None]
+        raise GateError("bench", f"A limit of `fail_on` does not hold: {'; '.join(failed)}", "See the report, or change `fail_on`")
+    missing = [f"{_metric(one)} ({one.condition})" for one in outcomes if one.measured is None]
     if missing:
-        said = "; ".join(f"{_metric(one)} ({one['condition']})" for one in missing)
-        raise EdgeError("bench", f"A condition has no measured figure: {said}", "See the notes of the report, or drop the condition")
+        problem = f"A condition has no measured figure: {'; '.join(missing)}"
+        raise EdgeError("bench", problem, "See the notes of the report, or drop the condition")
 
 
-def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: Mapping[str, Any] | None, batch: int) -> None:
+def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: Result | None, batch: int) -> None:
     """Refuse, before anything is measured, conditions that cannot be judged.
 
     Args:
         accuracy: whether there are labelled images to judge by.
-        baseline: the content of an earlier run's JSON.
+        baseline: of an earlier run.
         batch: the one that will be reported.
 
     Raises:
@@ -128,23 +136,16 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: 
         if baseline is None:
             fix = "Give the JSON of an earlier run as `baseline`"
             raise EdgeError("bench", f"The condition {condition.text} needs a run to compare with", fix)
-        if condition.metric in OF_SPEED and baseline.get("batch") != batch:
-            problem = f"The baseline was measured at batch {baseline.get('batch')}, not {batch}"
+        if condition.metric in OF_SPEED and baseline.batch != batch:
+            problem = f"The baseline was measured at batch {baseline.batch or None}, not {batch}"
             raise EdgeError("bench", problem, "Bench with the `batch` of the baseline")
-        if _figure(condition, baseline) is None:
-            problem = f"The baseline has no {condition.metric} (a number at {'.'.join(METRICS[condition.metric])})"
+        metric = METRICS[condition.metric]
+        if metric.figure(baseline) is None:
+            problem = f"The baseline has no {condition.metric} (a number at {metric.keys})"
             raise EdgeError("bench", problem, "Measure the baseline again, or drop the condition")
 
 
-def _metric(one: Mapping[str, Any]) -> str:
+def _metric(one: Outcome) -> str:
     """The metric of an outcome, with the engine it is of where there are several."""
-    metric = re.split("[<>]", one["condition"])[0].strip()
-    return f"{one['engine']}: {metric}" if "engine" in one else metric
-
-
-def _figure(condition: Condition, result: Mapping[str, Any]) -> float | None:
-    value: Any = result
-    for key in METRICS[condition.metric]:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+    metric = re.split("[<>]", one.condition)[0].strip()
+    return f"{one.engine}: {metric}" if one.engine is not None else metric

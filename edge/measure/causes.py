@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edge.backends.onnxruntime import Session
 from edge.graph import outputs_of
 from edge.measure.accuracy import evaluate
+
+if TYPE_CHECKING:
+    import onnx
 
 NEEDED = ("scores", "global_scores", "local_scores", "regions", "region_classes")
 Outputs = Mapping[str, NDArray[Any]]
@@ -57,7 +59,12 @@ def causes(
 
     Returns:
         None for a model without a local stream.
+
+    Raises:
+        ImportError: onnx is not here.
     """
+    import onnx
+
     model = onnx.load_from_string(graph)
     if not set(NEEDED) <= set(outputs_of(model)) & set(engine) & set(reference):
         return None
@@ -99,6 +106,8 @@ class _Tail(Session):
 
 def _tail(model: onnx.ModelProto, given: str) -> onnx.ModelProto:
     """The part of a graph that leads to ``local_scores`` with the output ``given`` made an input."""
+    import onnx
+
     cut = onnx.ModelProto()
     cut.CopyFrom(model)
     graph = cut.graph

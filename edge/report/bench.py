@@ -1,0 +1,142 @@
+"""Bundles + images → a ``Result``: what the engines cost and what they are worth."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+from edge.bundle import Bundle, newest
+from edge.data import REPORT, Dataset, match_labels, open_dataset
+from edge.engine import Engine, check_fit
+from edge.errors import EdgeError
+from edge.measure import latency, outputs
+from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
+from edge.report import gate, text
+from edge.report.engine import Judge, bench_engine, noise
+from edge.report.options import Bars, BenchOptions, no_bars
+from edge.report.page import Photo
+from edge.report.result import Compared, Result
+
+ENGINES = Path("engines")
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A result, and what a page shows besides: the baseline, and photographs of the first engine's regions."""
+
+    result: Result
+    baseline: Result | None = None
+    photos: tuple[Photo, ...] = ()
+
+
+def bench(options: BenchOptions, bars: Bars = no_bars) -> Bench:
+    """Measure every bundle, compare several turn by turn, judge them by the gate.
+
+    Raises:
+        EdgeError: what can be refused, before the first engine is measured. The gate is judged, not enforced.
+    """
+    conditions = gate.parse(options.fail_on) if options.fail_on is not None else ()
+    baseline = _read_baseline(options.baseline) if options.baseline else None
+    bundles = [Bundle.read(path) for path in options.bundle or (_newest(),)]
+    sizes = _fitting(options.batch, bundles)
+    for bundle in bundles[1:]:  # the first one when it is loaded
+        bundle.verify()
+        check_fit(bundle)
+    opened = cache(partial(_opened, images=options.images))
+    judges = [judge_of(options, bundle, opened) for bundle in bundles]
+    labelled = all(judge.labelled(bundle) for bundle, judge in zip(bundles, judges, strict=True))
+    gate.check_needs(conditions, accuracy=labelled, baseline=baseline, batch=max(sizes))
+    benches = [bench_engine(bundle, sizes, judge, options, bars) for bundle, judge in zip(bundles, judges, strict=True)]
+    results = [result for result, _ in benches]
+    result, titles, several = results[0], text.names(results), len(bundles) > 1
+    if several:
+        compared = _compare([bundle.path for bundle in bundles], max(sizes), options.plan, bars)
+        result = replace(result, engines=tuple(results), comparison=compared)
+    if baseline is not None:
+        result = replace(result, baseline=text.changes(result, baseline, str(options.baseline)))
+    gates = [
+        outcome
+        for title, one in zip(titles, results, strict=True)
+        for outcome in gate.check(conditions, one, baseline, engine=title if several else None)
+    ]
+    return Bench(replace(result, gates=tuple(gates)), baseline, benches[0][1])
+
+
+def judge_of(options: BenchOptions, bundle: Bundle, opened: Callable[[str], Dataset]) -> Judge:
+    """The images to judge a bundle on: those asked for, else its own.
+
+    Args:
+        opened: opens a data set by its specification.
+    """
+    if options.no_accuracy:
+        return Judge()
+    # Older bundles say neither: there the name of the weights tells.
+    title = str(bundle.manifest.get("weights"))
+    trained = bundle.manifest.get("trained", not title.endswith("-random"))
+    default = bundle.manifest.get("default_dataset", DEFAULT_DATA if title == DEFAULT_WEIGHTS or not trained else None)
+    spec = options.dataset or default
+    if not isinstance(spec, str):
+        return Judge(None, ("no accuracy: these weights have no default data set, give `dataset`",))
+    if not trained and options.dataset is None:
+        return Judge(opened(spec), ("no mAP: the weights are random; drift only",))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        matched = match_labels(opened(spec), bundle.model.labels, owner="the bundle")
+    return Judge(matched, tuple(str(one.message) for one in caught))
+
+
+def _opened(spec: str, *, images: int) -> Dataset:
+    dataset = open_dataset(spec, REPORT)
+    return dataset.subset(outputs.sample(len(dataset), images))
+
+
+def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, bars: Bars) -> tuple[Compared, ...]:
+    """The bundles turn by turn, as paired ratios to the first; one named twice is compared with itself."""
+    with ExitStack() as opened, bars("compare", "turn") as progress:
+        turns = {}
+        for number, path in enumerate(paths):
+            engine = opened.enter_context(Engine.load(path))
+            images = noise(engine.bundle.image, batch)
+            turns[str(number)] = latency.timed(partial(engine.infer, images))
+        rounds = latency.interleave(turns, rounds=plan.rounds, turn_s=plan.turn_s, plan=plan, progress=progress)
+    compared = []
+    for number, path in enumerate(paths):
+        found, p50 = rounds.compare(str(number), "0"), rounds.latency(str(number)).percentile_ms(50)
+        verdict = found.verdict if number else "the first"
+        compared.append(Compared(str(path), p50, found.ratio, found.interval, len(found.ratios), verdict))
+    return tuple(compared)
+
+
+def _fitting(wanted: Sequence[int], bundles: Sequence[Bundle]) -> list[int]:
+    """The batches to measure, rising; the same for all bundles, so that they can be compared."""
+    least = min(bundles, key=lambda bundle: bundle.target.max_batch)
+    most = least.target.max_batch
+    batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
+    if max(batches) > most:
+        problem = f"A batch of {max(batches)} does not fit: at most {most}, the largest of {least.path}"
+        raise EdgeError("bench", problem, f"Lower `batch`, or build with one of {max(batches)}")
+    return batches
+
+
+def _newest() -> Path:
+    found = newest(ENGINES)
+    if found is None:
+        raise EdgeError("bench", f"There is no bundle under {ENGINES}/", "Build one: python -m edge.build")
+    return found
+
+
+def _read_baseline(path: Path) -> Result:
+    fix = "Give a file that python -m edge.bench --json wrote as `baseline`"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EdgeError("bench", f"Cannot read the baseline {path}: {error}", fix) from error
+    if not isinstance(content, dict) or "latency_ms" not in content:
+        raise EdgeError("bench", f"The baseline {path} is not the result of a bench", fix)
+    return Result.from_plain(content)

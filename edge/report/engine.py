@@ -1,0 +1,231 @@
+"""Bundle + images → everything that is measured of one engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edge import backends
+from edge.bundle import REFERENCE, Bundle
+from edge.data import Dataset, batches
+from edge.engine import Engine
+from edge.image import preprocess
+from edge.measure import energy, latency, load, machine, memory, outputs, quality, stages
+from edge.measure.causes import Causes, causes
+from edge.report.options import Bars, BenchOptions
+from edge.report.page import Photo, photos
+from edge.report.result import Memory, Ranked, Regions, Result, Run, Sensitivity
+from edge.spec import ImageSpec, to_plain
+
+STAGE_IMAGES = 16
+REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference than one image needs
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The images an engine is judged on, their columns in the bundle's order, and what the user should know about them.
+
+    Attributes:
+        dataset: None for latency and memory only.
+    """
+
+    dataset: Dataset | None = None
+    notes: tuple[str, ...] = ()
+
+    def labelled(self, bundle: Bundle) -> bool:
+        """Whether there are labels of the bundle's classes."""
+        dataset = self.dataset
+        return dataset is not None and dataset.labels is not None and tuple(dataset.classes) == tuple(bundle.model.labels)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the images showed, and the engine's own peak of memory when it had seen them."""
+
+    peak_rss: float | None
+    accuracy: quality.Quality | None = None
+    regions: Regions | None = None
+    photos: tuple[Photo, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def bench_engine(bundle: Bundle, sizes: Sequence[int], judge: Judge, options: BenchOptions, bars: Bars) -> tuple[Result, tuple[Photo, ...]]:
+    """Everything about one bundle, and photographs for the page.
+
+    Args:
+        sizes: batches to measure, rising.
+    """
+    memory.reset_peak()
+    before_mb, started = memory.resident_mb(), time.perf_counter()
+    with Engine.load(bundle.path) as engine:
+        load_ms = (time.perf_counter() - started) * 1e3
+        images = noise(bundle.image, max(sizes))
+        started = time.perf_counter()
+        engine.infer(images)
+        first_ms = (time.perf_counter() - started) * 1e3
+        sweep = tuple(_latency(engine, images[:batch], options.plan) for batch in sizes)
+        largest, layers, described = sweep[-1], engine.layers() or None, machine.describe()
+        engine_mb = memory.resident_mb()
+        streams = load.streams(lambda: engine.infer(images), options.streams, images=len(images)) if options.streams else None
+        soak = _soak(engine, images, options.duration, bars) if options.duration else None
+        joules = _energy(engine, images)
+        stages_ms = _stages(engine, images, largest.latency_ms.p50, judge.dataset)
+        judged = _judged(engine, judge, largest.batch, options, bars) if judge.dataset is not None else Judged(memory.peak_mb())
+    reasons = (*largest.reasons, *(f"soak: {reason}" for reason in (soak.reasons if soak else ())))
+    result = Result(
+        **{**vars(largest), "valid": largest.valid and not reasons, "reasons": reasons},
+        bundle=str(bundle.path),
+        model=bundle.model.name,
+        weights=bundle.manifest.get("weights"),
+        size=bundle.image.size,
+        backend=bundle.target.backend,
+        precision=bundle.target.precision,
+        float16=bundle.target.float16,
+        load_ms=load_ms,
+        first_ms=first_ms,
+        layers=layers,
+        sweep=sweep if len(sweep) > 1 else (),
+        machine=described,
+        energy=joules,
+        stages_ms=stages_ms,
+        memory_mb=Memory(
+            peak_rss=judged.peak_rss,
+            engine=engine_mb - before_mb if engine_mb is not None and before_mb is not None else None,
+            bundle=bundle.bytes / 2**20,
+        ),
+        accuracy=judged.accuracy,
+        regions=judged.regions,
+        sensitivity=gate_of_build(bundle.manifest.get("sensitivity")),
+        warnings=(*reasons, *judge.notes, *judged.notes),
+        streams=streams,
+        soak=soak,
+    )
+    return result, judged.photos
+
+
+def noise(spec: ImageSpec, batch: int) -> np.ndarray:
+    """Seeded noise of the statistics of normalised photographs: (batch, 3, S, S) float32."""
+    return np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
+
+
+def gate_of_build(found: Any) -> Sensitivity | None:
+    """What the gate of the build wrote, where it had one; a manifest comes from outside, so anything of another form is left out."""
+    try:
+        gains = ("map_points", "score_error", "class_agreement", "mean_iou")
+        return Sensitivity(
+            map_drop=float(found["map_drop"]),
+            map_drop_all_int8=float(found["map_drop_all_int8"]),
+            returned_to_float=tuple(str(unit) for unit in found["returned_to_float"]),
+            ranking=tuple(Ranked(str(one["unit"]), *(float(one[name]) for name in gains)) for one in found["ranking"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _latency(engine: Engine, images: np.ndarray, plan: latency.Plan) -> Run:
+    before = machine.state()
+    measured = latency.measure(lambda: engine.infer(images), images=len(images), plan=plan)
+    disturbed = machine.between(before, machine.state())
+    # What happened to the machine comes first: it is the cause of the rest.
+    reasons = (*disturbed.reasons, *latency.judge(measured, plan).reasons)
+    return Run(
+        batch=len(images),
+        latency_ms=measured.percentiles,
+        throughput_images_per_s=measured.throughput,
+        median_interval_ms=measured.median_interval_ms,
+        variation=measured.variation,
+        samples_ms=tuple(round(value * 1e3, 4) for value in measured.seconds.tolist()),
+        warm_up=measured.warm_up,
+        valid=not reasons,
+        reasons=reasons,
+        disturbance=disturbed.facts,
+    )
+
+
+def _soak(engine: Engine, images: np.ndarray, seconds: float, bars: Bars) -> load.Soak:
+    with bars("soak", "window") as progress:
+        return load.soak(lambda: engine.infer(images), seconds, progress=progress)
+
+
+def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if dataset is not None:
+        some = outputs.sample(len(dataset), STAGE_IMAGES)
+        spec = engine.bundle.image
+        found = stages.of_images(lambda index: dataset[index].image, lambda image: preprocess(image, spec), some, len(images))
+    # A batch between two exact ones is padded: its nodes would be another batch's.
+    if len(images) in engine.bundle.target.batches:
+        found |= stages.of_nodes(engine.profile(images), p50_ms)
+    return found
+
+
+def _energy(engine: Engine, images: np.ndarray) -> energy.Energy | energy.NoEnergy:
+    source, reason = energy.find(gpu=engine.bundle.target.backend.startswith("tensorrt"))
+    if source is None:
+        return energy.NoEnergy(f"not available here: {reason}")
+    return energy.per_image(lambda: engine.infer(images), len(images), source)
+
+
+def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, bars: Bars) -> Judged:
+    """Accuracy and drift against the FP32 graph, image by image; photographs for the page."""
+    bundle, dataset, notes = engine.bundle, judge.dataset, []
+    assert dataset is not None
+    with bars("accuracy") as progress:
+        mine = outputs.collect(engine.infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+    peak_rss = memory.peak_mb()  # the engine's own: what the reference takes on top is not its cost
+    if mine.waiting_s > mine.inferring_s:
+        notes.append(
+            f"the accuracy pass was bound by decode: {mine.waiting_s:.1f} s waiting for images, {mine.inferring_s:.1f} s in the engine"
+        )
+    support = backends.probe("onnxruntime")
+    reference = None
+    if support.reason:
+        notes.append(f"no drop and no drift: the FP32 reference runs on onnxruntime, and {support.reason}. {support.fix}")
+    else:
+        key = {
+            "graph": bundle.manifest["files"][REFERENCE]["sha256"],
+            "images": dataset.digest,
+            "input": to_plain(bundle.image),
+            "onnxruntime": support.version,
+        }
+        reference = outputs.cached(key, lambda: _reference(bundle, dataset, bars))
+    accuracy = quality.accuracy(mine, reference, dataset, options.score_threshold) if judge.labelled(bundle) else None
+    if accuracy and reference:
+        try:
+            accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, bars))
+        except ImportError as error:
+            notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
+    drift = quality.drifted(mine, reference)
+    return Judged(
+        peak_rss,
+        accuracy,
+        Regions(**drift.plain()) if drift else None,
+        tuple(photos(dataset, mine, reference, drift, bundle)) if options.photos and reference and drift else (),
+        tuple(notes),
+    )
+
+
+def _reference(bundle: Bundle, dataset: Dataset, bars: Bars) -> outputs.Outputs:
+    from edge.backends.onnxruntime import Session
+
+    session = Session(bundle.read_file(REFERENCE))
+    with bars("reference") as progress:
+        return outputs.collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress)
+
+
+def _causes(bundle: Bundle, mine: outputs.Outputs, reference: outputs.Outputs, dataset: Dataset, bars: Bars) -> Causes | None:
+    """The drop in mAP by what caused it; None for a model without a local stream."""
+    assert dataset.labels is not None
+    with bars("causes") as progress:
+        return causes(
+            bundle.read_file(REFERENCE),
+            lambda indices: batches(dataset.subset(indices), bundle.image, REFERENCE_BATCH),
+            mine.values,
+            reference.values,
+            dataset.labels,
+            progress=progress,
+        )

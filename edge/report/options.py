@@ -1,0 +1,75 @@
+"""What a bench is asked for, and how it tells of its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edge.errors import EdgeError
+from edge.measure.latency import Plan
+
+STANDARD = Plan()
+Progress = Callable[[int, int], None]
+
+
+class Bars(Protocol):
+    """Opens a progress bar for a stage; what it yields is called with (done, total)."""
+
+    def __call__(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]: ...
+
+
+@contextmanager
+def no_bars(title: str, unit: str = "image") -> Iterator[Progress]:
+    yield lambda done, total: None
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """A field for each flag of ``edge.bench`` that decides what is measured.
+
+    Attributes:
+        bundle: folders; empty for the newest under ``engines/``.
+        batch: sizes to measure; empty for 8, or the largest that all bundles take.
+        streams: callers at once, to measure besides.
+        duration: seconds of a soak, to measure besides.
+        dataset: data set to judge on; None for the bundle's own.
+        images: at most so many of it.
+        no_accuracy: latency and memory only.
+        score_threshold: of CF1 and OF1.
+        baseline: JSON of an earlier run to compare with.
+        fail_on: conditions of the gate.
+        photos: whether photographs for the page are wanted.
+        plan: how long to measure.
+
+    Raises:
+        EdgeError: a value out of range.
+    """
+
+    bundle: tuple[Path, ...] = ()
+    batch: tuple[int, ...] = ()
+    streams: int | None = None
+    duration: float | None = None
+    dataset: str | None = None
+    images: int = 500
+    no_accuracy: bool = False
+    score_threshold: float = 0.6
+    baseline: Path | None = None
+    fail_on: str | None = None
+    photos: bool = False
+    plan: Plan = STANDARD
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("batch", min(self.batch, default=1)),
+            ("images", self.images),
+            ("streams", 1 if self.streams is None else self.streams),
+        ):
+            if value < 1:
+                raise EdgeError("bench", f"`{name}` is {value}", "Give 1 or more")
+        if self.duration is not None and self.duration <= 0:
+            raise EdgeError("bench", f"`duration` is {self.duration:g} seconds", "Give a time such as 10m")
+        if not 0 <= self.score_threshold <= 1:
+            raise EdgeError("bench", f"`score_threshold` is {self.score_threshold:g}", "Give 0 to 1")

@@ -1,0 +1,73 @@
+"""Frozen values to JSON types and back: the fields' names are the keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+# Metadata of a field that is no key at all where it is None; any other None is written as null.
+LEFT_OUT: Mapping[str, bool] = MappingProxyType({"left_out": True})
+# By type: whether a JSON value is one, and what stands for it where there is none.
+SCALARS: Mapping[type, tuple[Callable[[object], bool], object]] = {
+    bool: (lambda value: isinstance(value, bool), False),
+    int: (lambda value: isinstance(value, int) and not isinstance(value, bool), 0),
+    float: (lambda value: isinstance(value, int | float) and not isinstance(value, bool), math.nan),
+    str: (lambda value: isinstance(value, str), ""),
+}
+
+
+def to_plain(value: Any) -> Any:
+    """The value as JSON types."""
+    if is_dataclass(value):
+        named = ((field, getattr(value, field.name)) for field in fields(value))
+        return {field.name: to_plain(one) for field, one in named if one is not None or not field.metadata.get("left_out")}
+    if isinstance(value, Mapping):
+        return {name: to_plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(one) for one in value]
+    return value
+
+
+def from_plain(kind: type[T], content: object) -> T:
+    """A value of a frozen class from JSON types.
+
+    Keys that are unknown are passed over. What is missing or of another type becomes None where the field may be that, else
+    NaN, 0, an empty text or an empty collection: the file of an earlier version still tells what it holds.
+    """
+    content = content if isinstance(content, Mapping) else {}
+    hints = get_type_hints(kind)
+    return kind(**{field.name: _read(hints[field.name], content.get(field.name)) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _read(hint: Any, value: Any) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        # Of several classes, the first of which every key is there.
+        kinds = [kind for kind in inner if kind is not NoneType and _is(kind, value, whole=len(inner) > 2)]
+        return _read(kinds[0], value) if kinds else None
+    known = _is(hint, value)
+    if origin is tuple and inner[-1] is not ...:
+        return tuple(_read(kind, one) for kind, one in zip(inner, value if known else [None] * len(inner), strict=True))
+    if origin is tuple:
+        return tuple(_read(inner[0], one) for one in value) if known else ()
+    if is_dataclass(hint):
+        return from_plain(hint, value)  # type: ignore[arg-type]
+    if hint in SCALARS:
+        return hint(value) if known else SCALARS[hint][1]
+    if hint is NoneType:
+        return None
+    return {name: _read(inner[1], one) if inner[1] is not Any else one for name, one in value.items()} if known else {}
+
+
+def _is(hint: Any, value: object, *, whole: bool = False) -> bool:
+    """Whether a JSON value has the form of a type; ``whole``: with all its keys."""
+    if hint in SCALARS:
+        return SCALARS[hint][0](value)
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        return isinstance(value, list | tuple) and (inner[-1] is ... or len(inner) == len(value))
+    return isinstance(value, Mapping) and not (whole and any(field.name not in value for field in fields(hint)))

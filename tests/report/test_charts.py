@@ -1,0 +1,60 @@
+"""Charts: degenerate numbers, round ticks, names that can be read."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from edge.report import charts
+
+
+def numbers(drawing, attribute):
+    return [float(value) for value in re.findall(rf' {attribute}="(-?[\d.]+)"', drawing)]
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        charts.distribution({"a": [1.0, 1.0, 1.0], "b": [5.0, 500.0, 6.0]}),
+        charts.timeline([3.0] * 10 + [900.0]),
+        charts.pareto([("one", 3.0, 80.0)], reference=80.0),
+        charts.dumbbells([("x", 50.0, 50.0)], before="a", after="b"),
+        charts.bars([("x", 0.0), ("y", -1.0)], unit="points"),
+        charts.stacks({"x": {"a": 0.0, "b": 1.0}}, colours={}),
+        charts.lines({"x": [(1.0, 2.0)]}, x_unit="batch", y_unit="ms"),
+    ],
+)
+def test_degenerate_numbers_stay_on_the_drawing(drawing):
+    ElementTree.fromstring(drawing)
+    assert "nan" not in drawing
+    assert all(-1 <= x <= 961 for attribute in ("x", "x1", "x2", "cx") for x in numbers(drawing, attribute))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.92, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (78.2, 80.1, [78, 78.5, 79, 79.5, 80, 80.5])],
+)
+def test_ticks_are_round_and_cover(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_front_holds_what_nobody_beats():
+    points = [("slow good", 10.0, 80.0), ("fast bad", 2.0, 70.0), ("beaten", 5.0, 69.0), ("middle", 5.0, 75.0), ("twin", 10.0, 80.0)]
+    assert [points[index][0] for index in charts.front(points)] == ["fast bad", "middle", "slow good"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (61.234, "61.2"), (1234.5, "1234"), (0.05, "0.05"), (5.0, "5"), (0.12345, "0.123"), (100.0, "100")]
+)
+def test_figures_have_three_digits_that_count(value, text):
+    assert charts.figure(value) == text
+
+
+def test_names_of_engines_that_lie_close_together_can_be_read():
+    drawing = charts.pareto([("a", 10.0, 90.00), ("b", 10.5, 90.02), ("c", 11.0, 90.03), ("d", 11.0, 89.99)])
+    rows = sorted(float(row) for row, name in re.findall(r'y="([\d.]+)"[^>]*>([abcd])</text>', drawing))
+    assert len(rows) == 4
+    assert all(below - above >= 14 for above, below in pairwise(rows))
