@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
     ]
     command.say(report.terminal(result))
     for title, one in zip(titles, results, strict=True):
-        for line in backends.account({"layers": one["layers"]}):
+        for line in backends.describe_engine(one["backend"], {"layers": one["layers"]}):
             command.say(f"{title}: {line}" if several else line)
     command.write_json(args.json, result)
     if args.markdown:
@@ -311,7 +311,7 @@ def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset 
 
 
 def _energy(engine: Engine, images: np.ndarray) -> dict[str, Any]:
-    source, reason = energy.find(gpu=engine.bundle.target.backend.startswith("tensorrt"))
+    source, reason = energy.find(gpu=backends.backend(engine.bundle.target.backend).on_gpu)
     if source is None:
         return {"source": None, "reason": f"not available here: {reason}"}
     return energy.per_image(lambda: engine.infer(images), len(images), source)

@@ -343,9 +343,8 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
     check_replaceable(output, replace=args.force)
     graph: Graph = old.graph()
     lowering = backends.lowering(backend)
-    # The range of weights follows from the processor, and a bundle may not know its own.
-    wanted = (lowering, target.float16, support.facts.get("reduced_range") if target.precision == "int8" else None)
-    if wanted == (old.manifest.get("lowering", old.target.backend), old.target.float16, old.manifest["engine"].get("reduced_range")):
+    same = (lowering, target.float16) == (backends.lowering_of(old.manifest), old.target.float16)
+    if same and not backends.backend(backend).lowers_anew(old.manifest["engine"], target, support):
         lowered = old.read_file(LOWERED)
     else:
         try:
@@ -354,7 +353,7 @@ def _rebuild(args: argparse.Namespace) -> Bundle:
             raise EdgeError(
                 "build",
                 f"Turning a graph for {old.target.backend} into one for {backend} needs onnx: {error}",
-                f"pip install onnx, or build on the host with --backend {lowering if lowering in backends.BACKENDS else backend}",
+                f"pip install onnx, or build on the host with --backend {backends.usual_for(lowering, backend)}",
             ) from error
         lowered = _lowered(lower.lower, graph, backend=lowering, precision=target.precision, float16=target.float16)
     carried = {name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]}
@@ -387,10 +386,10 @@ def _lowered(lower: Callable[..., Any], graph: Graph, **target: Any) -> bytes:
 
 def _build_engine(backend: str, args: argparse.Namespace) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
     """The backend's ``build``, with what the command line adds to it."""
-    build: Any = backends.backend(backend).build
+    build = backends.backend(backend).build
     if args.compute_capability is None:
         return build
-    if backend != "tensorrt-rtx":
+    if not backends.backend(backend).for_other_gpus:
         raise EdgeError("build", f"{backend} takes no --compute-capability", "Leave it out, or give --backend tensorrt-rtx")
     return partial(build, compute_capabilities=tuple(args.compute_capability.replace(" ", "").split(",")))
 
@@ -460,10 +459,7 @@ def _loads(folder: Path) -> dict[str, Any]:
 def _elsewhere(bundle: Bundle) -> str:
     """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
     support = backends.probe(bundle.target.backend)
-    wanted, here = bundle.manifest["engine"].get("compute_capabilities"), support.facts.get("compute_capability")
-    if not support.reason and wanted and here not in wanted:
-        return f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}"
-    return support.reason
+    return support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)
 
 
 def _check_host_packages() -> None:
