@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import importlib.machinery
 import importlib.util
-import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -53,27 +52,7 @@ def plugin(tmp_path, monkeypatch):
     return path
 
 
-# What the recorded surfaces are good for.
-
-
-def test_a_number_that_moved_is_recorded_as_moved():
-
-    read = {v: json.loads((Path(__file__).parent / "surfaces" / f"{v}.json").read_text())["enums"] for v in VERSIONS}
-    strong = {version: enums["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"] for version, enums in read.items()}
-    assert strong == {"10.3": 1, "10.16": 1, "11.1": 0}
-    assert "FP16" in read["10.16"]["BuilderFlag"]
-    assert "FP16" not in read["11.1"]["BuilderFlag"]
-
-
-def test_the_fake_refuses_what_its_version_lacks(fake_tensorrt):
-    trt = fake_tensorrt("11.1").tensorrt
-    config = trt.IBuilderConfig()
-    with pytest.raises(AttributeError, match="int8_calibrator"):
-        config.int8_calibrator = None
-    with pytest.raises(AttributeError):
-        trt.BuilderFlag.FP16  # noqa: B018
-    with pytest.raises(AttributeError, match="device_memory_size"):
-        trt.ICudaEngine.__getattr__(object(), "device_memory_size")
+# The fake against what it plays.
 
 
 def test_the_fake_cuda_has_no_name_that_cuda_lacks():
