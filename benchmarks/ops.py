@@ -21,12 +21,11 @@ import numpy as np
 
 from edge import backends
 from edge import lower as lowering
-from edge.backends import onnxruntime, openvino
 from edge.measure.latency import interleave, timed
 from edge.ops import roi_resize
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
-BACKENDS = {"openvino": openvino, "onnxruntime": onnxruntime}
+BACKENDS = {name: backends.backend(name) for name in ("openvino", "onnxruntime")}
 
 
 def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Any]:

@@ -81,10 +81,10 @@ def _openvino(path: str, batches: tuple[int, ...]) -> Runner:
 
 def _network(path: str, target: Any) -> Runner:
     """An ONNX file, or OpenVINO's XML with its weights beside it."""
-    from edge.backends.openvino import Network
+    from edge.backends.openvino import OpenVINORunner
 
     weights = Path(path).with_suffix(".bin")
-    return Network(Path(path).read_bytes(), target, weights.read_bytes() if path.endswith(".xml") else b"")
+    return OpenVINORunner(Path(path).read_bytes(), target, weights.read_bytes() if path.endswith(".xml") else b"")
 
 
 def _bundle(path: str) -> Runner:

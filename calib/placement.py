@@ -115,7 +115,7 @@ class _Placement:
             self.activation(source, 0)
         if value not in self._rounded:
             zero = self._constant(ZERO, np.zeros((), np.int8))
-            scale = self._constant(f"{value}/scale", np.float32(self.scale(value)).reshape(()))
+            scale = self._constant(f"{value}/scale", np.asarray(self.scale(value), np.float32))
             self._rounded[value] = f"{value}/dq"
             self._after[value] = [
                 helper.make_node("QuantizeLinear", [value, scale, zero], [f"{value}/int8"], name=f"{value}/q"),

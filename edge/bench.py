@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, *, plan: Plan = STANDARD) -> int:
     result = found.result.worded(partial(command.with_flags, arguments=args))
     command.say(text.terminal(result))
     for title, one in zip(text.names(result.each), result.each, strict=True):
-        for line in backends.account({"layers": one.layers}):
+        for line in backends.describe_engine(one.backend, {"layers": one.layers}):
             command.say(f"{title}: {line}" if result.engines else line)
     command.write_json(args.json, result.plain())
     if args.markdown:

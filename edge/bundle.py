@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge import __version__
+from edge import __version__, backends
 from edge.atomic import folder_written_atomically
 from edge.errors import EdgeError
 from edge.folder import Folder
 from edge.graph import Graph
-from edge.manifest import REBUILD, check_replaceable, held, read_manifest, read_verified, verify_files, write_manifest
-from edge.spec import ImageSpec, ModelSpec, TargetSpec, from_plain, to_plain
+from edge.manifest import REBUILD, check_replaceable, fits, held, read_manifest, read_verified, verify_files, write_manifest
+from edge.spec import MAX_BATCH, ImageSpec, ModelSpec, TargetSpec, from_plain, to_plain
 
 GRAPH = "graph.onnx"
 REFERENCE = "reference.onnx"
@@ -26,9 +26,7 @@ LABELS = "labels.txt"
 CALIBRATION = "calibration.json"
 # What is allocated for a bundle follows from these, so its manifest may not exceed them.
 MAX_SIZE = 4096
-MAX_BATCH = 4096
 MAX_CLASSES = 100_000
-MAX_PLAN_BYTES = 1 << 40
 ENGINE_FILES = "engine."  # what the names of the engine's own files begin with
 _TRIES = 5  # while the folder's name is given to others
 _PAUSE = 0.01  # seconds
@@ -109,7 +107,8 @@ class Bundle:
         engine, files = self.manifest.get("engine"), self.manifest["files"]
         if not isinstance(engine, dict):
             raise _undescribed(self.path, "there is no engine")
-        named = [engine.get("payload"), *([engine["plugin"]["file"]] if engine.get("plugin") else [])]
+        known = self.target.backend in backends.BACKENDS
+        named = backends.backend(self.target.backend).files(engine) if known else [engine.get("payload")]
         # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
         named += [name for name in folder.names() if name.startswith(ENGINE_FILES) or name in (GRAPH, REFERENCE, LOWERED, CALIBRATION)]
         for name in named:
@@ -124,11 +123,6 @@ def _undescribed(path: Path, what: str) -> EdgeError:
 
 def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
     """Types and ranges of what a manifest from outside says, before anything is made from it."""
-
-    def fits(value: Any, least: float, most: float, kind: type | tuple[type, ...] = int) -> bool:
-        number: Any = value
-        return isinstance(value, kind) and not isinstance(value, bool) and bool(least <= number <= most)  # which NaN is not
-
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
         raise _undescribed(path, "one of them is missing or of another type")
@@ -140,8 +134,8 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         "model.options": isinstance(model.get("options", {}), dict),
         "model.thresholds": isinstance(thresholds, list) and all(fits(each, -1e9, 1e9, number) for each in thresholds),
         "image.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
-        "image.mean": _channels(image.get("mean", [0, 0, 0]), fits, -1e9),
-        "image.std": _channels(image.get("std", [1, 1, 1]), fits, 1e-9),
+        "image.mean": _channels(image.get("mean", [0, 0, 0]), -1e9),
+        "image.std": _channels(image.get("std", [1, 1, 1]), 1e-9),
         "target.backend": isinstance(target.get("backend"), str),
         "target.precision": isinstance(target.get("precision"), str),
         "target.float16": isinstance(target.get("float16"), str | None),
@@ -149,35 +143,25 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         **{name: isinstance(manifest.get(name, {}), dict) for name in ("machine", "tools", "parents")},
         "trained": isinstance(manifest.get("trained", True), bool),
         "default_dataset": isinstance(manifest.get("default_dataset"), str | None),
-        **_engine_checks(manifest.get("engine", {}), fits),
     }
-    wrong = [name for name, holds in checks.items() if not holds]
+    wrong = [name for name, holds in checks.items() if not holds] + _misfits_of_engine(manifest.get("engine", {}), target.get("backend"))
     if wrong:
         raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
     if labels is not None and len(set(labels)) != len(labels):
         raise EdgeError("load", f"The manifest of {path} has a class name twice", REBUILD)
 
 
-def _engine_checks(engine: Any, fits: Callable[..., bool]) -> dict[str, bool]:
-    """The same of what a backend said of its engine; which of it there must be, loading knows."""
+def _misfits_of_engine(engine: Any, backend: Any) -> list[str]:
+    """The same of what a backend said of its engine, by its own rules; which of it there must be, loading knows."""
     if not isinstance(engine, dict):
-        return {"engine": False}
-    plugin, profiles, machine = engine.get("plugin"), engine.get("profiles", []), engine.get("machine", {})
-    capabilities = engine.get("compute_capabilities", [])
-    return {
-        "engine.payload": isinstance(engine.get("payload", ""), str),
-        "engine.plugin": plugin is None or (isinstance(plugin, dict) and isinstance(plugin.get("file"), str)),
-        "engine.profiles": isinstance(profiles, list)
-        and all(isinstance(each, list) and len(each) == 3 and all(fits(batch, 1, MAX_BATCH) for batch in each) for each in profiles),
-        "engine.plan_bytes": fits(engine.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
-        "engine.machine": isinstance(machine, dict)
-        and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
-        "engine.compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
-        "engine.reduced_range": isinstance(engine.get("reduced_range"), bool | None),
-    }
+        return ["engine"]
+    if not isinstance(engine.get("payload", ""), str):
+        return ["engine.payload"]
+    known = isinstance(backend, str) and backend in backends.BACKENDS  # another is refused where it is loaded
+    return [f"engine.{name}" for name in backends.backend(backend).misfits(engine)] if known else []
 
 
-def _channels(values: Any, fits: Callable[..., bool], least: float) -> bool:
+def _channels(values: Any, least: float) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(fits(each, least, 1e9, (int, float)) for each in values)
 
 

@@ -83,11 +83,11 @@ def _examine(path: Path) -> tuple[dict[str, Any], int]:
         command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
         facts = bundle.manifest.get("engine", {})
-        for line in backends.account(facts):
+        for line in backends.describe_engine(target.backend, facts):
             command.say(f"  {line}")
         with Engine.load(path) as engine:
             # An engine built without a GPU shows its layers only where it runs.
-            for line in [] if facts.get("layers") else backends.account({"layers": engine.layers()}):
+            for line in [] if facts.get("layers") else backends.describe_engine(target.backend, {"layers": engine.layers()}):
                 command.say(f"  {line}")
     except EdgeError as error:
         print(f"  {error}", file=sys.stderr)

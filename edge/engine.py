@@ -86,12 +86,11 @@ class Engine:
         bundle, payload = Bundle.load(path)
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
-        options = {} if cuda == "bindings" else {"cuda": cuda}
-        if options and not hasattr(backend, "VENDOR"):
+        if cuda != "bindings" and not backend.on_gpu:
             raise EdgeError(
                 "load", f"`cuda` is {cuda!r}, which needs an engine on a GPU; this one runs on {bundle.target.backend}", "Leave it out"
             )
-        return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], **options))
+        return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], cuda=cuda))
 
     @classmethod
     def from_lowered(cls, lowered: bytes, graph: Graph, target: TargetSpec, folder: Path) -> Engine:
@@ -200,23 +199,20 @@ class Engine:
 
     def profile(self, batch: np.ndarray) -> dict[str, float]:
         """Median seconds of every node of the engine for one of its exact batches; empty where the backend cannot tell."""
-        profile = getattr(self._runner, "profile", None)
-        return profile(self._checked(batch)) if profile else {}
+        return self._runner.profile(self._checked(batch)) if self._runner is not None else {}
 
     def layers(self) -> dict[str, Any]:
         """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
-        layers = getattr(self._runner, "layers", None)
-        return layers().plain() if layers else {}
+        return self._runner.layers() if self._runner is not None else {}
 
     def _on_device(self, runner: backends.Runner, batch: Any) -> dict[str, Any]:
-        run = getattr(runner, "on_device", None)
-        if run is None:
+        if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",
                 f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
-        return run(batch)
+        return dict(runner.on_device(batch))
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
         size, most = self.bundle.image.size, self.bundle.target.max_batch
@@ -279,7 +275,7 @@ class _Process:
 
 
 _PROCESS = _Process()
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # which Windows lacks
     os.register_at_fork(after_in_child=_PROCESS.abandon)
 
 
@@ -288,13 +284,7 @@ def check_fit(bundle: Bundle) -> None:
     target = bundle.target
     support = backends.require(target.backend)
     rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
-    backend, facts = backends.backend(target.backend), bundle.manifest["engine"]
-    missing = [name for name in ("profiles", "plan_bytes") if name not in facts] if hasattr(backend, "VENDOR") else []
-    if missing:
-        raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
-    own = getattr(backend, "check_fit", None)
-    if own is not None:
-        own(facts, support, rebuild)
+    backends.backend(target.backend).check_fit(bundle.manifest["engine"], support, rebuild)
     if target.float16 and support.float16 != target.float16:
         here = f"{support.device} computes in {support.float16}" if support.float16 else f"{support.device} has no 16-bit float"
         raise EdgeError("load", f"The engine was built for {target.float16}; {here}", rebuild)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -61,3 +61,48 @@ class Graph:
 def outputs_of(model: Any) -> tuple[str, ...]:
     """Names of an ONNX model's outputs, in order."""
     return tuple(value.name for value in model.graph.output)
+
+
+def node_domains(proto: bytes) -> frozenset[str]:
+    """The domains of a serialised model's nodes; read without onnx, which a device need not have.
+
+    What is no model has none: whoever parses it says so.
+    """
+    model = memoryview(proto)
+    try:
+        return frozenset(
+            bytes(domain).decode()
+            for graph in _messages(model, 7)  # ModelProto.graph
+            for node in _messages(graph, 1)  # GraphProto.node
+            for domain in _messages(node, 7)  # NodeProto.domain
+        )
+    except (IndexError, ValueError):
+        return frozenset()
+
+
+def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The fields of that number in a protobuf message that have a length: strings and messages."""
+
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = data[at], at + 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        field, wire = divmod(number(), 8)
+        if wire == 0:
+            number()
+        else:
+            length = {1: 8, 5: 4}.get(wire)
+            if length is None:
+                length = number()
+            if wire == 2 and field == wanted:
+                yield data[at : at + length]
+            at += length

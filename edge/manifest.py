@@ -21,6 +21,11 @@ REBUILD = "Rebuild the bundle: python -m edge.build --force"
 _BUILD = "Build one: python -m edge.build"
 
 
+def fits(value: object, least: float, most: float, kind: type | tuple[type, ...] = int) -> bool:
+    """Whether a value of a manifest is a number of that kind and in range, which NaN is not."""
+    return isinstance(value, kind) and isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
 def digest_bytes(data: bytes) -> str:
     """SHA-256 as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -107,8 +107,8 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     check_replaceable(output, replace=options.force)
     lowering = backends.lowering(backend)
     # The range of weights follows from the processor, and a bundle may not know its own.
-    wanted = (lowering, target.float16, support.facts.get("reduced_range") if target.precision == "int8" else None)
-    same = wanted == (old.manifest.get("lowering", old.target.backend), old.target.float16, old.manifest["engine"].get("reduced_range"))
+    same = (lowering, target.float16) == (backends.lowering_of(old.manifest), old.target.float16)
+    same = same and not backends.backend(backend).lowers_anew(old.manifest["engine"], target, support)
     return write_bundle(
         output,
         graph=old.graph(),
@@ -145,10 +145,10 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
 
 def _engine_builder(backend: str, options: BuildOptions) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
     """The backend's ``build``, with what the options add to it."""
-    build_engine: Any = backends.backend(backend).build
+    build_engine = backends.backend(backend).build
     if not options.compute_capability:
         return build_engine
-    if backend != "tensorrt-rtx":
+    if not backends.backend(backend).for_other_gpus:
         raise EdgeError("build", f"{backend} takes no `compute_capability`", "Leave it out, or give `backend` tensorrt-rtx")
     return partial(build_engine, compute_capabilities=options.compute_capability)
 
@@ -218,7 +218,7 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> bytes:
         raise EdgeError(
             "build",
             f"Turning a graph for {old.target.backend} into one for {target.backend} needs onnx: {error}",
-            f"pip install onnx, or build on the host with `backend` {lowering if lowering in backends.BACKENDS else target.backend}",
+            f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:
         return _lowered(old.graph(), target, lowering)
@@ -274,10 +274,7 @@ def _loads(folder: Path, events: Events) -> dict[str, Any]:
 def _elsewhere(bundle: Bundle) -> str:
     """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
     support = backends.probe(bundle.target.backend)
-    wanted, here = bundle.manifest["engine"].get("compute_capabilities"), support.facts.get("compute_capability")
-    if not support.reason and wanted and here not in wanted:
-        return f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}"
-    return support.reason
+    return support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)
 
 
 def _check_host_packages() -> None:

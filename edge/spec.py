@@ -9,6 +9,7 @@ from typing import Any
 from edge.errors import EdgeError, one_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
+MAX_BATCH = 4096  # what is allocated follows from it, and it may come from a manifest
 
 
 @dataclass(frozen=True)

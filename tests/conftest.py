@@ -82,10 +82,10 @@ def nodes_here(request):
         if target.float16 and request.param == "AVX2":
             pytest.skip("AVX2 has no 16-bit float")
         code = (
-            "import json, sys; from pathlib import Path; from edge.backends.openvino import Network, runtime_nodes; "
+            "import json, sys; from pathlib import Path; from edge.backends.openvino import OpenVINORunner, runtime_nodes; "
             "from edge.spec import TargetSpec; target = TargetSpec(*json.loads(sys.argv[2])); model = Path(sys.argv[1]); "
             "weights = model.with_suffix('.bin').read_bytes() if model.suffix == '.xml' else b''; "
-            "print(json.dumps(runtime_nodes(Network(model.read_bytes(), target, weights).compiled(int(sys.argv[3])))))"
+            "print(json.dumps(runtime_nodes(OpenVINORunner(model.read_bytes(), target, weights).compiled(int(sys.argv[3])))))"
         )
         words = [str(model), json.dumps([target.backend, target.precision, target.batches, target.float16]), str(batch)]
         environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": request.param}  # read once a process

@@ -53,7 +53,7 @@ def test_facts_in_another_form_end_in_words(small_bundle, tmp_path, capsys):
 
     copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
     manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["engine"] |= {"network": 5}
+    manifest["engine"] |= {"layers": 5}
     (copied / "manifest.json").write_text(json.dumps(manifest))
     assert run(copied) == 0
     assert "another form" in capsys.readouterr().out

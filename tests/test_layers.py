@@ -14,8 +14,8 @@ import pytest
 LAYERS = {
     **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
     **dict.fromkeys(["edge.cache", "edge.events", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
-    **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], 2),
-    **dict.fromkeys(["edge.engine", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
+    **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], 2),
+    **dict.fromkeys(["edge.engine", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib"], 4),
     **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
@@ -23,10 +23,12 @@ LAYERS = {
 # Within a layer, this and nothing else.
 WITHIN = {
     ("edge.atomic", "edge.errors"),
-    ("edge.bundle", "edge.graph"),
+    ("edge.bundle", "edge.backends"),
+    ("edge.engine", "edge.bundle"),
     ("edge.engine", "edge.backends"),
     ("edge.backends", "edge.lower"),
     ("edge.measure", "edge.engine"),
+    ("edge.measure", "edge.bundle"),
     ("edge.measure", "edge.data"),
     ("edge.quantisation", "edge.options"),
     ("edge.pipeline", "edge.options"),
@@ -46,7 +48,7 @@ ANYWHERE: dict[str, frozenset[str]] = {
     "calib": ARRAYS | {"onnx"},
 }
 IN_FUNCTIONS: dict[str, frozenset[str]] = {
-    **dict.fromkeys(["edge.graph", "edge.bundle", "edge.ops", "edge.image"], frozenset({"onnx"})),
+    **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], frozenset({"onnx"})),
     **dict.fromkeys(COMMANDS, frozenset({"tqdm", "torch"})),
     "edge.measure": frozenset({"psutil", "onnx"}),
 }
@@ -54,10 +56,10 @@ IN_FUNCTIONS: dict[str, frozenset[str]] = {
 VENDORS: dict[str, frozenset[str]] = {
     "edge.backends.onnxruntime": frozenset({"onnxruntime"}),
     "edge.backends.openvino": frozenset({"openvino"}),
-    "edge.backends.tensorrt": frozenset({"tensorrt", "cuda"}),
-    "edge.backends.tensorrt_rtx": frozenset({"tensorrt_rtx", "cuda"}),
-    "edge.backends._cuda": frozenset({"cuda", "pycuda"}),
-    "edge.backends._trt_aot": frozenset({"cuda"}),
+    "edge.backends.trt": frozenset({"tensorrt", "tensorrt_rtx"}),
+    "edge.backends.trt.cuda": frozenset({"cuda"}),
+    "edge.backends.trt.pycuda": frozenset({"pycuda"}),
+    "edge.backends.trt.aot": frozenset({"cuda"}),
 }
 # Imports by a name that is computed, which nobody can check by reading: each is a table of the module's own, or argued here.
 COMPUTED = frozenset(
@@ -68,8 +70,7 @@ COMPUTED = frozenset(
         ("edge.models", "module"),
         ("edge.data.sources", "module"),
         ("edge.backends", "BACKENDS[name]"),
-        ("edge.backends._trt_build", "BACKENDS[request['backend']]"),
-        ("edge.backends._trt_aot", "f'{trt.__name__}.plugin'"),  # a part of the library it is given
+        ("edge.backends.trt.aot", "f'{trt.__name__}.plugin'"),  # a part of the library it is given
     }
 )
 # From layer 5 on these are imported inside the function that needs them: a device has neither.
@@ -246,7 +247,7 @@ PLANTED = {
     "by a literal name": ("edge.image", "def f():\n    import_module('edge.engine')", "layer 2 imports edge.engine"),
     "by a computed name": ("edge.image", "def f(name):\n    import_module(name)", "imports name, a computed name"),
     "by a computed keyword": ("edge.image", "import_module(name=which)", "imports which, a computed name"),
-    "by a loop over names": ("edge.backends._trt", "for name in ('cuda.cudart',):\n    import_module(name)", "must not import cuda"),
+    "by a loop over names": ("edge.backends.trt.run", "for name in ('cuda.cudart',):\n    import_module(name)", "must not import cuda"),
     "by a loop's name after the loop": ("edge.spec", "for n in ('json',):\n    pass\nimport_module(n)", "a computed name"),
     "the lazy package": ("edge", "from edge.engine import Engine", "`import edge` must not load edge.engine.Engine"),
     "through the package": ("edge.bench", "from edge import Engine", "imports edge.Engine, which has no layer"),
@@ -272,7 +273,7 @@ PLANTED = {
         "def f():\n    import onnxruntime",
         "edge.backends must not import onnxruntime",
     ),
-    "a vendor in the common part": ("edge.backends._trt", "import tensorrt", "edge.backends must not import tensorrt"),
+    "a vendor in the common part": ("edge.backends.trt.vendor", "import tensorrt", "edge.backends must not import tensorrt"),
     "inside a class": ("edge.errors", "class A:\n    import numpy", "edge.errors must not import numpy"),
     "an unknown package": ("edge.data", "import cv2", "edge.data must not import cv2"),
 }
@@ -303,7 +304,7 @@ ALLOWED = {
     "lazy names": ("edge", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from edge.engine import Engine"),
     "the vendor of a backend": ("edge.backends.onnxruntime", "def f():\n    import onnxruntime"),
     "a table of its own": ("edge.backends", "import_module(BACKENDS[name])"),
-    "a loop over names": ("edge.backends._cuda", "for name in ('cuda.bindings.runtime', 'cuda.cudart'):\n    import_module(name)"),
+    "a loop over names": ("edge.backends.trt.cuda", "for name in ('cuda.bindings.runtime', 'cuda.cudart'):\n    import_module(name)"),
     "standard library": ("edge.errors", "import xml.etree.ElementTree\nfrom concurrent.futures import ThreadPoolExecutor"),
 }
 

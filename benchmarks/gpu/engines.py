@@ -55,15 +55,12 @@ def _bundle(path: str, graphs: bool) -> Runner:
     if graphs:
         engine = Engine.load(path)
         engine.infer(np.zeros((1, 3, engine.bundle.image.size, engine.bundle.image.size), np.float32))
-        reason = getattr(engine._runner, "graphless", "")
-        if reason:
-            raise RuntimeError(f"no CUDA graph: {reason}")
+        if engine._runner is not None and engine._runner.graphless:
+            raise RuntimeError(f"no CUDA graph: {engine._runner.graphless}")
         return engine.infer
     bundle, payload = Bundle.load(path)
     check_fit(bundle)
-    backend: Any = backends.backend(bundle.target.backend)
-    runner: Runner = backend.open(payload, bundle.target, bundle.manifest["engine"], graphs=False)
-    return runner
+    return backends.backend(bundle.target.backend).open(payload, bundle.target, bundle.manifest["engine"], graphs=False)
 
 
 def _torch(source: Mapping[str, Any], way: str, half: bool, device: str, batch: int) -> Runner:
@@ -143,7 +140,7 @@ def build(args: argparse.Namespace, work: Path, result: dict[str, Any]) -> dict[
                 built[name] = work / name
                 bundle = Bundle.read(built[name])
                 about = {"seconds": round(time.monotonic() - started, 1), "mb": round(bundle.bytes / 1e6, 1)}
-                result["bundles"][name] = {**about, "made_of": backends.account(bundle.manifest["engine"])}
+                result["bundles"][name] = {**about, "made_of": backends.describe_engine(backend, bundle.manifest["engine"])}
     return built
 
 
@@ -165,7 +162,7 @@ def contenders(args: argparse.Namespace, built: Mapping[str, Path], batch: int) 
     for name, path in built.items():
         backend, precision = Bundle.read(path).target.backend, Bundle.read(path).target.precision
         found.append(OnGPU(name, backend, precision, "gpu-bundle", {"path": str(path), "graphs": True}))
-        if backend.startswith("tensorrt"):
+        if backends.backend(backend).on_gpu:
             found.append(OnGPU(f"{name}, no graph", backend, precision, "gpu-bundle", {"path": str(path), "graphs": False}))
     ways = [("eager", False), ("eager", True), ("published", True), ("compile", True), ("inductor", True)]
     for way, half in ways:

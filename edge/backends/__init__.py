@@ -1,95 +1,38 @@
-"""What runs a lowered graph. One file per runtime, all behind the same two methods: ``build`` and ``open``."""
+"""What runs a lowered graph. One module per runtime, all behind the contract of ``edge.backends.base``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from edge.backends.base import Backend, Form, Runner, Support
 from edge.errors import EdgeError, UnavailableError, one_of
-from edge.manifest import REBUILD
 from edge.spec import TargetSpec
 
+__all__ = ["AUTOMATIC", "BACKENDS", "Backend", "Form", "Runner", "Support"]
+
+# Name → the module whose table ``PROVIDES`` has the backend under that name.
 BACKENDS = {
     "openvino": "edge.backends.openvino",
     "onnxruntime": "edge.backends.onnxruntime",
-    "tensorrt": "edge.backends.tensorrt",
-    "tensorrt-rtx": "edge.backends.tensorrt_rtx",
+    "tensorrt": "edge.backends.trt",
+    "tensorrt-rtx": "edge.backends.trt",
 }
 AUTOMATIC = ("tensorrt", "openvino", "onnxruntime")  # the order in which `auto` looks
-
-
-@dataclass(frozen=True)
-class Support:
-    """What a backend can do on this machine.
-
-    Attributes:
-        reason: why it cannot run here; empty when it can.
-        fix: the one line that would change that.
-        version: of the vendor library; empty when it is not installed.
-        device: the processor it would run on, in words.
-        float16: the 16-bit float of precision ``fp16`` here (``bf16`` or ``fp16``); None where it has none.
-        builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
-        int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
-        lowering: the row of edge.lower's table that it takes here, where that is not its own (TensorRT without our plugin).
-    """
-
-    reason: str = ""
-    fix: str = ""
-    version: str = ""
-    device: str = ""
-    float16: str | None = None
-    builds: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    int8_float16: str | None = None
-    lowering: str = ""
-
-
-@dataclass(frozen=True)
-class Form:
-    """Of an input or output: its element type, as NumPy names it, and its shape; None stands for a size that is left open."""
-
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join('B' if size is None else str(size) for size in self.shape)})"
-
-
-class Runner(Protocol):
-    """A loaded engine for the batches of its target. Calls from several threads are allowed."""
-
-    def forms(self) -> dict[str, Form]:
-        """What the engine takes and gives, by name."""
-
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """images: (B, 3, S, S) float32 with B one of the target's batches → outputs by name, the caller's to keep."""
-
-    def close(self) -> None: ...
-
-
-class Backend(Protocol):
-    """What a backend module provides."""
-
-    def probe(self) -> Support: ...
-
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
-        """Write the engine payload ``engine.*`` into the folder; returns plain facts for the manifest."""
-
-    def open(self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Runner:
-        """Load what ``build`` wrote: the contents of the files ``engine.*``, by name."""
+FORMER_LOWERINGS = {"tensorrt-rtx": "standard-nodes"}  # rows of edge.lower's table as bundles of version 0.1 name them
+ON_GPU = frozenset({2, 13})  # DLPack's device kinds: CUDA, CUDA managed
 
 
 def backend(name: str) -> Backend:
-    """The backend module of that name, imported now."""
+    """The backend of that name, its module imported now."""
     if name not in BACKENDS:
         raise EdgeError("backend", f"There is no backend {name!r}", f"Change `backend` to {one_of(BACKENDS)}")
-    return import_module(BACKENDS[name])  # type: ignore[return-value]
+    provided: Mapping[str, Backend] = import_module(BACKENDS[name]).PROVIDES
+    return provided[name]
 
 
 def probe(name: str) -> Support:
@@ -100,74 +43,53 @@ def probe(name: str) -> Support:
         return Support(reason=f"its module does not import: {error}", fix=f'pip install "mcar-edge[{name}]"')
 
 
-def open_built(backend: Backend, folder: Path, target: TargetSpec, facts: Mapping[str, Any], **options: Any) -> Runner:
+def open_built(
+    backend: Backend, folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+) -> Runner:
     """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
-    return backend.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, facts, **options)
-
-
-def engine_file(payload: Mapping[str, bytes], name: str) -> bytes:
-    """One of the files of an engine, refused in one line where there is none."""
-    if name not in payload:
-        raise EdgeError("load", f"The engine has no file {name}", REBUILD)
-    return payload[name]
-
-
-@contextmanager
-def vendor_errors(stage: str, problem: str, fix: str) -> Iterator[None]:
-    """Whatever a vendor library raises becomes our error, with its words: ``[stage] problem: words. fix.``"""
-    try:
-        yield
-    except EdgeError:
-        raise
-    except Exception as error:
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EdgeError(stage, f"{problem}: {words}", fix) from error
+    payload = {path.name: path.read_bytes() for path in folder.glob("engine.*")}
+    return backend.open(payload, target, facts, cuda=cuda, graphs=graphs)
 
 
 def lowering(name: str) -> str:
     """The row of edge.lower's table that a backend takes here."""
-    return probe(name).lowering or name
+    return probe(name).lowering or backend(name).lowering
 
 
-def account(facts: Mapping[str, Any]) -> list[str]:
-    """What an engine is made of, in sentences.
+def lowering_of(manifest: Mapping[str, Any]) -> str:
+    """The row that a bundle's ``lowered.onnx`` was made by, under its name of today."""
+    name = str(manifest.get("lowering") or manifest["target"]["backend"])
+    return FORMER_LOWERINGS.get(name, name)
+
+
+def usual_for(lowering: str, default: str) -> str:
+    """The backend whose usual row that is; ``default`` where it is no backend's."""
+    return next((name for name in BACKENDS if backend(name).lowering == lowering), default)
+
+
+def describe_engine(name: str, facts: Mapping[str, Any]) -> list[str]:
+    """What an engine of that backend is made of, in sentences.
 
     Args:
         facts: the manifest's ``engine``, or any part of it; ``layers`` may come from ``Engine.layers``. A bundle comes from outside:
             facts of another form are said to be so.
     """
+    if name not in BACKENDS:
+        return []
     try:
-        return _account(facts)
+        return backend(name).describe(facts)
     except (AttributeError, KeyError, TypeError, ValueError):
         return ["what the manifest says of the engine has another form"]
 
 
-def _account(facts: Mapping[str, Any]) -> list[str]:
-    said = []
-    network, layers = facts.get("network"), facts.get("layers")
-    if network:
-        said.append(f"parsed: {network['layers']} layers; {network['int8_convolutions']} of {network['convolutions']} convolutions in int8")
-    if layers and "unread" in layers:
-        said.append(f"engine: its layers could not be read: {layers['unread']}")
-    elif layers:
-        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
-        share = layers.get("int8_share")
-        read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
-        said.append(f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}")
-    if "regions" in facts:
-        gpu = facts.get("machine", {}).get("gpu")
-        where = f"built on {gpu}" if gpu else "built on a machine without a GPU and never run there: try it where it shall run"
-        said.append(f"boxes and crops by {facts['regions']}; {where}")
-    return said
-
-
 def on_device(array: Any) -> bool:
-    """Whether an array lives on a GPU."""
+    """Whether an array says that it lives on a GPU."""
     if isinstance(array, np.ndarray):
         return False
-    from edge.backends._device_arrays import on_device as asked
-
-    return asked(array)
+    # Arrays of any library are asked by protocol, and a protocol is known by its name.
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in ON_GPU
 
 
 def require(name: str, *, building: bool = False) -> Support:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import Form, Support, engine_file, vendor_errors
+from edge.backends.base import Backend, Form, Runner, Support, engine_file, vendor_errors
 from edge.errors import EdgeError
 from edge.manifest import REBUILD
 from edge.processor import VNNI, needs_reduced_range
@@ -29,40 +29,50 @@ def library() -> Any:
     return onnxruntime
 
 
-def probe() -> Support:
-    try:
-        onnxruntime = library()
-    except ImportError as error:
-        return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
-    facts = {"reduced_range": needs_reduced_range()}
-    return Support(version=onnxruntime.__version__, device="CPU", builds=True, facts=facts)
+class ONNXRuntime(Backend):
+    """Its fact of an int8 engine is ``reduced_range``: which weights edge.lower.unsigned gave it; not every processor can run both."""
+
+    name = "onnxruntime"
+    lowering = "onnxruntime"
+
+    def probe(self) -> Support:
+        try:
+            onnxruntime = library()
+        except ImportError as error:
+            return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
+        facts = {"reduced_range": needs_reduced_range()}
+        return Support(version=onnxruntime.__version__, device="CPU", builds=True, facts=facts)
+
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+        if target.precision == "fp16":
+            raise EdgeError(
+                "backend",
+                "ONNX Runtime has no 16-bit float on a CPU",
+                "Change `precision` to fp32 or int8, or `backend` to openvino",
+            )
+        (folder / PAYLOAD).write_bytes(lowered)
+        Session(lowered)  # loading it now is the proof that it loads
+        return {"payload": PAYLOAD, **({"reduced_range": needs_reduced_range()} if target.precision == "int8" else {})}
+
+    def open(
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+    ) -> Session:
+        return Session(engine_file(payload, PAYLOAD))
+
+    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+        return [] if isinstance(facts.get("reduced_range"), bool | None) else ["reduced_range"]
+
+    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+        """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
+        if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
+            raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
+
+    def lowers_anew(self, facts: Mapping[str, Any], target: TargetSpec, support: Support) -> bool:
+        """The range of weights follows from the processor, and an older bundle does not say what it holds."""
+        return target.precision == "int8" and facts.get("reduced_range") != support.facts.get("reduced_range")
 
 
-def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
-    if target.precision == "fp16":
-        raise EdgeError(
-            "backend",
-            "ONNX Runtime has no 16-bit float on a CPU",
-            "Change `precision` to fp32 or int8, or `backend` to openvino",
-        )
-    path = folder / PAYLOAD
-    path.write_bytes(lowered)
-    Session(lowered)  # loading it now is the proof that it loads
-    # Which weights edge.lower.unsigned gave to this processor: others may not be able to run them.
-    return {"payload": PAYLOAD, **({"reduced_range": needs_reduced_range()} if target.precision == "int8" else {})}
-
-
-def check_fit(facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
-    """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
-    if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
-        raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
-
-
-def open(payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Session:
-    return Session(engine_file(payload, PAYLOAD))
-
-
-class Session:
+class Session(Runner):
     """An ONNX graph on ONNX Runtime's CPU provider.
 
     Args:
@@ -84,12 +94,10 @@ class Session:
             for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32 → the outputs by name."""
         with vendor_errors("infer", "ONNX Runtime cannot run the engine", REBUILD):
             return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
-
-    run = __call__
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
         """Median seconds of every node, by name; from a second session that writes a trace."""
@@ -124,3 +132,6 @@ def _options(threads: int | None) -> Any:
 def cores() -> int:
     """Cores this process may run on (Linux affinity; elsewhere all)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+PROVIDES: Mapping[str, Backend] = {"onnxruntime": ONNXRuntime()}

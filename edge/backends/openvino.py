@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends import Form, Support, engine_file, vendor_errors
+from edge.backends.base import Backend, Form, Runner, Support, engine_file, vendor_errors
 from edge.graph import OUTPUTS
 from edge.manifest import REBUILD
 from edge.spec import TargetSpec
@@ -18,42 +18,46 @@ PAYLOAD = "engine.xml"
 WEIGHTS = "engine.bin"
 
 
-def probe() -> Support:
-    try:
+class OpenVINO(Backend):
+    name = "openvino"
+    lowering = "openvino"
+
+    def probe(self) -> Support:
+        try:
+            import openvino
+        except ImportError as error:
+            return Support(reason=f"openvino does not import ({error})", fix='pip install "mcar-edge[openvino]"')
+        core = openvino.Core()
+        if "CPU" not in core.available_devices:
+            return Support(reason="OpenVINO has no CPU device here", fix="Reinstall openvino", version=openvino.__version__)
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        # bf16 first: on x86 the fp16 kernels of OpenVINO are slow even where the CPU lists them.
+        float16 = "bf16" if "BF16" in able else "fp16" if "FP16" in able else None
+        return Support(
+            version=openvino.__version__.split("-")[0],
+            device=core.get_property("CPU", "FULL_DEVICE_NAME"),
+            float16=float16,
+            builds=True,
+            facts={"capabilities": sorted(able)},
+        )
+
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
         import openvino
-    except ImportError as error:
-        return Support(reason=f"openvino does not import ({error})", fix='pip install "mcar-edge[openvino]"')
-    core = openvino.Core()
-    if "CPU" not in core.available_devices:
-        return Support(reason="OpenVINO has no CPU device here", fix="Reinstall openvino", version=openvino.__version__)
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    # bf16 first: on x86 the fp16 kernels of OpenVINO are slow even where the CPU lists them.
-    float16 = "bf16" if "BF16" in able else "fp16" if "FP16" in able else None
-    return Support(
-        version=openvino.__version__.split("-")[0],
-        device=core.get_property("CPU", "FULL_DEVICE_NAME"),
-        float16=float16,
-        builds=True,
-        facts={"capabilities": sorted(able)},
-    )
+
+        with vendor_errors("backend", "OpenVINO does not accept the graph", "Report the graph, or change `backend` to onnxruntime"):
+            model = openvino.Core().read_model(lowered, b"")
+            # The batch stays dynamic in the file; `open` compiles each exact batch from it.
+            openvino.save_model(model, str(folder / PAYLOAD), compress_to_fp16=False)
+            OpenVINORunner((folder / PAYLOAD).read_bytes(), target, (folder / WEIGHTS).read_bytes()).compiled(target.batches[0])
+        return {"payload": PAYLOAD}
+
+    def open(
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+    ) -> OpenVINORunner:
+        return OpenVINORunner(engine_file(payload, PAYLOAD), target, engine_file(payload, WEIGHTS))
 
 
-def build(lowered: bytes, target: TargetSpec, folder: Path) -> dict[str, Any]:
-    import openvino
-
-    with vendor_errors("backend", "OpenVINO does not accept the graph", "Report the graph, or change `backend` to onnxruntime"):
-        model = openvino.Core().read_model(lowered, b"")
-        # The batch stays dynamic in the file; `open` compiles each exact batch from it.
-        openvino.save_model(model, str(folder / PAYLOAD), compress_to_fp16=False)
-        Network((folder / PAYLOAD).read_bytes(), target, (folder / WEIGHTS).read_bytes()).compiled(target.batches[0])
-    return {"payload": PAYLOAD}
-
-
-def open(payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any]) -> Network:
-    return Network(engine_file(payload, PAYLOAD), target, engine_file(payload, WEIGHTS))
-
-
-class Network:
+class OpenVINORunner(Runner):
     """An OpenVINO model, compiled for each exact batch when that batch is first asked for.
 
     A static batch is up to a tenth faster than a dynamic one. One infer request per thread and batch.
@@ -92,7 +96,7 @@ class Network:
                 self._compiled[batch] = self._core.compile_model(model, "CPU", properties(self._target))
             return self._compiled[batch]
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
         with vendor_errors("infer", "OpenVINO cannot run the engine", REBUILD):
             request = self._request(images.shape[0])
@@ -160,3 +164,6 @@ def runtime_nodes(compiled: Any) -> list[dict[str, Any]]:
             }
         )
     return nodes
+
+
+PROVIDES: Mapping[str, Backend] = {"openvino": OpenVINO()}

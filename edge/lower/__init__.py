@@ -1,4 +1,4 @@
-"""Canonical graph → what a backend parses. One rewrite per file; the tables here say which backend needs which."""
+"""Canonical graph → what a backend parses. One rewrite per file; the tables here say which row needs which."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import onnx
 
 from edge.errors import EdgeError, one_of
 
-# In order. Each name is a module here with a function of the same name: model -> model.
+# Row → its passes, in order. Each is a module here with a function of the same name: model -> model.
+# ``tensorrt`` keeps the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else as it is.
 PASSES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("residual_adds", "unsigned", "replace_ops", "stream_biases"),
     "openvino": ("residual_adds", "sixteen_bit", "replace_ops", "stream_biases"),
     "tensorrt": ("sixteen_bit",),
-    "tensorrt-rtx": ("sixteen_bit", "replace_ops"),
+    "standard-nodes": ("sixteen_bit", "replace_ops"),
 }
 # The form of the crop, fastest first by measurement (docs/lowering.md).
-CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "tensorrt-rtx": "grid_sample"}
+CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "standard-nodes": "grid_sample"}
 QUANTISED_ONLY = frozenset({"residual_adds", "unsigned"})
 
 
@@ -26,7 +27,7 @@ def lower(model: onnx.ModelProto, *, backend: str, precision: str, float16: str 
 
     Args:
         model: canonical graph, with Q/DQ where the precision is int8; not changed.
-        backend: a key of ``PASSES``.
+        backend: a key of ``PASSES``: the row that a backend says it takes (``edge.backends.lowering``).
         precision: ``fp32``, ``fp16`` or ``int8``.
         float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in float32.
     """

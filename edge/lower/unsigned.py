@@ -53,7 +53,7 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool | None = None) -> on
             scale = np.float32(array(node.input[1]) * (127 / 255))
             if scale * np.float32(255) > bound:
                 scale = np.nextafter(np.float32(bound / 255), np.float32(0))
-            node.input[1] = constant(f"{node.input[1]}/uint8", scale.reshape(()))
+            node.input[1] = constant(f"{node.input[1]}/uint8", np.asarray(scale))
             node.input[2] = constant("uint8_0", np.zeros((), np.uint8))
         else:  # 2
             node.input[2] = constant("uint8_128", np.full((), 128, np.uint8))

@@ -233,7 +233,7 @@ def rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
     return Rates(cp, cr, _harmonic(cp, cr), op, or_, _harmonic(op, or_))
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Array:
+def _share(part: NDArray[np.int64] | np.int64, whole: NDArray[np.int64] | np.int64) -> Array:
     """Points; 0 of nothing is 0."""
     return 100.0 * part / np.maximum(whole, 1)  # type: ignore[no-any-return]
 

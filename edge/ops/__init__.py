@@ -3,6 +3,7 @@ decompositions into standard ONNX nodes."""
 
 from __future__ import annotations
 
+import atexit
 from importlib import import_module
 
 DOMAIN = "edge"
@@ -16,5 +17,10 @@ OPS = {
 
 def register_schemas() -> None:
     """Make the ops known to ``onnx.checker`` and ``onnx.shape_inference``; calling it again changes nothing."""
-    for module, _ in OPS.values():
-        import_module(module).register_schema()
+    import onnx
+
+    for name, (module, _) in OPS.items():
+        if not onnx.defs.has(name, DOMAIN):
+            import_module(module).register_schema()
+            # onnx holds our shape rules, which are Python: it must let go of them while the interpreter still runs.
+            atexit.register(onnx.defs.deregister_schema, name, VERSION, DOMAIN)

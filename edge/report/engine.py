@@ -164,7 +164,7 @@ def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset 
 
 
 def _energy(engine: Engine, images: np.ndarray) -> energy.Energy | energy.NoEnergy:
-    source, reason = energy.find(gpu=engine.bundle.target.backend.startswith("tensorrt"))
+    source, reason = energy.find(gpu=backends.backend(engine.bundle.target.backend).on_gpu)
     if source is None:
         return energy.NoEnergy(f"not available here: {reason}")
     return energy.per_image(lambda: engine.infer(images), len(images), source)

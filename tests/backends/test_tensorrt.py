@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import importlib.machinery
 import importlib.util
-import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ import onnx
 import pytest
 
 from edge import backends
-from edge.backends import _cuda, _device_arrays, _trt, _trt_run
+from edge.backends.trt import adapters, arrays, lane, run, vendor
+from edge.backends.trt.plugin import chosen_plugin
 from edge.errors import EdgeError
 from edge.ops import region_boxes
 from edge.spec import TargetSpec
@@ -29,9 +29,7 @@ TARGET = TargetSpec("tensorrt", "fp32", (1, 3))
 
 @pytest.fixture
 def backend():
-    from edge.backends import tensorrt
-
-    return tensorrt
+    return backends.backend("tensorrt")
 
 
 @pytest.fixture
@@ -54,27 +52,7 @@ def plugin(tmp_path, monkeypatch):
     return path
 
 
-# What the recorded surfaces are good for.
-
-
-def test_a_number_that_moved_is_recorded_as_moved():
-
-    read = {v: json.loads((Path(__file__).parent / "surfaces" / f"{v}.json").read_text())["enums"] for v in VERSIONS}
-    strong = {version: enums["NetworkDefinitionCreationFlag"]["STRONGLY_TYPED"] for version, enums in read.items()}
-    assert strong == {"10.3": 1, "10.16": 1, "11.1": 0}
-    assert "FP16" in read["10.16"]["BuilderFlag"]
-    assert "FP16" not in read["11.1"]["BuilderFlag"]
-
-
-def test_the_fake_refuses_what_its_version_lacks(fake_tensorrt):
-    trt = fake_tensorrt("11.1").tensorrt
-    config = trt.IBuilderConfig()
-    with pytest.raises(AttributeError, match="int8_calibrator"):
-        config.int8_calibrator = None
-    with pytest.raises(AttributeError):
-        trt.BuilderFlag.FP16  # noqa: B018
-    with pytest.raises(AttributeError, match="device_memory_size"):
-        trt.ICudaEngine.__getattr__(object(), "device_memory_size")
+# The fake against what it plays.
 
 
 def test_the_fake_cuda_has_no_name_that_cuda_lacks():
@@ -215,14 +193,14 @@ def test_the_quicker_memory_is_chosen_where_it_is_shared(
 ):
     fake = fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED=integrated)
     network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
-    now, run = [0.0], _trt_run._Lane.run
+    now, plain = [0.0], lane.Lane.run
 
-    def timed(lane, batch):
-        now[0] += 2 if lane._mapped == (slow == "mapped") else 1
-        return run(lane, batch)
+    def timed(one, batch):
+        now[0] += 2 if one._mapped == (slow == "mapped") else 1
+        return plain(one, batch)
 
-    monkeypatch.setattr(_trt_run._Lane, "run", timed)
-    monkeypatch.setattr(_trt_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(lane.Lane, "run", timed)
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     network(images)
     assert network.memory == chosen
     assert len(fake.cudart.state.streams) == 1, "what was timed is not freed"
@@ -232,7 +210,7 @@ def test_memory_that_the_gpu_reads_in_place_gives_the_same_answer(fake_tensorrt,
     fake_tensorrt("10.3", EDGE_FAKE_INTEGRATED="1")
     network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    for mode in _trt_run.MODES:
+    for mode in lane.MODES:
         np.testing.assert_allclose(network._made(3, mode).run(images)["scores"], expected(images), atol=1e-5)
 
 
@@ -240,7 +218,7 @@ def test_layers_and_their_times_can_be_read(fake_tensorrt, backend, images, tmp_
     for version in ("10.16", "11.1"):
         fake = fake_tensorrt(version)
         network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
-        assert network.layers().plain() == {"layers": 374, "precisions": {"fp32": 374}, "reformats": 12, "casts": 0, "int8_share": 0.0}
+        assert network.layers() == {"layers": 374, "precisions": {"fp32": 374}, "reformats": 12, "casts": 0, "int8_share": 0.0}
         assert network.profile(images[:1], runs=3) == {"conv1": pytest.approx(0.25e-3)}
         assert fake.cudart.holds() == 0
 
@@ -250,17 +228,19 @@ def test_layers_that_cannot_be_read_never_cost_the_plan(fake_tensorrt, backend, 
     fake_tensorrt("10.16", EDGE_FAKE_INSPECTED=answer)
     facts = backend.build(small_graph(), TARGET, tmp_path)
     assert answer[:80] in facts["layers"]["unread"]
-    assert backends.account({"layers": facts["layers"]}) == [f"engine: its layers could not be read: {facts['layers']['unread']}"]
+    assert backends.describe_engine("tensorrt", {"layers": facts["layers"]}) == [
+        f"engine: its layers could not be read: {facts['layers']['unread']}"
+    ]
     network = backends.open_built(backend, tmp_path, TARGET, facts)
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    assert network.layers().plain() == facts["layers"]
+    assert network.layers() == facts["layers"]
 
 
 def test_an_inspector_that_fails_never_costs_the_plan(fake_tensorrt, backend, tmp_path, small_graph, monkeypatch):
     fake = fake_tensorrt("10.3")
     network = backends.open_built(backend, tmp_path, TARGET, backend.build(small_graph(), TARGET, tmp_path))
     monkeypatch.setattr(fake.tensorrt.EngineInspector, "get_engine_information", lambda *_: b"\xff".decode())
-    assert network.layers().plain()["unread"].startswith("UnicodeDecodeError")
+    assert network.layers()["unread"].startswith("UnicodeDecodeError")
 
 
 # Device arrays and PyCUDA.
@@ -324,7 +304,7 @@ def test_what_lives_on_the_host_is_no_device_array(images):
     torch = pytest.importorskip("torch")
     assert not backends.on_device(images)
     assert not backends.on_device(torch.zeros(1))
-    assert _device_arrays._strides((2, 3, 4), 4) == (48, 16, 4)
+    assert arrays._strides((2, 3, 4), 4) == (48, 16, 4)
 
 
 def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
@@ -341,7 +321,7 @@ def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, 
     network.close()
     assert len(fake.pycuda._stack()) == 1, "the application's context stack must be as it was"
     with pytest.raises(EdgeError, match="bindings or pycuda"):
-        _cuda.open_cuda("cupy")
+        adapters.open_cuda("cupy")
 
 
 # The plugin.
@@ -365,8 +345,8 @@ def test_the_plugin_travels_with_the_engine_and_is_registered_first(fake_tensorr
 def test_without_a_plugin_the_graph_is_lowered_to_standard_nodes(fake_tensorrt, backend, tmp_path, monkeypatch, small_graph):
     fake_tensorrt("10.3")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "")
-    assert backend.probe().lowering == "tensorrt-rtx"
-    assert backends.lowering("tensorrt") == "tensorrt-rtx"
+    assert backend.probe().lowering == "standard-nodes"
+    assert backends.lowering("tensorrt") == "standard-nodes"
     with pytest.raises(EdgeError, match="needs the plugin library"):
         backend.build(small_graph(regions=True), TARGET, tmp_path)
     assert not list(tmp_path.glob("engine.*"))
@@ -379,7 +359,7 @@ def test_a_library_that_is_no_plugin_is_refused(fake_tensorrt, backend, tmp_path
         backend.build(small_graph(regions=True), TARGET, tmp_path)
     plugin.unlink()
     with pytest.raises(EdgeError, match=r"EDGE_TENSORRT_PLUGIN names .* no file"):
-        _trt.plugin_path()
+        chosen_plugin()
 
 
 def test_an_image_that_the_kernel_cannot_hold_is_refused(fake_tensorrt, backend, tmp_path, plugin, small_graph):
@@ -429,7 +409,7 @@ def test_an_abort_in_the_library_is_one_line(fake_tensorrt, backend, tmp_path, s
 def test_less_workspace_is_tried_where_a_build_runs_out_of_memory(fake_tensorrt, backend, tmp_path, how, small_graph):
     fake_tensorrt("10.16", EDGE_FAKE_BUILD=f"{how} above {1 << 30}")
     facts = backend.build(small_graph(), TARGET, tmp_path)
-    assert facts["workspace"] == int(_trt.LADDER[2] * (4 << 30))
+    assert facts["workspace"] == int(vendor.LADDER[2] * (4 << 30))
 
 
 @pytest.mark.parametrize(("how", "words"), [("kill", "SIGKILL, as for want of memory"), ("none", "Could not find any implementation")])

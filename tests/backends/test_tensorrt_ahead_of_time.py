@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge import backends
-from edge.backends import _trt_aot
+from edge.backends.trt import aot
 from edge.errors import EdgeError
 from edge.spec import TargetSpec
 
@@ -36,7 +36,7 @@ def bits(value: float) -> int:
 def ptx() -> str:
     pytest.importorskip("cuda.bindings.nvrtc")
     try:
-        return _trt_aot.compile_kernels((8, 7)).decode()
+        return aot.compile_kernels((8, 7)).decode()
     except (EdgeError, RuntimeError) as missing:  # cuda-bindings raises RuntimeError where the library is absent
         pytest.skip(str(missing))
 
@@ -48,7 +48,7 @@ def test_the_kernels_compile_where_the_engine_is_built(ptx):
 
 def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
     with pytest.raises(EdgeError, match=r"NVRTC cannot compile the kernels: nvrtcCompileProgram.*compute capability 1\.7") as refused:
-        _trt_aot.compile_kernels((1, 7))
+        aot.compile_kernels((1, 7))
     assert "\n" not in str(refused.value)
 
 
@@ -57,7 +57,7 @@ def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
 
 def by_the_fake(fake_tensorrt, version):
     trt = fake_tensorrt(version).tensorrt
-    _trt_aot.register(trt, PTX)
+    aot.register(trt, PTX)
     return sys.modules["tensorrt.plugin"].launches  # type: ignore[attr-defined]
 
 
@@ -120,8 +120,8 @@ def test_entries_take_inputs_then_numbers_then_the_output(ptx, fake_tensorrt):
 
 def test_block_sizes_are_those_the_kernels_are_compiled_for(ptx):
     bounds = dict(re.findall(r"\.entry (\w+)\(.*?\)\s*\.maxntid (\d+)", ptx, re.DOTALL))
-    assert bounds.pop("edge_region_boxes") == str(_trt_aot.BOX_THREADS)
-    assert set(bounds.values()) == {str(_trt_aot.CROP_THREADS)}
+    assert bounds.pop("edge_region_boxes") == str(aot.BOX_THREADS)
+    assert set(bounds.values()) == {str(aot.CROP_THREADS)}
 
 
 # In a build.
@@ -129,12 +129,11 @@ def test_block_sizes_are_those_the_kernels_are_compiled_for(ptx):
 
 @pytest.mark.parametrize("version", ["10.16", "11.1"])
 def test_an_engine_carries_its_kernels(ptx, fake_tensorrt, small_graph, monkeypatch, tmp_path, version):
-    from edge.backends import tensorrt as backend
-
     fake_tensorrt(version)
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
-    assert backend.probe().lowering == ""
+    assert backends.backend("tensorrt").probe().lowering == ""
     target = TargetSpec("tensorrt", "fp32", (1, 3))
+    backend = backends.backend("tensorrt")
     facts = backend.build(small_graph(regions=True), target, tmp_path)
     assert (facts["regions"], facts["plugin"]) == ("plugin, ahead of time", None)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("engine.")] == ["engine.plan"]
@@ -146,22 +145,18 @@ def test_an_engine_carries_its_kernels(ptx, fake_tensorrt, small_graph, monkeypa
 
 
 def test_a_version_without_them_says_so(fake_tensorrt, monkeypatch):
-    from edge.backends import tensorrt as backend
-
     fake_tensorrt("10.3")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
     with pytest.raises(EdgeError, match=r"needs TensorRT 10\.9 or later, and 10\.3\.0\.30 is installed"):
-        _trt_aot.asked_for(sys.modules["tensorrt"])
-    assert "needs TensorRT 10.9" in backend.probe().reason
+        aot.check_version(sys.modules["tensorrt"])
+    assert "needs TensorRT 10.9" in backends.backend("tensorrt").probe().reason
 
 
 def test_an_image_that_the_kernel_cannot_hold_is_refused(ptx, fake_tensorrt, small_graph, monkeypatch, tmp_path):
-    from edge.backends import tensorrt as backend
-
     fake_tensorrt("11.1")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", "aot")
     with pytest.raises(EdgeError, match=r"kernel that finds boxes takes images of at most 1024 px, and these have 1056 px"):
-        backend.build(small_graph(regions=True, size=1056), TargetSpec("tensorrt", "fp32", (1,)), tmp_path)
+        backends.backend("tensorrt").build(small_graph(regions=True, size=1056), TargetSpec("tensorrt", "fp32", (1,)), tmp_path)
 
 
 # TensorRT's own module over the few names of the library that it needs.
@@ -241,7 +236,7 @@ def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in [name for name in sys.modules if name.startswith("tensorrt.")]:
         monkeypatch.delitem(sys.modules, name)
     trt.__path__ = [str(folder.parent)]
-    _trt_aot.register(trt, PTX)
+    aot.register(trt, PTX)
     for name in [name for name in sys.modules if name.startswith("tensorrt.")]:
         monkeypatch.delitem(sys.modules, name)
 

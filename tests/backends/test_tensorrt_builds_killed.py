@@ -14,14 +14,14 @@ import pytest
 WRITE = """
 import sys
 from pathlib import Path
-from edge.backends import tensorrt
+from edge import backends
 from edge.bundle import write_bundle
 from edge.graph import Graph
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 proto = Path(sys.argv[1]).read_bytes()
 graph = Graph(proto, ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32))
 write_bundle(Path(sys.argv[2]), graph=graph, reference=proto, lowered=proto, target=TargetSpec("tensorrt", "fp32", (1,)),
-             build_engine=tensorrt.build, facts={}, replace=True)
+             build_engine=backends.backend("tensorrt").build, facts={}, replace=True)
 """
 
 

@@ -41,9 +41,7 @@ def bundled(folder, proto, target, build_engine, **facts):
 @pytest.fixture
 def on_the_device(fake_tensorrt, small_graph, tmp_path):
     fake_tensorrt("10.3")
-    from edge.backends import tensorrt
-
-    return bundled(tmp_path / "bundle", small_graph(), TargetSpec("tensorrt", "fp32", (1, 3)), tensorrt.build)
+    return bundled(tmp_path / "bundle", small_graph(), TargetSpec("tensorrt", "fp32", (1, 3)), backends.backend("tensorrt").build)
 
 
 def test_an_application_loads_it_and_batches_between_are_padded(on_the_device, small_graph, images):
@@ -70,9 +68,7 @@ def test_the_application_may_bring_its_pycuda_context(on_the_device, images):
 
 
 def test_an_engine_of_the_cpu_refuses_cuda_and_device_arrays(small_graph, tmp_path, images):
-    from edge.backends import onnxruntime
-
-    bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)), onnxruntime.build)
+    bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)), backends.backend("onnxruntime").build)
     with pytest.raises(EdgeError, match="needs an engine on a GPU"):
         Engine.load(bundle.path, cuda="pycuda")
     with Engine.load(bundle.path) as engine, pytest.raises(EdgeError, match="needs an engine on a GPU"):
@@ -84,9 +80,9 @@ def test_a_plugin_changed_after_the_build_is_never_loaded(fake_tensorrt, small_g
     library = tmp_path / "libedge_plugin.so"
     library.write_bytes(b"edge plugin")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", str(library))
-    from edge.backends import tensorrt
-
-    bundle = bundled(tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)), tensorrt.build)
+    bundle = bundled(
+        tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)), backends.backend("tensorrt").build
+    )
     assert "engine.plugin.so" in bundle.manifest["files"]
     (bundle.path / "engine.plugin.so").write_bytes(b"edge plugiN")
     with pytest.raises(EdgeError, match=r"engine\.plugin\.so was changed"):
@@ -113,9 +109,7 @@ def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tenso
 
 
 def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(fake_tensorrt, small_graph, tmp_path, monkeypatch):
-    from edge.backends import onnxruntime
-
-    host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)), onnxruntime.build)
+    host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)), backends.backend("onnxruntime").build)
     fake_tensorrt("10.3")
     monkeypatch.setitem(sys.modules, "edge.lower", None)
     monkeypatch.delattr("edge.lower", raising=False)

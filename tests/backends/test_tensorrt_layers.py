@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.backends import account
-from edge.backends._trt_layers import parse_layers
+from edge.backends import describe_engine
+from edge.backends.trt.layers import parse_layers
 from edge.errors import EdgeError
 
 INSPECTED = Path(__file__).parent / "inspected" / "tensorrt-8.6-mobilenetv2-256-fp32.json.gz"
@@ -65,7 +65,7 @@ def test_both_major_versions_give_the_same_account(tensor, tensors):
         "int8_share": 0.5,
     }
     assert layers.layers[-2].output == "int32"
-    assert account({"layers": layers.plain()}) == [
+    assert describe_engine("tensorrt", {"layers": layers.plain()}) == [
         "engine: 8 layers (1 bf16, 2 fp16, 3 fp32, 2 int8), 1 reformats, 2 casts; 50% of the convolutions read int8"
     ]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from edge import Engine, backends, doctor
-from edge.backends import tensorrt_rtx
-from edge.backends._trt_run import unpacked_plan
+from edge.backends.trt.plan import unpacked_plan
 from edge.bundle import Bundle, write_bundle
 from edge.errors import EdgeError
 from edge.graph import Graph
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 pytest.importorskip("tensorrt_rtx")
+BACKEND = backends.backend("tensorrt-rtx")
 without_gpu = pytest.mark.skipif(backends.probe("tensorrt-rtx").reason == "", reason="a GPU is here")
 
 
@@ -22,7 +22,7 @@ def built(small_graph, tmp_path_factory):
     made = {}
     for precision in ("fp32", "fp16", "int8"):
         folder = tmp_path_factory.mktemp(precision)
-        made[precision] = folder, tensorrt_rtx.build(small_graph(precision), TargetSpec("tensorrt-rtx", precision, (1, 3)), folder)
+        made[precision] = folder, BACKEND.build(small_graph(precision), TargetSpec("tensorrt-rtx", precision, (1, 3)), folder)
     return made
 
 
@@ -54,14 +54,14 @@ def test_a_plan_is_packed_and_found_again(built):
 
 def test_an_unknown_compute_capability_is_refused_with_those_known(small_graph, tmp_path):
     with pytest.raises(EdgeError, match=r"does not know compute capability 8\.7\..*8\.9"):
-        tensorrt_rtx.build(small_graph(), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path, compute_capabilities=("8.7",))
+        BACKEND.build(small_graph(), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path, compute_capabilities=("8.7",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nodes_of_ours_never_reach_it(small_graph, tmp_path):
     # It aborts on plugins: none may be loaded for it.
     with pytest.raises(EdgeError, match=r"tensorrt-rtx takes none.* standard nodes"):
-        tensorrt_rtx.build(small_graph(regions=True), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path)
+        BACKEND.build(small_graph(regions=True), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def bundle(small_graph, tmp_path):
         reference=graph.proto,
         lowered=graph.proto,
         target=TargetSpec("tensorrt-rtx", "int8", (1, 3), "fp16"),
-        build_engine=tensorrt_rtx.build,
+        build_engine=BACKEND.build,
         facts={},
     )
 
@@ -107,13 +107,13 @@ def test_each_damaged_file_of_a_bundle_is_refused(bundle):
 def test_the_version_must_be_the_one_that_built_it(bundle):
     support = backends.probe("tensorrt-rtx")
     facts = dict(bundle.manifest["engine"])
-    tensorrt_rtx.check_fit(facts, support, "Rebuild it")
+    BACKEND.check_fit(facts, support, "Rebuild it")
     facts["machine"] = {"version": "1.0.0"}
     with pytest.raises(EdgeError, match=r"built with tensorrt-rtx 1\.0\.0"):
-        tensorrt_rtx.check_fit(facts, support, "Rebuild it")
+        BACKEND.check_fit(facts, support, "Rebuild it")
     facts |= {"machine": {"version": support.version}, "compute_capabilities": ["12.1"]}
     with pytest.raises(EdgeError, match=r"built for compute capability 12\.1"):
-        tensorrt_rtx.check_fit(facts, support, "Rebuild it")
+        BACKEND.check_fit(facts, support, "Rebuild it")
 
 
 def test_what_the_fake_of_tensorrt_plays_is_here_under_the_same_names(fake_tensorrt):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from edge import backends
 from edge.bundle import Bundle, write_bundle
 from edge.graph import Graph
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
@@ -27,14 +28,18 @@ MOMENTS = 3
 @pytest.fixture(scope="module")
 def source(small_graph, tmp_path_factory) -> Path:
     """A bundle to rebuild: the quickest build of the command line."""
-    from edge.backends import tensorrt_rtx
-
     graph = Graph(small_graph("int8"), ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32))
     target = TargetSpec("tensorrt-rtx", "int8", (1, 3), "fp16")
     facts = {"lowering": "tensorrt-rtx"}
     folder = tmp_path_factory.mktemp("source") / "bundle"
     return write_bundle(
-        folder, graph=graph, reference=graph.proto, lowered=graph.proto, target=target, build_engine=tensorrt_rtx.build, facts=facts
+        folder,
+        graph=graph,
+        reference=graph.proto,
+        lowered=graph.proto,
+        target=target,
+        build_engine=backends.backend("tensorrt-rtx").build,
+        facts=facts,
     ).path
 
 
@@ -65,7 +70,7 @@ class Build:
         while self.process.poll() is None:
             for child in self.children():
                 with contextlib.suppress(OSError):  # others come and go
-                    if b"_trt_build" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    if b"trt.build" in Path(f"/proc/{child}/cmdline").read_bytes():
                         return child
             time.sleep(0.01)
         raise AssertionError(f"no builder was started: {self.process.communicate()[1]}")

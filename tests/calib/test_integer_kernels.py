@@ -71,7 +71,7 @@ def test_tensorrt_rtx_parses_the_placement(graph: Graph, calibration: Calibratio
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     network = tensorrt.Builder(logger).create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    parsed = parser.parse(lowered(graph, calibration, "tensorrt-rtx").SerializeToString())
+    parsed = parser.parse(lowered(graph, calibration, "standard-nodes").SerializeToString())
     assert parsed, [str(parser.get_error(index)) for index in range(parser.num_errors)]
     kinds = Counter(network.get_layer(index).type for index in range(network.num_layers))
     assert kinds[tensorrt.LayerType.QUANTIZE] == 2 * 6

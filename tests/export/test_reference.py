@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge import backends, lower
-from edge.backends import onnxruntime, openvino
+from edge.backends.onnxruntime import Session
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 from export import export_graph
 
@@ -28,7 +28,7 @@ def agree(found, expected):
 
 def test_graph_on_onnxruntime_gives_the_official_outputs(case):
     graph, images, expected = case
-    session = onnxruntime.Session(lower.reference(graph.parse()).SerializeToString())
+    session = Session(lower.reference(graph.parse()).SerializeToString())
     agree(session(images), expected)
 
 
@@ -37,5 +37,6 @@ def test_graph_on_openvino_gives_the_official_outputs(case, tmp_path):
     graph, images, expected = case
     target = TargetSpec("openvino", "fp32", (len(images),))
     lowered = lower.lower(graph.parse(), backend="openvino", precision="fp32").SerializeToString()
+    openvino = backends.backend("openvino")
     openvino.build(lowered, target, tmp_path)
     agree(backends.open_built(openvino, tmp_path, target, {})(images), expected)

@@ -46,7 +46,7 @@ def test_lowering_leaves_the_canonical_graph_alone(canonical: onnx.ModelProto) -
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(canonical: onnx.ModelProto) -> None:
-    with pytest.raises(EdgeError, match="onnxruntime, openvino, tensorrt or tensorrt-rtx"):
+    with pytest.raises(EdgeError, match="onnxruntime, openvino, tensorrt or standard-nodes"):
         lower(canonical, backend="cuda", precision="fp32")
 
 
@@ -115,7 +115,7 @@ def test_tensorrt_rtx_parses_the_lowered_graph(
 ) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     model = quantised if precision == "int8" else canonical
-    lowered = lower(model, backend="tensorrt-rtx", precision=precision, float16=float16)
+    lowered = lower(model, backend="standard-nodes", precision=precision, float16=float16)
     logger = trt.Logger(trt.Logger.ERROR)
     flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = trt.Builder(logger).create_network(0 if flags is None else 1 << int(flags))

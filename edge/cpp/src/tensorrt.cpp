@@ -1,4 +1,4 @@
-// TensorRT: the plan of a bundle with its plugin, run as edge/backends/_trt_run.py runs it: one context, stream,
+// TensorRT: the plan of a bundle with its plugin, run as edge/backends/trt/run.py runs it: one context, stream,
 // buffers and captured graph (copy in, run, copy out) per thread that calls at once.
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>

@@ -1,8 +1,4 @@
-"""CUDA through one small interface: memory, streams, copies and captured graphs. Two adapters.
-
-``bindings`` is NVIDIA's cuda-bindings, in the device's primary context. ``pycuda`` is for an application that already
-lives in a PyCUDA context: its context is used, in whichever thread calls.
-"""
+"""CUDA through one small interface: memory, streams, copies and captured graphs; here by NVIDIA's cuda-bindings."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge.errors import EdgeError, UnavailableError, one_of
+from edge.errors import EdgeError, UnavailableError
 
 LEGACY_STREAM = 1  # the stream that CUDA libraries use unless told otherwise; 0 may mean another one
 
@@ -79,14 +75,6 @@ class Cuda(Protocol):
         """Free everything this object made."""
 
 
-def open_cuda(name: str = "bindings") -> Cuda:
-    """The adapter of that name: ``bindings`` or ``pycuda``."""
-    if name not in ADAPTERS:
-        raise EdgeError("cuda", f"There is no CUDA adapter {name!r}", f"Change `cuda` to {one_of(ADAPTERS)}")
-    made: Cuda = ADAPTERS[name]()
-    return made
-
-
 def present() -> tuple[Device | None, str, str]:
     """The GPU here; or None, why there is none, and what would change that. Makes no CUDA context."""
     try:
@@ -112,25 +100,23 @@ class Bindings:
         self._graphs: list[int] = []
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        code, *results = getattr(self._cudart, name)(*arguments)
+        code, *results = getattr(self._cudart, name)(*arguments)  # by name, to say which call failed
         if int(code):
             _, text = self._cudart.cudaGetErrorString(code)
-            words = text.decode() if isinstance(text, bytes) else str(text)
-            raise EdgeError("cuda", f"CUDA's {name} failed: {words}", "See what works here: python -m edge.doctor")
+            raise EdgeError("cuda", f"CUDA's {name} failed: {_text(text)}", "See what works here: python -m edge.doctor")
         return results[0] if len(results) == 1 else results
 
     def device(self) -> Device:
         if not self._call("cudaGetDeviceCount"):
             raise EdgeError("cuda", "There is no NVIDIA GPU", "Use another `backend`")
         facts = self._call("cudaGetDeviceProperties", 0)
-        label = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
         return Device(
-            label.rstrip("\0"),
+            _text(facts.name).rstrip("\0"),
             (facts.major, facts.minor),
             bool(facts.integrated),
             facts.totalGlobalMem,
-            _version(self._call("cudaDriverGetVersion")),
-            _version(self._call("cudaRuntimeGetVersion")),
+            version(self._call("cudaDriverGetVersion")),
+            version(self._call("cudaRuntimeGetVersion")),
         )
 
     def free_memory(self) -> int:
@@ -201,111 +187,6 @@ class Bindings:
         return int(handle)
 
 
-class PyCuda:
-    """PyCUDA, in the context that was current when the engine was loaded.
-
-    PyCUDA has no captured graphs; where cuda-bindings is installed too, it captures on PyCUDA's streams.
-    """
-
-    name = "pycuda"
-
-    def __init__(self) -> None:
-        try:
-            self._driver: Any = import_module("pycuda.driver")
-        except ImportError as error:
-            raise UnavailableError("cuda", f"PyCUDA does not import: {error}", "Install it: pip install pycuda") from error
-        self._context = self._try("get_current", self._driver.Context.get_current)
-        if self._context is None:
-            raise EdgeError(
-                "cuda",
-                "No PyCUDA context is current in the thread that loads the engine",
-                'Import pycuda.autoinit first, or load with cuda="bindings"',
-            )
-        try:
-            self._graphs: Bindings | None = Bindings()
-        except EdgeError:
-            self._graphs = None
-        self._streams: dict[int, Any] = {}
-        self._memory: list[Any] = []
-
-    def _try(self, what: str, call: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return call(*arguments, **options)
-        except self._driver.Error as error:
-            said = " ".join(str(error).split())
-            raise EdgeError("cuda", f"PyCUDA's {what} failed: {said}", "Check the application's CUDA context") from error
-
-    def device(self) -> Device:
-        device = self._try("get_device", self._driver.Context.get_device)
-        attribute = self._driver.device_attribute
-        return Device(
-            device.name(),
-            tuple(device.compute_capability()),
-            bool(device.get_attribute(attribute.INTEGRATED)),
-            device.total_memory(),
-            _version(self._driver.get_driver_version()),
-            ".".join(map(str, self._driver.get_version())),
-        )
-
-    def enter(self) -> None:
-        self._try("push", self._context.push)
-
-    def leave(self) -> None:
-        self._try("pop", self._driver.Context.pop)
-
-    def stream(self) -> int:
-        stream = self._try("Stream", self._driver.Stream, 1)  # 1: CU_STREAM_NON_BLOCKING
-        self._streams[stream.handle] = stream
-        return stream.handle
-
-    def synchronize(self, stream: int) -> None:
-        self._try("synchronize", self._streams[stream].synchronize)
-
-    def wait(self, stream: int, producer: int) -> None:
-        if producer in (0, LEGACY_STREAM):
-            event = self._try("record", self._driver.Event().record)
-            self._try("wait_for_event", self._streams[stream].wait_for_event, event)
-        else:  # PyCUDA cannot take a foreign stream
-            self._try("synchronize", self._driver.Context.synchronize)
-
-    def allocate(self, size: int) -> int:
-        self._memory.append(self._try("mem_alloc", self._driver.mem_alloc, size))
-        return int(self._memory[-1])
-
-    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
-        flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
-        array = self._try("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
-        return HostBuffer(array, int(array.base.get_device_pointer()) if mapped else 0, array.base)
-
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
-        # With unified addresses the driver tells host from device by the address.
-        self._try("memcpy", self._driver.memcpy_dtod_async, to, source, size, self._streams[stream])
-
-    def begin_capture(self, stream: int) -> None:
-        self._capturing().begin_capture(stream)
-
-    def end_capture(self, stream: int) -> int:
-        return self._capturing().end_capture(stream)
-
-    def launch(self, graph: int, stream: int) -> None:
-        self._capturing().launch(graph, stream)
-
-    def _capturing(self) -> Bindings:
-        if self._graphs is None:
-            raise EdgeError("cuda", "PyCUDA alone cannot capture CUDA graphs", "Install cuda-bindings too")
-        return self._graphs
-
-    def release(self) -> None:
-        if self._graphs is not None:
-            self._graphs.release()
-        while self._memory:
-            self._memory.pop().free()
-        self._streams.clear()
-
-
-ADAPTERS: dict[str, Any] = {"bindings": Bindings, "pycuda": PyCuda}
-
-
 def _cudart() -> Any:
     for name in ("cuda.bindings.runtime", "cuda.cudart"):  # the second until 12.6
         try:
@@ -319,6 +200,10 @@ def _cudart() -> Any:
     )
 
 
-def _version(number: int) -> str:
+def _text(words: bytes | str) -> str:
+    return words.decode() if isinstance(words, bytes) else str(words)
+
+
+def version(number: int) -> str:
     """12060 → 12.6."""
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -15,31 +15,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edge.backends.trt.plugin import AHEAD_OF_TIME, PLUGIN_VARIABLE
 from edge.errors import EdgeError
 
-PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
-AHEAD_OF_TIME = "aot"  # the variable's value that asks for this route
-REGIONS = "plugin, ahead of time"  # what the manifest says then
 # Thread blocks of kernels/aot.cu, and output rows per thread of a crop.
 BOX_THREADS, CROP_THREADS, CROP_ROWS = 256, 128, 8
 
 
-def wanted() -> bool:
-    """Whether the user asks for this route."""
-    return os.environ.get(PLUGIN_VARIABLE) == AHEAD_OF_TIME
-
-
-def asked_for(trt: Any) -> str:
-    """What to call this route where the user asks for it, else nothing; refused where the version lacks it."""
-    if not wanted():
-        return ""
-    if not hasattr(trt, "QuickPluginCreationRequest"):
+def check_version(trt: Any) -> None:
+    """Refuse a version that lacks this route."""
+    if not hasattr(trt, "QuickPluginCreationRequest"):  # it came with the route, and says more than a number
         raise EdgeError(
             "backend",
             f"{PLUGIN_VARIABLE}={AHEAD_OF_TIME} needs TensorRT 10.9 or later, and {trt.__version__} is installed",
             "Build the plugin library instead: docs/jetson.md",
         )
-    return REGIONS
 
 
 def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
@@ -129,7 +119,7 @@ def _ceil_div(a: int, b: int) -> int:
 
 def _kernels() -> Path:
     """The kernels' sources: in an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     return next(folder for folder in (package / "_native" / "kernels", package.parent / "kernels") if (folder / "aot.cu").is_file())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -10,18 +9,19 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge import cache
 from edge.atomic import write_atomically
-from edge.backends import BACKENDS, _cuda, _trt_aot
-from edge.backends._trt import MARK, PACKED, PAYLOAD, Vendor, register_plugin
-from edge.backends._trt_aot import PLUGIN_VARIABLE
-from edge.backends._trt_layers import read_layers
-from edge.backends._trt_run import quiet_logger
+from edge.backends.trt import PROVIDES, aot, cuda
+from edge.backends.trt.child import MARK, Answer, Request
+from edge.backends.trt.layers import read_layers
+from edge.backends.trt.plan import PACKED, PAYLOAD, quiet_logger
+from edge.backends.trt.plugin import PLUGIN_VARIABLE, Route, register_plugin
+from edge.backends.trt.vendor import Vendor
 from edge.errors import EdgeError, one_of
 from edge.graph import INPUT
 from edge.manifest import digest_json
@@ -29,17 +29,16 @@ from edge.ops.region_boxes import KERNEL_MAX_SIZE
 
 
 def main() -> int:
-    request = json.loads(sys.stdin.buffer.readline())
-    lowered = sys.stdin.buffer.read(request["bytes"])
+    request = Request(**json.loads(sys.stdin.buffer.readline()))
+    lowered = sys.stdin.buffer.read(request.size)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    vendor: Vendor = importlib.import_module(BACKENDS[request["backend"]]).VENDOR
     try:
-        answer: dict[str, Any] = {"facts": build_plan(vendor, request, lowered)}
+        answer = Answer(build_plan(PROVIDES[request.backend], request, lowered))
     except EdgeError as error:
-        answer = {"error": (error.stage, error.problem, error.fix), "again": isinstance(error, _NoPlan)}
+        answer = Answer(error=(error.stage, error.problem, error.fix), again=isinstance(error, _NoPlan))
     except OSError as error:
-        answer = {"error": ("backend", f"Cannot write the plan: {error}", "Free some space on the disk"), "again": False}
-    print("\n" + MARK + json.dumps(answer), flush=True)
+        answer = Answer(error=("backend", f"Cannot write the plan: {error}", "Free some space on the disk"))
+    print("\n" + MARK + json.dumps(asdict(answer)), flush=True)
     # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
     os._exit(0)
 
@@ -48,38 +47,38 @@ class _NoPlan(EdgeError):
     """The builder gave up; less workspace may help."""
 
 
-def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> dict[str, Any]:
+def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> dict[str, Any]:
     """Parse, build and write the plan; returns facts for the manifest."""
     trt = vendor.load()
     logger = quiet_logger(trt)
-    device, *_ = _cuda.present()
+    device, *_ = cuda.present()
     builder = trt.Builder(logger)
-    folder = Path(request["folder"])
-    if request["plugin"]:  # before parsing: the parser looks its nodes up there
-        register_plugin(trt.get_plugin_registry(), folder / request["plugin"]["file"])
-    elif request["ahead_of_time"]:
-        _trt_aot.register(trt, _trt_aot.compile_kernels(device.compute_capability if device else (8, 0)))
-    network = _parse(trt, builder, logger, lowered, weakly_typed=request["weakly_typed"])
+    folder, route = Path(request.folder), Route(request.route)
+    if route is Route.LIBRARY:  # before parsing: the parser looks its nodes up there
+        register_plugin(trt.get_plugin_registry(), folder / request.plugin)
+    elif route is Route.AHEAD_OF_TIME:
+        aot.register(trt, aot.compile_kernels(device.compute_capability if device else (8, 0)))
+    network = _parse(trt, builder, logger, lowered, weakly_typed=request.weakly_typed)
     shape = tuple(network.get_input(0).shape)[1:]
-    if (request["plugin"] or request["ahead_of_time"]) and shape[-1] > KERNEL_MAX_SIZE:
+    if route is not Route.NONE and shape[-1] > KERNEL_MAX_SIZE:
         raise EdgeError(
             "backend",
             f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {shape[-1]} px",
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
-    config.builder_optimization_level = request["level"]
+    config.builder_optimization_level = request.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so in the graph.
     config.clear_flag(trt.BuilderFlag.TF32)
-    workspace = int(request["share"] * _free_memory(device)) if request["share"] and device else 0
+    workspace = int(request.share * _free_memory(device)) if request.share and device else 0
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    if request["weakly_typed"]:
-        for name in ("FP16", *(["INT8"] if request["precision"] == "int8" else [])):
+    if request.weakly_typed:
+        for name in ("FP16", *(["INT8"] if request.precision == "int8" else [])):
             config.set_flag(getattr(trt.BuilderFlag, name))
-    _set_compute_capabilities(trt, config, request["compute_capabilities"])
-    for least, best, most in request["profiles"]:
+    _set_compute_capabilities(trt, config, request.compute_capabilities)
+    for least, best, most in request.profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))
         config.add_optimization_profile(profile)
@@ -96,7 +95,7 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
     if plan is None:
         raise _NoPlan(
             "backend",
-            f"The builder of {vendor.backend} made no plan: {logger.last() or 'it does not say why'}",
+            f"The builder of {vendor.name} made no plan: {logger.last() or 'it does not say why'}",
             "Close other programs, or build with a smaller `batch`; else report the graph",
         )
     if vendor.portable:
@@ -108,9 +107,9 @@ def build_plan(vendor: Vendor, request: Mapping[str, Any], lowered: bytes) -> di
             write_atomically(timings, bytes(config.get_timing_cache().serialize()))
     facts = {
         "machine": machine,
-        "compute_capabilities": request["compute_capabilities"],
-        "typing": "weak" if request["weakly_typed"] else "strong",
-        "regions": "plugin" if request["plugin"] else _trt_aot.REGIONS if request["ahead_of_time"] else "standard nodes",
+        "compute_capabilities": request.compute_capabilities,
+        "typing": "weak" if request.weakly_typed else "strong",
+        "regions": route.regions,
         "workspace": workspace,
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),
@@ -148,6 +147,7 @@ def describe(network: Any) -> dict[str, Any]:
 
 def _parse(trt: Any, builder: Any, logger: Any, lowered: bytes, *, weakly_typed: bool) -> Any:
     flags = trt.NetworkDefinitionCreationFlag
+    # What its version has, the library's enumerations say by name.
     if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):
         problem = f"TensorRT {trt.__version__} cannot choose types; TensorRT 10 was the last that could"
         raise EdgeError("backend", problem, "Build it strongly typed")
@@ -175,13 +175,13 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: list[str]) -> None:
         config.set_compute_capability(getattr(trt.ComputeCapability, known[each]), index)
 
 
-def _free_memory(device: _cuda.Device) -> int:
+def _free_memory(device: cuda.Device) -> int:
     """Bytes a build may count on."""
     if device.integrated:  # CUDA does not count what the kernel would give back
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    return _cuda.Bindings().free_memory()
+    return cuda.Bindings().free_memory()
 
 
 def _end_with_parent() -> None:

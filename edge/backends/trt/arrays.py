@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends._cuda import LEGACY_STREAM
+from edge.backends.trt.cuda import LEGACY_STREAM
 from edge.errors import EdgeError
-
-ON_GPU = frozenset({2, 13})  # DLPack's device kinds: CUDA, CUDA managed
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,9 @@ class DeviceArray:
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None}
 
 
-def on_device(array: Any) -> bool:
-    """Whether an array says that it lives on a GPU."""
-    if hasattr(array, "__cuda_array_interface__"):
-        return True
-    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in ON_GPU
-
-
 def view(array: Any, stream: int) -> View:
     """Where an array's memory is. A DLPack producer is told to make ``stream`` wait by itself."""
-    interface = getattr(array, "__cuda_array_interface__", None)
+    interface = getattr(array, "__cuda_array_interface__", None)  # a protocol of any library's arrays
     if interface is not None:
         dtype = np.dtype(interface["typestr"])
         shape = tuple(interface["shape"])

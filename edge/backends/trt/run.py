@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,21 +15,21 @@ import numpy as np
 
 from edge import cache
 from edge.atomic import write_atomically
-from edge.backends import Form, _cuda, engine_file
-from edge.backends._device_arrays import DeviceArray, view
-from edge.backends._trt import PACKED, PLUGIN, Vendor, register_plugin
-from edge.backends._trt_layers import Layers, read_layers
+from edge.backends.base import Form, Runner, engine_file
+from edge.backends.trt.adapters import open_cuda
+from edge.backends.trt.arrays import DeviceArray, view
+from edge.backends.trt.cuda import LEGACY_STREAM, Device
+from edge.backends.trt.lane import MODES, NUMPY, Lane
+from edge.backends.trt.layers import read_layers
+from edge.backends.trt.plan import quiet_logger, unpacked_plan
+from edge.backends.trt.plugin import PLUGIN, register_plugin
 from edge.errors import EdgeError
 from edge.graph import INPUT
 from edge.manifest import digest_json
 from edge.spec import TargetSpec
 
-NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
-ALIGNMENT = 256  # bytes, as cudaMalloc aligns
-MODES = ("pinned", "mapped")
 
-
-class Network:
+class TensorRTRunner(Runner):
     """A loaded engine. Every call has a lane to itself: a context with its stream and buffers, for one batch.
 
     Lanes that no call uses wait in a pool, so that there are as many as calls at once, however many threads come and go;
@@ -41,12 +40,15 @@ class Network:
             memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both, else ``pinned``.
         graphless: why no CUDA graph is used; empty when one is.
 
-    ``graphs=False`` does without CUDA graphs, to measure what they gain.
+    Args:
+        vendor, trt: our name for the library, and its module.
+        graphs: False does without CUDA graphs, to measure what they gain.
     """
 
     def __init__(
         self,
-        vendor: Vendor,
+        vendor: str,
+        trt: Any,
         payload: Mapping[str, bytes],
         target: TargetSpec,
         facts: Mapping[str, Any],
@@ -54,14 +56,14 @@ class Network:
         graphs: bool = True,
     ) -> None:
         self._graphs = graphs
-        self._trt = vendor.load()
-        self._cuda = _cuda.open_cuda(cuda)
+        self._trt = trt
+        self._cuda = open_cuda(cuda)
         self._target = target
         self._profiles = facts["profiles"]
         self._logger = quiet_logger(self._trt)
         self._lock = threading.Lock()
-        self._lanes: set[_Lane] = set()
-        self._idle: dict[tuple[int, str], deque[_Lane]] = {(batch, mode): deque() for batch in target.batches for mode in MODES}
+        self._lanes: set[Lane] = set()
+        self._idle: dict[tuple[int, str], deque[Lane]] = {(batch, mode): deque() for batch in target.batches for mode in MODES}
         self._loans = threading.local()  # by batch: lanes that hold what this thread last computed on the device
         self._cache: tuple[Any, Path] | None = None
         self.memory = ""
@@ -77,7 +79,7 @@ class Network:
         finally:
             self._cuda.leave()
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
         self._cuda.enter()
         try:
@@ -99,7 +101,7 @@ class Network:
         """
         self._cuda.enter()
         try:
-            found = view(images, _cuda.LEGACY_STREAM)
+            found = view(images, LEGACY_STREAM)
             size = self._engine.get_tensor_shape(INPUT)[2]
             if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
                 got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
@@ -116,9 +118,8 @@ class Network:
         finally:
             self._cuda.leave()
 
-    def layers(self) -> Layers:
-        """The layers of the engine."""
-        return read_layers(self._trt, self._engine)
+    def layers(self) -> dict[str, Any]:
+        return read_layers(self._trt, self._engine).plain()
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
         """Median seconds of every layer, by name; in a context of its own, without a graph, with the library's profiler."""
@@ -158,7 +159,7 @@ class Network:
         finally:
             self._cuda.leave()
 
-    def _take(self, batch: int, mode: str) -> _Lane:
+    def _take(self, batch: int, mode: str) -> Lane:
         """A lane for this caller alone, until it is put back to the idle ones."""
         idle = self._idle[batch, mode]
         with suppress(IndexError):
@@ -178,7 +179,7 @@ class Network:
         batch = self._target.batches[0]
         size = self._engine.get_tensor_shape(INPUT)[2]
         images = np.zeros((batch, 3, size, size), np.float32)
-        lanes: dict[str, _Lane] = {}
+        lanes: dict[str, Lane] = {}
         taken: dict[str, list[float]] = {mode: [] for mode in MODES}
         try:
             for mode in MODES:
@@ -193,15 +194,15 @@ class Network:
                 self._free(lane)
         return min(taken, key=lambda mode: float(np.median(taken[mode][10:])))
 
-    def _made(self, batch: int, mode: str, *, graph: bool = True) -> _Lane:
+    def _made(self, batch: int, mode: str, *, graph: bool = True) -> Lane:
         index = next(i for i, (least, _, most) in enumerate(self._profiles) if least <= batch <= most)
         context = self._engine.create_execution_context(self._config) if self._config else self._engine.create_execution_context()
         if context is None:
             problem = f"The GPU has no memory for the engine's activations: {self._logger.last() or 'TensorRT does not say why'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
-        cuda = _cuda.open_cuda(self._cuda.name)  # of its own: what it made is freed with it
+        cuda = open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
-            lane = _Lane(self._trt, self._engine, context, cuda, index, batch, mode, self._logger)
+            lane = Lane(self._trt, self._engine, context, cuda, index, batch, mode, self._logger)
             if graph:
                 self.graphless = lane.capture()
         except BaseException:
@@ -210,7 +211,7 @@ class Network:
         self._lanes.add(lane)
         return lane
 
-    def _free(self, lane: _Lane) -> None:
+    def _free(self, lane: Lane) -> None:
         self._lanes.discard(lane)
         lane.close()
 
@@ -234,26 +235,27 @@ class Network:
             path.write_bytes(engine_file(payload, name))
             register_plugin(registry, path)
 
-    def _deserialised(self, vendor: Vendor, payload: Mapping[str, bytes], facts: Mapping[str, Any]) -> Any:
+    def _deserialised(self, vendor: str, payload: Mapping[str, bytes], facts: Mapping[str, Any]) -> Any:
         plan = unpacked_plan(facts["payload"], engine_file(payload, facts["payload"]), facts["plan_bytes"])
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             said = " ".join([self._logger.last() or "it does not say why", *self._diagnosis(runtime, plan)])
             fix = "Rebuild it here: python -m edge.build --from BUNDLE --force"
-            raise EdgeError("load", f"The library of {vendor.backend} refuses the engine: {said}", fix)
+            raise EdgeError("load", f"The library of {vendor} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine
         return engine
 
     def _diagnosis(self, runtime: Any, plan: bytes) -> list[str]:
         """Why a plan is invalid here, where the library (TensorRT-RTX) can tell: VERSION_MISMATCH, UNSUPPORTED_CC and so on."""
-        if not hasattr(runtime, "get_engine_validity"):
+        if not hasattr(runtime, "get_engine_validity"):  # TensorRT has no such method
             return []
         _, found = runtime.get_engine_validity(plan)
         return [name for name, bit in self._trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(found)]
 
-    def _runtime_config(self, device: _cuda.Device, facts: Mapping[str, Any]) -> Any:
+    def _runtime_config(self, device: Device, facts: Mapping[str, Any]) -> Any:
         """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between runs. None for TensorRT."""
+        # Only TensorRT-RTX has all of these; a version tells what it has by name.
         if not hasattr(self._engine, "create_runtime_config"):
             return None
         config = self._engine.create_runtime_config()
@@ -278,140 +280,8 @@ class _Loan:
     It goes back when the thread has ended and the last output is gone; by an append, since the collector may call this anywhere.
     """
 
-    def __init__(self, lane: _Lane, idle: deque[_Lane]) -> None:
+    def __init__(self, lane: Lane, idle: deque[Lane]) -> None:
         self.lane, self._idle = lane, idle
 
     def __del__(self) -> None:
         self._idle.append(self.lane)
-
-
-class _Lane:
-    """One context with stream, buffers and, where it can be captured, a CUDA graph of copy in, run, copy out.
-
-    All outputs lie in one arena, so that one copy brings them back.
-    """
-
-    def __init__(self, trt: Any, engine: Any, context: Any, cuda: _cuda.Cuda, profile: int, batch: int, mode: str, logger: Any) -> None:
-        self.context, self._cuda, self._logger = context, cuda, logger
-        self._stream = cuda.stream()
-        self._graph = 0
-        shape = (batch, *tuple(engine.get_tensor_shape(INPUT))[1:])
-        self._require(context.set_optimization_profile_async(profile, self._stream), "select the profile")
-        self._require(context.set_input_shape(INPUT, shape), f"take a batch of {batch}")
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-        self._forms: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}  # output → offset in the arena, shape, type
-        end = 0
-        for name in outputs:
-            form, dtype = tuple(context.get_tensor_shape(name)), np.dtype(NUMPY[engine.get_tensor_dtype(name).name])
-            self._forms[name] = (end, form, dtype)
-            end += -(-int(np.prod(form)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self._arena_bytes, self._input_bytes = end, int(np.prod(shape)) * 4
-
-        self._mapped = mode == "mapped"
-        self._host_in = cuda.allocate_host(self._input_bytes, mapped=self._mapped)
-        self._host_out = cuda.allocate_host(end, mapped=self._mapped)
-        self._images = self._host_in.array.view(np.float32).reshape(shape)
-        self._images[:] = 0
-        self._device_in = self._host_in.mapped or cuda.allocate(self._input_bytes)
-        self._device_out = self._host_out.mapped or cuda.allocate(end)
-        context.set_tensor_address(INPUT, self._device_in)
-        for name, (offset, _, _) in self._forms.items():
-            context.set_tensor_address(name, self._device_out + offset)
-
-    def capture(self) -> str:
-        """Record one call as a graph; returns why that was not possible, or nothing."""
-        self._enqueue()  # once outside: the library allocates on its first call
-        self._cuda.synchronize(self._stream)
-        if not getattr(self.context, "is_stream_capturable", lambda stream: True)(self._stream):
-            return "the engine says that it cannot be captured"
-        try:
-            self._cuda.begin_capture(self._stream)
-            try:
-                self._enqueue()
-            finally:
-                graph = self._cuda.end_capture(self._stream)
-            self._graph = graph
-            self._cuda.launch(graph, self._stream)
-            self._cuda.synchronize(self._stream)
-        except EdgeError as error:
-            self._graph = 0
-            return error.problem
-        return ""
-
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        np.copyto(self._images, images)
-        if self._graph:
-            self._cuda.launch(self._graph, self._stream)
-        else:
-            self._enqueue()
-        self._cuda.synchronize(self._stream)
-        arena = self._host_out.array
-        return {
-            name: arena[offset : offset + int(np.prod(form)) * dtype.itemsize].view(dtype).reshape(form).copy()
-            for name, (offset, form, dtype) in self._forms.items()
-        }
-
-    def run_on_device(self, images: Any, count: int, owner: Any) -> dict[str, DeviceArray]:
-        """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held.
-
-        ``owner``: what the outputs keep alive.
-        """
-        found = view(images, self._stream)
-        if found.stream is not None:
-            self._cuda.wait(self._stream, found.stream)
-        self._cuda.copy(self._device_in, found.address, int(np.prod(found.shape)) * 4, self._stream)
-        self._execute()
-        self._cuda.synchronize(self._stream)
-        return {
-            name: DeviceArray(self._device_out + offset, (count, *form[1:]), dtype, owner)
-            for name, (offset, form, dtype) in self._forms.items()
-        }
-
-    def close(self) -> None:
-        """Free what is its own; it cannot run any more."""
-        del self.context, self._images, self._host_in, self._host_out
-        self._cuda.release()
-
-    def _enqueue(self) -> None:
-        if not self._mapped:
-            self._cuda.copy(self._device_in, self._host_in.array.ctypes.data, self._input_bytes, self._stream)
-        self._execute()
-        if not self._mapped:
-            self._cuda.copy(self._host_out.array.ctypes.data, self._device_out, self._arena_bytes, self._stream)
-
-    def _execute(self) -> None:
-        self._require(self.context.execute_async_v3(self._stream), "run")
-
-    def _require(self, done: bool, what: str) -> None:
-        if not done:
-            said = self._logger.last() or "it does not say why"
-            raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
-
-
-def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
-    """A plan of that many bytes, unpacked where its file was packed."""
-    if name == PACKED:
-        with suppress(zlib.error):
-            data = zlib.decompressobj().decompress(data, size)
-    if len(data) != size:
-        raise EdgeError("load", f"The plan {name} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
-    return data
-
-
-def quiet_logger(trt: Any) -> Any:
-    """A logger that keeps the last warnings and errors instead of printing them."""
-
-    class Quiet(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.said: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.said = [*self.said[-9:], " ".join(msg.split())[:300]]
-
-        def last(self) -> str:
-            return self.said[-1] if self.said else ""
-
-    return Quiet()

@@ -1,0 +1,190 @@
+"""The contract of a backend: what it can do here, how it builds an engine, and the runner that an engine is once opened."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.errors import EdgeError
+from edge.manifest import REBUILD
+from edge.spec import TargetSpec
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a backend can do on this machine.
+
+    Attributes:
+        reason: why it cannot run here; empty when it can.
+        fix: the one line that would change that.
+        version: of the vendor library; empty when it is not installed.
+        device: the processor it would run on, in words.
+        float16: the 16-bit float of precision ``fp16`` here (``bf16`` or ``fp16``); None where it has none.
+        builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
+        int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
+        lowering: the row of edge.lower's table that it takes here, where that is not its usual one (TensorRT without our plugin).
+    """
+
+    reason: str = ""
+    fix: str = ""
+    version: str = ""
+    device: str = ""
+    float16: str | None = None
+    builds: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    int8_float16: str | None = None
+    lowering: str = ""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Of an input or output: its element type, as NumPy names it, and its shape; None stands for a size that is left open."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('B' if size is None else str(size) for size in self.shape)})"
+
+
+class Runner(ABC):
+    """A loaded engine for the batches of its target. Calls from several threads are allowed.
+
+    Attributes:
+        graphless: why no CUDA graph is used; empty when one is, and where there are none.
+    """
+
+    graphless: str = ""
+
+    @abstractmethod
+    def forms(self) -> dict[str, Form]:
+        """What the engine takes and gives, by name."""
+
+    @abstractmethod
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """images: (B, 3, S, S) float32 with B one of the target's batches → outputs by name, the caller's to keep."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The same as ``run``."""
+        return self.run(images)
+
+    def on_device(self, images: Any) -> Mapping[str, Any]:
+        """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked where the backend is ``on_gpu``."""
+        raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
+
+    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
+        """Median seconds of every node, by name, for one of the exact batches; empty where the runtime cannot tell."""
+        return {}
+
+    def layers(self) -> dict[str, Any]:
+        """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the runtime cannot tell."""
+        return {}
+
+    def close(self) -> None:
+        """Release what it holds; it is not called again."""
+        return None
+
+
+class Backend(ABC):
+    """A runtime that builds engines and runs them.
+
+    Attributes:
+        name: ours, a key of ``edge.backends.BACKENDS``.
+        lowering: the row of edge.lower's table that it usually takes.
+        on_gpu: whether its engines run on a GPU: they then take device arrays, and are opened with a CUDA adapter.
+        for_other_gpus: whether ``build`` takes compute capabilities.
+    """
+
+    name: str
+    lowering: str
+    on_gpu: bool = False
+    for_other_gpus: bool = False
+
+    @abstractmethod
+    def probe(self) -> Support:
+        """What it can do here; never raises for a missing library."""
+
+    @abstractmethod
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Write the engine payload ``engine.*`` into the folder.
+
+        Args:
+            lowered: the graph as the row ``lowering`` makes it.
+            compute_capabilities: GPUs to build for, ``8.6`` and so on; given only where ``for_other_gpus``.
+
+        Returns:
+            Plain facts for the manifest's ``engine``, its own to read; ``payload`` names the main file.
+        """
+
+    @abstractmethod
+    def open(
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+    ) -> Runner:
+        """Load what ``build`` wrote.
+
+        Args:
+            payload: the contents of the files ``engine.*``, by name.
+            facts: what ``build`` returned.
+            cuda: the CUDA adapter; another one is given only where ``on_gpu``.
+            graphs: use CUDA graphs, where there are any.
+        """
+
+    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+        """Names of those of its facts that are of another type or out of range: a manifest comes from outside.
+
+        Which of them there must be, ``check_fit`` knows.
+        """
+        return []
+
+    def files(self, facts: Mapping[str, Any]) -> list[Any]:
+        """Names of the files that an engine of these facts opens, as they say them; called where nothing misfits."""
+        return [facts.get("payload")]
+
+    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+        """Refuse, before anything is opened, an engine of these facts that cannot run here; ``rebuild`` is the fix."""
+        return None
+
+    def elsewhere(self, facts: Mapping[str, Any], support: Support) -> str:
+        """Why an engine that was just built is for another machine than this; empty where it is for this one."""
+        return ""
+
+    def lowers_anew(self, facts: Mapping[str, Any], target: TargetSpec, support: Support) -> bool:
+        """Whether a graph lowered for an engine of these facts must be lowered again for this machine, same row and types or not."""
+        return False
+
+    def describe(self, facts: Mapping[str, Any]) -> list[str]:
+        """What an engine is made of, in sentences; facts of another form may raise what Python raises."""
+        layers = facts.get("layers")
+        if not layers:
+            return []
+        if "unread" in layers:
+            return [f"engine: its layers could not be read: {layers['unread']}"]
+        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
+        share = layers.get("int8_share")
+        read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
+        return [f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}"]
+
+
+def engine_file(payload: Mapping[str, bytes], name: str) -> bytes:
+    """One of the files of an engine, refused in one line where there is none."""
+    if name not in payload:
+        raise EdgeError("load", f"The engine has no file {name}", REBUILD)
+    return payload[name]
+
+
+@contextmanager
+def vendor_errors(stage: str, problem: str, fix: str) -> Iterator[None]:
+    """Whatever a vendor library raises becomes our error, with its words: ``[stage] problem: words. fix.``"""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EdgeError(stage, f"{problem}: {words}", fix) from error

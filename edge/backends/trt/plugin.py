@@ -1,0 +1,71 @@
+"""How our two operations get into an engine: by the plugin library, by kernels compiled ahead of time, or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from edge import cache
+from edge.errors import EdgeError
+
+PLUGIN = "engine.plugin.so"  # its name in a bundle
+PLUGIN_VARIABLE = "EDGE_TENSORRT_PLUGIN"
+AHEAD_OF_TIME = "aot"  # the variable's value that asks for that route
+
+
+class Route(Enum):
+    """The route, under its name in a build's request."""
+
+    LIBRARY = "library"
+    AHEAD_OF_TIME = "ahead-of-time"
+    NONE = "none"
+
+    @property
+    def regions(self) -> str:
+        """What the manifest says of it."""
+        return {Route.LIBRARY: "plugin", Route.AHEAD_OF_TIME: "plugin, ahead of time", Route.NONE: "standard nodes"}[self]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """The choice of a route. ``library``: the file, on the route of that name."""
+
+    route: Route
+    library: Path | None = None
+
+    @property
+    def words(self) -> str | None:
+        """What a backend's support says of it; None where there is no plugin."""
+        if self.route is Route.NONE:
+            return None
+        return str(self.library or self.route.regions)
+
+
+NO_PLUGIN = Plugin(Route.NONE)
+
+
+def chosen_plugin() -> Plugin:
+    """As ``EDGE_TENSORRT_PLUGIN`` says: a library's path, ``aot``, or nothing; unset, the library in the user's cache if there is one."""
+    given = os.environ.get(PLUGIN_VARIABLE)
+    if given is None:
+        path = cache.folder("plugin") / "libedge_plugin.so"
+        return Plugin(Route.LIBRARY, path) if path.is_file() else NO_PLUGIN
+    if given == AHEAD_OF_TIME:
+        return Plugin(Route.AHEAD_OF_TIME)
+    if given and not Path(given).is_file():
+        raise EdgeError("backend", f"{PLUGIN_VARIABLE} names {given}, which is no file", "Build the plugin library: docs/jetson.md")
+    return Plugin(Route.LIBRARY, Path(given)) if given else NO_PLUGIN
+
+
+def register_plugin(registry: Any, path: Path) -> None:
+    """Load a plugin library; in a process that has it already, nothing happens."""
+    registry.load_library(str(path))
+    if registry.get_creator("RoiResize", "1", "edge") is None:
+        raise EdgeError(
+            "backend",
+            f"The plugin library {path.name} does not register edge::RoiResize 1",
+            f"Build it again on this machine (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
+        )

@@ -1,0 +1,235 @@
+"""What TensorRT and TensorRT-RTX share as backends: probing, building in a process of its own, and the fit.
+
+One path from TensorRT 10.0 to 11: strongly typed networks, types made in the graph, enumerations by name only, because
+version 11 numbers them anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge import cache
+from edge.backends.base import Backend, Support
+from edge.backends.trt import aot, cuda
+from edge.backends.trt.child import Answer, Request, build_in_child
+from edge.backends.trt.plan import PACKED, PAYLOAD
+from edge.backends.trt.plugin import NO_PLUGIN, PLUGIN, PLUGIN_VARIABLE, Plugin, Route, chosen_plugin
+from edge.backends.trt.run import TensorRTRunner
+from edge.errors import EdgeError
+from edge.graph import node_domains
+from edge.manifest import digest_file, fits
+from edge.ops import DOMAIN
+from edge.spec import MAX_BATCH, TargetSpec
+
+STANDARD_NODES = "standard-nodes"  # the row of edge.lower's table that leaves no node of ours
+# Shares of the free memory a build may use as workspace, tried from the left until one does.
+LADDER = (0.75, 0.35, 0.15)
+OLDEST = (10, 0)
+MAX_PLAN_BYTES = 1 << 40
+
+
+@dataclass(frozen=True)
+class Vendor(Backend):
+    """A vendor library as a backend.
+
+    Attributes:
+        load: imports its module.
+        install: how one gets it.
+        plugins: whether it takes our plugin (TensorRT-RTX aborts on plugins).
+        portable: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
+            the GPU they run on, one profile per batch.
+    """
+
+    name: str
+    lowering: str
+    load: Callable[[], Any]
+    install: str
+    plugins: bool
+    portable: bool
+    on_gpu = True
+
+    @property
+    def for_other_gpus(self) -> bool:  # type: ignore[override]
+        return self.portable
+
+    def probe(self) -> Support:
+        """What that library can do here."""
+        try:
+            module = self.load()
+        except Exception as error:  # a wheel without its libraries raises what its loader raises
+            return Support(reason=f"{self.name} does not import ({' '.join(str(error).split())[:160]})", fix=self.install)
+        version = str(module.__version__)
+        if not self.portable and _numbers(version) < OLDEST:
+            fix = "Install TensorRT 10 (JetPack 6.1 or later)"
+            return Support(reason=f"TensorRT {version} is older than 10.0", fix=fix, version=version)
+        try:
+            plugin = chosen_plugin() if self.plugins else NO_PLUGIN
+            if plugin.route is Route.AHEAD_OF_TIME:
+                aot.check_version(module)
+        except EdgeError as error:
+            return Support(reason=error.problem, fix=error.fix, version=version)
+        device, missing, fix = cuda.present()
+        return Support(
+            reason=missing,
+            fix=fix,
+            version=version,
+            device=device.name if device else "",
+            float16="fp16",
+            builds=self.portable or device is not None,
+            facts={"plugin": plugin.words, **(device.plain() if device else {})},
+            # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
+            int8_float16="fp16",
+            lowering=STANDARD_NODES if plugin.route is Route.NONE else "",
+        )
+
+    def build(
+        self,
+        lowered: bytes,
+        target: TargetSpec,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+        weakly_typed: bool = False,
+        level: int = 3,
+    ) -> dict[str, Any]:
+        """Write the plan (and the plugin it needs) into the folder.
+
+        The library works in a child process: what kills or aborts it there becomes one line here.
+
+        Args:
+            lowered: the ONNX graph. Nodes of ours in it need the plugin, as a library or ahead of time.
+            compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
+            weakly_typed: let the library choose types, as far as this version still can; only to compare.
+            level: the builder's optimisation level, 0 to 5.
+
+        Returns:
+            Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
+        """
+        plugin = self._plugin_for(lowered)
+        shipped = _shipped(plugin.library, folder) if plugin.library else None
+        request = Request(
+            backend=self.name,
+            folder=str(folder.resolve()),
+            precision=target.precision,
+            profiles=self.profiles(target),
+            route=plugin.route.value,
+            plugin=shipped["file"] if shipped else "",
+            compute_capabilities=list(compute_capabilities),
+            weakly_typed=weakly_typed,
+            level=level,
+            share=0.0,
+            size=len(lowered),
+        )
+        answer = Answer()
+        for share in (0.0,) if self.portable else LADDER:
+            answer = build_in_child(replace(request, share=share), lowered)
+            if answer.facts is not None:
+                return {
+                    "payload": PACKED if self.portable else PAYLOAD,
+                    "profiles": request.profiles,
+                    "plugin": shipped,
+                    "level": level,
+                    **answer.facts,
+                }
+            if not answer.again:
+                break
+        for leftover in folder.glob("engine.*"):
+            leftover.unlink()
+        raise EdgeError(*answer.error)
+
+    def open(
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+    ) -> TensorRTRunner:
+        """Load the plan; ``cuda`` names the adapter of ``trt.adapters``."""
+        return TensorRTRunner(self.name, self.load(), payload, target, facts, cuda, graphs)
+
+    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+        plugin, profiles, machine = facts.get("plugin"), facts.get("profiles", []), facts.get("machine", {})
+        capabilities = facts.get("compute_capabilities", [])
+        checks = {
+            "plugin": plugin is None or (isinstance(plugin, dict) and isinstance(plugin.get("file"), str)),
+            "profiles": isinstance(profiles, list)
+            and all(isinstance(each, list) and len(each) == 3 and all(fits(batch, 1, MAX_BATCH) for batch in each) for each in profiles),
+            "plan_bytes": fits(facts.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
+            "machine": isinstance(machine, dict)
+            and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
+            "compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
+        }
+        return [name for name, holds in checks.items() if not holds]
+
+    def files(self, facts: Mapping[str, Any]) -> list[Any]:
+        return [facts.get("payload"), *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
+
+    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+        """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
+        missing = [name for name in ("profiles", "plan_bytes") if name not in facts]
+        if missing:
+            raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
+        built = facts.get("machine", {})
+        here = support.facts.get("compute_capability")
+        if built.get("version") != support.version:
+            problem = f"The engine was built with {self.name} {built.get('version')}, and {support.version} is installed"
+            raise EdgeError("load", problem, rebuild)
+        allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
+        if (not self.portable or facts.get("compute_capabilities")) and here not in allowed:
+            built_for = " or ".join(allowed) or "no GPU"
+            problem = f"The engine was built for compute capability {built_for}, and this GPU ({support.device}) has {here}"
+            raise EdgeError("load", problem, rebuild)
+
+    def elsewhere(self, facts: Mapping[str, Any], support: Support) -> str:
+        wanted, here = facts.get("compute_capabilities"), support.facts.get("compute_capability")
+        return (
+            f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}" if wanted and here not in wanted else ""
+        )
+
+    def describe(self, facts: Mapping[str, Any]) -> list[str]:
+        network, said = facts.get("network"), super().describe(facts)
+        if network:
+            int8 = f"{network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
+            said.insert(0, f"parsed: {network['layers']} layers; {int8}")
+        if "regions" in facts:
+            gpu = facts.get("machine", {}).get("gpu")
+            where = f"built on {gpu}" if gpu else "built on a machine without a GPU and never run there: try it where it shall run"
+            said.append(f"boxes and crops by {facts['regions']}; {where}")
+        return said
+
+    def profiles(self, target: TargetSpec) -> list[list[int]]:
+        """Smallest, best and largest batch of each optimisation profile.
+
+        Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
+        profile would only add to the file: it gets one range.
+        """
+        if self.portable:
+            return [[target.batches[0], target.max_batch, target.max_batch]]
+        return [[batch, batch, batch] for batch in target.batches]
+
+    def _plugin_for(self, lowered: bytes) -> Plugin:
+        """How the nodes of ours in a graph get into the engine."""
+        if DOMAIN not in node_domains(lowered):
+            return NO_PLUGIN
+        if not self.plugins:
+            raise EdgeError(
+                "backend", f"The graph has nodes that need a plugin, and {self.name} takes none", "Lower the graph to standard nodes"
+            )
+        plugin = chosen_plugin()
+        if plugin.route is Route.NONE:
+            raise EdgeError(
+                "backend",
+                f"The graph needs the plugin library, and there is none in {cache.folder('plugin')}",
+                f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}, or build the bundle again without it",
+            )
+        return plugin
+
+
+def _shipped(library: Path, folder: Path) -> dict[str, str]:
+    """Copy the plugin into the bundle; its name and digest."""
+    shutil.copyfile(library, folder / PLUGIN)
+    return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
