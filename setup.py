@@ -19,7 +19,7 @@ BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 
 # Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
 TORCH = ["torch>=2.7", "torchvision>=0.22"]
-BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.7.2", "onnxruntime>=1.23", "openvino>=2025.4", "tqdm>=4.60", "psutil>=5.9"]
+BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.7.2", "onnxruntime>=1.23", "openvino>=2026.0", "tqdm>=4.60", "psutil>=5.9"]
 # What lets the tests compile every kernel and build RTX engines on a machine without a GPU.
 ON_X86 = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 COMPILERS = [
@@ -28,7 +28,7 @@ COMPILERS = [
 ]
 EXTRAS = {
     # On the device: one vendor library. JetPack brings its own TensorRT (apt, python3-libnvinfer), which needs no extra.
-    "openvino": ["openvino>=2025.4"],
+    "openvino": ["openvino>=2026.0"],
     "onnxruntime": ["onnxruntime>=1.23"],
     "tensorrt": ["tensorrt>=10.0", "cuda-bindings>=12.6"],
     "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.1", "cuda-bindings>=13.0"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -60,3 +61,14 @@ def test_the_kernels_limit_is_the_headers(repository: Path) -> None:
     size, grid = (int(re.search(rf"constexpr int kMax{name} = (\d+);", header)[1]) for name in ("Size", "Grid"))  # type: ignore[index]
     assert size == region_boxes.KERNEL_MAX_SIZE
     assert size <= 32 * grid, "maps of stride 32 must fit too"
+
+
+def test_schemas_are_gone_before_the_interpreter_ends() -> None:
+    """onnx would call into Python when its own tables are destroyed, and the process would end with a crash."""
+    code = (
+        "import atexit, onnx; from edge.ops import DOMAIN, OPS, register_schemas\n"
+        "atexit.register(lambda: print([onnx.defs.has(name, DOMAIN) for name in OPS]))\n"  # runs after what is registered later
+        "register_schemas(); print([onnx.defs.has(name, DOMAIN) for name in OPS])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    assert run.stdout.splitlines() == ["[True, True]", "[False, False]"]
