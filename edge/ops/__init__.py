@@ -23,4 +23,11 @@ def register_schemas() -> None:
         if not onnx.defs.has(name, DOMAIN):
             import_module(module).register_schema()
             # onnx holds our shape rules, which are Python: it must let go of them while the interpreter still runs.
-            atexit.register(onnx.defs.deregister_schema, name, VERSION, DOMAIN)
+            atexit.register(_deregister_schema, name)
+
+
+def _deregister_schema(name: str) -> None:
+    import onnx
+
+    if onnx.defs.has(name, DOMAIN):
+        onnx.defs.deregister_schema(name, VERSION, DOMAIN)
