@@ -14,11 +14,12 @@ from edge.bundle import Bundle, newest
 from edge.data import REPORT, Dataset, match_labels, open_dataset
 from edge.engine import Engine, check_fit
 from edge.errors import EdgeError
+from edge.events import SILENT
 from edge.measure import latency, outputs
 from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
 from edge.report import gate, text
 from edge.report.engine import Judge, bench_engine, noise
-from edge.report.options import Bars, BenchOptions, no_bars
+from edge.report.options import Bars, BenchOptions
 from edge.report.page import Photo
 from edge.report.result import Compared, Result
 
@@ -35,7 +36,7 @@ class Bench:
     photos: tuple[Photo, ...] = ()
 
 
-def bench(options: BenchOptions, bars: Bars = no_bars) -> Bench:
+def bench(options: BenchOptions, bars: Bars = SILENT.progress) -> Bench:
     """Measure every bundle, compare several turn by turn, judge them by the gate.
 
     Raises:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from edge.errors import EdgeError
+from edge.events import Progress
 from edge.measure.latency import Plan
 
 STANDARD = Plan()
-Progress = Callable[[int, int], None]
 
 
 class Bars(Protocol):
     """Opens a progress bar for a stage; what it yields is called with (done, total)."""
 
     def __call__(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]: ...
-
-
-@contextmanager
-def no_bars(title: str, unit: str = "image") -> Iterator[Progress]:
-    yield lambda done, total: None
 
 
 @dataclass(frozen=True)
