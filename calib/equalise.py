@@ -10,9 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calib.backbone import backbone_convolutions
 from calib.scales import DEAD_CHANNEL
 from edge.graph import Graph
+from edge.lower.backbone import convolutions
 
 HOMOGENEOUS = frozenset({"LeakyRelu", "Relu"})  # f(s·x) = s·f(x) for s > 0
 SWEEPS = 50
@@ -69,7 +69,7 @@ def equalise(graph: Graph) -> Equalised:
     5. *Pairs in a chain* move each other, so all are gone through until nothing changes.
     """
     model = graph.parse()
-    found, skipped = _pairs(model.graph)
+    found, skipped = _pairs(model)
     constants = {each.name: each for each in model.graph.initializer}
     touched = {name for pair in found for node in (*pair.first, *pair.second) for name in node.input[1:]}
     arrays = {name: numpy_helper.to_array(constants[name]).astype(np.float64) for name in touched}
@@ -133,17 +133,18 @@ def _bound_channels(graph: onnx.GraphProto, clip: onnx.NodeProto, scale: Weights
     graph.node[position + 1].CopyFrom(relu)
 
 
-def _pairs(graph: onnx.GraphProto) -> tuple[list[_Pair], dict[str, str]]:
+def _pairs(model: onnx.ModelProto) -> tuple[list[_Pair], dict[str, str]]:
     """Rules 1 and 3: the pairs in graph order, and the convolutions that lead to none with the reason."""
+    graph = model.graph
     constants = {each.name: each for each in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in graph.output}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     outputs = {value.name for value in graph.output}
-    convolutions = {node.name: node for node in backbone_convolutions(graph)}
+    own = {node.name: node for node in convolutions(model)}
     by_weight: dict[str, list[onnx.NodeProto]] = {}
-    for node in convolutions.values():
+    for node in own.values():
         by_weight.setdefault(node.input[1], []).append(node)
 
     def next_of(value: str) -> onnx.NodeProto | None:
@@ -156,7 +157,7 @@ def _pairs(graph: onnx.GraphProto) -> tuple[list[_Pair], dict[str, str]]:
             between, follower = follower, next_of(follower.output[0])
         if follower is None:
             return "several nodes read it"
-        if follower.op_type == "Conv" and follower.name in convolutions:
+        if follower.op_type == "Conv" and follower.name in own:
             return between, follower
         return f"{follower.name} follows"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import defs, helper, numpy_helper
 
-from calib.backbone import WEIGHTED, backbone_convolutions, observed
 from edge.graph import OPSET, Graph
+from edge.lower.backbone import WEIGHTED, convolutions, observed
 from edge.manifest import digest_bytes, digest_json
 from edge.ops import DOMAIN
 from edge.spec import to_plain
@@ -26,17 +26,17 @@ def fingerprint(graph: Graph) -> str:
        than node by node: exporters spell it differently, and it decides only which crops are seen.
     3. Size and normalisation of the image, architecture and options stand beside it; class names do not.
     """
-    model = graph.parse().graph
-    constants = {each.name: _constant(each) for each in model.initializer}
-    values = constants | {each.name: digest_json(["input", each.name]) for each in model.input}
-    for node in model.node:
+    model = graph.parse()
+    constants = {each.name: _constant(each) for each in model.graph.initializer}
+    values = constants | {each.name: digest_json(["input", each.name]) for each in model.graph.input}
+    for node in model.graph.node:
         inputs = [] if (node.domain, node.op_type) == (DOMAIN, "RegionBoxes") else [values.get(name, "") for name in node.input]  # 2
         for index, name in enumerate(node.output):
             values[name] = digest_json([node.domain, node.op_type, _attributes(node), inputs, index])
-    backbone = {node.name for node in backbone_convolutions(model)}
+    backbone = {node.name for node in convolutions(model)}
     heads = {
         constants[name]
-        for node in model.node
+        for node in model.graph.node
         if node.op_type in WEIGHTED and node.name not in backbone
         for name in node.input
         if name in constants

@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from calib.backbone import backbone_convolutions, residual_adds
 from calib.calibration import Calibration
 from calib.repair import bias_shift
 from calib.scales import activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
 from edge.graph import Graph
+from edge.lower.backbone import convolutions, residual_adds
+from edge.lower.prune import prune
 from edge.lower.residual_adds import RESIDUAL_SCALES
 
 DEFAULT_METHOD = "mse"
@@ -68,20 +69,21 @@ def quantize(
     if unknown:
         raise EdgeError("calib", f"The graph has no node {unknown[0]} to leave in float", f"Name one such as {next(iter(names))}")
     left = frozenset(float_nodes)
-    convolutions = [node for node in backbone_convolutions(model.graph) if node.name not in left]
-    adds = [(node, shortcut) for node, shortcut in residual_adds(model.graph) if node.name not in left]
-    calibration.check_covers([node.input[0] for node in convolutions] + [name for node, _ in adds for name in node.input])
+    rounded = [node for node in convolutions(model) if node.name not in left]
+    adds = [add for add in residual_adds(model) if add.node.name not in left]
+    calibration.check_covers([node.input[0] for node in rounded] + [name for add in adds for name in add.node.input])
 
     placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method))
-    for node in convolutions:
+    for node in rounded:
         if bias_correction:
             placed.correct_bias(node, calibration.means[node.input[0]])
         placed.weight(node)
         placed.activation(node, 0)
     branches = {}
-    for node, shortcut in adds:
-        branches[node.input[1 - shortcut]] = placed.scale(node.input[1 - shortcut])
-        placed.activation(node, shortcut)
+    for add in adds:
+        branch = add.node.input[1 - add.shortcut]
+        branches[branch] = placed.scale(branch)
+        placed.activation(add.node, add.shortcut)
     placed.finish()
     helper.set_model_props(model, {each.key: each.value for each in model.metadata_props} | {RESIDUAL_SCALES: json.dumps(branches)})
     onnx.checker.check_model(model)
@@ -95,6 +97,7 @@ class _Placement:
         self._graph = model.graph
         self._calibrated = scale
         self._constants = {each.name: each for each in model.graph.initializer}
+        self._given = frozenset(self._constants)
         self._producer = {name: node for node in model.graph.node for name in node.output}
         self._scales: dict[str, float] = {}
         self._rounded: dict[str, str] = {}
@@ -154,11 +157,11 @@ class _Placement:
             nodes += [self._before[node.name]] if node.name in self._before else []
             nodes.append(node)
             nodes += [each for value in node.output for each in self._after.get(value, ())]
-        read = {name for node in nodes for name in node.input}
-        constants = [each for name, each in self._constants.items() if name in read]
-        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        added = [each for name, each in self._constants.items() if name not in self._given]
+        del self._graph.node[:], self._graph.value_info[:]
         self._graph.node.extend(nodes)
-        self._graph.initializer.extend(constants)
+        self._graph.initializer.extend(added)
+        prune(self._graph)
 
     def _integers(self, weight: str) -> tuple[np.ndarray, np.ndarray]:
         """int8 values and scales (O,) of a weight."""

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calib.backbone import observed
 from calib.calibration import Calibration, rounded
 from calib.fingerprint import fingerprint
 from calib.histogram import Accumulator
@@ -21,6 +20,7 @@ from edge.data import coverage as class_coverage
 from edge.errors import EdgeError
 from edge.events import Progress
 from edge.graph import Graph
+from edge.lower.backbone import observed
 from edge.lower.unsigned import upper_bound
 
 SAMPLE = 8192  # values of a tensor counted per image, at most about twice as many
@@ -73,7 +73,7 @@ def observe(
     grow with their number, and time hardly.
     """
     model = lower.reference(graph.parse())
-    values = observed(graph.parse().graph)
+    values = observed(graph.parse())
     outputs = _add_observers(model, values)
     session = Session(model.SerializeToString(), outputs=outputs)
     histograms = {value: Accumulator() for value in values}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.backbone import backbone_convolutions, residual_adds
 from edge.errors import GateError
 from edge.events import Progress
 from edge.graph import Graph
+from edge.lower.backbone import convolutions, residual_adds
 from edge.measure.accuracy import evaluate
 from edge.measure.regions import drift
 
@@ -78,10 +78,10 @@ class Gated:
 
 def units(graph: Graph) -> dict[str, tuple[str, ...]]:
     """Stream × stage: ``global/layer3`` or ``local/block5`` → names of its convolutions and Adds, in graph order."""
-    parsed = graph.parse().graph
-    quantised = {node.name for node in backbone_convolutions(parsed)} | {node.name for node, _ in residual_adds(parsed)}
+    parsed = graph.parse()
+    quantised = {node.name for node in convolutions(parsed)} | {add.node.name for add in residual_adds(parsed)}
     found: dict[str, list[str]] = {}
-    for node in parsed.node:
+    for node in parsed.graph.node:
         if node.name in quantised:
             stream, _, rest = node.name.partition("/")
             found.setdefault(f"{stream}/{rest.partition('/')[0].partition('.')[0]}", []).append(node.name)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import onnx
 
 from edge.graph import BATCH
+from edge.lower.prune import prune
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     """Clean a traced model; returns the cleaned one."""
     graph = model.graph
-    _drop_unread(graph)
+    prune(graph)
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     model.doc_string = graph.doc_string = ""
     graph.name = "mcar-edge"
@@ -28,17 +29,3 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         first.Clear()
         first.dim_param = BATCH
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if any(output in read for output in node.output):
-            kept.append(node)
-            read.update(node.input)
-    nodes = list(reversed(kept))
-    constants = [value for value in graph.initializer if value.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(constants)

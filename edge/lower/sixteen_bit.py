@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import EdgeError, one_of
-from edge.graph import FLOAT32_NODES
-from edge.ops import DOMAIN
+from edge.lower.backbone import CARRIERS, weighted_nodes
+from edge.lower.prune import prune
 
 FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# Ops that pass activations on, or reduce them with a wider accumulator inside.
-CARRIERS = frozenset(
-    {"Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity"}
-    | {"LeakyRelu", "MaxPool", "Mul", "PRelu", "Pad", "ReduceMean", "Relu"}
-)
 
 
 def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     """Rewrite the canonical ``model`` (edge ops still in it) in place and return it.
 
-    1. A weighted node is a Conv, Gemm or MatMul with a constant second input, quantised or not.
-       A node the graph's metadata names under ``edge.float32_nodes`` is none: it stays float32, as does what follows from it.
-    2. It is a classifier if no other weighted node can be reached from it without passing an edge op; classifiers, and
-       all that follows them, stay float32: logits, sigmoid, top K, boxes, crops, fusion.
-    3. The other weighted nodes are the backbone. It includes each carrier all of whose activations come from it.
+    1. The weighted nodes of the backbones, ``edge.lower.backbone.weighted_nodes``, get 16 bits.
+    2. Classifiers, nodes that are to stay exact, and all that follows them stay float32: logits, sigmoid, top K, boxes, crops,
+       fusion.
+    3. A backbone includes each carrier all of whose activations come from it.
     4. A QuantizeLinear belongs to the backbone if its input does; a DequantizeLinear if its QuantizeLinear or one of its
        weighted readers does. Their scales then have 16 bits too, as strongly typed TensorRT asks.
     5. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers keep the original.
@@ -37,15 +28,14 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     if float16 not in FLOAT16:
         raise EdgeError("lower", f"There is no 16-bit float {float16!r}", f"Change `float16` to {one_of(FLOAT16)}")
     graph = model.graph
-    exact = json.loads(next((each.value for each in model.metadata_props if each.key == FLOAT32_NODES), "[]"))
-    backbone, halves = _backbone(graph, frozenset(exact))
+    backbone, halves = _backbone(model)
     constants = {each.name: each for each in graph.initializer}
     narrowed: dict[str, str] = {}  # 5: float32 constant → its 16-bit copy
     crossed: dict[str, str] = {}  # 6: value → its name on the other side of the border
     nodes: list[onnx.NodeProto] = []
 
-    for index, node in enumerate(graph.node):
-        inside = index in backbone
+    for node in graph.node:
+        inside = node.name in backbone
         for position, name in enumerate(node.input):
             if name in constants:
                 if inside and constants[name].data_type == TensorProto.FLOAT:  # 5
@@ -71,57 +61,31 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    read = {name for node in nodes for name in node.input}
-    kept = [each for each in graph.initializer if each.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    prune(graph)
     return model
 
 
-def _backbone(graph: onnx.GraphProto, exact: frozenset[str]) -> tuple[set[int], set[str]]:
-    """Indices of the backbone's nodes, and the names of the values that become 16-bit."""
+def _backbone(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Names of the backbone's nodes, and of the values that become 16-bit."""
+    graph = model.graph
     constants = {each.name for each in graph.initializer}
-    producer = {name: index for index, node in enumerate(graph.node) for name in node.output}
-
-    def is_constant(name: str) -> bool:
-        if name in constants:
-            return True
-        source = graph.node[producer[name]] if name in producer else None
-        return source is not None and source.op_type == "DequantizeLinear" and source.input[0] in constants
-
-    weighted = {
-        index
-        for index, node in enumerate(graph.node)
-        if node.op_type in WEIGHTED and len(node.input) > 1 and is_constant(node.input[1]) and node.name not in exact
-    }  # 1
-    leads_on: set[str] = set()  # values from which a weighted node can be reached
-    inner: set[int] = set()
-    for index in range(len(graph.node) - 1, -1, -1):
-        node = graph.node[index]
-        if node.domain == DOMAIN:  # 2
-            continue
-        reaches = any(name in leads_on for name in node.output)
-        if index in weighted and reaches:
-            inner.add(index)
-        if reaches or index in weighted:
-            leads_on.update(node.input)
-
-    fed = {name for index in inner for name in graph.node[index].input}
-    backbone, halves, quantised = set(inner), set(), set()
-    for index, node in enumerate(graph.node):
+    inner = weighted_nodes(model)
+    fed = {name for node in inner for name in node.input}
+    backbone, halves, quantised = {node.name for node in inner}, set(), set()
+    for node in graph.node:
         activations = [name for name in node.input if name and name not in constants]
-        if index in inner:  # 3
+        if node.name in backbone:  # 3
             halves.update(node.output)
         elif node.op_type == "QuantizeLinear":  # 4
             if node.input[0] in halves:
-                backbone.add(index)
+                backbone.add(node.name)
                 quantised.update(node.output)
         elif node.op_type == "DequantizeLinear":
             if node.input[0] in quantised or node.output[0] in fed:
-                backbone.add(index)
+                backbone.add(node.name)
                 halves.update(node.output)
         elif node.op_type in CARRIERS and activations and all(name in halves for name in activations):  # 3
-            backbone.add(index)
+            backbone.add(node.name)
             halves.update(node.output)
     return backbone, halves
 

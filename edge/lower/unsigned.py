@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge.lower.prune import prune
 from edge.processor import needs_reduced_range
 
 KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
@@ -95,13 +96,9 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool | None = None) -> on
         nodes.append(node)
 
     del graph.node[:]
-    read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
-    nodes = [node for node in nodes if set(node.output) & read]  # 5: a pair nobody reads any more
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [each for each in [*graph.initializer, *added.values()] if each.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(added.values())
+    prune(graph)
     return model
 
 

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calib.backbone import observed
 from calib.calibration import Calibration
 from calib.ranges import observe
 from edge.graph import Graph
+from edge.lower.backbone import observed
 from edge.spec import ImageSpec, ModelSpec
 
 SIZE, CHANNELS, CLASSES = 32, 8, 3
@@ -98,7 +98,7 @@ def calibration(graph: Graph) -> Calibration:
 
 @pytest.fixture(scope="session")
 def values(graph: Graph) -> list[str]:
-    return observed(graph.parse().graph)
+    return observed(graph.parse())
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from calib.backbone import residual_adds
 from calib.equalise import Equalised, equalise, input_ranges, output_ranges
 from calib.placement import quantize
 from calib.ranges import observe
 from edge import lower
 from edge.backends.onnxruntime import Session
 from edge.graph import Graph
+from edge.lower.backbone import residual_adds
 
 
 def weights_of(graph: Graph) -> dict[str, np.ndarray]:
@@ -130,8 +130,8 @@ def test_what_both_streams_do_not_share_alike_is_left_alone(graph: Graph, images
 
 def test_an_equalised_graph_is_calibrated_and_quantised_like_any(clipped: Graph, images: np.ndarray) -> None:
     found = equalise(clipped).graph
-    assert [(node.name, shortcut) for node, shortcut in residual_adds(found.parse().graph)] == [
-        (node.name, shortcut) for node, shortcut in residual_adds(clipped.parse().graph)
+    assert [(add.node.name, add.shortcut) for add in residual_adds(found.parse())] == [
+        (add.node.name, add.shortcut) for add in residual_adds(clipped.parse())
     ]
     calibration = observe(found, iter([([str(index) for index in range(len(images))], images)]), data={}, coverage={})
     int8 = quantize(found, calibration)

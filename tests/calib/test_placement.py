@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from calib.backbone import backbone_convolutions, residual_adds
 from calib.calibration import Calibration
 from calib.placement import quantize
 from calib.scales import METHODS
 from edge.backends.onnxruntime import Session
 from edge.errors import EdgeError
 from edge.graph import Graph
+from edge.lower.backbone import convolutions, residual_adds
 
 QUANTISED = ("stem", "expand", "depthwise", "project", "last")
 
@@ -114,11 +114,11 @@ def test_the_int8_graph_answers_nearly_as_the_float_graph(graph: Graph, calibrat
 
 
 def test_with_everything_in_float_the_graph_is_the_one_it_was_made_from(graph: Graph, calibration: Calibration) -> None:
-    parsed = graph.parse().graph
-    every = [node.name for node in backbone_convolutions(parsed)] + [node.name for node, _ in residual_adds(parsed)]
+    parsed = graph.parse()
+    every = [node.name for node in convolutions(parsed)] + [add.node.name for add in residual_adds(parsed)]
     same = quantize(graph, calibration, float_nodes=every).parse()
-    assert [node.SerializeToString() for node in same.graph.node] == [node.SerializeToString() for node in parsed.node]
-    assert {each.name for each in same.graph.initializer} == {each.name for each in parsed.initializer}
+    assert [node.SerializeToString() for node in same.graph.node] == [node.SerializeToString() for node in parsed.graph.node]
+    assert {each.name for each in same.graph.initializer} == {each.name for each in parsed.graph.initializer}
 
 
 def test_the_graph_names_its_parents(graph: Graph, calibration: Calibration) -> None:

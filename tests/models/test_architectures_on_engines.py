@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from calib.placement import backbone_convolutions, quantize
+from calib.placement import quantize
 from calib.ranges import observe
 from calib.sensitivity import units
 from edge import backends, lower
@@ -18,6 +18,7 @@ from edge.backends.onnxruntime import Session
 from edge.engine import Engine
 from edge.graph import Graph
 from edge.image import draw
+from edge.lower.backbone import convolutions
 from edge.lower.sixteen_bit import FLOAT16
 from edge.models.network import Network
 from edge.models.source import open_source
@@ -115,10 +116,10 @@ def test_reduced_precision_stays_close(case: Case, int8: Graph, precision: str, 
 
 
 def test_int8_runs_on_onnx_runtime_and_rounds_the_backbone(case: Case, int8: Graph, tmp_path: Path) -> None:
-    convolutions = [node.name for node in backbone_convolutions(case.graph.parse().graph)]
-    assert len(convolutions) >= 52
+    rounded = [node.name for node in convolutions(case.graph.parse())]
+    assert len(rounded) >= 52
     parts = units(case.graph)
-    assert {name for nodes in parts.values() for name in nodes} >= set(convolutions)
+    assert {name for nodes in parts.values() for name in nodes} >= set(rounded)
     images = blob_images(2, SIZE)
     with engine(int8, tmp_path, "onnxruntime", "int8") as made:
         assert np.isfinite(made.infer(images)["scores"]).all()
