@@ -21,8 +21,9 @@ def _boxes(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attribute
 
 
 def _crops(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Mapping[str, Any], crop: str) -> None:
-    regions = shapes[node.input[1]][1]
-    roi_resize.decompose(builder, node.input[0], node.input[1], node.output[0], regions=regions, size=attributes["size"], form=crop)
+    image, boxes, owner = (*node.input, None)[:3]
+    regions = shapes[boxes][0 if owner else 1]
+    roi_resize.decompose(builder, image, boxes, node.output[0], regions=regions, size=attributes["size"], form=crop, owner=owner)
 
 
 # Appends the standard nodes of one op; a row for every op of OPS.

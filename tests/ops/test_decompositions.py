@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.errors import EdgeError
+from edge.lower.replace_ops import replace_ops
 from edge.ops import DOMAIN, region_boxes, register_schemas, roi_resize
 from edge.ops.nodes import NodeBuilder
 
@@ -34,8 +35,12 @@ def run_openvino(model: onnx.ModelProto, **feeds: np.ndarray) -> np.ndarray:
 RUNNERS = pytest.mark.parametrize("run", [run_onnxruntime, run_openvino], ids=["onnxruntime", "openvino"])
 
 
-def model_of(nodes: NodeBuilder, inputs: dict[str, list[int | str]], outputs: dict[str, list[int | str]]) -> onnx.ModelProto:
+def model_of(
+    nodes: NodeBuilder, inputs: dict[str, list[int | str]], outputs: dict[str, list[int | str]], owner: list[int | str] | None = None
+) -> onnx.ModelProto:
     infos = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side.items()] for side in (inputs, outputs)]
+    if owner:
+        infos[0].append(helper.make_tensor_value_info("owner", TensorProto.INT32, owner))
     graph = helper.make_graph(nodes.nodes, "op", *infos, nodes.initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
@@ -235,6 +240,54 @@ def test_crops_come_region_by_region_of_each_image(run: Runner, form: str) -> No
         np.testing.assert_allclose(crops, roi_resize.reference(image, boxes), atol=5e-5)
 
 
+def owned_model(form: str, size: int, batch: int | str, regions: int | str) -> onnx.ModelProto:
+    nodes = NodeBuilder("crop")
+    known = regions if isinstance(regions, int) else 0
+    roi_resize.decompose(nodes, "image", "boxes", "crops", regions=known, size=size, form=form, owner="owner")
+    model = model_of(nodes, {"image": [batch, 3, size, size], "boxes": [regions, 4]}, {"crops": [regions, 3, size, size]}, owner=[regions])
+    assert {node.name.split("/")[0] for node in model.graph.node} == {"crop"}
+    return model
+
+
+@RUNNERS
+@pytest.mark.parametrize("form", roi_resize.FORMS)
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+@pytest.mark.parametrize(("batch", "owner"), [(1, [0]), (1, [0, 0, 0]), (3, [2]), (3, [2, 0, 2, 1, 1]), (2, [1] * 9)])
+def test_every_form_cuts_each_box_from_its_owner(run: Runner, form: str, static: bool, batch: int, owner: list[int]) -> None:
+    size, rng = 32, np.random.default_rng(len(owner))
+    corners = np.sort(rng.permuted(np.tile(np.arange(size + 1), (len(owner), 2, 1)), axis=-1)[..., :2], axis=-1)
+    boxes = corners.transpose(0, 2, 1).reshape(-1, 4).astype(np.float32)
+    image = rng.normal(size=(batch, 3, size, size)).astype(np.float32)
+    model = owned_model(form, size, *((batch, len(owner)) if static else ("batch", "regions")))
+    crops = run(model, image=image, boxes=boxes, owner=np.array(owner, np.int32))
+    np.testing.assert_allclose(crops, roi_resize.reference(image, boxes, np.array(owner, np.int32)), atol=5e-5)
+
+
+def test_the_owned_reference_equals_the_published_way() -> None:
+    torch = pytest.importorskip("torch")
+    size, rng = 64, np.random.default_rng(5)
+    image, boxes, owner = (
+        rng.normal(size=(3, 3, size, size)).astype(np.float32),
+        widths_up_to(size)[0],
+        np.array([2, 0, 1, 2, 1, 0], np.int32),
+    )
+    crops = roi_resize.reference(image, boxes, owner)
+    for crop, (x1, y1, x2, y2), own in zip(crops, boxes.astype(int), owner, strict=True):
+        piece = torch.from_numpy(image[None, own, :, y1:y2, x1:x2]).double()
+        expected = torch.nn.functional.interpolate(piece, (size, size), mode="bilinear", align_corners=True)[0]
+        np.testing.assert_allclose(crop, expected.numpy(), atol=1e-5)
+    by_image = np.stack([boxes] * 3)
+    owners = np.arange(3).repeat(len(boxes))
+    np.testing.assert_array_equal(roi_resize.reference(image, by_image.reshape(-1, 4), owners), roi_resize.reference(image, by_image))
+
+
+@pytest.mark.parametrize("owner", [-1, 2])
+def test_an_owner_that_is_no_image_is_refused(owner: int) -> None:
+    image, boxes = np.zeros((2, 3, 32, 32), np.float32), np.array([[0, 0, 32, 32]], np.float32)
+    with pytest.raises(EdgeError, match=rf"`owner` is \[{owner}\], and there are 2 images"):
+        roi_resize.reference(image, boxes, np.array([owner], np.int32))
+
+
 def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
     with pytest.raises(EdgeError, match="grid_sample, grid_sample_each, matmul or roi_align"):
         roi_resize.decompose(NodeBuilder("crop"), "image", "boxes", "crops", regions=1, size=32, form="slice")
@@ -265,3 +318,24 @@ def test_the_checker_infers_shapes_through_both_ops(batch: int | str) -> None:
     assert shapes["boxes"] == [batch, 4, 4]
     assert shapes["crops"][1:] == [3, 64, 64]
     assert batch == "batch" or shapes["crops"][0] == 8
+
+
+@pytest.mark.parametrize(("batch", "regions"), [(2, 5), ("batch", "regions")])
+@pytest.mark.parametrize("form", [None, *roi_resize.FORMS])
+def test_an_owned_crop_keeps_its_shape_and_is_lowered(batch: int | str, regions: int | str, form: str | None) -> None:
+    register_schemas()
+    node = helper.make_node("RoiResize", ["image", "boxes", "owner"], ["crops"], domain=DOMAIN, size=64)
+    inputs = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 64, 64]),
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [regions, 4]),
+        helper.make_tensor_value_info("owner", TensorProto.INT32, [regions]),
+    ]
+    graph = helper.make_graph([node], "owned", inputs, [helper.make_tensor_value_info("crops", TensorProto.FLOAT, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19), helper.make_opsetid(DOMAIN, 1)], ir_version=10)
+    if form:
+        replace_ops(model, crop=form)
+        assert not [node for node in model.graph.node if node.domain]
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True).graph.output[0]
+    dims = [each.dim_value or each.dim_param for each in inferred.type.tensor_type.shape.dim]
+    assert len(dims) == 4
+    assert form or dims == [regions, 3, 64, 64]
