@@ -57,8 +57,7 @@ VENDORS: dict[str, frozenset[str]] = {
     "edge.backends.onnxruntime": frozenset({"onnxruntime"}),
     "edge.backends.openvino": frozenset({"openvino"}),
     "edge.backends.trt": frozenset({"tensorrt", "tensorrt_rtx"}),
-    "edge.backends.trt.cuda": frozenset({"cuda"}),
-    "edge.backends.trt.pycuda": frozenset({"pycuda"}),
+    "edge.backends.trt.cuda": frozenset({"cuda", "pycuda"}),
     "edge.backends.trt.aot": frozenset({"cuda"}),
 }
 # Imports by a name that is computed, which nobody can check by reading: each is a table of the module's own, or argued here.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends.base import Backend, Form, Runner, Support
+from edge.backends.base import Backend, Facts, Form, Native, Runner, Support
 from edge.errors import EdgeError, UnavailableError, one_of
 from edge.spec import TargetSpec
 
@@ -43,9 +43,7 @@ def probe(name: str) -> Support:
         return Support(reason=f"its module does not import: {error}", fix=f'pip install "mcar-edge[{name}]"')
 
 
-def open_built(
-    backend: Backend, folder: Path, target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
-) -> Runner:
+def open_built(backend: Backend, folder: Path, target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True) -> Runner:
     """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
     payload = {path.name: path.read_bytes() for path in folder.glob("engine.*")}
     return backend.open(payload, target, facts, cuda=cuda, graphs=graphs)
@@ -67,7 +65,7 @@ def usual_for(lowering: str, default: str) -> str:
     return next((name for name in BACKENDS if backend(name).lowering == lowering), default)
 
 
-def describe_engine(name: str, facts: Mapping[str, Any]) -> list[str]:
+def describe_engine(name: str, facts: Facts) -> list[str]:
     """What an engine of that backend is made of, in sentences.
 
     Args:
@@ -82,14 +80,13 @@ def describe_engine(name: str, facts: Mapping[str, Any]) -> list[str]:
         return ["what the manifest says of the engine has another form"]
 
 
-def on_device(array: Any) -> bool:
+def on_device(array: Native) -> bool:
     """Whether an array says that it lives on a GPU."""
     if isinstance(array, np.ndarray):
         return False
-    # Arrays of any library are asked by protocol, and a protocol is known by its name.
-    if hasattr(array, "__cuda_array_interface__"):
+    if hasattr(array, "__cuda_array_interface__"):  # arrays of any library are asked by protocol, and a protocol is known by its name
         return True
-    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in ON_GPU
+    return hasattr(array, "__dlpack_device__") and int(array.__dlpack_device__()[0]) in ON_GPU  # the same
 
 
 def require(name: str, *, building: bool = False) -> Support:

@@ -7,13 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from edge.errors import EdgeError
 from edge.manifest import REBUILD
 from edge.spec import TargetSpec
+
+# An object of a vendor's library, or an array of any library on the GPU: they come without types.
+Native: TypeAlias = Any
+# JSON out of a manifest: a backend's own facts of an engine, which it checks in `misfits` before it reads them.
+Facts: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Support:
     device: str = ""
     float16: str | None = None
     builds: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
     int8_float16: str | None = None
     lowering: str = ""
 
@@ -51,6 +56,23 @@ class Form:
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join('B' if size is None else str(size) for size in self.shape)})"
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An output left on the GPU, complete when it is handed out; overwritten by its thread's next call.
+
+    ``torch.as_tensor``, CuPy, Numba and PyCUDA take it as it is.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    owner: object
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Native]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None}
 
 
 class Runner(ABC):
@@ -74,7 +96,7 @@ class Runner(ABC):
         """The same as ``run``."""
         return self.run(images)
 
-    def on_device(self, images: Any) -> Mapping[str, Any]:
+    def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
         """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked where the backend is ``on_gpu``."""
         raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
 
@@ -82,7 +104,7 @@ class Runner(ABC):
         """Median seconds of every node, by name, for one of the exact batches; empty where the runtime cannot tell."""
         return {}
 
-    def layers(self) -> dict[str, Any]:
+    def layers(self) -> Facts:
         """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the runtime cannot tell."""
         return {}
 
@@ -111,7 +133,7 @@ class Backend(ABC):
         """What it can do here; never raises for a missing library."""
 
     @abstractmethod
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
         """Write the engine payload ``engine.*`` into the folder.
 
         Args:
@@ -124,7 +146,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(
-        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> Runner:
         """Load what ``build`` wrote.
 
@@ -135,30 +157,30 @@ class Backend(ABC):
             graphs: use CUDA graphs, where there are any.
         """
 
-    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+    def misfits(self, facts: Facts) -> list[str]:
         """Names of those of its facts that are of another type or out of range: a manifest comes from outside.
 
         Which of them there must be, ``check_fit`` knows.
         """
         return []
 
-    def files(self, facts: Mapping[str, Any]) -> list[Any]:
+    def files(self, facts: Facts) -> list[str | None]:
         """Names of the files that an engine of these facts opens, as they say them; called where nothing misfits."""
         return [facts.get("payload")]
 
-    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+    def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
         """Refuse, before anything is opened, an engine of these facts that cannot run here; ``rebuild`` is the fix."""
         return None
 
-    def elsewhere(self, facts: Mapping[str, Any], support: Support) -> str:
+    def elsewhere(self, facts: Facts, support: Support) -> str:
         """Why an engine that was just built is for another machine than this; empty where it is for this one."""
         return ""
 
-    def lowers_anew(self, facts: Mapping[str, Any], target: TargetSpec, support: Support) -> bool:
+    def lowers_anew(self, facts: Facts, target: TargetSpec, support: Support) -> bool:
         """Whether a graph lowered for an engine of these facts must be lowered again for this machine, same row and types or not."""
         return False
 
-    def describe(self, facts: Mapping[str, Any]) -> list[str]:
+    def describe(self, facts: Facts) -> list[str]:
         """What an engine is made of, in sentences; facts of another form may raise what Python raises."""
         layers = facts.get("layers")
         if not layers:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edge.backends.base import Backend, Form, Runner, Support, engine_file, vendor_errors
+from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
 from edge.errors import EdgeError
 from edge.manifest import REBUILD
 from edge.processor import VNNI, needs_reduced_range
@@ -21,7 +21,7 @@ PAYLOAD = "engine.onnx"
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
-def library() -> Any:
+def library() -> Native:
     """ONNX Runtime, its telemetry off unless the environment says ``ORT_DISABLE_TELEMETRY=0``: it reads that when imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -43,7 +43,7 @@ class ONNXRuntime(Backend):
         facts = {"reduced_range": needs_reduced_range()}
         return Support(version=onnxruntime.__version__, device="CPU", builds=True, facts=facts)
 
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
         if target.precision == "fp16":
             raise EdgeError(
                 "backend",
@@ -55,19 +55,19 @@ class ONNXRuntime(Backend):
         return {"payload": PAYLOAD, **({"reduced_range": needs_reduced_range()} if target.precision == "int8" else {})}
 
     def open(
-        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> Session:
         return Session(engine_file(payload, PAYLOAD))
 
-    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+    def misfits(self, facts: Facts) -> list[str]:
         return [] if isinstance(facts.get("reduced_range"), bool | None) else ["reduced_range"]
 
-    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+    def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
         """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
         if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
             raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
 
-    def lowers_anew(self, facts: Mapping[str, Any], target: TargetSpec, support: Support) -> bool:
+    def lowers_anew(self, facts: Facts, target: TargetSpec, support: Support) -> bool:
         """The range of weights follows from the processor, and an older bundle does not say what it holds."""
         return target.precision == "int8" and facts.get("reduced_range") != support.facts.get("reduced_range")
 
@@ -84,7 +84,7 @@ class Session(Runner):
     def __init__(self, model: bytes, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
         self._model = model
         with vendor_errors("backend", "ONNX Runtime does not accept the graph", "Rebuild the bundle, or report the graph"):
-            self._session: Any = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
+            self._session: Native = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.outputs = tuple(outputs or (value.name for value in self._session.get_outputs()))
 
@@ -119,7 +119,7 @@ class Session(Runner):
         self._session = None
 
 
-def _options(threads: int | None) -> Any:
+def _options(threads: int | None) -> Native:
     options = library().SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or cores()
@@ -131,7 +131,7 @@ def _options(threads: int | None) -> Any:
 
 def cores() -> int:
     """Cores this process may run on (Linux affinity; elsewhere all)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 PROVIDES: Mapping[str, Backend] = {"onnxruntime": ONNXRuntime()}

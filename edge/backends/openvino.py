@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edge.backends.base import Backend, Form, Runner, Support, engine_file, vendor_errors
+from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
 from edge.graph import OUTPUTS
 from edge.manifest import REBUILD
 from edge.spec import TargetSpec
@@ -41,7 +40,7 @@ class OpenVINO(Backend):
             facts={"capabilities": sorted(able)},
         )
 
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
+    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
         import openvino
 
         with vendor_errors("backend", "OpenVINO does not accept the graph", "Report the graph, or change `backend` to onnxruntime"):
@@ -52,7 +51,7 @@ class OpenVINO(Backend):
         return {"payload": PAYLOAD}
 
     def open(
-        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> OpenVINORunner:
         return OpenVINORunner(engine_file(payload, PAYLOAD), target, engine_file(payload, WEIGHTS))
 
@@ -74,7 +73,7 @@ class OpenVINORunner(Runner):
             self._core = openvino.Core()
             self._model = self._core.read_model(model, weights)
         self._target = target
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Native] = {}
         self._lock = threading.Lock()
         self._requests = threading.local()
 
@@ -87,7 +86,7 @@ class OpenVINORunner(Runner):
                 for port in (*self._model.inputs, *self._model.outputs)
             }
 
-    def compiled(self, batch: int) -> Any:
+    def compiled(self, batch: int) -> Native:
         """The compiled model of that exact batch."""
         with self._lock:
             if batch not in self._compiled:
@@ -118,11 +117,12 @@ class OpenVINORunner(Runner):
                         seconds.setdefault(node.node_name, []).append(node.real_time.total_seconds())
         return {name: float(np.median(values)) for name, values in seconds.items()}
 
-    def _request(self, batch: int) -> Any:
-        requests: dict[Any, Any] = self._requests.__dict__
-        if batch not in requests:
-            requests[batch] = self.compiled(batch).create_infer_request()
-        return requests[batch]
+    def _request(self, batch: int) -> Native:
+        requests: dict[str, Native] = self._requests.__dict__  # of this thread
+        name = str(batch)
+        if name not in requests:
+            requests[name] = self.compiled(batch).create_infer_request()
+        return requests[name]
 
     def close(self) -> None:
         self._compiled.clear()
@@ -130,12 +130,12 @@ class OpenVINORunner(Runner):
         self._model = None
 
 
-def _name(port: Any) -> str:
+def _name(port: Native) -> str:
     """The graph's name of an input or output; a reshape swapped with what followed it leaves a port with both their names."""
     return next((name for name in OUTPUTS if name in port.names), port.any_name)
 
 
-def properties(target: TargetSpec) -> dict[str, Any]:
+def properties(target: TargetSpec) -> dict[str, str | bool]:
     """How a target is compiled. The precision hint never lets the runtime choose: coordinates stay in fp32.
 
     With the hint unset or bf16, a CPU with bf16 runs the arithmetic between the backbones in bf16 too, and boxes move.
@@ -147,12 +147,11 @@ def properties(target: TargetSpec) -> dict[str, Any]:
     }
 
 
-def runtime_nodes(compiled: Any) -> list[dict[str, Any]]:
+def runtime_nodes(compiled: Native) -> list[dict[str, str]]:
     """The nodes the CPU plugin really runs: name, type, ``runtimePrecision``, kernel, original names."""
     nodes = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
-        info = operation.get_rt_info()
-        facts = {key: str(info[key].astype(str)) if hasattr(info[key], "astype") else str(info[key]) for key in info}
+        facts = {key: value.astype(str) for key, value in operation.get_rt_info().items()}
         nodes.append(
             {
                 "name": operation.get_friendly_name(),

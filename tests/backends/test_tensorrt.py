@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from edge import backends
-from edge.backends.trt import adapters, arrays, lane, run, vendor
+from edge.backends.trt import arrays, cuda, lane, run, vendor
 from edge.backends.trt.plugin import chosen_plugin
 from edge.errors import EdgeError
 from edge.ops import region_boxes
@@ -321,7 +321,7 @@ def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, 
     network.close()
     assert len(fake.pycuda._stack()) == 1, "the application's context stack must be as it was"
     with pytest.raises(EdgeError, match="bindings or pycuda"):
-        adapters.open_cuda("cupy")
+        cuda.open_cuda("cupy")
 
 
 # The plugin.

@@ -7,18 +7,18 @@ kernels where it runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from edge.backends.base import Native
 from edge.backends.trt.vendor import STANDARD_NODES, Vendor
 
 
-def _tensorrt() -> Any:
+def _tensorrt() -> Native:
     import tensorrt
 
     return tensorrt
 
 
-def _tensorrt_rtx() -> Any:
+def _tensorrt_rtx() -> Native:
     import tensorrt_rtx
 
     return tensorrt_rtx

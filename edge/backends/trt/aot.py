@@ -13,8 +13,8 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+from edge.backends.base import Native
 from edge.backends.trt.plugin import AHEAD_OF_TIME, PLUGIN_VARIABLE
 from edge.errors import EdgeError
 
@@ -22,7 +22,7 @@ from edge.errors import EdgeError
 BOX_THREADS, CROP_THREADS, CROP_ROWS = 256, 128, 8
 
 
-def check_version(trt: Any) -> None:
+def check_version(trt: Native) -> None:
     """Refuse a version that lacks this route."""
     if not hasattr(trt, "QuickPluginCreationRequest"):  # it came with the route, and says more than a number
         raise EdgeError(
@@ -37,12 +37,12 @@ def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
     nvrtc, folder, include = _nvrtc(), _kernels(), _cuda_include()
     options = ["-std=c++17", f"-I{folder}", f"-I{include}", "-arch=compute_{}{}".format(*compute_capability)]
 
-    def call(name: str, *arguments: Any) -> Any:
-        code, *results = getattr(nvrtc, name)(*arguments)
+    def call(name: str, *arguments: Native) -> Native:
+        code, *results = getattr(nvrtc, name)(*arguments)  # by name, to say which call failed
         if int(code):
             raise EdgeError(
                 "backend",
-                f"NVRTC cannot compile the kernels: {name}: {getattr(code, 'name', code)} {_log(nvrtc, program)}".rstrip(),
+                f"NVRTC cannot compile the kernels: {name}: {code.name} {_log(nvrtc, program)}".rstrip(),
                 f"Install an NVRTC that knows compute capability {'.'.join(map(str, compute_capability))}, or build the plugin library",
             )
         return results[0] if results else None
@@ -50,13 +50,13 @@ def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
     program = None
     program = call("nvrtcCreateProgram", (folder / "aot.cu").read_bytes(), b"aot.cu", 0, [], [])
     call("nvrtcCompileProgram", program, len(options), [option.encode() for option in options])
-    ptx = b" " * call("nvrtcGetPTXSize", program)
+    ptx = b" " * int(call("nvrtcGetPTXSize", program))
     call("nvrtcGetPTX", program, ptx)
     call("nvrtcDestroyProgram", program)
     return ptx.rstrip(b"\0")
 
 
-def register(trt: Any, ptx: bytes) -> None:
+def register(trt: Native, ptx: bytes) -> None:
     """Tell TensorRT of both operations, before a graph with their nodes is parsed; once per process.
 
     Its module reads the annotations of what it is given, so they are set as values.
@@ -64,28 +64,28 @@ def register(trt: Any, ptx: bytes) -> None:
     plugin = import_module(f"{trt.__name__}.plugin")
     desc = plugin.TensorDesc
 
-    def launch(kernel: str, threads: int, grid: tuple[Any, Any], numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+    def launch(kernel: str, threads: int, grid: tuple[Native, Native], numbers: tuple[Native, ...]) -> tuple[Native, ...]:
         shape = plugin.KernelLaunchParams(grid_x=grid[0], grid_y=grid[1], block_x=threads)
         return kernel, ptx, shape, plugin.SymIntExprs.from_tuple([plugin.SymInt32(number) for number in numbers])
 
     # maps: (B, K, n, n) float32 → boxes: (B, K, 4) float32
-    def boxes(maps: Any, size: int, threshold: float) -> Any:
+    def boxes(maps: Native, size: int, threshold: float) -> Native:
         return plugin.from_shape_expr((maps.shape_expr[0], maps.shape_expr[1], 4), dtype=trt.DataType.FLOAT)
 
-    def launch_boxes(maps: Any, size: int, threshold: float, outputs: Any, tactic: int) -> Any:
+    def launch_boxes(maps: Native, size: int, threshold: float, outputs: Native, tactic: int) -> Native:
         images, regions, side = (maps.shape_expr[axis] for axis in range(3))
         return launch("edge_region_boxes", BOX_THREADS, (images * regions * 2, 1), (side, size, _bits(threshold)))
 
     # image: (B, 3, H, W) float32 or float16, boxes: (B, K, 4) float32 → crops: (B * K, 3, size, size) of the image's type
-    def crops(image: Any, boxes: Any, size: int) -> Any:
+    def crops(image: Native, boxes: Native, size: int) -> Native:
         count = boxes.shape_expr[0] * boxes.shape_expr[1]
         return plugin.from_shape_expr((count, image.shape_expr[1], size, size), dtype=image.dtype)
 
-    def crop_formats(image: Any, boxes: Any, outputs: Any) -> Any:
+    def crop_formats(image: Native, boxes: Native, outputs: Native) -> Native:
         made = plugin.AutoTuneCombination
         return [made("FP32|FP16, FP32, FP32|FP16", "LINEAR"), made("FP16, FP32, FP16", "LINEAR, LINEAR, HWC8")]
 
-    def launch_crops(image: Any, boxes: Any, size: int, outputs: Any, tactic: int) -> Any:
+    def launch_crops(image: Native, boxes: Native, size: int, outputs: Native, tactic: int) -> Native:
         kind = "fp16" if image.dtype == trt.DataType.HALF else "fp32"
         layout = "hwc8" if outputs[0].format == trt.TensorFormat.HWC8 else "linear"
         columns = 2 if (kind, layout) == ("fp16", "linear") else 1
@@ -103,7 +103,7 @@ def register(trt: Any, ptx: bytes) -> None:
     plugin.aot_impl("edge::RoiResize")(_annotated(launch_crops, {"image": desc, "boxes": desc, **cropped, "return": launched}))
 
 
-def _annotated(function: Callable[..., Any], annotations: dict[str, Any]) -> Callable[..., Any]:
+def _annotated(function: Callable[..., Native], annotations: dict[str, Native]) -> Callable[..., Native]:
     function.__annotations__ = annotations
     return function
 
@@ -143,7 +143,7 @@ def _cuda_include() -> Path:
     )
 
 
-def _nvrtc() -> Any:
+def _nvrtc() -> Native:
     for name in ("cuda.bindings.nvrtc", "cuda.nvrtc"):
         try:
             return import_module(name)
@@ -156,7 +156,7 @@ def _nvrtc() -> Any:
     )
 
 
-def _log(nvrtc: Any, program: Any) -> str:
+def _log(nvrtc: Native, program: Native) -> str:
     """The end of what the compiler said."""
     if program is None:
         return ""

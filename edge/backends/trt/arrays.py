@@ -1,13 +1,13 @@
-"""Arrays that live on the GPU, from other libraries and for them: ``__cuda_array_interface__`` and DLPack."""
+"""Arrays of other libraries that live on the GPU: ``__cuda_array_interface__`` and DLPack."""
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from edge.backends.base import Native
 from edge.backends.trt.cuda import LEGACY_STREAM
 from edge.errors import EdgeError
 
@@ -21,27 +21,10 @@ class View:
     dtype: np.dtype
     contiguous: bool
     stream: int | None
-    owner: Any
+    owner: Native
 
 
-@dataclass(frozen=True)
-class DeviceArray:
-    """An output left on the GPU, complete when it is handed out; overwritten by its thread's next call.
-
-    ``torch.as_tensor``, CuPy, Numba and PyCUDA take it as it is.
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    owner: Any
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.address, False), "version": 3, "strides": None}
-
-
-def view(array: Any, stream: int) -> View:
+def view(array: Native, stream: int) -> View:
     """Where an array's memory is. A DLPack producer is told to make ``stream`` wait by itself."""
     interface = getattr(array, "__cuda_array_interface__", None)  # a protocol of any library's arrays
     if interface is not None:
@@ -75,7 +58,7 @@ class _Tensor(ctypes.Structure):
 KINDS = {0: "i", 1: "u", 2: "f"}  # DLPack's type codes, as NumPy names them
 
 
-def _from_capsule(capsule: Any) -> View:
+def _from_capsule(capsule: Native) -> View:
     """The capsule frees the tensor when it goes, since it was not renamed: the view keeps it."""
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]

@@ -12,16 +12,16 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edge import cache
 from edge.atomic import write_atomically
+from edge.backends.base import Facts, Native
 from edge.backends.trt import PROVIDES, aot, cuda
 from edge.backends.trt.child import MARK, Answer, Request
 from edge.backends.trt.layers import read_layers
 from edge.backends.trt.plan import PACKED, PAYLOAD, quiet_logger
 from edge.backends.trt.plugin import PLUGIN_VARIABLE, Route, register_plugin
-from edge.backends.trt.vendor import Vendor
+from edge.backends.trt.vendor import LEVEL, Vendor
 from edge.errors import EdgeError, one_of
 from edge.graph import INPUT
 from edge.manifest import digest_json
@@ -47,7 +47,7 @@ class _NoPlan(EdgeError):
     """The builder gave up; less workspace may help."""
 
 
-def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> dict[str, Any]:
+def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     """Parse, build and write the plan; returns facts for the manifest."""
     trt = vendor.load()
     logger = quiet_logger(trt)
@@ -67,7 +67,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> dict[str, An
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
-    config.builder_optimization_level = request.level
+    config.builder_optimization_level = LEVEL
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so in the graph.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -75,15 +75,16 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> dict[str, An
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if request.weakly_typed:
-        for name in ("FP16", *(["INT8"] if request.precision == "int8" else [])):
-            config.set_flag(getattr(trt.BuilderFlag, name))
+        config.set_flag(trt.BuilderFlag.FP16)
+        if request.precision == "int8":
+            config.set_flag(trt.BuilderFlag.INT8)
     _set_compute_capabilities(trt, config, request.compute_capabilities)
     for least, best, most in request.profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))
         config.add_optimization_profile(profile)
 
-    machine: dict[str, Any] = {"version": str(trt.__version__), **(device.plain() if device else {})}
+    machine = {"version": str(trt.__version__), **(device.plain() if device else {})}
     # Timings hold for this GPU and these versions only; without a GPU nothing is timed.
     timings = None if vendor.portable else cache.folder("timings") / f"{digest_json(machine)[:24]}.cache"
     if timings is not None:
@@ -121,7 +122,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> dict[str, An
     return facts
 
 
-def describe(network: Any) -> dict[str, Any]:
+def describe(network: Native) -> Facts:
     """What the parser made of the graph: layers by kind, first outputs by type, and how many convolutions compute in int8."""
     kinds: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -145,13 +146,12 @@ def describe(network: Any) -> dict[str, Any]:
     }
 
 
-def _parse(trt: Any, builder: Any, logger: Any, lowered: bytes, *, weakly_typed: bool) -> Any:
+def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes, *, weakly_typed: bool) -> Native:
     flags = trt.NetworkDefinitionCreationFlag
-    # What its version has, the library's enumerations say by name.
-    if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):
+    if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):  # what its version has, the library's enumerations say by name
         problem = f"TensorRT {trt.__version__} cannot choose types; TensorRT 10 was the last that could"
         raise EdgeError("backend", problem, "Build it strongly typed")
-    strong = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    strong = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0  # TensorRT 11 has no other networks
     network = builder.create_network(0 if weakly_typed else strong)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(lowered):
@@ -161,18 +161,18 @@ def _parse(trt: Any, builder: Any, logger: Any, lowered: bytes, *, weakly_typed:
     return network
 
 
-def _set_compute_capabilities(trt: Any, config: Any, wanted: list[str]) -> None:
+def _set_compute_capabilities(trt: Native, config: Native, wanted: list[str]) -> None:
     """For TensorRT-RTX: the GPUs the engine shall run on, as ``8.9``; none given means all it knows."""
     if not wanted:
         return
-    known = {f"{name[2:-1]}.{name[-1]}": name for name in getattr(trt.ComputeCapability, "__members__", {}) if name.startswith("SM")}
+    known = {f"{name[2:-1]}.{name[-1]}": each for name, each in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     unknown = [each for each in wanted if each not in known]
     if unknown:
         problem = f"TensorRT-RTX does not know compute capability {', '.join(unknown)}"
         raise EdgeError("backend", problem, f"Change `compute_capability` to {one_of(known)}")
     config.num_compute_capabilities = len(wanted)
     for index, each in enumerate(wanted):
-        config.set_compute_capability(getattr(trt.ComputeCapability, known[each]), index)
+        config.set_compute_capability(known[each], index)
 
 
 def _free_memory(device: cuda.Device) -> int:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from edge.backends.base import Facts
 
 MARK = "EDGE-RESULT "
 
@@ -35,7 +36,6 @@ class Request:
     plugin: str
     compute_capabilities: list[str]
     weakly_typed: bool
-    level: int
     share: float
     size: int
 
@@ -44,7 +44,7 @@ class Request:
 class Answer:
     """Facts for the manifest; or the error (stage, problem, fix), and whether less workspace may help."""
 
-    facts: dict[str, Any] | None = None
+    facts: Facts | None = None
     error: tuple[str, str, str] = ("", "", "")
     again: bool = False
 
@@ -73,7 +73,7 @@ def build_in_child(request: Request, lowered: bytes) -> Answer:
             return Answer(**json.loads(line.removeprefix(MARK)))
     words = [line.strip() for line in said.splitlines() if line.strip()]
     last = f": {words[-1][:200]}" if words else ""
-    killed = code == -getattr(signal, "SIGKILL", 9)  # Windows has no such signal
+    killed = code == -9  # SIGKILL, a name that Windows does not have
     ended = _signal_name(-code) if code < 0 else f"exit code {code}"
     return Answer(
         error=(

@@ -1,15 +1,25 @@
-"""CUDA through one small interface: memory, streams, copies and captured graphs; here by NVIDIA's cuda-bindings."""
+"""CUDA through one small interface: memory, streams, copies and captured graphs; by one of two adapters.
+
+``bindings`` is NVIDIA's cuda-bindings, in the device's primary context. ``pycuda`` is for an application that already
+lives in a PyCUDA context: its context is used, in whichever thread calls.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge.errors import EdgeError, UnavailableError
+from edge.backends.base import Native
+from edge.errors import EdgeError, UnavailableError, one_of
+
+Result = TypeVar("Result")
 
 LEGACY_STREAM = 1  # the stream that CUDA libraries use unless told otherwise; 0 may mean another one
 
@@ -39,40 +49,9 @@ class Device:
 class HostBuffer:
     """Page-locked host memory: ``array`` (n,) uint8 over it, and its address for the GPU if it is mapped, else 0."""
 
-    array: np.ndarray
+    array: NDArray[np.uint8]
     mapped: int
-    owner: Any
-
-
-class Cuda(Protocol):
-    """What the runners need of CUDA. Addresses and handles are plain integers; every failure is an ``EdgeError``."""
-
-    name: str
-
-    def device(self) -> Device: ...
-    def enter(self) -> None:
-        """Make the context current in this thread."""
-
-    def leave(self) -> None:
-        """Undo ``enter``."""
-
-    def stream(self) -> int: ...
-    def synchronize(self, stream: int) -> None: ...
-    def wait(self, stream: int, producer: int) -> None:
-        """Let ``stream`` wait for what ``producer`` holds now."""
-
-    def allocate(self, size: int) -> int: ...
-    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer: ...
-    def copy(self, to: int, source: int, size: int, stream: int) -> None:
-        """Between any two of host and device; asynchronous where the host side is page-locked."""
-
-    def begin_capture(self, stream: int) -> None: ...
-    def end_capture(self, stream: int) -> int:
-        """The captured work as a launchable graph."""
-
-    def launch(self, graph: int, stream: int) -> None: ...
-    def release(self) -> None:
-        """Free everything this object made."""
+    owner: Native
 
 
 def present() -> tuple[Device | None, str, str]:
@@ -88,18 +67,19 @@ def present() -> tuple[Device | None, str, str]:
 
 
 class Bindings:
-    """cuda-bindings (12.6 and later, or the older module ``cuda.cudart``), in the primary context of device 0."""
+    """cuda-bindings (12.6 and later, or the older module ``cuda.cudart``), in the primary context of device 0.
+
+    Addresses and handles are plain integers; every failure is an ``EdgeError``.
+    """
 
     name = "bindings"
+    _cudart: Native = None
 
     def __init__(self) -> None:
+        self._made: list[tuple[str, int]] = []  # what frees it, and the handle
         self._cudart = _cudart()
-        self._streams: list[int] = []
-        self._memory: list[int] = []
-        self._host: list[int] = []
-        self._graphs: list[int] = []
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def _call(self, name: str, *arguments: int) -> Native:
         code, *results = getattr(self._cudart, name)(*arguments)  # by name, to say which call failed
         if int(code):
             _, text = self._cudart.cudaGetErrorString(code)
@@ -124,19 +104,22 @@ class Bindings:
         return int(self._call("cudaMemGetInfo")[0])
 
     def enter(self) -> None:
+        """Make the context current in this thread."""
         self._call("cudaSetDevice", 0)
 
     def leave(self) -> None:
-        pass  # the primary context stays current: that is how the runtime works
+        """Undo ``enter``; the primary context stays current: that is how the runtime works."""
+        return None
 
     def stream(self) -> int:
         # Non-blocking: the default stream of another library must not hold ours up.
-        return self._kept(self._streams, self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking))
+        return self._kept("cudaStreamDestroy", self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking))
 
     def synchronize(self, stream: int) -> None:
         self._call("cudaStreamSynchronize", stream)
 
     def wait(self, stream: int, producer: int) -> None:
+        """Let ``stream`` wait for what ``producer`` holds now."""
         event = self._call("cudaEventCreateWithFlags", self._cudart.cudaEventDisableTiming)
         try:
             self._call("cudaEventRecord", event, producer)
@@ -145,15 +128,16 @@ class Bindings:
             self._call("cudaEventDestroy", event)
 
     def allocate(self, size: int) -> int:
-        return self._kept(self._memory, self._call("cudaMalloc", size))
+        return self._kept("cudaFree", self._call("cudaMalloc", size))
 
     def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
         flags = self._cudart.cudaHostAllocMapped if mapped else self._cudart.cudaHostAllocDefault
-        address = self._kept(self._host, self._call("cudaHostAlloc", size, flags))
+        address = self._kept("cudaFreeHost", self._call("cudaHostAlloc", size, flags))
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return HostBuffer(array, int(self._call("cudaHostGetDevicePointer", address, 0)) if mapped else 0, self)
 
     def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        """Between any two of host and device; asynchronous where the host side is page-locked."""
         self._call("cudaMemcpyAsync", to, source, size, self._cudart.cudaMemcpyKind.cudaMemcpyDefault, stream)
 
     def begin_capture(self, stream: int) -> None:
@@ -161,11 +145,12 @@ class Bindings:
         self._call("cudaStreamBeginCapture", stream, self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
 
     def end_capture(self, stream: int) -> int:
+        """The captured work as a launchable graph."""
         graph = self._call("cudaStreamEndCapture", stream)
         if not int(graph):
             raise EdgeError("cuda", "The CUDA graph could not be captured", "Run without a graph")
         try:
-            return self._kept(self._graphs, self._call("cudaGraphInstantiate", graph, 0))
+            return self._kept("cudaGraphExecDestroy", self._call("cudaGraphInstantiate", graph, 0))
         finally:
             self._call("cudaGraphDestroy", graph)
 
@@ -173,21 +158,106 @@ class Bindings:
         self._call("cudaGraphLaunch", graph, stream)
 
     def release(self) -> None:
-        for made, free in (
-            (self._graphs, "cudaGraphExecDestroy"),
-            (self._streams, "cudaStreamDestroy"),
-            (self._memory, "cudaFree"),
-            (self._host, "cudaFreeHost"),
-        ):
-            while made:
-                self._call(free, made.pop())
+        """Free everything this object made."""
+        while self._made:
+            self._call(*self._made.pop())
 
-    def _kept(self, made: list[int], handle: Any) -> int:
-        made.append(int(handle))
+    def _kept(self, free: str, handle: Native) -> int:
+        self._made.append((free, int(handle)))
         return int(handle)
 
 
-def _cudart() -> Any:
+class PyCuda(Bindings):
+    """PyCUDA, in the context that was current when the engine was loaded.
+
+    PyCUDA has no captured graphs; where cuda-bindings is installed too, it captures on PyCUDA's streams.
+    """
+
+    name = "pycuda"
+
+    def __init__(self) -> None:
+        try:
+            self._driver: Native = import_module("pycuda.driver")
+        except ImportError as error:
+            raise UnavailableError("cuda", f"PyCUDA does not import: {error}", "Install it: pip install pycuda") from error
+        self._context = self._try("get_current", self._driver.Context.get_current)
+        if self._context is None:
+            raise EdgeError(
+                "cuda",
+                "No PyCUDA context is current in the thread that loads the engine",
+                'Import pycuda.autoinit first, or load with cuda="bindings"',
+            )
+        with suppress(EdgeError):
+            super().__init__()
+        self._streams: dict[int, Native] = {}
+        self._memory: list[Native] = []
+
+    def _try(self, what: str, call: Callable[..., Result], *arguments: Native, **options: Native) -> Result:
+        try:
+            return call(*arguments, **options)
+        except self._driver.Error as error:
+            said = " ".join(str(error).split())
+            raise EdgeError("cuda", f"PyCUDA's {what} failed: {said}", "Check the application's CUDA context") from error
+
+    def device(self) -> Device:
+        device = self._try("get_device", self._driver.Context.get_device)
+        attribute = self._driver.device_attribute
+        return Device(
+            device.name(),
+            tuple(device.compute_capability()),
+            bool(device.get_attribute(attribute.INTEGRATED)),
+            device.total_memory(),
+            version(self._driver.get_driver_version()),
+            ".".join(map(str, self._driver.get_version())),
+        )
+
+    def enter(self) -> None:
+        self._try("push", self._context.push)
+
+    def leave(self) -> None:
+        self._try("pop", self._driver.Context.pop)
+
+    def stream(self) -> int:
+        stream = self._try("Stream", self._driver.Stream, 1)  # 1: CU_STREAM_NON_BLOCKING
+        self._streams[stream.handle] = stream
+        return int(stream.handle)
+
+    def synchronize(self, stream: int) -> None:
+        self._try("synchronize", self._streams[stream].synchronize)
+
+    def wait(self, stream: int, producer: int) -> None:
+        if producer in (0, LEGACY_STREAM):
+            event = self._try("record", self._driver.Event().record)
+            self._try("wait_for_event", self._streams[stream].wait_for_event, event)
+        else:  # PyCUDA cannot take a foreign stream
+            self._try("synchronize", self._driver.Context.synchronize)
+
+    def allocate(self, size: int) -> int:
+        self._memory.append(self._try("mem_alloc", self._driver.mem_alloc, size))
+        return int(self._memory[-1])
+
+    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
+        flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
+        array = self._try("pagelocked_empty", self._driver.pagelocked_empty, size, np.uint8, mem_flags=flags)
+        return HostBuffer(array, int(array.base.get_device_pointer()) if mapped else 0, array.base)
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        # With unified addresses the driver tells host from device by the address.
+        self._try("memcpy", self._driver.memcpy_dtod_async, to, source, size, self._streams[stream])
+
+    def begin_capture(self, stream: int) -> None:
+        if self._cudart is None:
+            raise EdgeError("cuda", "PyCUDA alone cannot capture CUDA graphs", "Install cuda-bindings too")
+        super().begin_capture(stream)
+
+    def release(self) -> None:
+        super().release()
+        while self._memory:
+            self._memory.pop().free()
+        self._streams.clear()
+
+
+def _cudart() -> Native:
     for name in ("cuda.bindings.runtime", "cuda.cudart"):  # the second until 12.6
         try:
             return import_module(name)
@@ -207,3 +277,13 @@ def _text(words: bytes | str) -> str:
 def version(number: int) -> str:
     """12060 → 12.6."""
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+ADAPTERS: dict[str, Callable[[], Bindings]] = {"bindings": Bindings, "pycuda": PyCuda}
+
+
+def open_cuda(name: str = "bindings") -> Bindings:
+    """The adapter of that name: ``bindings`` or ``pycuda``."""
+    if name not in ADAPTERS:
+        raise EdgeError("cuda", f"There is no CUDA adapter {name!r}", f"Change `cuda` to {one_of(ADAPTERS)}")
+    return ADAPTERS[name]()

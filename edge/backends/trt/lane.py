@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from edge.backends.trt.arrays import DeviceArray, view
-from edge.backends.trt.cuda import Cuda
+from edge.backends.base import DeviceArray, Native
+from edge.backends.trt.arrays import view
+from edge.backends.trt.cuda import Bindings
 from edge.errors import EdgeError
 from edge.graph import INPUT
 
@@ -22,7 +21,9 @@ class Lane:
     All outputs lie in one arena, so that one copy brings them back.
     """
 
-    def __init__(self, trt: Any, engine: Any, context: Any, cuda: Cuda, profile: int, batch: int, mode: str, logger: Any) -> None:
+    def __init__(
+        self, trt: Native, engine: Native, context: Native, cuda: Bindings, profile: int, batch: int, mode: str, logger: Native
+    ) -> None:
         self.context, self._cuda, self._logger = context, cuda, logger
         self._stream = cuda.stream()
         self._graph = 0
@@ -54,8 +55,8 @@ class Lane:
         """Record one call as a graph; returns why that was not possible, or nothing."""
         self._enqueue()  # once outside: the library allocates on its first call
         self._cuda.synchronize(self._stream)
-        # Not every version can be asked.
-        if not getattr(self.context, "is_stream_capturable", lambda stream: True)(self._stream):
+        asked = hasattr(self.context, "is_stream_capturable")  # not every version can be
+        if asked and not self.context.is_stream_capturable(self._stream):
             return "the engine says that it cannot be captured"
         try:
             self._cuda.begin_capture(self._stream)
@@ -84,7 +85,7 @@ class Lane:
             for name, (offset, form, dtype) in self._forms.items()
         }
 
-    def run_on_device(self, images: Any, count: int, owner: Any) -> dict[str, DeviceArray]:
+    def run_on_device(self, images: Native, count: int, owner: object) -> dict[str, DeviceArray]:
         """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held.
 
         ``owner``: what the outputs keep alive.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from edge.backends.base import Facts, Native
 from edge.errors import EdgeError
 
 # Words the libraries use for a type, in lower case, by our name for it; longer words first where one holds another.
@@ -61,7 +60,7 @@ class Layers:
         reading = [layer.precision for layer in self.layers if _is_convolution(layer)]
         return reading.count("int8") / len(reading) if reading else None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Facts:
         """For the manifest: counts, not the list; or ``unread``."""
         if self.unread:
             return {"unread": self.unread}
@@ -75,7 +74,7 @@ class Layers:
         }
 
 
-def read_layers(trt: Any, engine: Any) -> Layers:
+def read_layers(trt: Native, engine: Native) -> Layers:
     """The layers of a loaded engine. An account of them is never worth the engine: what cannot be read is said and not raised."""
     try:
         return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
@@ -99,7 +98,7 @@ def parse_layers(information: str) -> Layers:
         raise EdgeError("inspect", f"The inspector's answer is no JSON with layers: {begun!r}", "Report the version of TensorRT") from error
 
 
-def _layer(entry: Mapping[str, Any] | str) -> Layer:
+def _layer(entry: Facts | str) -> Layer:
     if isinstance(entry, str):
         return Layer(entry, "", "", "", "")
     inputs, outputs = entry.get("Inputs") or [{}], entry.get("Outputs") or [{}]
@@ -110,7 +109,7 @@ def _layer(entry: Mapping[str, Any] | str) -> Layer:
     return Layer(str(entry.get("Name", "")), kind, _type(words), _type(_words(outputs[0])), words)
 
 
-def _words(tensor: Mapping[str, Any]) -> str:
+def _words(tensor: dict[str, str]) -> str:
     both = tensor.get("Format/Datatype")
     return str(both) if both is not None else " ".join(str(tensor[key]) for key in ("Datatype", "Format") if key in tensor)
 

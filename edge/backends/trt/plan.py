@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
-from typing import Any
 
+from edge.backends.base import Native
 from edge.errors import EdgeError
 
 PAYLOAD = "engine.plan"
@@ -23,15 +23,15 @@ def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
     return data
 
 
-def quiet_logger(trt: Any) -> Any:
+def quiet_logger(trt: Native) -> Native:
     """A logger that keeps the last warnings and errors instead of printing them."""
 
-    class Quiet(trt.ILogger):  # type: ignore[name-defined, misc]
+    class Quiet(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.said: list[str] = []
 
-        def log(self, severity: Any, msg: str) -> None:
+        def log(self, severity: Native, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.said = [*self.said[-9:], " ".join(msg.split())[:300]]
 

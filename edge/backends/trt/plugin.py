@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from edge import cache
+from edge.backends.base import Native
 from edge.errors import EdgeError
 
 PLUGIN = "engine.plugin.so"  # its name in a bundle
@@ -60,7 +60,7 @@ def chosen_plugin() -> Plugin:
     return Plugin(Route.LIBRARY, Path(given)) if given else NO_PLUGIN
 
 
-def register_plugin(registry: Any, path: Path) -> None:
+def register_plugin(registry: Native, path: Path) -> None:
     """Load a plugin library; in a process that has it already, nothing happens."""
     registry.load_library(str(path))
     if registry.get_creator("RoiResize", "1", "edge") is None:

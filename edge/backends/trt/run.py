@@ -9,16 +9,14 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge import cache
 from edge.atomic import write_atomically
-from edge.backends.base import Form, Runner, engine_file
-from edge.backends.trt.adapters import open_cuda
-from edge.backends.trt.arrays import DeviceArray, view
-from edge.backends.trt.cuda import LEGACY_STREAM, Device
+from edge.backends.base import DeviceArray, Facts, Form, Native, Runner, engine_file
+from edge.backends.trt.arrays import view
+from edge.backends.trt.cuda import LEGACY_STREAM, Device, open_cuda
 from edge.backends.trt.lane import MODES, NUMPY, Lane
 from edge.backends.trt.layers import read_layers
 from edge.backends.trt.plan import quiet_logger, unpacked_plan
@@ -48,10 +46,10 @@ class TensorRTRunner(Runner):
     def __init__(
         self,
         vendor: str,
-        trt: Any,
+        trt: Native,
         payload: Mapping[str, bytes],
         target: TargetSpec,
-        facts: Mapping[str, Any],
+        facts: Facts,
         cuda: str = "bindings",
         graphs: bool = True,
     ) -> None:
@@ -65,7 +63,7 @@ class TensorRTRunner(Runner):
         self._lanes: set[Lane] = set()
         self._idle: dict[tuple[int, str], deque[Lane]] = {(batch, mode): deque() for batch in target.batches for mode in MODES}
         self._loans = threading.local()  # by batch: lanes that hold what this thread last computed on the device
-        self._cache: tuple[Any, Path] | None = None
+        self._cache: tuple[Native, Path] | None = None
         self.memory = ""
         self.graphless = ""
         if facts.get("plugin"):  # before deserialising: the engine's plugin nodes are looked up there
@@ -94,7 +92,7 @@ class TensorRTRunner(Runner):
         finally:
             self._cuda.leave()
 
-    def on_device(self, images: Any) -> dict[str, DeviceArray]:
+    def on_device(self, images: Native) -> dict[str, DeviceArray]:
         """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs, left on the device.
 
         Nothing passes through the host. The outputs are overwritten by this thread's next call.
@@ -111,14 +109,15 @@ class TensorRTRunner(Runner):
                 problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
                 raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
             batch = next(each for each in self._target.batches if each >= count)
-            loans: dict[Any, _Loan] = self._loans.__dict__
-            if batch not in loans:
-                loans[batch] = _Loan(self._take(batch, "pinned"), self._idle[batch, "pinned"])
-            return loans[batch].lane.run_on_device(images, count, loans[batch])
+            loans: dict[str, _Loan] = self._loans.__dict__
+            name = str(batch)
+            if name not in loans:
+                loans[name] = _Loan(self._take(batch, "pinned"), self._idle[batch, "pinned"])
+            return loans[name].lane.run_on_device(images, count, loans[name])
         finally:
             self._cuda.leave()
 
-    def layers(self) -> dict[str, Any]:
+    def layers(self) -> Facts:
         return read_layers(self._trt, self._engine).plain()
 
     def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
@@ -235,7 +234,7 @@ class TensorRTRunner(Runner):
             path.write_bytes(engine_file(payload, name))
             register_plugin(registry, path)
 
-    def _deserialised(self, vendor: str, payload: Mapping[str, bytes], facts: Mapping[str, Any]) -> Any:
+    def _deserialised(self, vendor: str, payload: Mapping[str, bytes], facts: Facts) -> Native:
         plan = unpacked_plan(facts["payload"], engine_file(payload, facts["payload"]), facts["plan_bytes"])
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
@@ -246,24 +245,23 @@ class TensorRTRunner(Runner):
         self._runtime = runtime  # must outlive the engine
         return engine
 
-    def _diagnosis(self, runtime: Any, plan: bytes) -> list[str]:
+    def _diagnosis(self, runtime: Native, plan: bytes) -> list[str]:
         """Why a plan is invalid here, where the library (TensorRT-RTX) can tell: VERSION_MISMATCH, UNSUPPORTED_CC and so on."""
         if not hasattr(runtime, "get_engine_validity"):  # TensorRT has no such method
             return []
         _, found = runtime.get_engine_validity(plan)
         return [name for name, bit in self._trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(found)]
 
-    def _runtime_config(self, device: Device, facts: Mapping[str, Any]) -> Any:
+    def _runtime_config(self, device: Device, facts: Facts) -> Native:
         """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between runs. None for TensorRT."""
-        # Only TensorRT-RTX has all of these; a version tells what it has by name.
-        if not hasattr(self._engine, "create_runtime_config"):
+        if not hasattr(self._engine, "create_runtime_config"):  # what a version has, it tells by name
             return None
         config = self._engine.create_runtime_config()
-        if not hasattr(config, "create_runtime_cache"):
+        if not hasattr(config, "create_runtime_cache"):  # TensorRT-RTX alone has it
             return None
-        kinds = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
-        if kinds is not None:  # lazily, a graph would be captured over the kernels for any shape
-            config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
+        if hasattr(self._trt, "DynamicShapesKernelSpecializationStrategy"):  # the first versions lack it
+            # Lazily, a graph would be captured over the kernels for any shape.
+            config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         key = digest_json([device.name, device.driver, str(self._trt.__version__), facts.get("network")])[:24]
         path = cache.folder("kernels") / f"{key}.cache"
         kernels = config.create_runtime_cache()

@@ -10,10 +10,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edge import cache
-from edge.backends.base import Backend, Support
+from edge.backends.base import Backend, Facts, Native, Support
 from edge.backends.trt import aot, cuda
 from edge.backends.trt.child import Answer, Request, build_in_child
 from edge.backends.trt.plan import PACKED, PAYLOAD
@@ -29,6 +28,7 @@ STANDARD_NODES = "standard-nodes"  # the row of edge.lower's table that leaves n
 # Shares of the free memory a build may use as workspace, tried from the left until one does.
 LADDER = (0.75, 0.35, 0.15)
 OLDEST = (10, 0)
+LEVEL = 3  # the builder's optimisation level, of 0 to 5
 MAX_PLAN_BYTES = 1 << 40
 
 
@@ -46,7 +46,7 @@ class Vendor(Backend):
 
     name: str
     lowering: str
-    load: Callable[[], Any]
+    load: Callable[[], Native]
     install: str
     plugins: bool
     portable: bool
@@ -94,8 +94,7 @@ class Vendor(Backend):
         *,
         compute_capabilities: tuple[str, ...] = (),
         weakly_typed: bool = False,
-        level: int = 3,
-    ) -> dict[str, Any]:
+    ) -> Facts:
         """Write the plan (and the plugin it needs) into the folder.
 
         The library works in a child process: what kills or aborts it there becomes one line here.
@@ -104,7 +103,6 @@ class Vendor(Backend):
             lowered: the ONNX graph. Nodes of ours in it need the plugin, as a library or ahead of time.
             compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
             weakly_typed: let the library choose types, as far as this version still can; only to compare.
-            level: the builder's optimisation level, 0 to 5.
 
         Returns:
             Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
@@ -120,7 +118,6 @@ class Vendor(Backend):
             plugin=shipped["file"] if shipped else "",
             compute_capabilities=list(compute_capabilities),
             weakly_typed=weakly_typed,
-            level=level,
             share=0.0,
             size=len(lowered),
         )
@@ -132,7 +129,7 @@ class Vendor(Backend):
                     "payload": PACKED if self.portable else PAYLOAD,
                     "profiles": request.profiles,
                     "plugin": shipped,
-                    "level": level,
+                    "level": LEVEL,
                     **answer.facts,
                 }
             if not answer.again:
@@ -142,12 +139,12 @@ class Vendor(Backend):
         raise EdgeError(*answer.error)
 
     def open(
-        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
+        self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> TensorRTRunner:
         """Load the plan; ``cuda`` names the adapter of ``trt.adapters``."""
         return TensorRTRunner(self.name, self.load(), payload, target, facts, cuda, graphs)
 
-    def misfits(self, facts: Mapping[str, Any]) -> list[str]:
+    def misfits(self, facts: Facts) -> list[str]:
         plugin, profiles, machine = facts.get("plugin"), facts.get("profiles", []), facts.get("machine", {})
         capabilities = facts.get("compute_capabilities", [])
         checks = {
@@ -161,10 +158,10 @@ class Vendor(Backend):
         }
         return [name for name, holds in checks.items() if not holds]
 
-    def files(self, facts: Mapping[str, Any]) -> list[Any]:
+    def files(self, facts: Facts) -> list[str | None]:
         return [facts.get("payload"), *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
 
-    def check_fit(self, facts: Mapping[str, Any], support: Support, rebuild: str) -> None:
+    def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
         """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
         missing = [name for name in ("profiles", "plan_bytes") if name not in facts]
         if missing:
@@ -180,13 +177,13 @@ class Vendor(Backend):
             problem = f"The engine was built for compute capability {built_for}, and this GPU ({support.device}) has {here}"
             raise EdgeError("load", problem, rebuild)
 
-    def elsewhere(self, facts: Mapping[str, Any], support: Support) -> str:
+    def elsewhere(self, facts: Facts, support: Support) -> str:
         wanted, here = facts.get("compute_capabilities"), support.facts.get("compute_capability")
         return (
             f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}" if wanted and here not in wanted else ""
         )
 
-    def describe(self, facts: Mapping[str, Any]) -> list[str]:
+    def describe(self, facts: Facts) -> list[str]:
         network, said = facts.get("network"), super().describe(facts)
         if network:
             int8 = f"{network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
