@@ -102,8 +102,8 @@ def runs_here(target: TargetSpec) -> bool:
 
 def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
     """An engine of a graph in a new folder below ``folder``."""
-    lowered = lower.lower(graph.parse(), backend=backends.lowering(target.backend), precision=target.precision, float16=target.float16)
-    return Engine.from_lowered(lowered.SerializeToString(), graph, target, Path(tempfile.mkdtemp(dir=folder)))
+    lowered = lower.lower_stages(graph.parse(), target, row=backends.lowering(target.backend))
+    return Engine.from_lowered(lowered, graph, target, Path(tempfile.mkdtemp(dir=folder)))
 
 
 def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any]:

@@ -6,27 +6,29 @@ import builtins
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from edge import __version__, backends
 from edge.atomic import folder_written_atomically
 from edge.errors import EdgeError
 from edge.folder import Folder
-from edge.graph import Graph
+from edge.graph import CLOSER, LOOK, WHOLE, Graph
 from edge.manifest import REBUILD, check_replaceable, fits, held, read_manifest, read_verified, verify_files, write_manifest
-from edge.spec import MAX_BATCH, ImageSpec, ModelSpec, TargetSpec, from_plain, to_plain
+from edge.spec import MAX_BATCH, ImageSpec, ModelSpec, StagesSpec, TargetSpec, from_plain, to_plain
 
 GRAPH = "graph.onnx"
 REFERENCE = "reference.onnx"
-LOWERED = "lowered.onnx"
 LABELS = "labels.txt"
 CALIBRATION = "calibration.json"
 # What is allocated for a bundle follows from these, so its manifest may not exceed them.
 MAX_SIZE = 4096
 MAX_CLASSES = 100_000
+MAX_REGIONS = 100_000  # of a batch
+STAGES = (WHOLE, LOOK, CLOSER)
+BuildEngine: TypeAlias = Callable[[Mapping[str, bytes], TargetSpec, StagesSpec | None, Path], Mapping[str, Any]]
 ENGINE_FILES = "engine."  # what the names of the engine's own files begin with
 _TRIES = 5  # while the folder's name is given to others
 _PAUSE = 0.01  # seconds
@@ -41,6 +43,7 @@ class Bundle:
     model: ModelSpec
     image: ImageSpec
     target: TargetSpec
+    stages: StagesSpec | None = None  # of a model that runs in two
 
     @classmethod
     def read(cls, path: Path | str) -> Bundle:
@@ -76,12 +79,20 @@ class Bundle:
         path, manifest = folder.path, read_manifest(folder)
         _check_values(path, manifest)
         try:
-            specs = [
-                from_plain(kind, manifest[name]) for kind, name in ((ModelSpec, "model"), (ImageSpec, "image"), (TargetSpec, "target"))
-            ]
+            target = from_plain(TargetSpec, manifest["target"])
+            if manifest["schema"] == 1:  # there a backend's fact
+                target = replace(target, reduced_range=manifest.get("engine", {}).get("reduced_range"))
+            stages = manifest.get("stages")
+            return cls(
+                path,
+                manifest,
+                from_plain(ModelSpec, manifest["model"]),
+                from_plain(ImageSpec, manifest["image"]),
+                target,
+                None if stages is None else from_plain(StagesSpec, stages),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise _undescribed(path, " ".join(str(error).split())[:200]) from error
-        return cls(path, manifest, *specs)
 
     def verify(self) -> None:
         """Check presence, size and digest of every file, and that nothing but those will be loaded."""
@@ -93,6 +104,10 @@ class Bundle:
         if name not in self.manifest["files"]:
             raise EdgeError("load", f"{self.path} lists no file {name}", REBUILD)
         return read_verified(self.path, name, self.manifest["files"][name])
+
+    def lowered(self) -> dict[str, builtins.bytes]:
+        """What the backend parsed, by stage."""
+        return {stage: self.read_file(lowered_file(stage)) for stage in STAGES if lowered_file(stage) in self.manifest["files"]}
 
     def graph(self) -> Graph:
         """The canonical graph."""
@@ -110,11 +125,19 @@ class Bundle:
         known = self.target.backend in backends.BACKENDS
         named = backends.backend(self.target.backend).files(engine) if known else [engine.get("payload")]
         # Some files are opened by fixed names: one beside the listed ones would go in unchecked.
-        named += [name for name in folder.names() if name.startswith(ENGINE_FILES) or name in (GRAPH, REFERENCE, LOWERED, CALIBRATION)]
+        named += [name for name in folder.names() if name.startswith(ENGINE_FILES) or name in FIXED]
         for name in named:
             if not isinstance(name, str) or name not in files:
                 raise EdgeError("load", f"{self.path} would load {str(name)[:80]!r}, which its manifest does not list", REBUILD)
         return verify_files(folder, self.manifest, keep=keep)
+
+
+def lowered_file(stage: str) -> str:
+    """The file that holds what the backend parsed of a stage."""
+    return f"lowered.{stage}.onnx" if stage else "lowered.onnx"
+
+
+FIXED = frozenset({GRAPH, REFERENCE, CALIBRATION, *map(lowered_file, STAGES)})  # files opened by these names
 
 
 def _undescribed(path: Path, what: str) -> EdgeError:
@@ -126,6 +149,9 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
         raise _undescribed(path, "one of them is missing or of another type")
+    stages, engine = manifest.get("stages"), manifest.get("engine")
+    range_ = engine.get("reduced_range") if isinstance(engine, dict) else None
+    sizes = stages.get("sizes") if isinstance(stages, dict) else [1]
     labels, thresholds, batches = model.get("labels"), model.get("thresholds", []), target.get("batches", [1, 8])
     number = (int, float)
     checks = {
@@ -140,6 +166,9 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         "target.precision": isinstance(target.get("precision"), str),
         "target.float16": isinstance(target.get("float16"), str | None),
         "target.batches": isinstance(batches, list) and all(fits(each, -MAX_BATCH, MAX_BATCH) for each in batches),
+        "target.reduced_range": isinstance(target.get("reduced_range"), bool | None) and isinstance(range_, bool | None),
+        "stages": isinstance(stages, dict | None),
+        "stages.sizes": isinstance(sizes, list) and all(fits(each, -MAX_REGIONS, MAX_REGIONS) for each in sizes),
         **{name: isinstance(manifest.get(name, {}), dict) for name in ("machine", "tools", "parents")},
         "trained": isinstance(manifest.get("trained", True), bool),
         "default_dataset": isinstance(manifest.get("default_dataset"), str | None),
@@ -170,9 +199,10 @@ def write_bundle(
     *,
     graph: Graph,
     reference: bytes,
-    lowered: bytes,
+    lowered: Mapping[str, bytes],
     target: TargetSpec,
-    build_engine: Callable[[bytes, TargetSpec, Path], Mapping[str, Any]],
+    stages: StagesSpec | None,
+    build_engine: BuildEngine,
     facts: Mapping[str, Any],
     extra_files: Mapping[str, bytes] | None = None,
     check: Callable[[Path], Mapping[str, Any]] | None = None,
@@ -181,6 +211,8 @@ def write_bundle(
     """Build the engine inside a new bundle folder; the folder appears under its name only when complete.
 
     Args:
+        lowered: what the backend parses, by stage.
+        stages: of a model that runs in two.
         build_engine: the backend's ``build``.
         facts: further manifest keys (parents, tools, machine, parity …).
         check: called with the unfinished folder once it is loadable; returns further manifest keys. An error
@@ -189,16 +221,18 @@ def write_bundle(
     with folder_written_atomically(path, partial(check_replaceable, replace=replace)) as folder:
         (folder / GRAPH).write_bytes(graph.proto)
         (folder / REFERENCE).write_bytes(reference)
-        (folder / LOWERED).write_bytes(lowered)
+        for stage, proto in lowered.items():
+            (folder / lowered_file(stage)).write_bytes(proto)
         (folder / LABELS).write_text("\n".join(graph.model.labels) + "\n", encoding="utf-8")
         for name, data in (extra_files or {}).items():
             (folder / name).write_bytes(data)
-        engine = dict(build_engine(lowered, target, folder))
+        engine = dict(build_engine(lowered, target, stages, folder))
         content = {
             "version": __version__,
             "model": to_plain(graph.model),
             "image": to_plain(graph.image),
             "target": to_plain(target),
+            "stages": None if stages is None else to_plain(stages),
             "parents": dict(graph.parents),
             "graph": graph.digest,
             "engine": engine,

@@ -17,10 +17,12 @@ import numpy as np
 from edge import backends
 from edge.bundle import Bundle
 from edge.errors import EdgeError
-from edge.graph import INPUT, Graph
+from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, Graph
 from edge.image import boxes_to_photo, decode, preprocess
 from edge.manifest import REBUILD
+from edge.processor import VNNI
 from edge.spec import ModelSpec, TargetSpec
+from edge.stages import Stages, Timing
 
 DECISION_THRESHOLD = 0.5
 
@@ -64,9 +66,9 @@ class Engine:
             predictions = engine.predict(["photo.jpg"])
     """
 
-    def __init__(self, bundle: Bundle, runner: backends.Runner) -> None:
+    def __init__(self, bundle: Bundle, stages: Stages) -> None:
         self.bundle = bundle
-        self._runner: backends.Runner | None = runner
+        self._stages: Stages | None = stages
         self._calls = 0  # under way; close waits for them
         self._changed = threading.Condition()
         _PROCESS.engines.add(self)
@@ -93,26 +95,28 @@ class Engine:
         return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], cuda=cuda))
 
     @classmethod
-    def from_lowered(cls, lowered: bytes, graph: Graph, target: TargetSpec, folder: Path) -> Engine:
+    def from_lowered(cls, lowered: Mapping[str, bytes], graph: Graph, target: TargetSpec, folder: Path) -> Engine:
         """An engine without a bundle, for trials: built into ``folder`` (which the caller removes) and opened.
 
         Args:
-            lowered: what the backend parses.
+            lowered: what the backend parses, by stage.
             graph: what it was lowered from.
         """
         backend = backends.backend(target.backend)
-        facts = backend.build(lowered, target, folder)
-        bundle = Bundle(folder, {"engine": facts, "files": {}}, graph.model, graph.image, target)
+        stages = backends.stages_of(backend, lowered, graph.model, target)
+        facts = backend.build(lowered, target, stages, folder)
+        bundle = Bundle(folder, {"engine": facts, "files": {}}, graph.model, graph.image, target, stages)
         return cls._checked_form(bundle, backends.open_built(backend, folder, target, facts))
 
     @classmethod
-    def _checked_form(cls, bundle: Bundle, runner: backends.Runner) -> Engine:
+    def _checked_form(cls, bundle: Bundle, runners: Mapping[str, backends.Runner]) -> Engine:
+        stages = Stages(runners, bundle.target, bundle.stages)
         try:
-            check_form(bundle, runner.forms())
+            check_form(bundle, {stage: runner.forms() for stage, runner in runners.items()})
         except BaseException:
-            runner.close()
+            stages.close()
             raise
-        return cls(bundle, runner)
+        return cls(bundle, stages)
 
     @property
     def spec(self) -> ModelSpec:
@@ -124,13 +128,14 @@ class Engine:
         """Class names in output order."""
         return self.bundle.model.labels
 
-    def infer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def infer(self, batch: np.ndarray, *, timing: Timing | None = None) -> dict[str, np.ndarray]:
         """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
 
         Args:
             batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
                 there (``__cuda_array_interface__`` or DLPack): nothing then passes through the host, and the outputs, left on
                 the GPU, are overwritten by this thread's next call.
+            timing: is told the seconds inside each stage.
 
         Returns:
             ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
@@ -138,21 +143,13 @@ class Engine:
             ``region_classes``: (B, K) int64. A model without a stage leaves its keys out.
         """
         with self._changed:
-            if self._runner is None:
+            if self._stages is None:
                 _PROCESS.check("infer")
                 raise EdgeError("infer", "The engine is closed", "Load it again")
-            runner = self._runner
+            stages = self._stages
             self._calls += 1
         try:
-            if backends.on_device(batch):
-                return self._on_device(runner, batch)
-            images = self._checked(batch)
-            count = images.shape[0]
-            size = next(size for size in self.bundle.target.batches if size >= count)
-            if size > count:
-                images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
-            outputs = runner(images)
-            return {name: value[:count] for name, value in outputs.items()} if size > count else outputs
+            return self._on_device(stages, batch) if backends.on_device(batch) else stages.run(self._checked(batch), timing)
         finally:
             with self._changed:
                 self._calls -= 1
@@ -197,22 +194,18 @@ class Engine:
             got = f"{classes.min()} to {classes.max()}"
             raise EdgeError("infer", f"The engine found regions of classes {got}; the bundle has {len(self.labels)} classes", REBUILD)
 
-    def profile(self, batch: np.ndarray) -> dict[str, float]:
-        """Median seconds of every node of the engine for one of its exact batches; empty where the backend cannot tell."""
-        return self._runner.profile(self._checked(batch)) if self._runner is not None else {}
-
     def layers(self) -> dict[str, Any]:
         """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
-        return self._runner.layers() if self._runner is not None else {}
+        return self._stages.layers() if self._stages is not None else {}
 
-    def _on_device(self, runner: backends.Runner, batch: Any) -> dict[str, Any]:
+    def _on_device(self, stages: Stages, batch: Any) -> dict[str, Any]:
         if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",
                 f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
-        return dict(runner.on_device(batch))
+        return dict(stages.on_device(batch))
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
         size, most = self.bundle.image.size, self.bundle.target.max_batch
@@ -231,10 +224,10 @@ class Engine:
     def close(self) -> None:
         """Release the engine once the calls under way are done; further calls are refused."""
         with self._changed:
-            runner, self._runner = self._runner, None
+            stages, self._stages = self._stages, None
             self._changed.wait_for(lambda: not self._calls)
-        if runner is not None:
-            runner.close()
+        if stages is not None:
+            stages.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -269,9 +262,9 @@ class _Process:
         for engine in list(self.engines):
             engine._changed = threading.Condition()  # the old one may be held by a thread that is gone
             engine._calls = 0
-            if engine._runner is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._runner))
-                engine._runner = None
+            if engine._stages is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._stages))
+                engine._stages = None
 
 
 _PROCESS = _Process()
@@ -285,6 +278,8 @@ def check_fit(bundle: Bundle) -> None:
     support = backends.require(target.backend)
     rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
     backends.backend(target.backend).check_fit(bundle.manifest["engine"], support, rebuild)
+    if target.reduced_range is False and support.reduced_range:  # sums would saturate, and the scores be wrong
+        raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
     if target.float16 and support.float16 != target.float16:
         here = f"{support.device} computes in {support.float16}" if support.float16 else f"{support.device} has no 16-bit float"
         raise EdgeError("load", f"The engine was built for {target.float16}; {here}", rebuild)
@@ -296,29 +291,37 @@ def check_fit(bundle: Bundle) -> None:
         raise EdgeError("load", f"The engine was built for {machine}; this processor is {platform.machine()}", rebuild)
 
 
-def check_form(bundle: Bundle, found: Mapping[str, backends.Form]) -> None:
-    """Refuse an engine that takes or gives anything else than its manifest describes; the batch alone may be left open.
+def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]]) -> None:
+    """Refuse an engine that takes or gives anything else than its manifest describes; how many at once may be left open.
 
     Args:
-        found: inputs and outputs by name, as ``Runner.forms`` tells them.
+        found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.
     """
-    size, classes, given = bundle.image.size, len(bundle.model.labels), found.get("region_classes")
+    form, size, classes = backends.Form, bundle.image.size, len(bundle.model.labels)
+    given = next((forms["region_classes"] for forms in found.values() if "region_classes" in forms), None)
     regions = bundle.model.options.get("regions", given.shape[1] if given and len(given.shape) > 1 else None)
-    scores = backends.Form("float32", (None, classes))
-    described = {
-        INPUT: backends.Form("float32", (None, 3, size, size)),
-        **dict.fromkeys(("scores", "global_scores", "local_scores"), scores),
-        "regions": backends.Form("float32", (None, regions, 4)),
-        "region_classes": backends.Form("int64", (None, regions)),
-    }
-    needed = {INPUT, "scores"} | ({"regions", "region_classes"} if {"regions", "region_classes"} & set(found) else set())
-    for name in sorted(needed - set(found)):
-        raise EdgeError("load", f"The engine of {bundle.path} has no {name}", REBUILD)
-    for name, form in found.items():
-        if name not in described:
-            raise EdgeError("load", f"The engine of {bundle.path} has {name} ({form}), which its manifest does not describe", REBUILD)
-        expected = described[name]
-        batch, *sizes = form.shape or (0,)
-        fits = form.dtype == expected.dtype and tuple(sizes) == expected.shape[1:] and None not in sizes
-        if not fits or (batch is not None and (batch,) != bundle.target.batches):
-            raise EdgeError("load", f"{name} of the engine of {bundle.path} is {form}; its manifest describes {expected}", REBUILD)
+    image, scores = form("float32", (None, 3, size, size)), form("float32", (None, classes))
+    places = {"regions": form("float32", (None, regions, 4)), "region_classes": form("int64", (None, regions))}
+    streams = dict.fromkeys(("global_scores", "local_scores"), scores)
+    if bundle.stages is None:
+        needed = {WHOLE: {INPUT: image, "scores": scores, **(places if set(places) & set(found.get(WHOLE, ())) else {})}}
+        allowed = {WHOLE: {**needed[WHOLE], **places, **streams}}
+    else:
+        allowed = needed = {
+            LOOK: {INPUT: image, "global_scores": scores, **places},
+            CLOSER: {INPUT: image, BOXES: form("float32", (None, 4)), OWNER: form("int32", (None,)), REGION_SCORES: scores},
+        }
+    if set(found) != set(needed):
+        raise EdgeError("load", f"The engine of {bundle.path} has other stages than its manifest describes", REBUILD)
+    for stage, forms in found.items():
+        for name in sorted(set(needed[stage]) - set(forms)):
+            raise EdgeError("load", f"The engine of {bundle.path} has no {name}", REBUILD)
+        for name, one in forms.items():
+            if name not in allowed[stage]:
+                raise EdgeError("load", f"The engine of {bundle.path} has {name} ({one}), which its manifest does not describe", REBUILD)
+            expected = allowed[stage][name]
+            batch, *sizes = one.shape or (0,)
+            fits = one.dtype == expected.dtype and tuple(sizes) == expected.shape[1:] and None not in sizes
+            exact = bundle.stages.sizes if bundle.stages and stage == CLOSER else bundle.target.batches
+            if not fits or (batch is not None and (batch,) != exact):
+                raise EdgeError("load", f"{name} of the engine of {bundle.path} is {one}; its manifest describes {expected}", REBUILD)

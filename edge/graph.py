@@ -18,6 +18,9 @@ IR_VERSION = 10
 INPUT = "image"
 OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
 BATCH = "batch"
+# A model with a second pass runs as two stages; any other as one, whose name is empty.
+WHOLE, LOOK, CLOSER = "", "look", "closer"
+BOXES, OWNER, REGION_SCORES = "boxes", "owner", "region_scores"  # what *closer* takes beside the image, and gives
 PRODUCER = "mcar-edge"
 FLOAT32_NODES = "edge.float32_nodes"  # metadata: JSON list of the nodes that compute in float32 in every precision
 

@@ -14,7 +14,8 @@ from edge.atomic import check_folder_replaceable, is_free, write_atomically
 from edge.errors import EdgeError
 from edge.folder import Folder, open_folder
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)  # 1: every engine is one graph
 NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 REBUILD = "Rebuild the bundle: python -m edge.build --force"
@@ -85,8 +86,9 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise EdgeError("load", f"{path} is not JSON: {str(error)[:80]}", REBUILD) from error
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise EdgeError("load", f"{path} has schema {str(schema)[:80]!r}; this version reads schema {SCHEMA}", REBUILD)
+    if schema not in READABLE or isinstance(schema, bool):
+        readable = " and ".join(map(str, READABLE))
+        raise EdgeError("load", f"{path} has schema {str(schema)[:80]!r}; this version reads schemas {readable}", REBUILD)
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
         raise EdgeError("load", f"{path} does not list plain file names with their digests and sizes", REBUILD)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import backends
-from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle, write_bundle
+from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
 from edge.errors import EdgeError, one_of
 from edge.events import SILENT, Events
@@ -67,12 +66,14 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     if target.precision == "int8":
         final = quantise(exported.graph, source, target, options, events)
     lowering = backends.lowering(backend)
+    lowered = _lowered(final.graph, target, lowering)
     return write_bundle(
         output,
         graph=final.graph,
         reference=exported.reference,
-        lowered=_lowered(final.graph, target, lowering),
+        lowered=lowered,
         target=target,
+        stages=backends.stages_of(backends.backend(backend), lowered, final.graph.model, target),
         build_engine=build_engine,
         facts={
             **_origin(source),
@@ -106,15 +107,16 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     output = Path(options.output or old.path)
     check_replaceable(output, replace=options.force)
     lowering = backends.lowering(backend)
-    # The range of weights follows from the processor, and a bundle may not know its own.
-    same = (lowering, target.float16) == (backends.lowering_of(old.manifest), old.target.float16)
-    same = same and not backends.backend(backend).lowers_anew(old.manifest["engine"], target, support)
+    before = (backends.lowering_of(old.manifest), old.target.float16, old.target.reduced_range)
+    same = (lowering, target.float16, target.reduced_range) == before
+    lowered = old.lowered() if same else _lowered_anew(old, target, lowering)
     return write_bundle(
         output,
         graph=old.graph(),
         reference=old.read_file(REFERENCE),
-        lowered=old.read_file(LOWERED) if same else _lowered_anew(old, target, lowering),
+        lowered=lowered,
         target=target,
+        stages=backends.stages_of(backends.backend(backend), lowered, old.model, target),
         build_engine=_engine_builder(backend, options),
         facts={
             **{name: old.manifest[name] for name in KEPT if name in old.manifest},
@@ -138,12 +140,11 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
             f"{backend} has no 16-bit float on {support.device or 'this machine'}",
             "Give `precision` fp32 or int8, or another `backend`",
         )
-    # Powers of two: a batch between is padded by less than half, and none costs anything until it is asked for.
-    batches = sorted({1, batch, *(2**power for power in range(1, batch.bit_length()) if 2**power < batch)})
-    return TargetSpec(backend, precision, tuple(batches), float16)
+    reduced_range = support.reduced_range if precision == "int8" else None
+    return TargetSpec(backend, precision, backends.powers_of_two(batch), float16, reduced_range)
 
 
-def _engine_builder(backend: str, options: BuildOptions) -> Callable[[bytes, TargetSpec, Path], dict[str, Any]]:
+def _engine_builder(backend: str, options: BuildOptions) -> BuildEngine:
     """The backend's ``build``, with what the options add to it."""
     build_engine = backends.backend(backend).build
     if not options.compute_capability:
@@ -203,14 +204,13 @@ def _export(source: Source, events: Events) -> _Exported:
     return _Exported(graph, reference, parity)
 
 
-def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> bytes:
+def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> dict[str, bytes]:
     from edge import lower
 
-    lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16)
-    return lowered.SerializeToString(deterministic=True)
+    return lower.lower_stages(graph.parse(), target, row=lowering)
 
 
-def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> bytes:
+def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, bytes]:
     """The graph of a bundle, lowered: it comes from outside and may be anything."""
     try:
         import_module("edge.lower")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from edge.errors import EdgeError, one_of
 
@@ -64,12 +64,15 @@ class TargetSpec:
         batches: exact batch sizes the engine is compiled for, ascending; others are padded up to the next.
         float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: all of it for precision ``fp16``, what is not quantised for
             ``int8`` where the backend gains by that; None where there is none.
+        reduced_range: whether int8 weights have 7 bits, because the processor adds products of uint8 and int8 in 16; None where
+            that does not matter, or an older bundle does not say.
     """
 
     backend: str
     precision: str
     batches: tuple[int, ...] = (1, 8)
     float16: str | None = None
+    reduced_range: bool | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -82,11 +85,32 @@ class TargetSpec:
         return self.batches[-1]
 
 
-def to_plain(spec: ModelSpec | ImageSpec | TargetSpec) -> dict[str, Any]:
+@dataclass(frozen=True)
+class StagesSpec:
+    """How the second pass of a model runs.
+
+    Attributes:
+        sizes: numbers of regions that *closer* is compiled for, ascending; others are padded up to the next, more are cut to the
+            largest.
+    """
+
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
+            raise EdgeError(
+                "spec", f"The numbers of regions {self.sizes} are not ascending from 1 on, as (1, 2, 4) are", "Rebuild the bundle"
+            )
+
+
+def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec) -> dict[str, Any]:
     """The spec as JSON types."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
 
 
-def from_plain(kind: type, plain: Mapping[str, Any]) -> Any:
+Spec = TypeVar("Spec", ModelSpec, ImageSpec, TargetSpec, StagesSpec)
+
+
+def from_plain(kind: type[Spec], plain: Mapping[str, Any]) -> Spec:
     """A spec from JSON types; unknown fields are refused by the dataclass itself."""
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})

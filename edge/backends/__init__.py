@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends.base import Backend, Facts, Form, Native, Runner, Support
+from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, powers_of_two
 from edge.errors import EdgeError, UnavailableError, one_of
-from edge.spec import TargetSpec
+from edge.graph import WHOLE
+from edge.spec import ModelSpec, StagesSpec, TargetSpec
 
 __all__ = ["AUTOMATIC", "BACKENDS", "Backend", "Form", "Runner", "Support"]
 
@@ -43,10 +44,17 @@ def probe(name: str) -> Support:
         return Support(reason=f"its module does not import: {error}", fix=f'pip install "mcar-edge[{name}]"')
 
 
-def open_built(backend: Backend, folder: Path, target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True) -> Runner:
+def open_built(
+    backend: Backend, folder: Path, target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
+) -> dict[str, Runner]:
     """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
     payload = {path.name: path.read_bytes() for path in folder.glob("engine.*")}
     return backend.open(payload, target, facts, cuda=cuda, graphs=graphs)
+
+
+def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, target: TargetSpec) -> StagesSpec | None:
+    """How a lowered graph runs on a backend; None where it is one stage."""
+    return None if WHOLE in lowered else StagesSpec(backend.closer_sizes(int(model.options["regions"]), target))
 
 
 def lowering(name: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge.errors import EdgeError
+from edge.graph import INPUT
 from edge.manifest import REBUILD
-from edge.spec import TargetSpec
+from edge.spec import StagesSpec, TargetSpec
 
 # An object of a vendor's library, or an array of any library on the GPU: they come without types.
 Native: TypeAlias = Any
@@ -34,6 +35,7 @@ class Support:
         builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
         int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
         lowering: the row of edge.lower's table that it takes here, where that is not its usual one (TensorRT without our plugin).
+        reduced_range: whether int8 weights must have 7 bits here (``TargetSpec.reduced_range``); None where it does not matter.
     """
 
     reason: str = ""
@@ -45,6 +47,7 @@ class Support:
     facts: Facts = field(default_factory=dict)
     int8_float16: str | None = None
     lowering: str = ""
+    reduced_range: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class DeviceArray:
 
 
 class Runner(ABC):
-    """A loaded engine for the batches of its target. Calls from several threads are allowed.
+    """One stage of a loaded engine. Calls from several threads are allowed.
 
     Attributes:
         graphless: why no CUDA graph is used; empty when one is, and where there are none.
@@ -89,20 +92,21 @@ class Runner(ABC):
         """What the engine takes and gives, by name."""
 
     @abstractmethod
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """images: (B, 3, S, S) float32 with B one of the target's batches → outputs by name, the caller's to keep."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs by name → outputs by name, the caller's to keep.
+
+        Args:
+            inputs: ``image`` (B, 3, S, S) float32, with B one of the target's batches. For *closer* B may be any up to the largest,
+                and there are ``boxes`` (R, 4) float32 and ``owner`` (R) int32, with R one of the sizes of its ``StagesSpec``.
+        """
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The same as ``run``."""
-        return self.run(images)
+        """images: (B, 3, S, S) float32 → the outputs of a stage that takes nothing else."""
+        return self.run({INPUT: images})
 
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
         """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked where the backend is ``on_gpu``."""
         raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
-
-    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
-        """Median seconds of every node, by name, for one of the exact batches; empty where the runtime cannot tell."""
-        return {}
 
     def layers(self) -> Facts:
         """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the runtime cannot tell."""
@@ -133,11 +137,20 @@ class Backend(ABC):
         """What it can do here; never raises for a missing library."""
 
     @abstractmethod
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
+    def build(
+        self,
+        lowered: Mapping[str, bytes],
+        target: TargetSpec,
+        stages: StagesSpec | None,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+    ) -> Facts:
         """Write the engine payload ``engine.*`` into the folder.
 
         Args:
-            lowered: the graph as the row ``lowering`` makes it.
+            lowered: the graph of each stage, by name, as the row ``lowering`` makes it.
+            stages: of a model that runs in two.
             compute_capabilities: GPUs to build for, ``8.6`` and so on; given only where ``for_other_gpus``.
 
         Returns:
@@ -147,7 +160,7 @@ class Backend(ABC):
     @abstractmethod
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> Runner:
+    ) -> dict[str, Runner]:
         """Load what ``build`` wrote.
 
         Args:
@@ -155,6 +168,9 @@ class Backend(ABC):
             facts: what ``build`` returned.
             cuda: the CUDA adapter; another one is given only where ``on_gpu``.
             graphs: use CUDA graphs, where there are any.
+
+        Returns:
+            A runner for each stage, by name.
         """
 
     def misfits(self, facts: Facts) -> list[str]:
@@ -176,9 +192,14 @@ class Backend(ABC):
         """Why an engine that was just built is for another machine than this; empty where it is for this one."""
         return ""
 
-    def lowers_anew(self, facts: Facts, target: TargetSpec, support: Support) -> bool:
-        """Whether a graph lowered for an engine of these facts must be lowered again for this machine, same row and types or not."""
-        return False
+    def closer_sizes(self, regions: int, target: TargetSpec) -> tuple[int, ...]:
+        """Numbers of regions that *closer* is best compiled for.
+
+        Args:
+            regions: K, of one image.
+        """
+        # On a CPU the regions of one image keep all cores busy: larger numbers take as long a region, and more memory.
+        return powers_of_two(regions)
 
     def describe(self, facts: Facts) -> list[str]:
         """What an engine is made of, in sentences; facts of another form may raise what Python raises."""
@@ -191,6 +212,11 @@ class Backend(ABC):
         share = layers.get("int8_share")
         read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
         return [f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}"]
+
+
+def powers_of_two(most: int) -> tuple[int, ...]:
+    """1, 2, 4 … up to ``most``, and that: what lies between is padded by less than half."""
+    return tuple(sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)}))
 
 
 def engine_file(payload: Mapping[str, bytes], name: str) -> bytes:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +11,13 @@ import numpy as np
 
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
 from edge.errors import EdgeError
+from edge.graph import CLOSER, LOOK, WHOLE
 from edge.manifest import REBUILD
-from edge.processor import VNNI, needs_reduced_range
-from edge.spec import TargetSpec
+from edge.processor import needs_reduced_range
+from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.onnx"
-TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
 def library() -> Native:
@@ -30,7 +29,7 @@ def library() -> Native:
 
 
 class ONNXRuntime(Backend):
-    """Its fact of an int8 engine is ``reduced_range``: which weights edge.lower.unsigned gave it; not every processor can run both."""
+    """An engine in stages keeps what both read in a file of its own. Joined files are a model: protobuf merges what it reads in turn."""
 
     name = "onnxruntime"
     lowering = "onnxruntime"
@@ -40,36 +39,39 @@ class ONNXRuntime(Backend):
             onnxruntime = library()
         except ImportError as error:
             return Support(reason=f"onnxruntime does not import ({error})", fix='pip install "mcar-edge[onnxruntime]"')
-        facts = {"reduced_range": needs_reduced_range()}
-        return Support(version=onnxruntime.__version__, device="CPU", builds=True, facts=facts)
+        return Support(version=onnxruntime.__version__, device="CPU", builds=True, reduced_range=needs_reduced_range())
 
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
+    def build(
+        self,
+        lowered: Mapping[str, bytes],
+        target: TargetSpec,
+        stages: StagesSpec | None,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+    ) -> Facts:
         if target.precision == "fp16":
             raise EdgeError(
                 "backend",
                 "ONNX Runtime has no 16-bit float on a CPU",
                 "Change `precision` to fp32 or int8, or `backend` to openvino",
             )
-        (folder / PAYLOAD).write_bytes(lowered)
-        Session(lowered)  # loading it now is the proof that it loads
-        return {"payload": PAYLOAD, **({"reduced_range": needs_reduced_range()} if target.precision == "int8" else {})}
+        if stages is None:
+            (folder / PAYLOAD).write_bytes(lowered[WHOLE])
+        else:
+            for name, data in _parted(lowered).items():
+                (folder / name).write_bytes(data)
+        # Loading it now is the proof that it loads.
+        self.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, {})
+        return {"payload": PAYLOAD}
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> Session:
-        return Session(engine_file(payload, PAYLOAD))
-
-    def misfits(self, facts: Facts) -> list[str]:
-        return [] if isinstance(facts.get("reduced_range"), bool | None) else ["reduced_range"]
-
-    def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
-        """Refuse int8 weights of 8 bits where two products are added in 16: the sums would saturate, and the scores be wrong."""
-        if facts.get("reduced_range") is False and support.facts.get("reduced_range"):
-            raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
-
-    def lowers_anew(self, facts: Facts, target: TargetSpec, support: Support) -> bool:
-        """The range of weights follows from the processor, and an older bundle does not say what it holds."""
-        return target.precision == "int8" and facts.get("reduced_range") != support.facts.get("reduced_range")
+    ) -> dict[str, Runner]:
+        shared = engine_file(payload, PAYLOAD)
+        if stage_file(LOOK) not in payload:
+            return {WHOLE: Session(shared)}
+        return {stage: Session(shared + engine_file(payload, stage_file(stage))) for stage in (LOOK, CLOSER)}
 
 
 class Session(Runner):
@@ -82,10 +84,8 @@ class Session(Runner):
     """
 
     def __init__(self, model: bytes, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
-        self._model = model
         with vendor_errors("backend", "ONNX Runtime does not accept the graph", "Rebuild the bundle, or report the graph"):
             self._session: Native = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
         self.outputs = tuple(outputs or (value.name for value in self._session.get_outputs()))
 
     def forms(self) -> dict[str, Form]:
@@ -94,29 +94,37 @@ class Session(Runner):
             for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """images: (B, 3, S, S) float32 → the outputs by name."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with vendor_errors("infer", "ONNX Runtime cannot run the engine", REBUILD):
-            return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
-
-    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
-        """Median seconds of every node, by name; from a second session that writes a trace."""
-        with tempfile.TemporaryDirectory() as folder:
-            options = _options(None)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "trace")
-            session = library().InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-            for _ in range(runs + 2):
-                session.run(self.outputs, {self._input: images})
-            events = json.loads(Path(session.end_profiling()).read_text())
-        seconds: dict[str, list[float]] = {}
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                seconds.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e6)
-        return {name: float(np.median(values[2:])) for name, values in seconds.items() if len(values) > 2}
+            return dict(zip(self.outputs, self._session.run(self.outputs, inputs), strict=True))
 
     def close(self) -> None:
         self._session = None
+
+
+def stage_file(stage: str) -> str:
+    """The file of a stage's own part."""
+    return f"engine.{stage}.onnx"
+
+
+def _parted(lowered: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The constants that both stages read, and each stage without them: parts of a model that make one when joined."""
+    import onnx
+
+    models = {stage: onnx.load_from_string(data) for stage, data in lowered.items()}
+    look = {each.name: each.SerializeToString(deterministic=True) for each in models[LOOK].graph.initializer}
+    both = onnx.ModelProto()
+    both.graph.initializer.extend(
+        each for each in models[CLOSER].graph.initializer if look.get(each.name) == each.SerializeToString(deterministic=True)
+    )
+    shared = {each.name for each in both.graph.initializer}
+    parts = {PAYLOAD: both.SerializeToString(deterministic=True)}
+    for stage, model in models.items():
+        own = [each for each in model.graph.initializer if each.name not in shared]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(own)
+        parts[stage_file(stage)] = model.SerializeToString(deterministic=True)
+    return parts
 
 
 def _options(threads: int | None) -> Native:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
-from edge.graph import OUTPUTS
+from edge.graph import BOXES, CLOSER, INPUT, LOOK, OUTPUTS, WHOLE
 from edge.manifest import REBUILD
-from edge.spec import TargetSpec
+from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.xml"
 WEIGHTS = "engine.bin"
@@ -40,39 +40,60 @@ class OpenVINO(Backend):
             facts={"capabilities": sorted(able)},
         )
 
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> Facts:
+    def build(
+        self,
+        lowered: Mapping[str, bytes],
+        target: TargetSpec,
+        stages: StagesSpec | None,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+    ) -> Facts:
+        """One file for all stages: OpenVINO stores a constant once, however many read it."""
         import openvino
 
         with vendor_errors("backend", "OpenVINO does not accept the graph", "Report the graph, or change `backend` to onnxruntime"):
-            model = openvino.Core().read_model(lowered, b"")
-            # The batch stays dynamic in the file; `open` compiles each exact batch from it.
-            openvino.save_model(model, str(folder / PAYLOAD), compress_to_fp16=False)
-            OpenVINORunner((folder / PAYLOAD).read_bytes(), target, (folder / WEIGHTS).read_bytes()).compiled(target.batches[0])
+            results, parameters = [], []
+            for stage, data in lowered.items():
+                model = openvino.Core().read_model(data, b"")
+                for port in (*model.inputs, *model.outputs):
+                    port.tensor.set_names({_prefix(stage) + _name(port)})
+                results += model.get_results()
+                parameters += model.get_parameters()
+            # Sizes stay dynamic in the file; the runner compiles each exact one from it.
+            openvino.save_model(openvino.Model(results, parameters, "engine"), str(folder / PAYLOAD), compress_to_fp16=False)
+            runners = self.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, {})
+            for stage, runner in runners.items():
+                runner.compiled(target.batches[0] if stages is None or stage == LOOK else stages.sizes[-1])
         return {"payload": PAYLOAD}
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> OpenVINORunner:
-        return OpenVINORunner(engine_file(payload, PAYLOAD), target, engine_file(payload, WEIGHTS))
-
-
-class OpenVINORunner(Runner):
-    """An OpenVINO model, compiled for each exact batch when that batch is first asked for.
-
-    A static batch is up to a tenth faster than a dynamic one. One infer request per thread and batch.
-
-    Args:
-        model: OpenVINO's XML, or an ONNX model.
-        weights: what belongs to the XML. OpenVINO copies it, and maps no file: nobody can change a loaded engine from outside.
-    """
-
-    def __init__(self, model: bytes, target: TargetSpec, weights: bytes = b"") -> None:
+    ) -> dict[str, OpenVINORunner]:  # type: ignore[override]  # each is a Runner
         import openvino
 
         with vendor_errors("load", "OpenVINO cannot read the engine", REBUILD):
-            self._core = openvino.Core()
-            self._model = self._core.read_model(model, weights)
-        self._target = target
+            core = openvino.Core()
+            # The weights are copied, and no file is mapped: nobody can change a loaded engine from outside.
+            model = core.read_model(engine_file(payload, PAYLOAD), engine_file(payload, WEIGHTS))
+            names = {name for port in model.inputs for name in port.names}
+            stages = (LOOK, CLOSER) if _prefix(LOOK) + INPUT in names else (WHOLE,)
+            return {stage: OpenVINORunner(core, _stage(model, stage) if stage else model, target, stage) for stage in stages}
+
+
+class OpenVINORunner(Runner):
+    """A stage as an OpenVINO model, compiled for each exact size when that is first asked for.
+
+    A static batch is up to a tenth faster than a dynamic one. *closer* is compiled by its number of regions; of how many images they
+    are is left open, for only the crop reads them. One infer request per thread and size.
+
+    Args:
+        model: with the names of inputs and outputs under that of the stage.
+    """
+
+    def __init__(self, core: Native, model: Native, target: TargetSpec, stage: str = WHOLE) -> None:
+        self._core, self._model, self._target = core, model, target
+        self._prefix = _prefix(stage)
         self._compiled: dict[int, Native] = {}
         self._lock = threading.Lock()
         self._requests = threading.local()
@@ -80,54 +101,59 @@ class OpenVINORunner(Runner):
     def forms(self) -> dict[str, Form]:
         with vendor_errors("load", "OpenVINO cannot tell the form of the engine", REBUILD):
             return {
-                _name(port): Form(
+                self._own(port): Form(
                     port.element_type.to_dtype().name, tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
                 )
                 for port in (*self._model.inputs, *self._model.outputs)
             }
 
-    def compiled(self, batch: int) -> Native:
-        """The compiled model of that exact batch."""
+    def compiled(self, size: int) -> Native:
+        """The compiled model for that exact number of images; of regions where it takes any."""
         with self._lock:
-            if batch not in self._compiled:
+            if size not in self._compiled:
                 model = self._model.clone()
-                model.reshape({0: [batch, *list(model.input(0).partial_shape)[1:]]})
-                self._compiled[batch] = self._core.compile_model(model, "CPU", properties(self._target))
-            return self._compiled[batch]
+                staged = len(model.inputs) > 1
+                model.reshape(
+                    {port: [-1 if staged and self._own(port) == INPUT else size, *list(port.partial_shape)[1:]] for port in model.inputs}
+                )
+                self._compiled[size] = self._core.compile_model(model, "CPU", properties(self._target))
+            return self._compiled[size]
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with vendor_errors("infer", "OpenVINO cannot run the engine", REBUILD):
-            request = self._request(images.shape[0])
-            result = request.infer({0: images}, share_inputs=True, share_outputs=True)
+            request = self._request(len(inputs.get(BOXES, inputs[INPUT])))
+            given = {self._prefix + name: value for name, value in inputs.items()}
+            result = request.infer(given, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
-        return {_name(port): value.copy() for port, value in result.items()}
+        return {self._own(port): value.copy() for port, value in result.items()}
 
-    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
-        """Median seconds of every node the plugin runs, by name; from a copy compiled with counters."""
-        model = self._model.clone()
-        model.reshape({0: list(images.shape)})
-        request = self._core.compile_model(model, "CPU", {**properties(self._target), "PERF_COUNT": True}).create_infer_request()
-        seconds: dict[str, list[float]] = {}
-        for run in range(runs + 2):
-            request.infer({0: images}, share_inputs=True)
-            if run >= 2:
-                for node in request.get_profiling_info():
-                    if node.real_time.total_seconds() > 0:
-                        seconds.setdefault(node.node_name, []).append(node.real_time.total_seconds())
-        return {name: float(np.median(values)) for name, values in seconds.items()}
-
-    def _request(self, batch: int) -> Native:
+    def _request(self, size: int) -> Native:
         requests: dict[str, Native] = self._requests.__dict__  # of this thread
-        name = str(batch)
+        name = str(size)
         if name not in requests:
-            requests[name] = self.compiled(batch).create_infer_request()
+            requests[name] = self.compiled(size).create_infer_request()
         return requests[name]
+
+    def _own(self, port: Native) -> str:
+        return _name(port).removeprefix(self._prefix)
 
     def close(self) -> None:
         self._compiled.clear()
         self._requests = threading.local()
         self._model = None
+
+
+def _prefix(stage: str) -> str:
+    return f"{stage}/" if stage else ""
+
+
+def _stage(model: Native, stage: str) -> Native:
+    """The part of a model whose inputs and outputs are named after that stage."""
+    import openvino
+
+    results = [result for result in model.get_results() if _name(result.output(0)).startswith(_prefix(stage))]
+    parameters = [parameter for parameter in model.get_parameters() if _name(parameter.output(0)).startswith(_prefix(stage))]
+    return openvino.Model(results, parameters, stage)
 
 
 def _name(port: Native) -> str:

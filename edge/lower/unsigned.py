@@ -9,14 +9,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.lower.prune import prune
-from edge.processor import needs_reduced_range
 
 KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 REDUCED = 63  # largest |weight| with 7 bits
 INT32 = 2**31 - 1
 
 
-def unsigned(model: onnx.ModelProto, *, reduced_range: bool | None = None) -> onnx.ModelProto:
+def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
     1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through any MaxPool) gets zero point 0
@@ -27,12 +26,10 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool | None = None) -> on
        scale: the integer kernels add them so, and only some versions convert them by themselves. One that does not fit
        32 bits stays float.
     4. Weights stay int8 per channel. With ``reduced_range`` they are rounded again to ±63 of a scale that grows
-       accordingly: without VNNI the x86 kernels add two products in 16 bits, which 255 · 127 · 2 exceeds. The default
-       looks at this machine.
+       accordingly: without VNNI the x86 kernels add two products in 16 bits, which 255 · 127 · 2 exceeds.
     5. A MaxPool between two pairs of the same scale selects among the integers themselves; ONNX Runtime does not see
        that it could.
     """
-    reduced_range = needs_reduced_range() if reduced_range is None else reduced_range
     graph = model.graph
     constants = {each.name: each for each in graph.initializer}
     source = {name: node for node in graph.node for name in node.output}

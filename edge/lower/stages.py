@@ -1,0 +1,80 @@
+"""One graph of two passes → its two stages: *look* finds the regions, *closer* recognises what is in them."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from edge.errors import EdgeError
+from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE
+from edge.lower.prune import prune
+from edge.ops import DOMAIN, roi_resize
+
+LOOK_OUTPUTS = ("global_scores", "regions", "region_classes")
+REGIONS = "regions"  # the symbolic size R
+
+
+def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
+    """The stages of a canonical graph, by name; ``model`` is not changed.
+
+    1. A graph without a RoiResize is one stage, ``WHOLE``.
+    2. *look* is what leads to ``global_scores``, ``regions`` and ``region_classes``.
+    3. *closer* begins at the RoiResize, which gets the inputs ``boxes`` (R, 4) and ``owner`` (R); R is left open.
+    4. It ends before the maximum over an image's regions: the sigmoid of what that reads, (R, C), is ``region_scores``.
+    5. Both hold what they read and nothing else. A weight that both read is in both: no convolution shares one any more,
+       so that runtimes may pack it and fuse into it as they like.
+    """
+    crops = [node for node in model.graph.node if node.domain == DOMAIN and node.op_type == roi_resize.NAME]
+    if not crops:  # 1
+        return {WHOLE: model}
+    look, closer = onnx.ModelProto(), onnx.ModelProto()
+    look.CopyFrom(model)
+    closer.CopyFrom(model)
+    _outputs(look.graph, *(value for value in model.graph.output if value.name in LOOK_OUTPUTS))  # 2
+    prune(look.graph)
+
+    graph = closer.graph
+    for node in graph.node:
+        if node.name == crops[0].name:  # 3
+            node.input[:] = [node.input[0], BOXES, OWNER]
+    logits, classes = _region_logits(graph)
+    flat = f"{logits}/flat"
+    graph.node.extend(
+        [
+            helper.make_node("Flatten", [logits], [flat], name=flat, axis=1),
+            helper.make_node("Sigmoid", [flat], [REGION_SCORES], name=f"{logits}/{REGION_SCORES}"),  # 4
+        ]
+    )
+    graph.input.extend(
+        [
+            helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, [REGIONS, 4]),
+            helper.make_tensor_value_info(OWNER, TensorProto.INT32, [REGIONS]),
+        ]
+    )
+    _outputs(graph, helper.make_tensor_value_info(REGION_SCORES, TensorProto.FLOAT, [REGIONS, classes]))
+    prune(graph)
+    del graph.value_info[:]  # they tell the batch B·K
+    read = {name for node in graph.node for name in node.input}
+    if not {INPUT, BOXES, OWNER} <= read or read & {value.name for value in look.graph.output}:
+        raise EdgeError("lower", "The second pass reads more of the first than its boxes", "Export the model again")
+    return {LOOK: look, CLOSER: closer}
+
+
+def _outputs(graph: onnx.GraphProto, *values: onnx.ValueInfoProto) -> None:
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
+    del graph.output[:]
+    graph.output.extend(kept)
+
+
+def _region_logits(graph: onnx.GraphProto) -> tuple[str, int]:
+    """The value (R, C, …) from which ``local_scores`` take the maximum over an image's regions, and C."""
+    source = {name: node for node in graph.node for name in node.output}
+    value = next(output for output in graph.output if output.name == "local_scores")
+    name = value.name
+    for op_type in ("Sigmoid", "ReduceMax", "Reshape"):
+        node = source.get(name)
+        if node is None or node.op_type != op_type:
+            found = "nothing" if node is None else node.op_type
+            raise EdgeError("lower", f"The scores of the second pass end in {found} where {op_type} belongs", "Export the model again")
+        name = node.input[0]
+    return name, value.type.tensor_type.shape.dim[1].dim_value
