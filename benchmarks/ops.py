@@ -53,11 +53,6 @@ def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Any]:
     return opened
 
 
-def share(profile: dict[str, float], part: str) -> float:
-    """Of the whole profile, the share of the nodes ``part/…``."""
-    return sum(seconds for name, seconds in profile.items() if name.startswith(part)) / sum(profile.values())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mcar-mobilenetv2")
@@ -75,9 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, network in networks.items():
             backend, _ = name.split()
             base = f"{backend} {lowering.CROPS[backend]}"
-            profile = network.profile(images)
-            parts = ", ".join(f"{part} {share(profile, part):.1%}" for part in ("boxes", "crop"))
-            print(f"{name:32}{1e3 * np.median(rounds.latency(name).seconds):9.2f} ms  {parts}  × {rounds.compare(name, base)}")
+            print(f"{name:32}{1e3 * np.median(rounds.latency(name).seconds):9.2f} ms  × {rounds.compare(name, base)}")
     return 0
 
 

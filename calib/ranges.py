@@ -81,7 +81,7 @@ def observe(
     count = 0
     for names, batch in images:
         _refuse_constant(names, batch)
-        found = session.run(batch)
+        found = session(batch)
         for value in values:
             low, high, mean = (found.get(f"{value}/observed_{kind}", ZERO) for kind in ("min", "max", "mean"))
             if not (np.isfinite(mean).all() and np.isfinite(low) and np.isfinite(high)):

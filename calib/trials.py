@@ -45,7 +45,8 @@ class Trials:
         self.dataset = dataset
         self.stand_in = not runs_here(target)
         backend = "onnxruntime" if self.stand_in else target.backend
-        self.target = TargetSpec(backend, target.precision, (1, BATCH), None if self.stand_in else target.float16)
+        float16 = None if self.stand_in else target.float16
+        self.target = TargetSpec(backend, target.precision, (1, BATCH), float16, backends.probe(backend).reduced_range)
         self._progress = progress
         self._open = ExitStack()
         self._scratch: Path | None = None
@@ -102,7 +103,8 @@ def runs_here(target: TargetSpec) -> bool:
 
 def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
     """An engine of a graph in a new folder below ``folder``."""
-    lowered = lower.lower_stages(graph.parse(), target, row=backends.lowering(target.backend))
+    row, in_stages = backends.lowering(target.backend), backends.backend(target.backend).in_stages
+    lowered = lower.lower_stages(graph.parse(), target, row=row, in_stages=in_stages)
     return Engine.from_lowered(lowered, graph, target, Path(tempfile.mkdtemp(dir=folder)))
 
 
@@ -117,7 +119,7 @@ def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any
         ``backend``, ``int8_ms``, ``float`` (its name), ``float_ms``, ``ratio`` (int8 over float: below 1 is faster).
     """
     float16 = backends.probe(target.backend).float16
-    reduced = TargetSpec(target.backend, "int8", (1,), target.float16)
+    reduced = TargetSpec(target.backend, "int8", (1,), target.float16, target.reduced_range)
     plain = TargetSpec(target.backend, "fp16" if float16 else "fp32", (1,), float16)
     image = np.zeros((1, 3, int8.image.size, int8.image.size), np.float32)
     with scratch() as folder, engine_of(int8, reduced, folder) as one, engine_of(fp32, plain, folder) as other:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import backends
+from edge.backends.base import powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
 from edge.errors import EdgeError, one_of
@@ -141,7 +142,7 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
             "Give `precision` fp32 or int8, or another `backend`",
         )
     reduced_range = support.reduced_range if precision == "int8" else None
-    return TargetSpec(backend, precision, backends.powers_of_two(batch), float16, reduced_range)
+    return TargetSpec(backend, precision, powers_of_two(batch), float16, reduced_range)
 
 
 def _engine_builder(backend: str, options: BuildOptions) -> BuildEngine:
@@ -207,7 +208,7 @@ def _export(source: Source, events: Events) -> _Exported:
 def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> dict[str, bytes]:
     from edge import lower
 
-    return lower.lower_stages(graph.parse(), target, row=lowering)
+    return lower.lower_stages(graph.parse(), target, row=lowering, in_stages=backends.backend(target.backend).in_stages)
 
 
 def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, bytes]:

@@ -113,4 +113,5 @@ Spec = TypeVar("Spec", ModelSpec, ImageSpec, TargetSpec, StagesSpec)
 
 def from_plain(kind: type[Spec], plain: Mapping[str, Any]) -> Spec:
     """A spec from JSON types; unknown fields are refused by the dataclass itself."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    return kind(**fields)

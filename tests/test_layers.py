@@ -64,7 +64,6 @@ VENDORS: dict[str, frozenset[str]] = {
 COMPUTED = frozenset(
     {
         ("edge", "_HOMES[name]"),
-        ("edge.lower", "f'edge.lower.{name}'"),
         ("edge.ops", "module"),
         ("edge.models", "module"),
         ("edge.data.sources", "module"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, powers_of_two
+from edge.backends.base import Backend, Facts, Form, Native, Runner, Support
 from edge.errors import EdgeError, UnavailableError, one_of
 from edge.graph import WHOLE
 from edge.spec import ModelSpec, StagesSpec, TargetSpec
@@ -46,7 +46,7 @@ def probe(name: str) -> Support:
 
 def open_built(
     backend: Backend, folder: Path, target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-) -> dict[str, Runner]:
+) -> Mapping[str, Runner]:
     """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
     payload = {path.name: path.read_bytes() for path in folder.glob("engine.*")}
     return backend.open(payload, target, facts, cuda=cuda, graphs=graphs)

@@ -125,12 +125,14 @@ class Backend(ABC):
         lowering: the row of edge.lower's table that it usually takes.
         on_gpu: whether its engines run on a GPU: they then take device arrays, and are opened with a CUDA adapter.
         for_other_gpus: whether ``build`` takes compute capabilities.
+        in_stages: whether its engines run a second pass as a stage of its own; where not, it gets every graph whole.
     """
 
     name: str
     lowering: str
     on_gpu: bool = False
     for_other_gpus: bool = False
+    in_stages: bool = False
 
     @abstractmethod
     def probe(self) -> Support:
@@ -160,7 +162,7 @@ class Backend(ABC):
     @abstractmethod
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> dict[str, Runner]:
+    ) -> Mapping[str, Runner]:
         """Load what ``build`` wrote.
 
         Args:

@@ -33,6 +33,7 @@ class ONNXRuntime(Backend):
 
     name = "onnxruntime"
     lowering = "onnxruntime"
+    in_stages = True
 
     def probe(self) -> Support:
         try:
@@ -67,7 +68,7 @@ class ONNXRuntime(Backend):
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> dict[str, Runner]:
+    ) -> Mapping[str, Session]:
         shared = engine_file(payload, PAYLOAD)
         if stage_file(LOOK) not in payload:
             return {WHOLE: Session(shared)}

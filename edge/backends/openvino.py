@@ -20,6 +20,7 @@ WEIGHTS = "engine.bin"
 class OpenVINO(Backend):
     name = "openvino"
     lowering = "openvino"
+    in_stages = True
 
     def probe(self) -> Support:
         try:
@@ -69,7 +70,7 @@ class OpenVINO(Backend):
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> dict[str, OpenVINORunner]:  # type: ignore[override]  # each is a Runner
+    ) -> Mapping[str, OpenVINORunner]:
         import openvino
 
         with vendor_errors("load", "OpenVINO cannot read the engine", REBUILD):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 
 import onnx
 
 from edge.errors import EdgeError, one_of
+from edge.graph import WHOLE
+from edge.lower.replace_ops import replace_ops
+from edge.lower.residual_adds import residual_adds
+from edge.lower.sixteen_bit import sixteen_bit
 from edge.lower.stages import stages
+from edge.lower.unsigned import unsigned
 from edge.spec import TargetSpec
 
-# Row → its passes, in order. Each is a module here with a function of the same name: model -> model.
+# Row → its passes, in order: each a module here. Those of int8 and of 16-bit floats are left out where there is nothing to do.
 # ``tensorrt`` keeps the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else as it is.
 PASSES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("residual_adds", "unsigned", "replace_ops"),
@@ -21,7 +26,6 @@ PASSES: Mapping[str, tuple[str, ...]] = {
 }
 # The form of the crop, fastest first by measurement (docs/lowering.md).
 CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "standard-nodes": "grid_sample"}
-QUANTISED_ONLY = frozenset({"residual_adds", "unsigned"})
 
 
 def lower(
@@ -41,26 +45,27 @@ def lower(
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     for name in PASSES[backend]:
-        if (name in QUANTISED_ONLY and precision != "int8") or (name == "sixteen_bit" and float16 is None):
-            continue
-        rewrite = getattr(import_module(f"edge.lower.{name}"), name)
-        options = {
-            "replace_ops": {"crop": CROPS.get(backend)},
-            "sixteen_bit": {"float16": float16},
-            "unsigned": {"reduced_range": bool(reduced_range)},
-        }.get(name, {})
-        lowered = rewrite(lowered, **options)
+        if name == "replace_ops":
+            lowered = replace_ops(lowered, crop=CROPS[backend])
+        elif name == "sixteen_bit" and float16 is not None:
+            lowered = sixteen_bit(lowered, float16=float16)
+        elif name == "residual_adds" and precision == "int8":
+            lowered = residual_adds(lowered)
+        elif name == "unsigned" and precision == "int8":
+            lowered = unsigned(lowered, reduced_range=bool(reduced_range))
     return lowered
 
 
-def lower_stages(model: onnx.ModelProto, target: TargetSpec, *, row: str) -> dict[str, bytes]:
-    """Every stage of a canonical graph as a target should see it, by name (``edge.lower.stages``), serialised.
+def lower_stages(model: onnx.ModelProto, target: TargetSpec, *, row: str, in_stages: bool) -> dict[str, bytes]:
+    """A canonical graph as a target should see it, serialised: its stages (``edge.lower.stages``) by name, or whole.
 
     Args:
         row: of ``PASSES``.
+        in_stages: whether the target's backend takes stages.
     """
-    options = {"precision": target.precision, "float16": target.float16, "reduced_range": target.reduced_range}
-    return {name: lower(stage, backend=row, **options).SerializeToString(deterministic=True) for name, stage in stages(model).items()}
+    lowered = partial(lower, backend=row, precision=target.precision, float16=target.float16, reduced_range=target.reduced_range)
+    parts = stages(model) if in_stages else {WHOLE: model}
+    return {name: lowered(part).SerializeToString(deterministic=True) for name, part in parts.items()}
 
 
 def reference(model: onnx.ModelProto) -> onnx.ModelProto:

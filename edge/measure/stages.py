@@ -1,44 +1,40 @@
-"""Where the time of a batch goes: decode, preprocess, and the stages inside the engine as far as its backend can tell."""
+"""Where the time of a batch goes: decode, preprocess, and the stages of the engine, each timed where it is called."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
+from edge.graph import CLOSER, LOOK
 from edge.measure.latency import Clock
 
-# In the order an image passes them. Those of the graph are the first parts of its node names.
-STAGES = ("decode", "preprocess", "host_to_device", "global", "boxes", "crop", "local", "fuse", "device_to_host", "other")
-OF_GRAPH = ("global", "boxes", "crop", "local", "fuse")
+# In the order an image passes them; an engine of one stage is ``engine``, what no stage accounts for ``other``.
+STAGES = ("decode", "preprocess", "engine", LOOK, CLOSER, "other")
+RUNS = 10
+Image = TypeVar("Image")
 
 
-def of_nodes(seconds: Mapping[str, float], p50_ms: float | None = None) -> dict[str, float]:
-    """Sum node times by stage, milliseconds.
+def of_engine(run: Callable[[], Mapping[str, float]], p50_ms: float, runs: int = RUNS) -> dict[str, float]:
+    """Median milliseconds of each stage of an engine, and of what it does between them.
 
-    A node that a runtime made itself (a reorder, a conversion) has the name of the node it serves, with something before or
-    behind; one without any known part is ``other``, and so is what of ``p50_ms`` no node accounts for.
+    Args:
+        run: one call of the engine, after which it tells the seconds inside each stage.
+        p50_ms: the latency that they are parts of.
     """
-    stages = dict.fromkeys((*OF_GRAPH, "other"), 0.0)
-    for name, value in seconds.items():
-        stages[stage_of(name)] += value * 1e3
-    if p50_ms is not None:
-        stages["other"] += max(0.0, p50_ms - sum(stages.values()))
+    told = [run() for _ in range(runs)]
+    stages = {name or "engine": median(each[name] for each in told) * 1e3 for name in told[0]}
+    stages["other"] = max(0.0, p50_ms - sum(stages.values()))
     return {name: value for name, value in stages.items() if value > 0}
 
 
-def stage_of(node: str) -> str:
-    """The stage a node belongs to, by the first part of its name that is one."""
-    # ``boxes_2`` is a second node of the same kind; runtimes prefix with things like ``Reorder_``.
-    for part in node.replace("_", "/").split("/"):
-        if part in OF_GRAPH:
-            return part
-    return "other"
-
-
 def of_images(
-    decode: Callable[[int], Any], preprocess: Callable[[Any], Any], indices: Iterable[int], batch: int, clock: Clock = time.perf_counter
+    decode: Callable[[int], Image],
+    preprocess: Callable[[Image], object],
+    indices: Iterable[int],
+    batch: int,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Decode and preprocess one image after another; milliseconds of a batch, from the medians.
 

@@ -20,6 +20,7 @@ from edge.report.options import Bars, BenchOptions
 from edge.report.page import Photo, photos
 from edge.report.result import Memory, Ranked, Regions, Result, Run, Sensitivity
 from edge.spec import ImageSpec, to_plain
+from edge.stages import Timing
 
 STAGE_IMAGES = 16
 REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference than one image needs
@@ -157,10 +158,13 @@ def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset 
         some = outputs.sample(len(dataset), STAGE_IMAGES)
         spec = engine.bundle.image
         found = stages.of_images(lambda index: dataset[index].image, lambda image: preprocess(image, spec), some, len(images))
-    # A batch between two exact ones is padded: its nodes would be another batch's.
-    if len(images) in engine.bundle.target.batches:
-        found |= stages.of_nodes(engine.profile(images), p50_ms)
-    return found
+    return found | stages.of_engine(lambda: _seconds(engine, images), p50_ms)
+
+
+def _seconds(engine: Engine, images: np.ndarray) -> dict[str, float]:
+    timing = Timing()
+    engine.infer(images, timing=timing)
+    return timing.seconds
 
 
 def _energy(engine: Engine, images: np.ndarray) -> energy.Energy | energy.NoEnergy:

@@ -160,7 +160,7 @@ def _stages(engines: Sequence[Result]) -> str:
     for title, one in zip(text.names(engines), engines, strict=True):
         if one.stages_ms:
             rows[title] = {name.replace("_", " "): one.stages_ms[name] for name in STAGES if name in one.stages_ms}
-    note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the rest as the runtime's counters tell."
+    note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the stages of the engine where they are called."
     return _section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 

@@ -1,35 +1,19 @@
-"""Node times become stages."""
+"""Where the time of a batch goes."""
 
 from __future__ import annotations
 
 import pytest
 
-from edge.measure.stages import of_images, of_nodes, stage_of
+from edge.measure.stages import of_engine, of_images
 
 
-@pytest.mark.parametrize(
-    ("node", "stage"),
-    [
-        ("global/layer3.5/conv2", "global"),
-        ("local/convclass_reorder", "local"),
-        ("boxes_2/row_maxima", "boxes"),
-        ("Reorder_crop/grid", "crop"),
-        ("fuse/max", "fuse"),
-        ("image", "other"),
-        ("globalish/conv", "other"),
-    ],
-)
-def test_stage_is_read_from_the_name(node, stage):
-    assert stage_of(node) == stage
+def test_stages_are_medians_and_sum_to_the_latency():
+    told = iter([{"look": 0.004, "closer": 0.010}, {"look": 0.005, "closer": 0.011}, {"look": 0.090, "closer": 0.012}])
+    assert of_engine(lambda: next(told), 16.5, runs=3) == pytest.approx({"look": 5, "closer": 11, "other": 0.5})
 
 
-def test_stages_sum_to_the_latency():
-    stages = of_nodes({"global/a": 0.004, "global/b": 0.001, "local/a": 0.010, "boxes/x": 0.0005}, p50_ms=16.5)
-    assert stages == pytest.approx({"global": 5, "local": 10, "boxes": 0.5, "other": 1})
-
-
-def test_counters_slower_than_the_latency_leave_no_negative_rest():
-    assert "other" not in of_nodes({"global/a": 0.020}, p50_ms=16)
+def test_an_engine_of_one_stage_slower_than_the_latency_leaves_no_negative_rest():
+    assert of_engine(lambda: {"": 0.020}, 16, runs=2) == pytest.approx({"engine": 20})
 
 
 def test_decode_and_preprocess_are_given_per_batch():

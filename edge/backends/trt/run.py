@@ -77,8 +77,8 @@ class TensorRTRunner(Runner):
         finally:
             self._cuda.leave()
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """images: (B, 3, S, S) float32, B one of the target's batches → the outputs by name, copied."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        images = inputs[INPUT]
         self._cuda.enter()
         try:
             if not self.memory:
@@ -119,31 +119,6 @@ class TensorRTRunner(Runner):
 
     def layers(self) -> Facts:
         return read_layers(self._trt, self._engine).plain()
-
-    def profile(self, images: np.ndarray, runs: int = 10) -> dict[str, float]:
-        """Median seconds of every layer, by name; in a context of its own, without a graph, with the library's profiler."""
-        seconds: dict[str, list[float]] = {}
-        trt = self._trt
-
-        class Times(trt.IProfiler):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
-
-            def report_layer_time(self, layer_name: str, ms: float) -> None:
-                seconds.setdefault(layer_name, []).append(ms / 1e3)
-
-        self._cuda.enter()
-        try:
-            lane = self._made(images.shape[0], "pinned", graph=False)
-            try:
-                lane.context.profiler = Times()
-                for _ in range(runs + 2):
-                    lane.run(images)
-            finally:
-                self._free(lane)
-        finally:
-            self._cuda.leave()
-        return {name: float(np.median(values[2:])) for name, values in seconds.items() if len(values) > 2}
 
     def close(self) -> None:
         """Free everything; keep the kernels that TensorRT-RTX made, for the next start."""

@@ -19,10 +19,10 @@ from edge.backends.trt.plan import PACKED, PAYLOAD
 from edge.backends.trt.plugin import NO_PLUGIN, PLUGIN, PLUGIN_VARIABLE, Plugin, Route, chosen_plugin
 from edge.backends.trt.run import TensorRTRunner
 from edge.errors import EdgeError
-from edge.graph import node_domains
+from edge.graph import WHOLE, node_domains
 from edge.manifest import digest_file, fits
 from edge.ops import DOMAIN
-from edge.spec import MAX_BATCH, TargetSpec
+from edge.spec import MAX_BATCH, StagesSpec, TargetSpec
 
 STANDARD_NODES = "standard-nodes"  # the row of edge.lower's table that leaves no node of ours
 # Shares of the free memory a build may use as workspace, tried from the left until one does.
@@ -88,8 +88,9 @@ class Vendor(Backend):
 
     def build(
         self,
-        lowered: bytes,
+        lowered: Mapping[str, bytes],
         target: TargetSpec,
+        stages: StagesSpec | None,
         folder: Path,
         *,
         compute_capabilities: tuple[str, ...] = (),
@@ -100,14 +101,15 @@ class Vendor(Backend):
         The library works in a child process: what kills or aborts it there becomes one line here.
 
         Args:
-            lowered: the ONNX graph. Nodes of ours in it need the plugin, as a library or ahead of time.
+            lowered: the ONNX graph, whole. Nodes of ours in it need the plugin, as a library or ahead of time.
             compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
             weakly_typed: let the library choose types, as far as this version still can; only to compare.
 
         Returns:
             Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
         """
-        plugin = self._plugin_for(lowered)
+        graph = lowered[WHOLE]
+        plugin = self._plugin_for(graph)
         shipped = _shipped(plugin.library, folder) if plugin.library else None
         request = Request(
             backend=self.name,
@@ -119,11 +121,11 @@ class Vendor(Backend):
             compute_capabilities=list(compute_capabilities),
             weakly_typed=weakly_typed,
             share=0.0,
-            size=len(lowered),
+            size=len(graph),
         )
         answer = Answer()
         for share in (0.0,) if self.portable else LADDER:
-            answer = build_in_child(replace(request, share=share), lowered)
+            answer = build_in_child(replace(request, share=share), graph)
             if answer.facts is not None:
                 return {
                     "payload": PACKED if self.portable else PAYLOAD,
@@ -140,9 +142,9 @@ class Vendor(Backend):
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
-    ) -> TensorRTRunner:
+    ) -> Mapping[str, TensorRTRunner]:
         """Load the plan; ``cuda`` names the adapter of ``trt.adapters``."""
-        return TensorRTRunner(self.name, self.load(), payload, target, facts, cuda, graphs)
+        return {WHOLE: TensorRTRunner(self.name, self.load(), payload, target, facts, cuda, graphs)}
 
     def misfits(self, facts: Facts) -> list[str]:
         plugin, profiles, machine = facts.get("plugin"), facts.get("profiles", []), facts.get("machine", {})
