@@ -75,19 +75,20 @@ INSTRUCTION_SETS = ("AVX2", "AVX512_CORE_VNNI", "DEFAULT")  # oneDNN's names; DE
 
 @pytest.fixture(scope="session", params=INSTRUCTION_SETS)
 def nodes_here(request):
-    """A function (model file, target) → the nodes OpenVINO runs, on a processor that has no more than these instructions."""
+    """A function (folder of an engine, target) → the nodes OpenVINO runs, on a processor that has no more than these instructions."""
     pytest.importorskip("openvino")
 
-    def nodes(model: Path, target, batch: int = 1) -> list[dict[str, str]]:
+    def nodes(folder: Path, target, size: int = 1) -> list[dict[str, str]]:
         if target.float16 and request.param == "AVX2":
             pytest.skip("AVX2 has no 16-bit float")
         code = (
-            "import json, sys; from pathlib import Path; from edge.backends.openvino import OpenVINORunner, runtime_nodes; "
-            "from edge.spec import TargetSpec; target = TargetSpec(*json.loads(sys.argv[2])); model = Path(sys.argv[1]); "
-            "weights = model.with_suffix('.bin').read_bytes() if model.suffix == '.xml' else b''; "
-            "print(json.dumps(runtime_nodes(OpenVINORunner(model.read_bytes(), target, weights).compiled(int(sys.argv[3])))))"
+            "import json, sys; from pathlib import Path; from edge.backends.openvino import OpenVINO, runtime_nodes; "
+            "from edge.spec import TargetSpec; target = TargetSpec(*json.loads(sys.argv[2])); "
+            "payload = {each.name: each.read_bytes() for each in Path(sys.argv[1]).glob('engine.*')}; "
+            "stages = OpenVINO().open(payload, target, {}).values(); "
+            "print(json.dumps([node for stage in stages for node in runtime_nodes(stage.compiled(int(sys.argv[3])))]))"
         )
-        words = [str(model), json.dumps([target.backend, target.precision, target.batches, target.float16]), str(batch)]
+        words = [str(folder), json.dumps([target.backend, target.precision, target.batches, target.float16]), str(size)]
         environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": request.param}  # read once a process
         run = subprocess.run(
             [sys.executable, "-c", code, *words], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, check=True, timeout=120

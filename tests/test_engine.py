@@ -144,10 +144,10 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path):
         Engine.load(tmp_path)
 
 
-@pytest.mark.parametrize(("facts", "refused"), [({"reduced_range": False}, True), ({"reduced_range": True}, False), ({}, False)])
-def test_weights_of_eight_bits_are_refused_where_two_products_are_added_in_sixteen(small_bundle, tmp_path, monkeypatch, facts, refused):
+@pytest.mark.parametrize(("reduced", "refused"), [(False, True), (True, False), (None, False)])
+def test_weights_of_eight_bits_are_refused_where_two_products_are_added_in_sixteen(small_bundle, tmp_path, monkeypatch, reduced, refused):
     copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
-    rewrite(copied, engine=facts)
+    rewrite(copied, target={"reduced_range": reduced})
     Bundle.read(copied).verify()
     monkeypatch.setattr("edge.backends.onnxruntime.needs_reduced_range", lambda: True)
     if refused:

@@ -15,7 +15,9 @@ LAYERS = {
     **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
     **dict.fromkeys(["edge.cache", "edge.events", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
     **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], 2),
-    **dict.fromkeys(["edge.engine", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
+    **dict.fromkeys(
+        ["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3
+    ),
     **dict.fromkeys(["export", "calib"], 4),
     **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
@@ -25,6 +27,8 @@ WITHIN = {
     ("edge.atomic", "edge.errors"),
     ("edge.bundle", "edge.backends"),
     ("edge.engine", "edge.bundle"),
+    ("edge.engine", "edge.stages"),
+    ("edge.stages", "edge.backends"),
     ("edge.engine", "edge.backends"),
     ("edge.backends", "edge.lower"),
     ("edge.measure", "edge.engine"),

@@ -51,10 +51,11 @@ def bundle(request, small_bundle):
 
 def test_a_bundle_holds_what_the_design_lists(bundle):
     names = {path.name for path in bundle.iterdir()}
-    assert {"manifest.json", "graph.onnx", "reference.onnx", "lowered.onnx", "labels.txt"} <= names
+    assert {"manifest.json", "graph.onnx", "reference.onnx", "lowered.look.onnx", "lowered.closer.onnx", "labels.txt"} <= names
     assert any(name.startswith("engine.") for name in names)
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert set(manifest["files"]) == names - {"manifest.json"}
+    assert (manifest["schema"], manifest["stages"]) == (2, {"sizes": [1, 2, 4]})
     assert manifest["graph"] == manifest["files"]["graph.onnx"]["sha256"]
     assert manifest["parents"]["weights"]
     assert manifest["parity"]["score_error"] < 1e-4
@@ -104,14 +105,14 @@ def test_a_bundle_with_weights_for_another_processor_is_lowered_anew(small_bundl
     copied = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["target"]["precision"] = "int8"
-    manifest["engine"] |= {} if known is None else {"reduced_range": known}
+    manifest["target"]["reduced_range"] = known
     (copied / "manifest.json").write_text(json.dumps(manifest))
     lowered = []
-    monkeypatch.setattr(pipeline, "_lowered_anew", lambda *_: lowered.append(1) or (copied / "lowered.onnx").read_bytes())
+    monkeypatch.setattr(pipeline, "_lowered_anew", lambda old, *_: lowered.append(1) or old.lowered())
     monkeypatch.setattr("edge.backends.onnxruntime.needs_reduced_range", lambda: True)
     again = rebuild(copied, BuildOptions(output=tmp_path / "again"))
     assert bool(lowered) is (known is not True)  # an older bundle does not say what it holds
-    assert again.manifest["engine"]["reduced_range"] is True
+    assert again.target.reduced_range is True
 
 
 def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch):

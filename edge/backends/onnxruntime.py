@@ -60,8 +60,12 @@ class ONNXRuntime(Backend):
         if stages is None:
             (folder / PAYLOAD).write_bytes(lowered[WHOLE])
         else:
-            for name, data in _parted(lowered).items():
-                (folder / name).write_bytes(data)
+            from edge.lower.stages import parted
+
+            shared, own = parted(lowered)
+            (folder / PAYLOAD).write_bytes(shared)
+            for stage, data in own.items():
+                (folder / stage_file(stage)).write_bytes(data)
         # Loading it now is the proof that it loads.
         self.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, {})
         return {"payload": PAYLOAD}
@@ -106,26 +110,6 @@ class Session(Runner):
 def stage_file(stage: str) -> str:
     """The file of a stage's own part."""
     return f"engine.{stage}.onnx"
-
-
-def _parted(lowered: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The constants that both stages read, and each stage without them: parts of a model that make one when joined."""
-    import onnx
-
-    models = {stage: onnx.load_from_string(data) for stage, data in lowered.items()}
-    look = {each.name: each.SerializeToString(deterministic=True) for each in models[LOOK].graph.initializer}
-    both = onnx.ModelProto()
-    both.graph.initializer.extend(
-        each for each in models[CLOSER].graph.initializer if look.get(each.name) == each.SerializeToString(deterministic=True)
-    )
-    shared = {each.name for each in both.graph.initializer}
-    parts = {PAYLOAD: both.SerializeToString(deterministic=True)}
-    for stage, model in models.items():
-        own = [each for each in model.graph.initializer if each.name not in shared]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(own)
-        parts[stage_file(stage)] = model.SerializeToString(deterministic=True)
-    return parts
 
 
 def _options(threads: int | None) -> Native:

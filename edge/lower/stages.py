@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 from onnx import TensorProto, helper
 
@@ -58,6 +60,27 @@ def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     if not {INPUT, BOXES, OWNER} <= read or read & {value.name for value in look.graph.output}:
         raise EdgeError("lower", "The second pass reads more of the first than its boxes", "Export the model again")
     return {LOOK: look, CLOSER: closer}
+
+
+def parted(lowered: Mapping[str, bytes]) -> tuple[bytes, dict[str, bytes]]:
+    """Serialised stages taken apart: the constants that both hold, and each stage without them.
+
+    Either stage is whole again when its bytes are put behind those of the constants: protobuf merges what it reads in turn.
+    """
+    models = {stage: onnx.load_from_string(data) for stage, data in lowered.items()}
+    in_look = {each.name: each.SerializeToString(deterministic=True) for each in models[LOOK].graph.initializer}
+    both = onnx.ModelProto()
+    both.graph.initializer.extend(
+        each for each in models[CLOSER].graph.initializer if in_look.get(each.name) == each.SerializeToString(deterministic=True)
+    )
+    shared = {each.name for each in both.graph.initializer}
+    for model in models.values():
+        own = [each for each in model.graph.initializer if each.name not in shared]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(own)
+    return both.SerializeToString(deterministic=True), {
+        stage: model.SerializeToString(deterministic=True) for stage, model in models.items()
+    }
 
 
 def _outputs(graph: onnx.GraphProto, *values: onnx.ValueInfoProto) -> None:

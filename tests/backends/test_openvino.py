@@ -21,7 +21,7 @@ HEAVY = {"i8": "int8", "u8": "int8", "bf16": "fp16", "f16": "fp16", "f32": "fp32
 def nodes_of(nodes_here):
     def nodes(bundle):
         read = Bundle.read(bundle)
-        return nodes_here(read.path / "engine.xml", read.target)
+        return nodes_here(read.path, read.target)
 
     return nodes
 

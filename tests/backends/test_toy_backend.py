@@ -13,7 +13,8 @@ from PIL import Image
 
 from edge import backends, bench, build, command, doctor, predict
 from edge.backends.base import Backend, Form, Runner, Support, engine_file
-from edge.spec import TargetSpec
+from edge.graph import WHOLE
+from edge.spec import StagesSpec, TargetSpec
 
 pytest.importorskip("onnxruntime")
 
@@ -29,8 +30,8 @@ class ToyRunner(Runner):
     def forms(self) -> dict[str, Form]:
         return self._session.forms()
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        return self._session.run(images)
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._session.run(inputs)
 
 
 class Toy(Backend):
@@ -40,14 +41,22 @@ class Toy(Backend):
     def probe(self) -> Support:
         return Support(version="1.0", device="toy processor", builds=True)
 
-    def build(self, lowered: bytes, target: TargetSpec, folder: Path, *, compute_capabilities: tuple[str, ...] = ()) -> dict[str, Any]:
-        (folder / "engine.toy").write_bytes(lowered)
+    def build(
+        self,
+        lowered: Mapping[str, bytes],
+        target: TargetSpec,
+        stages: StagesSpec | None,
+        folder: Path,
+        *,
+        compute_capabilities: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        (folder / "engine.toy").write_bytes(lowered[WHOLE])
         return {"payload": "engine.toy", "colour": "red"}
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Mapping[str, Any], *, cuda: str = "bindings", graphs: bool = True
-    ) -> Runner:
-        return ToyRunner(engine_file(payload, "engine.toy"))
+    ) -> Mapping[str, Runner]:
+        return {WHOLE: ToyRunner(engine_file(payload, "engine.toy"))}
 
     def misfits(self, facts: Mapping[str, Any]) -> list[str]:
         return [] if isinstance(facts.get("colour"), str) else ["colour"]

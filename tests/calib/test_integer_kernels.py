@@ -15,9 +15,9 @@ import pytest
 
 from calib.calibration import Calibration
 from calib.placement import quantize
-from edge import lower
+from edge import backends, lower
 from edge.graph import Graph
-from edge.spec import TargetSpec
+from edge.spec import StagesSpec, TargetSpec
 
 CONVOLUTIONS = ("stem", "expand", "depthwise", "project", "last")
 INSIDE = (*CONVOLUTIONS, "pool", "block")
@@ -33,9 +33,10 @@ def test_openvino_stays_in_integers_from_the_first_convolution_of_a_backbone_to_
 ) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("OpenVINO chooses integer kernels for certain on x86 only")
-    model = tmp_path / "lowered.onnx"
-    model.write_bytes(lowered(graph, calibration, "openvino").SerializeToString())
-    nodes = nodes_here(model, TargetSpec("openvino", "int8"))
+    target = TargetSpec("openvino", "int8")
+    stages = lower.lower_stages(quantize(graph, calibration).parse(), target, row="openvino", in_stages=True)
+    backends.backend("openvino").build(stages, target, StagesSpec((1,)), tmp_path)
+    nodes = nodes_here(tmp_path, target)
     for stream in ("global", "local"):
         seen = []
         for node in nodes:

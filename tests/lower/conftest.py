@@ -92,8 +92,8 @@ class Streams:
         self.add("RegionBoxes", "global/boxes", cams, output="regions", size=SIZE, threshold=0.5, **plugin)
         crops = self.add("RoiResize", "local/crops", "image", "regions", size=SIZE, **plugin)
         logits = self.logits("local", self.backbone("local", crops), shape("region_rows", -1, REGIONS, CLASSES))
-        local = self.add("Sigmoid", "local/region_scores", logits)
-        self.add("ReduceMax", "local/scores", local, shape("axis", 1), output="local_scores", keepdims=0)
+        local = self.add("ReduceMax", "local/strongest", logits, shape("axis", 1), keepdims=0)
+        self.add("Sigmoid", "local/scores", local, output="local_scores")
         self.add("Max", "local/fused", "global_scores", "local_scores", output="scores")
 
         scores = [

@@ -1,4 +1,4 @@
-"""What each backend is given: the tables, the two structural passes and the compositions as a whole."""
+"""What each backend is given: the tables, the structural pass and the compositions as a whole."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from edge.errors import EdgeError
 from edge.lower import CROPS, PASSES, lower, reference
 from edge.lower.replace_ops import replace_ops
-from edge.lower.stream_biases import stream_biases
 from edge.ops import DOMAIN, region_boxes, roi_resize
 
 Run = Callable[[onnx.ModelProto, np.ndarray], list[np.ndarray]]
@@ -73,22 +71,6 @@ def test_an_edge_op_without_decomposition_is_refused(canonical: onnx.ModelProto)
     next(node for node in canonical.graph.node if node.domain == DOMAIN).op_type = "RegionMasks"
     with pytest.raises(EdgeError, match="RegionMasks"):
         replace_ops(canonical, crop="matmul")
-
-
-def test_every_bias_gets_one_reader_and_nothing_else_is_copied(quantised: onnx.ModelProto, image: np.ndarray, run: Run) -> None:
-    before = {each.name: each for each in quantised.graph.initializer}
-    expected = run(replace_ops(onnx.ModelProto.FromString(quantised.SerializeToString()), crop="matmul"), image)
-    model = stream_biases(quantised)
-    readers = Counter(name for node in model.graph.node for name in node.input)
-    biases = [node.input[2] for node in model.graph.node if node.op_type == "Conv"]
-    assert len(biases) == 11
-    assert all(readers[name] == 1 for name in biases)
-    added = {each.name: each for each in model.graph.initializer if each.name not in before}
-    assert added.keys() <= set(biases)
-    for name, copy in added.items():
-        np.testing.assert_array_equal(numpy_helper.to_array(copy), numpy_helper.to_array(before[name.split("@")[0]]))
-    for value, want in zip(run(replace_ops(model, crop="matmul"), image), expected, strict=True):
-        np.testing.assert_array_equal(value, want)
 
 
 def test_any_batch_gives_what_one_by_one_gives(canonical: onnx.ModelProto, image: np.ndarray, run: Run) -> None:
