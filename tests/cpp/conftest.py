@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +229,15 @@ def decode(runtime: Runtime, cmake: Callable[..., Path], builds: Path) -> Callab
         return images
 
     return decoded
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the fuzz targets start from: the folders manifest, image and onnx."""
+    pytest.importorskip("onnx")
+    folder = tmp_path_factory.mktemp("corpus")
+    command(sys.executable, Path(__file__).with_name("fuzz.py"), "corpus", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -76,29 +76,44 @@ def manifests() -> dict[str, bytes]:
 
 
 def images() -> dict[str, bytes]:
-    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)).resize((24, 17))
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    """Of every kind that Python or the C++ runtime decodes."""
+    chance = np.random.default_rng(0)
+    rgb = Image.fromarray(chance.integers(0, 256, (9, 13, 3), np.uint8)).resize((97, 71), Image.Resampling.BICUBIC)
+    grey, palette, rgba, la = rgb.convert("L"), rgb.convert("P"), rgb.copy(), rgb.convert("L")
+    alpha = Image.fromarray(chance.integers(0, 256, (71, 97), np.uint8))
+    rgba.putalpha(alpha)
+    la.putalpha(alpha)
+    exif = [Image.Exif() for _ in range(9)]
+    for orientation, each in enumerate(exif):
+        each[0x0112] = orientation
     kinds: dict[str, tuple[Image.Image, dict]] = {
-        "a.jpg": (rough, {"exif": exif.tobytes()}),
-        "progressive.jpg": (rough, {"progressive": True}),
-        "grey.jpg": (rough.convert("L"), {}),
-        "cmyk.jpg": (rough.convert("CMYK"), {}),
-        "a.png": (rough, {"exif": exif.tobytes()}),
-        "rgba.png": (rough.convert("RGBA"), {}),
-        "palette.png": (rough.convert("P"), {"transparency": b"\1\2\3"}),
-        "bits.png": (rough.convert("1"), {}),
-        "deep.png": (Image.fromarray(np.arange(200, dtype=np.uint16).reshape(10, 20) * 300), {}),
-        "a.webp": (rough, {}),
-        "a.gif": (rough.convert("P"), {}),
-        "a.bmp": (rough, {}),
-        "a.tiff": (rough, {"compression": "tiff_lzw"}),
-        "a.ppm": (rough, {}),
+        "rgb.jpg": (rgb, {"quality": 90}),
+        "444.jpg": (rgb, {"quality": 95, "subsampling": 0}),
+        "progressive.jpg": (rgb, {"progressive": True}),
+        "grey.jpg": (grey, {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        **{f"turned{orientation}.jpg": (rgb, {"exif": exif[orientation].tobytes()}) for orientation in range(2, 9)},
+        "rgb.png": (rgb, {}),
+        "grey.png": (grey, {}),
+        "bits.png": (rgb.convert("1"), {}),
+        "palette.png": (palette, {}),
+        "four_bits.png": (rgb.quantize(9), {"bits": 4}),
+        "deep.png": (Image.fromarray(chance.integers(0, 65536, (40, 50), np.uint16)), {}),
+        "clear.png": (grey, {"transparency": 90}),
+        "clear_palette.png": (palette, {"transparency": bytes(range(256))}),
+        "rgba.png": (rgba, {}),
+        "la.png": (la, {}),
+        "turned.png": (rgb, {"exif": exif[6].tobytes()}),
+        "a.webp": (rgb, {}),
+        "a.gif": (palette, {}),
+        "a.bmp": (rgb, {}),
+        "a.tiff": (rgb, {"compression": "tiff_lzw"}),
+        "a.ppm": (rgb, {}),
     }
     made = {}
     for name, (image, options) in kinds.items():
         data = io.BytesIO()
-        image.save(data, {"jpg": "JPEG", "tiff": "TIFF"}.get(name.split(".")[1], name.split(".")[1].upper()), **options)
+        image.save(data, Image.registered_extensions()[Path(name).suffix], **options)
         made[name] = data.getvalue()
     return made
 

@@ -15,14 +15,6 @@ FUZZ = Path(__file__).with_name("fuzz.py")
 SLOWEST = 20.0  # seconds a single case may take on a busy machine, under sanitizers
 
 
-@pytest.fixture(scope="module")
-def corpus(run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnx")
-    folder = tmp_path_factory.mktemp("corpus")
-    run(sys.executable, FUZZ, "corpus", folder)
-    return folder
-
-
 def check(printed: str, cases: int) -> dict[str, float]:
     found = json.loads(printed)
     assert found["cases"] > cases

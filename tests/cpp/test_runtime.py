@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -20,6 +19,15 @@ from PIL import Image
 from edge import Engine, __version__
 from edge.errors import EdgeError
 from edge.image import decode, preprocess
+from edge.pipeline import BuildOptions, build
+
+IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
+OUTPUTS = {
+    "plain": {"scores"},
+    "aamn": {"scores"},
+    "rma": {"scores", "regions", "region_classes"},
+    "mcar": {"scores", "global_scores", "local_scores", "regions", "region_classes"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,44 +37,14 @@ def engine(bundle: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def native(open_native, bundle: Path) -> Any:
+def native(open_native, bundle: Path):
     return open_native(bundle)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pictures(corpus: Path) -> dict[str, Path]:
     """Generated images of every kind the runtime decodes."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    rough = Image.fromarray(random.integers(0, 256, (9, 13, 3), np.uint8)).resize((217, 143), Image.Resampling.BICUBIC)
-    alpha = Image.fromarray(random.integers(0, 256, (143, 217), np.uint8), "L")
-    exif = Image.Exif()
-    made: dict[str, tuple[Image.Image, dict]] = {
-        "rgb.jpg": (rough, {"quality": 90}),
-        "444.jpg": (rough, {"quality": 95, "subsampling": 0}),
-        "progressive.jpg": (rough, {"progressive": True}),
-        "grey.jpg": (rough.convert("L"), {}),
-        "cmyk.jpg": (rough.convert("CMYK"), {}),
-        "rgb.png": (rough, {}),
-        "grey.png": (rough.convert("L"), {}),
-        "bits.png": (rough.convert("1"), {}),
-        "palette.png": (rough.convert("P"), {}),
-        "four_bits.png": (rough.quantize(9), {"bits": 4}),
-        "deep.png": (Image.fromarray(random.integers(0, 65536, (40, 50), np.uint16)), {}),
-        "clear.png": (rough.convert("L"), {"transparency": 90}),
-        "clear_palette.png": (rough.convert("P"), {"transparency": bytes(range(256))}),
-    }
-    rgba, la = rough.copy(), rough.convert("L")
-    rgba.putalpha(alpha)
-    la.putalpha(alpha)
-    made |= {"rgba.png": (rgba, {}), "la.png": (la, {})}
-    for orientation in range(2, 9):
-        exif[0x0112] = orientation
-        made[f"turned{orientation}.jpg"] = (rough, {"exif": exif.tobytes()})
-    exif[0x0112] = 6
-    made["turned.png"] = (rough, {"exif": exif.tobytes()})
-    for name, (image, options) in made.items():
-        image.save(folder / name, **options)
-    return {name: folder / name for name in made}
+    return {path.name: path for path in (corpus / "image").iterdir() if path.suffix in (".jpg", ".png")}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -201,6 +179,47 @@ def test_a_truncated_file_is_refused_by_both(engine: Engine, native, pictures: d
             native.predict(tmp_path / "cut")
         with pytest.raises(EdgeError):
             decode(tmp_path / "cut")
+
+
+@pytest.fixture(scope="module", params=OUTPUTS)
+def architecture(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Its name and a bundle of it, with random weights at 64 pixels."""
+    if request.param == "mcar":
+        return "mcar", bundle
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("architectures") / request.param
+    model = f"{request.param}-mobilenetv2"
+    build(BuildOptions(model=model, weights="random", size=64, batch=3, backend="openvino", precision="fp32", output=folder))
+    return request.param, folder
+
+
+def check(bundle: Path, native, outputs: set[str]) -> None:
+    with Engine.load(bundle) as engine:
+        for count in (1, 3):
+            expected, found = engine.infer(IMAGES[:count]), native.infer(IMAGES[:count])
+            assert set(expected) == outputs
+            for name, value in found.items():
+                if name in expected:
+                    np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+                else:  # not written
+                    assert not value.size or np.isnan(value).all() or (value == -1).all(), name
+
+
+def test_the_runtime_gives_what_python_gives(architecture: tuple[str, Path], open_native) -> None:
+    name, bundle = architecture
+    native = open_native(bundle)
+    assert native.regions == {"rma": 5, "mcar": 4}.get(name, 0)
+    check(bundle, native, OUTPUTS[name])
+
+
+def test_an_output_with_further_names_is_found(copied: Path, open_native, rewrite) -> None:
+    """A reshape swapped with what followed it leaves an output with both their names."""
+    model = (copied / "engine.xml").read_text()
+    for name in OUTPUTS["mcar"]:
+        assert f'output_names="{name}"' in model
+        model = model.replace(f'names="{name}"', f'names="{name},a_{name}"')  # OpenVINO calls the first of them any name
+    rewrite(copied, {"engine.xml": model.encode()})
+    check(copied, open_native(copied), OUTPUTS["mcar"])
 
 
 def test_the_version_is_the_packages(repository: Path) -> None:
