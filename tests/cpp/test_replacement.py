@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +120,16 @@ def test_a_bundle_that_gives_way_to_another_is_read_from_that(copied: Path, rewr
         replacing.result()
 
 
-def test_every_listed_file_is_read_from_the_folder_that_was_opened(copied: Path, open_native) -> None:
-    manifest = json.loads((copied / "manifest.json").read_text())
-    for name in manifest["files"]:
-        data = (copied / name).read_bytes()
-        (copied / name).unlink()
-        for _ in ("missing", "a pipe, which would keep a reader waiting"):
+def test_every_listed_file_is_read_from_the_folder_that_was_opened(copied: Path, open_native, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    for name in json.loads((copied / "manifest.json").read_text())["files"]:
+        path = copied / name
+        path.rename(moved)
+        # Missing; a pipe, which would keep a reader waiting; a link to elsewhere.
+        for make in (lambda: None, partial(os.mkfifo, path), partial(path.symlink_to, moved)):
+            make()
             with pytest.raises(RuntimeError, match=rf"\[load\].*{name}"):
                 open_native(copied)
-            if not (copied / name).exists():
-                os.mkfifo(copied / name)
-        (copied / name).unlink()
-        (copied / name).write_bytes(data)
+            path.unlink(missing_ok=True)
+        moved.rename(path)
     open_native(copied)

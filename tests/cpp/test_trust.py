@@ -74,16 +74,6 @@ def test_an_account_of_facts_in_another_form_says_so(facts: dict) -> None:
     assert backends.describe_engine("tensorrt", facts) == ["what the manifest says of the engine has another form"]
 
 
-def test_a_link_in_place_of_a_file_is_refused(copied: Path, open_native) -> None:
-    target = copied.parent / "elsewhere.bin"
-    (copied / "engine.bin").rename(target)
-    (copied / "engine.bin").symlink_to(target)
-    with pytest.raises(EdgeError, match=r"\[load\].*engine\.bin"):
-        Engine.load(copied)
-    with pytest.raises(RuntimeError, match=r"\[load\].*engine\.bin"):
-        open_native(copied)
-
-
 def test_a_file_that_stands_beside_the_listed_ones_is_not_taken(copied: Path, open_native) -> None:
     (copied / "engine.plugin.so").write_bytes(b"\x7fELF")
     with pytest.raises(EdgeError, match=r"engine\.plugin\.so"):
