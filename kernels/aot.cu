@@ -5,6 +5,7 @@
 //   edge_region_boxes           grid x = 2 * B * K                                      block x = 256
 //   edge_roi_resize_<in>_<out>  grid x = ceil(size / columns * ceil(size / 8) / 128)    block x = 128    grid y = B * K
 //                               columns: fp32 linear 1, fp16 linear 2, int8 linear 4, packed formats 1
+//   edge_roi_resize_owned_<in>_<out>  the same with a third input, the owner of each box; grid y = R
 //
 // size must be a multiple of 4 (model inputs are multiples of 32). No shared memory is asked for at launch.
 
@@ -20,31 +21,38 @@ extern "C" __global__ void __launch_bounds__(edge::kRegionBoxesThreads)
 namespace edge {
 
 template <typename In, typename Out, Layout LAYOUT>
-__device__ __forceinline__ void resize_block(const RoiResize& op, const In* image, const float* boxes, Out* out) {
+__device__ __forceinline__ void resize_block(const RoiResize& op, const In* image, const float* boxes, const int* owner,
+                                             Out* out) {
     constexpr int kWide = kColumns<Out, LAYOUT>;
     const int tile = blockIdx.x * blockDim.x + threadIdx.x;
     if (tile >= tiles_per_crop<kWide, kRows>(op.size)) return;
-    roi_resize_tile<In, Out, LAYOUT, kWide, kRows>(op, image, boxes, blockIdx.y, tile, out);
+    roi_resize_tile<In, Out, LAYOUT, kWide, kRows>(op, image, boxes, owner, blockIdx.y, tile, out);
 }
 
 }  // namespace edge
 
-#define EDGE_ROI_RESIZE(name, In, Out, layout)                                                                  \
-    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads)                                       \
-        name(const In* __restrict__ image, const float* __restrict__ boxes, int regions, int height, int width, \
-             int size, int inverse_scale_bits, Out* __restrict__ out) {                                         \
-        edge::resize_block<In, Out, edge::Layout::layout>(                                                      \
-            {regions, height, width, size, edge::float_of(inverse_scale_bits)}, image, boxes, out);             \
+#define EDGE_ROI_RESIZE(form, In, Out, layout)                                                                         \
+    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads)                                              \
+        edge_roi_resize_##form(const In* __restrict__ image, const float* __restrict__ boxes, int regions, int height, \
+                               int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                   \
+        const edge::RoiResize op = {0, regions, height, width, size, edge::float_of(inverse_scale_bits)};              \
+        edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, nullptr, out);                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads) edge_roi_resize_owned_##form(                \
+        const In* __restrict__ image, const float* __restrict__ boxes, const int* __restrict__ owner, int images,      \
+        int height, int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                              \
+        const edge::RoiResize op = {images, 0, height, width, size, edge::float_of(inverse_scale_bits)};               \
+        edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, owner, out);                               \
     }
 
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_fp32_linear, float, float, kLinear)
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_fp16_linear, float, __half, kLinear)
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_fp16_hwc8, float, __half, kHwc8)
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_int8_linear, float, signed char, kLinear)
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_int8_chw4, float, signed char, kChw4)
-EDGE_ROI_RESIZE(edge_roi_resize_fp32_int8_chw32, float, signed char, kChw32)
-EDGE_ROI_RESIZE(edge_roi_resize_fp16_fp16_linear, __half, __half, kLinear)
-EDGE_ROI_RESIZE(edge_roi_resize_fp16_fp16_hwc8, __half, __half, kHwc8)
-EDGE_ROI_RESIZE(edge_roi_resize_fp16_int8_linear, __half, signed char, kLinear)
-EDGE_ROI_RESIZE(edge_roi_resize_fp16_int8_chw4, __half, signed char, kChw4)
-EDGE_ROI_RESIZE(edge_roi_resize_fp16_int8_chw32, __half, signed char, kChw32)
+EDGE_ROI_RESIZE(fp32_fp32_linear, float, float, kLinear)
+EDGE_ROI_RESIZE(fp32_fp16_linear, float, __half, kLinear)
+EDGE_ROI_RESIZE(fp32_fp16_hwc8, float, __half, kHwc8)
+EDGE_ROI_RESIZE(fp32_int8_linear, float, signed char, kLinear)
+EDGE_ROI_RESIZE(fp32_int8_chw4, float, signed char, kChw4)
+EDGE_ROI_RESIZE(fp32_int8_chw32, float, signed char, kChw32)
+EDGE_ROI_RESIZE(fp16_fp16_linear, __half, __half, kLinear)
+EDGE_ROI_RESIZE(fp16_fp16_hwc8, __half, __half, kHwc8)
+EDGE_ROI_RESIZE(fp16_int8_linear, __half, signed char, kLinear)
+EDGE_ROI_RESIZE(fp16_int8_chw4, __half, signed char, kChw4)
+EDGE_ROI_RESIZE(fp16_int8_chw32, __half, signed char, kChw32)

@@ -22,51 +22,54 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaSt
 }
 
 template <typename In, typename Out, Layout LAYOUT, int COLUMNS>
-cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out,
-                   cudaStream_t stream) {
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
+                   void* out, cudaStream_t stream) {
     const int tiles = edge::tiles_per_crop<COLUMNS, edge::kRows>(op.size);
     const dim3 grid(edge::ceil_div(tiles, edge::kRoiResizeThreads), crops);
     return launch(edge::roi_resize_kernel<In, Out, LAYOUT, COLUMNS>, grid, edge::kRoiResizeThreads, stream, op,
-                  static_cast<const In*>(image), boxes, static_cast<Out*>(out));
+                  static_cast<const In*>(image), boxes, owner, static_cast<Out*>(out));
 }
 
 template <typename In, typename Out, Layout LAYOUT>
-cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out,
-                   cudaStream_t stream) {
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
+                   void* out, cudaStream_t stream) {
     constexpr int kWide = edge::kColumns<Out, LAYOUT>;
     const bool fits = op.size % kWide == 0;
-    return fits ? resize<In, Out, LAYOUT, kWide>(op, image, boxes, crops, out, stream)
-                : resize<In, Out, LAYOUT, 1>(op, image, boxes, crops, out, stream);
+    return fits ? resize<In, Out, LAYOUT, kWide>(op, image, boxes, owner, crops, out, stream)
+                : resize<In, Out, LAYOUT, 1>(op, image, boxes, owner, crops, out, stream);
 }
 
 template <typename In>
-cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, int crops, int format, void* out,
-                   cudaStream_t stream) {
+cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
+                   int format, void* out, cudaStream_t stream) {
     switch (format) {
-        case EDGE_FP32_LINEAR: return resize<In, float, Layout::kLinear>(op, image, boxes, crops, out, stream);
-        case EDGE_FP16_LINEAR: return resize<In, __half, Layout::kLinear>(op, image, boxes, crops, out, stream);
-        case EDGE_FP16_HWC8: return resize<In, __half, Layout::kHwc8>(op, image, boxes, crops, out, stream);
-        case EDGE_INT8_LINEAR: return resize<In, signed char, Layout::kLinear>(op, image, boxes, crops, out, stream);
-        case EDGE_INT8_CHW4: return resize<In, signed char, Layout::kChw4>(op, image, boxes, crops, out, stream);
-        case EDGE_INT8_CHW32: return resize<In, signed char, Layout::kChw32>(op, image, boxes, crops, out, stream);
+        case EDGE_FP32_LINEAR: return resize<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
+        case EDGE_FP16_LINEAR: return resize<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
+        case EDGE_FP16_HWC8: return resize<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out, stream);
+        case EDGE_INT8_LINEAR:
+            return resize<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
+        case EDGE_INT8_CHW4: return resize<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out, stream);
+        case EDGE_INT8_CHW32:
+            return resize<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out, stream);
         default: return cudaErrorInvalidValue;
     }
 }
 
 }  // namespace
 
-extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions,
-                               int height, int width, int size, float scale, int format, void* out,
+extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images,
+                               int crops, int height, int width, int size, float scale, int format, void* out,
                                cudaStream_t stream) {
     if (crops == 0) return cudaSuccess;
     const bool quantised = format >= EDGE_INT8_LINEAR;
-    if (crops < 0 || crops > kMaxCrops || regions < 1 || height < 1 || width < 1 || size < 1 ||
+    const bool shared = owner != nullptr || (images > 0 && crops % images == 0);
+    if (crops < 0 || crops > kMaxCrops || images < 1 || !shared || height < 1 || width < 1 || size < 1 ||
         (quantised && !(scale > 0))) {
         return cudaErrorInvalidValue;
     }
-    const edge::RoiResize op = {regions, height, width, size, quantised ? 1.0f / scale : 1.0f};
-    return half_image ? resize<__half>(op, image, boxes, crops, format, out, stream)
-                      : resize<float>(op, image, boxes, crops, format, out, stream);
+    const edge::RoiResize op = {images, crops / images, height, width, size, quantised ? 1.0f / scale : 1.0f};
+    return half_image ? resize<__half>(op, image, boxes, owner, crops, format, out, stream)
+                      : resize<float>(op, image, boxes, owner, crops, format, out, stream);
 }
 
 extern "C" int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,

@@ -41,6 +41,14 @@ EDGE_FUNCTION float read(const float* address) {
 #endif
 }
 
+EDGE_FUNCTION int read(const int* address) {
+#if defined(__CUDA_ARCH__)
+    return __ldg(address);
+#else
+    return *address;
+#endif
+}
+
 EDGE_FUNCTION float read(const __half* address) {
 #if defined(__CUDA_ARCH__)
     return __half2float(__ldg(address));

@@ -49,7 +49,7 @@ class Launches:
     def roi_resize(self, image: Tensor, boxes: Tensor, out: Tensor, form: int) -> None:
         code = self.library.edge_roi_resize(
             ctypes.c_void_p(image.data_ptr()), int(image.dtype == torch.float16), ctypes.c_void_p(boxes.data_ptr()),
-            boxes.shape[0] * boxes.shape[1], boxes.shape[1], image.shape[2], image.shape[3], out.shape[2],
+            None, boxes.shape[0], boxes.shape[0] * boxes.shape[1], image.shape[2], image.shape[3], out.shape[2],
             ctypes.c_float(SCALE), form, ctypes.c_void_p(out.data_ptr()), stream(),
         )  # fmt: skip
         if code != 0:

@@ -82,7 +82,7 @@ int main(int, char** argv) {
     }
     edge::reference::region_boxes(maps.data(), crops, grid, size, 0.5f, boxes.data());
     std::vector<double> truth(static_cast<size_t>(crops) * 3 * size * size);
-    edge::reference::roi_resize(image.data(), boxes.data(), batch, regions, size, size, size, truth.data());
+    edge::reference::roi_resize(image.data(), boxes.data(), nullptr, batch, crops, size, size, size, truth.data());
 
     IPluginV3OneRuntime* find = make(creators[0], size, "threshold", 0.5f);
     IPluginV3OneRuntime* resize = make(creators[1], size, "scale", 0.0f);

@@ -28,7 +28,7 @@ version 7 makes two columns and 32 rows: fewer source rows read twice, fewer thr
 
 #include "ladder.h"                // defines: CUDA_CHECK, DeviceArray, cold_microseconds, copy_bandwidth, print_timing
 #include "roi_resize/reference.h"  // defines: edge::reference::roi_resize
-#include "roi_resize/roi_resize.cuh"  // defines: roi_resize_tile, make_axis, taps_at, lerp, read, Layout
+#include "roi_resize/roi_resize.cuh"  // defines: roi_resize_tile, make_axis, image_of, taps_at, lerp, read
 
 using edge::RoiResize;
 
@@ -37,7 +37,8 @@ using edge::RoiResize;
 
 // ----------------------------------------------------------------------------
 // GPU kernels
-// image is (B, 3, height, width), boxes is (B * regions, 4), out is (B * regions, 3, size, size)
+// image is (B, 3, height, width), boxes is (B * regions, 4), owner is (B * regions) or null, out is (B * regions, 3,
+// size, size)
 
 __device__ float sample(const RoiResize& op, const __half* plane, edge::Taps across, edge::Taps down) {
     const __half *upper = plane + down.lower * op.width, *lower = plane + down.upper * op.width;
@@ -46,11 +47,12 @@ __device__ float sample(const RoiResize& op, const __half* plane, edge::Taps acr
     return edge::lerp(above, below, down.weight);
 }
 
-__device__ const __half* plane_of(const RoiResize& op, const __half* image, int crop, int channel) {
-    return image + (static_cast<size_t>(crop / op.regions) * 3 + channel) * op.height * op.width;
+__device__ const __half* plane_of(const RoiResize& op, const __half* image, const int* owner, int crop, int channel) {
+    return image + (static_cast<size_t>(edge::image_of(op, owner, crop)) * 3 + channel) * op.height * op.width;
 }
 
-__global__ void roi_resize_kernel1(RoiResize op, const __half* image, const float* boxes, __half* out, int crops) {
+__global__ void roi_resize_kernel1(RoiResize op, const __half* image, const float* boxes, const int* owner, __half* out,
+                                   int crops) {
     const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     const size_t plane = static_cast<size_t>(op.size) * op.size;
     if (index >= crops * 3 * plane) return;
@@ -59,10 +61,11 @@ __global__ void roi_resize_kernel1(RoiResize op, const __half* image, const floa
     const float* box = boxes + crop * 4;
     const edge::Taps across = edge::taps_at(edge::make_axis(box[0], box[2], op.width, op.size), column);
     const edge::Taps down = edge::taps_at(edge::make_axis(box[1], box[3], op.height, op.size), row);
-    out[index] = __float2half_rn(sample(op, plane_of(op, image, crop, channel), across, down));
+    out[index] = __float2half_rn(sample(op, plane_of(op, image, owner, crop, channel), across, down));
 }
 
-__global__ void roi_resize_kernel2(RoiResize op, const __half* image, const float* boxes, __half* out, int crops) {
+__global__ void roi_resize_kernel2(RoiResize op, const __half* image, const float* boxes, const int* owner, __half* out,
+                                   int crops) {
     const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     const size_t plane = static_cast<size_t>(op.size) * op.size;
     if (index >= crops * plane) return;
@@ -72,11 +75,12 @@ __global__ void roi_resize_kernel2(RoiResize op, const __half* image, const floa
     const edge::Taps down = edge::taps_at(edge::make_axis(box[1], box[3], op.height, op.size), row);
     for (int channel = 0; channel < 3; ++channel) {
         out[(static_cast<size_t>(crop) * 3 + channel) * plane + row * op.size + column] =
-            __float2half_rn(sample(op, plane_of(op, image, crop, channel), across, down));
+            __float2half_rn(sample(op, plane_of(op, image, owner, crop, channel), across, down));
     }
 }
 
-__global__ void roi_resize_kernel3(RoiResize op, const __half* image, const float* boxes, __half* out, int crops) {
+__global__ void roi_resize_kernel3(RoiResize op, const __half* image, const float* boxes, const int* owner, __half* out,
+                                   int crops) {
     const size_t index = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     const size_t plane = static_cast<size_t>(op.size) * op.size;
     if (index >= crops * plane / 2) return;
@@ -87,7 +91,7 @@ __global__ void roi_resize_kernel3(RoiResize op, const __half* image, const floa
     const edge::Taps left = edge::taps_at(horizontal, column), right = edge::taps_at(horizontal, column + 1);
     const edge::Taps down = edge::taps_at(edge::make_axis(box[1], box[3], op.height, op.size), row);
     for (int channel = 0; channel < 3; ++channel) {
-        const __half* pixels = plane_of(op, image, crop, channel);
+        const __half* pixels = plane_of(op, image, owner, crop, channel);
         __half* address = out + (static_cast<size_t>(crop) * 3 + channel) * plane + row * op.size + column;
         *reinterpret_cast<__half2*>(address) =
             __floats2half2_rn(sample(op, pixels, left, down), sample(op, pixels, right, down));
@@ -96,11 +100,11 @@ __global__ void roi_resize_kernel3(RoiResize op, const __half* image, const floa
 
 // Versions 4 to 7 differ in the tile of a thread only.
 template <int COLUMNS, int ROWS>
-__global__ void roi_resize_tiles(RoiResize op, const __half* image, const float* boxes, __half* out) {
+__global__ void roi_resize_tiles(RoiResize op, const __half* image, const float* boxes, const int* owner, __half* out) {
     const int tile = blockIdx.x * blockDim.x + threadIdx.x;
     if (tile >= edge::tiles_per_crop<COLUMNS, ROWS>(op.size)) return;
-    edge::roi_resize_tile<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS>(op, image, boxes, blockIdx.y, tile,
-                                                                                out);
+    edge::roi_resize_tile<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS>(op, image, boxes, owner, blockIdx.y,
+                                                                                tile, out);
 }
 
 // ----------------------------------------------------------------------------
@@ -110,36 +114,37 @@ struct Problem {
     int batch, regions, size;
     int crops() const { return batch * regions; }
     size_t pixels() const { return static_cast<size_t>(crops()) * size * size; }
-    RoiResize op() const { return {regions, size, size, size, 1.0f}; }
+    RoiResize op() const { return {batch, regions, size, size, size, 1.0f}; }
 };
 
-using Elementwise = void (*)(RoiResize, const __half*, const float*, __half*, int);
+using Elementwise = void (*)(RoiResize, const __half*, const float*, const int*, __half*, int);
 
 void launch_elements(Elementwise kernel, const Problem& problem, size_t threads, const __half* image,
-                     const float* boxes, __half* out, int block_size) {
+                     const float* boxes, const int* owner, __half* out, int block_size) {
     const unsigned blocks = static_cast<unsigned>((threads + block_size - 1) / block_size);
-    kernel<<<blocks, block_size>>>(problem.op(), image, boxes, out, problem.crops());
+    kernel<<<blocks, block_size>>>(problem.op(), image, boxes, owner, out, problem.crops());
 }
 
 template <int COLUMNS, int ROWS>
-void launch_tiles(const Problem& problem, const __half* image, const float* boxes, __half* out, int block_size) {
+void launch_tiles(const Problem& problem, const __half* image, const float* boxes, const int* owner, __half* out,
+                  int block_size) {
     const int tiles = edge::tiles_per_crop<COLUMNS, ROWS>(problem.size);
     const dim3 grid(edge::ceil_div(tiles, block_size), problem.crops());
-    roi_resize_tiles<COLUMNS, ROWS><<<grid, block_size>>>(problem.op(), image, boxes, out);
+    roi_resize_tiles<COLUMNS, ROWS><<<grid, block_size>>>(problem.op(), image, boxes, owner, out);
 }
 
 // kernel version dispatch
-void roi_resize(int version, const Problem& problem, const __half* image, const float* boxes, __half* out,
-                int block_size) {
+void roi_resize(int version, const Problem& problem, const __half* image, const float* boxes, const int* owner,
+                __half* out, int block_size) {
     const size_t pixels = problem.pixels();
     switch (version) {
-        case 1: launch_elements(roi_resize_kernel1, problem, pixels * 3, image, boxes, out, block_size); break;
-        case 2: launch_elements(roi_resize_kernel2, problem, pixels, image, boxes, out, block_size); break;
-        case 3: launch_elements(roi_resize_kernel3, problem, pixels / 2, image, boxes, out, block_size); break;
-        case 4: launch_tiles<1, 8>(problem, image, boxes, out, block_size); break;
-        case 5: launch_tiles<2, 8>(problem, image, boxes, out, block_size); break;
-        case 6: launch_tiles<8, 8>(problem, image, boxes, out, block_size); break;
-        case 7: launch_tiles<2, 32>(problem, image, boxes, out, block_size); break;
+        case 1: launch_elements(roi_resize_kernel1, problem, pixels * 3, image, boxes, owner, out, block_size); break;
+        case 2: launch_elements(roi_resize_kernel2, problem, pixels, image, boxes, owner, out, block_size); break;
+        case 3: launch_elements(roi_resize_kernel3, problem, pixels / 2, image, boxes, owner, out, block_size); break;
+        case 4: launch_tiles<1, 8>(problem, image, boxes, owner, out, block_size); break;
+        case 5: launch_tiles<2, 8>(problem, image, boxes, owner, out, block_size); break;
+        case 6: launch_tiles<8, 8>(problem, image, boxes, owner, out, block_size); break;
+        case 7: launch_tiles<2, 32>(problem, image, boxes, owner, out, block_size); break;
         default: std::printf("version must be 1 to 7, got %d\n", version); std::exit(EXIT_FAILURE);
     }
     CUDA_CHECK(cudaGetLastError());
@@ -207,7 +212,7 @@ int main(int argc, char** argv) {
         else
             first = last = std::atoi(argv[i]);
     }
-    const Problem problem = small ? Problem{1, 3, 64} : Problem{8, 4, 448};
+    const Problem problem = small ? Problem{2, 3, 64} : Problem{8, 4, 448};
     print_device();
 
     std::mt19937 random(0);
@@ -218,18 +223,29 @@ int main(int argc, char** argv) {
 
     // The reference sees the image as rounded to fp16, so that only the kernel's own error is measured.
     const std::vector<float> exact(image.begin(), image.end());
-    std::vector<double> truth(problem.pixels() * 3);
-    edge::reference::roi_resize(exact.data(), boxes.data(), problem.batch, problem.regions, problem.size, problem.size,
-                                problem.size, truth.data());
+    // Boxes of each image in turn, and of images in any order.
+    std::vector<int> owner(problem.crops());
+    for (int i = 0; i < problem.crops(); ++i) owner[i] = (i * 5 + 2) % problem.batch;
+    std::vector<double> truth(problem.pixels() * 3), owned_truth(truth.size());
+    const auto make_truth = [&](const int* owner, std::vector<double>& truth) {
+        edge::reference::roi_resize(exact.data(), boxes.data(), owner, problem.batch, problem.crops(), problem.size,
+                                    problem.size, problem.size, truth.data());
+    };
+    make_truth(nullptr, truth);
+    make_truth(owner.data(), owned_truth);
 
     DeviceArray<__half> device_image(image), device_out(truth.size());
     DeviceArray<float> device_boxes(boxes);
+    DeviceArray<int> device_owner(owner);
     const int block_sizes[] = {32, 64, 128, 256, 512};
     for (int version = first; version <= last; ++version) {
         for (int block_size : block_sizes) {
-            device_out.poison();
-            roi_resize(version, problem, device_image.data, device_boxes.data, device_out.data, block_size);
-            check(version, block_size, device_out.values(), truth);
+            for (const bool owned : {false, true}) {
+                device_out.poison();
+                roi_resize(version, problem, device_image.data, device_boxes.data, owned ? device_owner.data : nullptr,
+                           device_out.data, block_size);
+                check(version, block_size, device_out.values(), owned ? owned_truth : truth);
+            }
         }
     }
     if (small) return EXIT_SUCCESS;
@@ -239,7 +255,8 @@ int main(int argc, char** argv) {
     for (int version = first; version <= last; ++version) {
         for (int block_size : block_sizes) {
             const double time = cold_microseconds([&] {
-                roi_resize(version, problem, device_image.data, device_boxes.data, device_out.data, block_size);
+                roi_resize(version, problem, device_image.data, device_boxes.data, nullptr, device_out.data,
+                           block_size);
             });
             print_timing(version, block_size, time, bytes, bandwidth);
         }

@@ -1,7 +1,8 @@
 // RoiResize on the CPU: the ground truth that every version is checked against.
 //
-// image is (B, 3, height, width), boxes is (B * regions, 4): x1 y1 x2 y2 in pixels, x2/y2 exclusive
-// out is (B * regions, 3, size, size); region r is cut from image r / regions
+// image is (images, 3, height, width), boxes is (crops, 4): x1 y1 x2 y2 in pixels, x2/y2 exclusive
+// owner is (crops), the image of each box, clamped to those there are; or null: crops / images boxes of each in turn
+// out is (crops, 3, size, size)
 //
 // Bilinear with aligned corners (Gao and Zhou, "Learning to Discover Multi-Class Attentional Regions", TIP 2021):
 // output row i samples source row y1 + i * (y2 - 1 - y1) / (size - 1). Everything is computed in double, in the
@@ -32,11 +33,12 @@ inline double roi_sample(const float* plane, int height, int width, const float*
     return (1 - down) * top + down * bottom;
 }
 
-inline void roi_resize(const float* image, const float* boxes, int batch, int regions, int height, int width, int size,
-                       double* out) {
-    for (int crop = 0; crop < batch * regions; ++crop) {
+inline void roi_resize(const float* image, const float* boxes, const int* owner, int images, int crops, int height,
+                       int width, int size, double* out) {
+    for (int crop = 0; crop < crops; ++crop) {
+        const int own = owner ? std::min(std::max(owner[crop], 0), images - 1) : crop / (crops / images);
         for (int channel = 0; channel < 3; ++channel) {
-            const float* plane = image + (static_cast<size_t>(crop / regions) * 3 + channel) * height * width;
+            const float* plane = image + (static_cast<size_t>(own) * 3 + channel) * height * width;
             for (int row = 0; row < size; ++row) {
                 for (int column = 0; column < size; ++column) {
                     *out++ = roi_sample(plane, height, width, boxes + crop * 4, size, row, column);

@@ -1,8 +1,10 @@
 // RoiResize: cut a box out of an image and stretch it over the whole model input, bilinear with aligned corners.
 //
 // image is (B, 3, height, width), fp32 or fp16, linear
-// boxes is (B * regions, 4) fp32: x1 y1 x2 y2 in pixels, x2/y2 exclusive; read on the device, clamped to the image
-// out is (B * regions, 3, size, size) in one of
+// boxes is (crops, 4) fp32: x1 y1 x2 y2 in pixels, x2/y2 exclusive; read on the device, clamped to the image
+// owner is (crops) int32, the image of each box, clamped to those there are; or null: image b has the boxes from
+// b * regions on
+// out is (crops, 3, size, size) in one of
 //   Linear  fp32, fp16 or int8      (crop, channel, row, column)
 //   Hwc8    fp16                    (crop, row, column, 8), channels 3..7 zero
 //   Chw4    int8                    (crop, row, column, 4), channel 3 zero
@@ -25,7 +27,8 @@ constexpr int kChannels = 3;
 enum class Layout : int { kLinear = 0, kHwc8 = 1, kChw4 = 2, kChw32 = 3 };
 
 struct RoiResize {
-    int regions;          // crops per image
+    int images;           // with an owner: how many it may name
+    int regions;          // without: crops per image
     int height, width;    // of the source image
     int size;             // of the crop's output, both sides
     float inverse_scale;  // int8 only
@@ -144,10 +147,16 @@ EDGE_FUNCTION int tiles_per_crop(int size) {
     return ceil_div(size, COLUMNS) * ceil_div(size, ROWS);
 }
 
+EDGE_FUNCTION int image_of(const RoiResize& op, const int* owner, int crop) {
+    if (owner == nullptr) return crop / op.regions;
+    const int named = read(owner + crop), last = op.images - 1;
+    return named < 0 ? 0 : named < last ? named : last;
+}
+
 // Tile t of a crop: COLUMNS columns from t % across, ROWS rows from t / across. size is a multiple of COLUMNS.
 template <typename In, typename Out, Layout LAYOUT, int COLUMNS, int ROWS>
-EDGE_FUNCTION void roi_resize_tile(const RoiResize& op, const In* image, const float* boxes, int crop, int tile,
-                                   Out* out) {
+EDGE_FUNCTION void roi_resize_tile(const RoiResize& op, const In* image, const float* boxes, const int* owner, int crop,
+                                   int tile, Out* out) {
     const int across = ceil_div(op.size, COLUMNS);
     const int column = tile % across * COLUMNS;
     const int first_row = tile / across * ROWS;
@@ -159,7 +168,7 @@ EDGE_FUNCTION void roi_resize_tile(const RoiResize& op, const In* image, const f
     EDGE_UNROLL
     for (int i = 0; i < COLUMNS; ++i) taps[i] = taps_at(horizontal, column + i);
 
-    const In* source = image + static_cast<size_t>(crop / op.regions) * kChannels * op.height * op.width;
+    const In* source = image + static_cast<size_t>(image_of(op, owner, crop)) * kChannels * op.height * op.width;
     const auto read_row = [&](int row, float (&line)[kChannels][COLUMNS]) {
         EDGE_UNROLL
         for (int channel = 0; channel < kChannels; ++channel) {
@@ -210,10 +219,10 @@ constexpr int kRoiResizeThreads = 128;
 // Grid: x covers the tiles of a crop, y is the crop.
 template <typename In, typename Out, Layout LAYOUT, int COLUMNS = kColumns<Out, LAYOUT>, int ROWS = kRows>
 __global__ void roi_resize_kernel(RoiResize op, const In* __restrict__ image, const float* __restrict__ boxes,
-                                  Out* __restrict__ out) {
+                                  const int* __restrict__ owner, Out* __restrict__ out) {
     const int tile = blockIdx.x * blockDim.x + threadIdx.x;
     if (tile >= tiles_per_crop<COLUMNS, ROWS>(op.size)) return;
-    roi_resize_tile<In, Out, LAYOUT, COLUMNS, ROWS>(op, image, boxes, blockIdx.y, tile, out);
+    roi_resize_tile<In, Out, LAYOUT, COLUMNS, ROWS>(op, image, boxes, owner, blockIdx.y, tile, out);
 }
 
 #endif

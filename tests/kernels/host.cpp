@@ -18,34 +18,35 @@ struct EachLane {
 };
 
 template <typename In, typename Out, edge::Layout LAYOUT>
-void run(const edge::RoiResize& op, const void* image, const float* boxes, int crops, void* out) {
+void run(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops, void* out) {
     constexpr int kColumns = edge::kColumns<Out, LAYOUT>;
     const auto* pixels = static_cast<const In*>(image);
     for (int crop = 0; crop < crops; ++crop) {
         if (op.size % kColumns != 0) {
             for (int tile = 0; tile < edge::tiles_per_crop<1, edge::kRows>(op.size); ++tile) {
-                edge::roi_resize_tile<In, Out, LAYOUT, 1, edge::kRows>(op, pixels, boxes, crop, tile,
+                edge::roi_resize_tile<In, Out, LAYOUT, 1, edge::kRows>(op, pixels, boxes, owner, crop, tile,
                                                                        static_cast<Out*>(out));
             }
             continue;
         }
         for (int tile = 0; tile < edge::tiles_per_crop<kColumns, edge::kRows>(op.size); ++tile) {
-            edge::roi_resize_tile<In, Out, LAYOUT, kColumns, edge::kRows>(op, pixels, boxes, crop, tile,
+            edge::roi_resize_tile<In, Out, LAYOUT, kColumns, edge::kRows>(op, pixels, boxes, owner, crop, tile,
                                                                           static_cast<Out*>(out));
         }
     }
 }
 
 template <typename In>
-int run_format(const edge::RoiResize& op, const void* image, const float* boxes, int crops, int format, void* out) {
+int run_format(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
+               int format, void* out) {
     using edge::Layout;
     switch (format) {
-        case 0: run<In, float, Layout::kLinear>(op, image, boxes, crops, out); return 0;
-        case 1: run<In, __half, Layout::kLinear>(op, image, boxes, crops, out); return 0;
-        case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, crops, out); return 0;
-        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, crops, out); return 0;
-        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, crops, out); return 0;
-        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, crops, out); return 0;
+        case 0: run<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
+        case 1: run<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
+        case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out); return 0;
+        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
+        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out); return 0;
+        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out); return 0;
         default: return 1;
     }
 }
@@ -54,17 +55,17 @@ int run_format(const edge::RoiResize& op, const void* image, const float* boxes,
 
 extern "C" {
 
-void reference_roi_resize(const float* image, const float* boxes, int batch, int regions, int height, int width,
-                          int size, double* out) {
-    edge::reference::roi_resize(image, boxes, batch, regions, height, width, size, out);
+void reference_roi_resize(const float* image, const float* boxes, const int* owner, int images, int crops, int height,
+                          int width, int size, double* out) {
+    edge::reference::roi_resize(image, boxes, owner, images, crops, height, width, size, out);
 }
 
 // half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 5 in the order of run_format.
-int kernel_roi_resize(const void* image, int half_image, const float* boxes, int batch, int regions, int height,
-                      int width, int size, float scale, int format, void* out) {
-    const edge::RoiResize op = {regions, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
-    return half_image ? run_format<__half>(op, image, boxes, batch * regions, format, out)
-                      : run_format<float>(op, image, boxes, batch * regions, format, out);
+int kernel_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images, int crops,
+                      int height, int width, int size, float scale, int format, void* out) {
+    const edge::RoiResize op = {images, crops / images, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
+    return half_image ? run_format<__half>(op, image, boxes, owner, crops, format, out)
+                      : run_format<float>(op, image, boxes, owner, crops, format, out);
 }
 
 void reference_bounds(const float* profiles, int count, int length, float threshold, int* intervals) {

@@ -4,6 +4,7 @@
 
 #include <NvInfer.h>
 
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -24,20 +25,20 @@ static int failures = 0;
 // what the plugin launches
 
 static struct {
-    int calls, half_image, crops, regions, height, width, size, format, count, grid;
+    int calls, half_image, images, crops, height, width, size, format, count, grid;
     float scale, threshold;
-    const void *image, *boxes;
+    const void *image, *boxes, *owner;
     void* out;
     cudaStream_t stream;
 } launched;
 
-extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, int crops, int regions,
-                               int height, int width, int size, float scale, int format, void* out,
+extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images,
+                               int crops, int height, int width, int size, float scale, int format, void* out,
                                cudaStream_t stream) {
     launched = {launched.calls + 1,
                 half_image,
+                images,
                 crops,
-                regions,
                 height,
                 width,
                 size,
@@ -48,6 +49,7 @@ extern "C" int edge_roi_resize(const void* image, int half_image, const float* b
                 0,
                 image,
                 boxes,
+                owner,
                 out,
                 stream};
     return 0;
@@ -55,7 +57,8 @@ extern "C" int edge_roi_resize(const void* image, int half_image, const float* b
 
 extern "C" int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,
                                  cudaStream_t stream) {
-    launched = {launched.calls + 1, 0, 0, 0, 0, 0, size, 0, count, grid, 0, threshold, maps, nullptr, boxes, stream};
+    launched = {launched.calls + 1, 0,    0,       0,       0,     0,     size, 0, count, grid, 0,
+                threshold,          maps, nullptr, nullptr, boxes, stream};
     return 0;
 }
 
@@ -226,6 +229,50 @@ static void check_region_boxes(IPluginCreatorV3One* creator) {
     }
 }
 
+// The third input: boxes of one rank less, and an owner for each.
+static void check_owner(const Plugin& plugin) {
+    Numbers numbers;
+    const DimsExprs in[] = {symbols({8, 3, 448, 448}), symbols({5, 4}), symbols({5})};
+    DimsExprs out[1] = {};
+    EXPECT(plugin.build->getOutputShapes(in, 3, nullptr, 0, out, 1, numbers) == 0);
+    const int64_t expected[] = {5, 3, 448, 448};
+    EXPECT(out[0].nbDims == 4);
+    for (int i = 0; i < 4; ++i) EXPECT(out[0].d[i]->getConstantValue() == expected[i]);
+    EXPECT(plugin.build->getOutputShapes(in, 2, nullptr, 0, out, 1, numbers) != 0);
+
+    const DataType full = DataType::kFLOAT, half = DataType::kHALF, whole = DataType::kINT32;
+    DataType type = DataType::kINT8;
+    const DataType types[] = {half, full, whole}, wrong_types[] = {half, full, full};
+    EXPECT(plugin.build->getOutputDataTypes(&type, 1, types, 3) == 0 && type == half);
+    EXPECT(plugin.build->getOutputDataTypes(&type, 1, wrong_types, 3) != 0);
+
+    const PluginTensorDesc image = tensor(dims({8, 3, 448, 448}), half), boxes = tensor(dims({5, 4}), full);
+    const PluginTensorDesc owner = tensor(dims({5}), whole), crops = tensor(dims({5, 3, 448, 448}), half);
+    EXPECT(supports(plugin, {image, boxes, owner, crops}));
+    EXPECT(supports(plugin, {image, boxes, owner, tensor(crops.dims, half, TensorFormat::kHWC8)}));
+    EXPECT(!supports(plugin, {image, boxes, tensor(owner.dims, DataType::kINT64), crops}));
+    EXPECT(!supports(plugin, {image, boxes, tensor(owner.dims, whole, TensorFormat::kHWC8), crops}));
+    EXPECT(!supports(plugin, {image, boxes, owner, tensor(crops.dims, full)}));
+
+    DynamicPluginTensorDesc described[3] = {};
+    for (int i = 0; i < 3; ++i) described[i].desc = std::array{image, boxes, owner}[i];
+    described[1].desc.dims.d[0] = described[2].desc.dims.d[0] = -1;
+    EXPECT(plugin.build->configurePlugin(described, 3, nullptr, 1) == 0);
+    EXPECT(plugin.build->configurePlugin(described, 2, nullptr, 1) != 0);
+    described[1].desc.dims = dims({8, -1, 4});
+    EXPECT(plugin.build->configurePlugin(described, 3, nullptr, 1) != 0);
+    EXPECT(plugin.build->configurePlugin(described, 2, nullptr, 1) == 0);
+
+    const PluginTensorDesc inputs[] = {image, boxes, owner};
+    const void* addresses[] = {reinterpret_cast<void*>(0x100), reinterpret_cast<void*>(0x200),
+                               reinterpret_cast<void*>(0x300)};
+    void* outputs[] = {reinterpret_cast<void*>(0x400)};
+    EXPECT(plugin.runtime->enqueue(inputs, &crops, addresses, outputs, nullptr, nullptr) == 0);
+    EXPECT(launched.images == 8 && launched.crops == 5 && launched.half_image && launched.format == EDGE_FP16_LINEAR);
+    EXPECT(launched.image == addresses[0] && launched.boxes == addresses[1] && launched.owner == addresses[2]);
+    EXPECT(launched.out == outputs[0]);
+}
+
 static void check_roi_resize(IPluginCreatorV3One* creator) {
     const Plugin plain(create(creator, 448, "scale", 0.0f)), quantised(create(creator, 256, "scale", 0.02f));
     Numbers numbers;
@@ -250,6 +297,8 @@ static void check_roi_resize(IPluginCreatorV3One* creator) {
     EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) == 0);
     described[0].desc.dims = dims({-1, 4, 448, 448});
     EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) != 0);
+
+    check_owner(plain);
 
     // Every type and format TensorRT knows of: exactly those the kernel writes are offered.
     const Dims image = dims({8, 3, 448, 448}), crops = dims({32, 3, 448, 448});
@@ -278,7 +327,7 @@ static void check_roi_resize(IPluginCreatorV3One* creator) {
                                         : made.format == TensorFormat::kCHW4 ? EDGE_INT8_CHW4
                                                                              : EDGE_INT8_CHW32;
                     EXPECT(launched.format == written && launched.half_image == (source.type == half));
-                    EXPECT(launched.crops == 32 && launched.regions == 4);
+                    EXPECT(launched.crops == 32 && launched.images == 8 && !launched.owner);
                     EXPECT(launched.height == 448 && launched.width == 448);
                     EXPECT(launched.image == addresses[0] && launched.boxes == addresses[1]);
                     EXPECT(launched.out == outputs[0] && launched.size == (plugin == &plain ? 448 : 256));

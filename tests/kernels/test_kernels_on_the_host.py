@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from edge.ops import region_boxes
+from edge.ops import region_boxes, roi_resize
 
 FORMATS = {"fp32 linear": 0, "fp16 linear": 1, "fp16 hwc8": 2, "int8 linear": 3, "int8 chw4": 4, "int8 chw32": 5}
 SCALE = 0.0187  # of the int8 formats: about 127 steps for normalised pixels
@@ -23,25 +23,35 @@ def pointer(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def reference_crop(host: ctypes.CDLL, image: Array, boxes: Array, size: int) -> Array:
-    """image (B, 3, H, W) float32, boxes (B, K, 4) float32 -> (B * K, 3, size, size) float64."""
+def reference_crop(host: ctypes.CDLL, image: Array, boxes: Array, size: int, owner: Array | None = None) -> Array:
+    """image (B, 3, H, W) float32, boxes (B, K, 4) float32, or (R, 4) with owner (R) int32 -> (crops, 3, size, size) float64."""
     batch, _, height, width = image.shape
-    out = np.full((batch * boxes.shape[1], 3, size, size), np.nan)
-    host.reference_roi_resize(pointer(image), pointer(boxes), batch, boxes.shape[1], height, width, size, pointer(out))
+    crops = boxes.size // 4
+    out = np.full((crops, 3, size, size), np.nan)
+    own = None if owner is None else pointer(owner)
+    host.reference_roi_resize(pointer(image), pointer(boxes), own, batch, crops, height, width, size, pointer(out))
     return out
 
 
-def kernel_crop(host: ctypes.CDLL, image: Array, boxes: Array, size: int, form: str = "fp32 linear", scale: float = SCALE) -> Array:
+def kernel_crop(
+    host: ctypes.CDLL,
+    image: Array,
+    boxes: Array,
+    size: int,
+    form: str = "fp32 linear",
+    scale: float = SCALE,
+    owner: Array | None = None,
+) -> Array:
     """As reference_crop; out in the layout of the format, poisoned before so that an unwritten element shows."""
     batch, _, height, width = image.shape
-    crops = batch * boxes.shape[1]
+    crops = boxes.size // 4
     kind, layout = form.split()
     dtype = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[kind]
     shape = (crops, 3, size, size) if layout == "linear" else (crops, size, size, int(layout.lstrip("hwc")))
     out = np.full(shape, np.nan if kind != "int8" else 85, dtype)
     code = host.kernel_roi_resize(
-        pointer(image), int(image.dtype == np.float16), pointer(boxes), batch, boxes.shape[1], height, width, size,
-        ctypes.c_float(scale), FORMATS[form], pointer(out),
+        pointer(image), int(image.dtype == np.float16), pointer(boxes), None if owner is None else pointer(owner),
+        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], pointer(out),
     )  # fmt: skip
     assert code == 0
     return out
@@ -125,6 +135,20 @@ def test_every_output_format_is_the_fp32_result_rounded_once(host: ctypes.CDLL, 
         np.testing.assert_array_equal(packed[..., :3], expected)
         assert packed.shape[-1] == channels
         assert not packed[..., 3:].any(), "padding channels must be zero"
+
+
+@pytest.mark.parametrize("owner", [[0, 1, 2], [2, 2, 0, 1, 0], [1], [-5, 3, 99]])
+def test_every_box_is_cut_from_its_owner_and_no_owner_reads_beside_the_images(host: ctypes.CDLL, owner: list[int]) -> None:
+    image, boxes = noise(3, 3, 64, 64), border_boxes(64, 20)[0, : len(owner)].copy()
+    owners = np.array(owner, np.int32)
+    truth = reference_crop(host, image, boxes, 64, owners)
+    clamped = owners.clip(0, 2)
+    np.testing.assert_allclose(truth, torch_crop(image[clamped], boxes[:, None], 64), atol=1e-12)
+    np.testing.assert_allclose(roi_resize.reference(image, boxes, clamped), truth, atol=1e-5)
+    for form in FORMATS:
+        # Boxes of one image each: what the kernel did before there were owners.
+        expected = kernel_crop(host, image[clamped], boxes[:, None].copy(), 64, form)
+        np.testing.assert_array_equal(kernel_crop(host, image, boxes, 64, form, owner=owners), expected)
 
 
 def test_quantisation_rounds_half_to_even_and_saturates(host: ctypes.CDLL) -> None:
