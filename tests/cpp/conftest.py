@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,32 @@ PACKAGES = "apt install g++ cmake ninja-build nlohmann-json3-dev libjpeg62-turbo
 HEADERS = ("nlohmann/json.hpp", "jpeglib.h", "png.h", "openssl/evp.h")
 
 
-def command(*words: object, **options: object) -> str:
-    """Run a tool; its words on failure."""
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, **options)  # type: ignore[call-overload]
-    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(*words: object, ends: int = 0, **options: object) -> str:
+    """What a program prints, with the package of this repository on its path; its words where it does not end so."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=600, env=environment, **options)  # type: ignore[call-overload]
+    assert done.returncode == ends, f"{' '.join(map(str, words))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return str(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    return command
+
+
+@pytest.fixture(scope="session")
+def bundle(small_bundle: Callable[[str], Path]) -> Path:
+    """Of OpenVINO, 64 pixels, batches up to 3."""
+    return small_bundle("openvino")
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +56,9 @@ def cmake() -> Callable[..., Path]:
     for tool in (compiler, "cmake"):
         if not shutil.which(tool):
             pytest.skip(f"no {tool}: {PACKAGES}")
-    for header in HEADERS:
-        asked = subprocess.run(
-            [compiler, "-E", "-x", "c++", "-"], input=f"#include <cstdio>\n#include <{header}>\n", capture_output=True, text=True
-        )
-        if asked.returncode:
-            pytest.skip(f"no header {header}: {PACKAGES}")
+    source = "#include <cstdio>\n" + "".join(f"#include <{header}>\n" for header in HEADERS)
+    if subprocess.run([compiler, "-E", "-x", "c++", "-"], input=source, capture_output=True, text=True).returncode:
+        pytest.skip(f"one of {', '.join(HEADERS)} is missing: {PACKAGES}")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
 
     def build(source: Path, folder: Path, *definitions: str, target: str = "all") -> Path:
@@ -84,13 +103,13 @@ class Runtime:
 
 
 @pytest.fixture(scope="session")
-def runtime(repository: Path, cmake: Callable[..., Path], openvino_folder: Path, builds: Path) -> Runtime:
+def runtime(cmake: Callable[..., Path], openvino_folder: Path, builds: Path) -> Runtime:
     """Built from the wheel's OpenVINO and installed; the examples built against what was installed, as a user would."""
     prefix, flags = builds / "prefix", [f"CMAKE_{language}_FLAGS_RELEASE=-O2" for language in ("C", "CXX")]
     found = [f"CMAKE_PREFIX_PATH={openvino_folder}", f"CMAKE_INSTALL_PREFIX={prefix}", "CMAKE_INSTALL_LIBDIR=lib", "MCAR_EDGE_BENCH=ON"]
-    build = cmake(repository / "edge" / "cpp", builds / "runtime", *found, *flags, target="install")
+    build = cmake(REPOSITORY / "edge" / "cpp", builds / "runtime", *found, *flags, target="install")
     installed = [f"CMAKE_PREFIX_PATH={prefix}", "CMAKE_BUILD_TYPE=Release"]
-    examples = cmake(repository / "examples" / "cpp", builds / "examples", *installed, *flags)
+    examples = cmake(REPOSITORY / "examples" / "cpp", builds / "examples", *installed, *flags)
     return Runtime(build, prefix, prefix / "lib" / "libmcar_edge.so", examples)
 
 
@@ -98,16 +117,13 @@ def runtime(repository: Path, cmake: Callable[..., Path], openvino_folder: Path,
 def api(runtime: Runtime) -> ctypes.CDLL:
     """The C API, as another language calls it."""
     library = ctypes.CDLL(str(runtime.library))
-    library.edge_engine_error.restype = ctypes.c_char_p
-    library.edge_engine_class_name.restype = ctypes.c_char_p
+    library.edge_engine_error.restype = library.edge_engine_class_name.restype = ctypes.c_char_p
+    library.edge_engine_class_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     for name in ("classes", "regions", "size", "max_batch"):
         function = getattr(library, f"edge_engine_{name}")
         function.restype, function.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
-    library.edge_engine_class_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    library.edge_engine_free.argtypes = [ctypes.c_void_p]
-    library.edge_engine_free.restype = None
-    library.edge_engine_prediction_free.argtypes = [ctypes.c_void_p]
-    library.edge_engine_prediction_free.restype = None
+    for function in (library.edge_engine_free, library.edge_engine_prediction_free):
+        function.restype, function.argtypes = None, [ctypes.c_void_p]
     return library
 
 
@@ -134,8 +150,12 @@ class Found(ctypes.Structure):
     ]
 
 
+def address(array: np.ndarray) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
 class Native:
-    """A bundle through the C API."""
+    """A bundle through the C API; freed with this object."""
 
     def __init__(self, api: ctypes.CDLL, bundle: Path) -> None:
         self.api, self.handle = api, ctypes.c_void_p()
@@ -154,12 +174,11 @@ class Native:
         return int(self.api.edge_engine_regions(self.handle))
 
     def infer(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        count, classes, regions = len(batch), len(self.labels), self.api.edge_engine_regions(self.handle)
+        count, classes, regions = len(batch), len(self.labels), self.regions
         made = {name: np.full((count, classes), np.nan, np.float32) for name in ("scores", "global_scores", "local_scores")}
         made |= {"regions": np.full((count, regions, 4), np.nan, np.float32), "region_classes": np.full((count, regions), -1, np.int64)}
         outputs = Outputs(*(made[name].ctypes.data for name, _ in Outputs._fields_))
-        pointer = batch.ctypes.data_as(ctypes.c_void_p)
-        self.require(self.api.edge_engine_infer(self.handle, pointer, ctypes.c_size_t(count), ctypes.byref(outputs)))
+        self.require(self.api.edge_engine_infer(self.handle, address(batch), ctypes.c_size_t(count), ctypes.byref(outputs)))
         return made
 
     def preprocess(self, pixels: np.ndarray, stride: int | None = None) -> np.ndarray:
@@ -167,11 +186,7 @@ class Native:
         made = np.empty((3, side, side), np.float32)
         height, width = pixels.shape[:2]
         row = ctypes.c_size_t(width * 3 if stride is None else stride)
-        self.require(
-            self.api.edge_engine_preprocess(
-                self.handle, pixels.ctypes.data_as(ctypes.c_void_p), width, height, row, made.ctypes.data_as(ctypes.c_void_p)
-            )
-        )
+        self.require(self.api.edge_engine_preprocess(self.handle, address(pixels), width, height, row, address(made)))
         return made
 
     def predict(self, file: Path, threshold: float = -1.0) -> dict:
@@ -186,7 +201,7 @@ class Native:
         self.api.edge_engine_prediction_free(found)
         return made
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         self.api.edge_engine_free(self.handle)
 
 
@@ -214,6 +229,15 @@ def decode(runtime: Runtime, cmake: Callable[..., Path], builds: Path) -> Callab
         return images
 
     return decoded
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the fuzz targets start from: the folders manifest, image and onnx."""
+    pytest.importorskip("onnx")
+    folder = tmp_path_factory.mktemp("corpus")
+    command(sys.executable, Path(__file__).with_name("fuzz.py"), "corpus", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 python tests/cpp/fuzz.py corpus FOLDER          write FOLDER/manifest, FOLDER/image and FOLDER/onnx
 python tests/cpp/fuzz.py manifest FOLDER N      N mutations each; so do image and onnx
 python tests/cpp/fuzz.py image FOLDER N [SEED]
+python tests/cpp/fuzz.py write image FOLDER N   the same cases to standard output, for the C++ targets
 
 A case ends in a value or in an EdgeError; anything else is printed, kept beside the corpus as crash-… and ends with exit 1.
 A case that takes longer than SECONDS ends the run with a trace. Memory is bounded, so that what allocates without bound fails.
@@ -18,7 +19,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +58,17 @@ def manifest() -> dict:
 def manifests() -> dict[str, bytes]:
     whole = manifest()
     made = {"whole": json.dumps(whole, indent=1).encode(), "nested": b"[" * 5000, "objects": b'{"a":' * 5000, "empty": b"", "text": b'"x"'}
-    changes: dict[str, Callable[[dict], object]] = {
-        "path": lambda one: one["files"].update({"../../etc/passwd": {"sha256": DIGEST, "bytes": 1}}),
+    changes: dict[str, Callable[[dict], object]] = {  # further ones: TRICKS of test_trust.py
         "payload": lambda one: one["engine"].update(payload="../other"),
-        "plugin": lambda one: one["engine"].update(plugin={"file": "/tmp/evil.so"}),
-        "huge_size": lambda one: one["image"].update(size=1 << 40),
         "huge_batch": lambda one: one["target"].update(batches=[1, 1 << 62]),
         "negative": lambda one: one["files"]["labels.txt"].update(bytes=-1),
         "long_number": lambda one: one["image"].update(size=int("9" * 400)),
         "many": lambda one: one["model"].update(labels=[str(i) for i in range(3000)]),
-        "twice": lambda one: one["model"].update(labels=["a"] * 3000),
         "surrogate": lambda one: one["files"].update({"\ud800": {"sha256": DIGEST, "bytes": 1}}),
+        "unknown": lambda one: one["image"].update({"in\nput": "uint8"}),
     }
     for name, change in changes.items():
-        one = json.loads(json.dumps(whole))
+        one = manifest()
         change(one)
         made[name] = json.dumps(one).encode()
     made["nan"] = made["whole"].replace(b"0.485", b"NaN")
@@ -78,29 +76,44 @@ def manifests() -> dict[str, bytes]:
 
 
 def images() -> dict[str, bytes]:
-    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)).resize((24, 17))
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    """Of every kind that Python or the C++ runtime decodes."""
+    chance = np.random.default_rng(0)
+    rgb = Image.fromarray(chance.integers(0, 256, (9, 13, 3), np.uint8)).resize((97, 71), Image.Resampling.BICUBIC)
+    grey, palette, rgba, la = rgb.convert("L"), rgb.convert("P"), rgb.copy(), rgb.convert("L")
+    alpha = Image.fromarray(chance.integers(0, 256, (71, 97), np.uint8))
+    rgba.putalpha(alpha)
+    la.putalpha(alpha)
+    exif = [Image.Exif() for _ in range(9)]
+    for orientation, each in enumerate(exif):
+        each[0x0112] = orientation
     kinds: dict[str, tuple[Image.Image, dict]] = {
-        "a.jpg": (rough, {"exif": exif.tobytes()}),
-        "progressive.jpg": (rough, {"progressive": True}),
-        "grey.jpg": (rough.convert("L"), {}),
-        "cmyk.jpg": (rough.convert("CMYK"), {}),
-        "a.png": (rough, {"exif": exif.tobytes()}),
-        "rgba.png": (rough.convert("RGBA"), {}),
-        "palette.png": (rough.convert("P"), {"transparency": b"\1\2\3"}),
-        "bits.png": (rough.convert("1"), {}),
-        "deep.png": (Image.fromarray(np.arange(200, dtype=np.uint16).reshape(10, 20) * 300), {}),
-        "a.webp": (rough, {}),
-        "a.gif": (rough.convert("P"), {}),
-        "a.bmp": (rough, {}),
-        "a.tiff": (rough, {"compression": "tiff_lzw"}),
-        "a.ppm": (rough, {}),
+        "rgb.jpg": (rgb, {"quality": 90}),
+        "444.jpg": (rgb, {"quality": 95, "subsampling": 0}),
+        "progressive.jpg": (rgb, {"progressive": True}),
+        "grey.jpg": (grey, {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        **{f"turned{orientation}.jpg": (rgb, {"exif": exif[orientation].tobytes()}) for orientation in range(2, 9)},
+        "rgb.png": (rgb, {}),
+        "grey.png": (grey, {}),
+        "bits.png": (rgb.convert("1"), {}),
+        "palette.png": (palette, {}),
+        "four_bits.png": (rgb.quantize(9), {"bits": 4}),
+        "deep.png": (Image.fromarray(chance.integers(0, 65536, (40, 50), np.uint16)), {}),
+        "clear.png": (grey, {"transparency": 90}),
+        "clear_palette.png": (palette, {"transparency": bytes(range(256))}),
+        "rgba.png": (rgba, {}),
+        "la.png": (la, {}),
+        "turned.png": (rgb, {"exif": exif[6].tobytes()}),
+        "a.webp": (rgb, {}),
+        "a.gif": (palette, {}),
+        "a.bmp": (rgb, {}),
+        "a.tiff": (rgb, {"compression": "tiff_lzw"}),
+        "a.ppm": (rgb, {}),
     }
     made = {}
     for name, (image, options) in kinds.items():
         data = io.BytesIO()
-        image.save(data, {"jpg": "JPEG", "tiff": "TIFF"}.get(name.split(".")[1], name.split(".")[1].upper()), **options)
+        image.save(data, Image.registered_extensions()[Path(name).suffix], **options)
         made[name] = data.getvalue()
     return made
 
@@ -182,15 +195,22 @@ def mutated(corpus: list[bytes], chance: random.Random) -> bytes:
     return bytes(data)
 
 
+def cases(target: str, folder: Path, count: int, seed: int) -> Iterator[bytes]:
+    """The corpus, then so many mutations of it."""
+    corpus = [path.read_bytes() for path in sorted((folder / target).iterdir()) if not path.name.startswith("crash-")]
+    yield from corpus
+    chance = random.Random(seed)
+    for _ in range(count):
+        yield mutated(corpus, chance)
+
+
 def fuzz(target: str, folder: Path, count: int, seed: int) -> dict[str, float]:
     """Counts and the slowest case; raises what a case should not have raised."""
     case = TARGETS[target][1]
-    corpus = [path.read_bytes() for path in sorted((folder / target).iterdir()) if not path.name.startswith("crash-")]
     place = folder / "case"
     place.mkdir(exist_ok=True)
-    chance, slowest, refused = random.Random(seed), 0.0, 0
-    for index in range(len(corpus) + count):
-        data = corpus[index] if index < len(corpus) else mutated(corpus, chance)
+    slowest, refused, index = 0.0, 0, -1
+    for index, data in enumerate(cases(target, folder, count, seed)):
         faulthandler.dump_traceback_later(SECONDS, exit=True)
         start = time.perf_counter()
         try:
@@ -205,24 +225,25 @@ def fuzz(target: str, folder: Path, count: int, seed: int) -> dict[str, float]:
         finally:
             faulthandler.cancel_dump_traceback_later()
         slowest = max(slowest, time.perf_counter() - start)
-    return {"cases": len(corpus) + count, "refused": refused, "slowest_s": round(slowest, 4)}
+    return {"cases": index + 1, "refused": refused, "slowest_s": round(slowest, 4)}
 
 
-def write_corpus(folder: Path) -> None:
-    for target, (make, _) in TARGETS.items():
-        (folder / target).mkdir(parents=True, exist_ok=True)
-        for name, data in make().items():
-            (folder / target / name).write_bytes(data)
-
-
-def main(words: list[str]) -> None:
-    if words[0] == "corpus":
-        write_corpus(Path(words[1]))
+def main(command: str, *words: str) -> None:
+    if command == "corpus":
+        for target, (make, _) in TARGETS.items():
+            (Path(words[0]) / target).mkdir(parents=True, exist_ok=True)
+            for name, data in make().items():
+                (Path(words[0]) / target / name).write_bytes(data)
+        return
+    target, folder, count, *seed = words if command == "write" else (command, *words)
+    if command == "write":
+        for data in cases(target, Path(folder), int(count), int(*seed)):
+            sys.stdout.buffer.write(len(data).to_bytes(4, "little") + data)
         return
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")  # Pillow's, of large or odd files
-    print(json.dumps(fuzz(words[0], Path(words[1]), int(words[2]), int(words[3]) if len(words) > 3 else 0)))
+    print(json.dumps(fuzz(target, Path(folder), int(count), int(*seed))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -30,30 +30,26 @@ def application(repository: Path, language: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, small_bundle) -> Path:
+def place(tmp_path: Path, bundle: Path) -> Path:
     """A folder as the README leaves it: engines/first, and a photograph."""
     (tmp_path / "engines").mkdir()
-    (tmp_path / "engines" / "first").symlink_to(small_bundle("openvino"))
+    (tmp_path / "engines" / "first").symlink_to(bundle)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "scene.png")
     return tmp_path
 
 
 def labels(bundle: Path) -> list[str]:
-    return (bundle / "labels.txt").read_text().split("\n")
+    return (bundle / "labels.txt").read_text().splitlines()
 
 
-def test_the_python_application_runs(repository: Path, place: Path) -> None:
+def test_the_python_application_runs(run, repository: Path, place: Path) -> None:
     code = application(repository, "python")
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "engines/first", "scene.png"], cwd=place, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert any(name in done.stdout for name in labels(place / "engines" / "first") if name)
+    printed = run(sys.executable, "-c", code, "engines/first", "scene.png", cwd=place)
+    assert any(name in printed for name in labels(place / "engines" / "first"))
 
 
-def test_the_cpp_application_builds_and_runs(repository: Path, place: Path, request: pytest.FixtureRequest) -> None:
+def test_the_cpp_application_builds_and_runs(run, repository: Path, place: Path, request: pytest.FixtureRequest) -> None:
     code = application(repository, "cpp")
     runtime, cmake = request.getfixturevalue("runtime"), request.getfixturevalue("cmake")
     source = place / "application"
@@ -64,9 +60,8 @@ def test_the_cpp_application_builds_and_runs(repository: Path, place: Path, requ
         "add_executable(application main.cpp)\ntarget_link_libraries(application PRIVATE mcar_edge::mcar_edge)\n"
     )
     build = cmake(source, place / "build", f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
-    done = subprocess.run([str(build / "application"), "engines/first", "scene.png"], cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert any(name in done.stdout for name in labels(place / "engines" / "first") if name)
+    printed = run(build / "application", "engines/first", "scene.png", cwd=place)
+    assert any(name in printed for name in labels(place / "engines" / "first"))
 
 
 def test_the_service_answers(repository: Path, place: Path) -> None:

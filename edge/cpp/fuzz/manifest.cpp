@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
             __builtin_trap();
         for (const auto& [name, entry] : bundle.files)
             if (name.find('/') != std::string::npos || name == "..") __builtin_trap();
-        if (!bundle.files.count(bundle.plan.payload)) __builtin_trap();
+        if (!bundle.files.count(bundle.engine["payload"])) __builtin_trap();
     } catch (const edge::Error&) {
     }
     return 0;

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <optional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,17 +15,15 @@
 
 namespace edge {
 
+constexpr const char* MANIFEST = "manifest.json";
+constexpr const char* REBUILD = "Rebuild the bundle: python -m edge.build --force";
+constexpr std::int64_t MAX_BATCH = 4096;  // as edge/bundle.py: what is allocated follows from it
+
 // What the manifest says; every field has been checked for type and range.
 struct Bundle {
     struct File {
         std::string sha256;
         std::uint64_t bytes = 0;
-    };
-    // Facts of an engine on a GPU; empty for others.
-    struct Plan {
-        std::string payload, plugin, version, compute_capability;
-        std::uint64_t bytes = 0;
-        std::vector<std::array<int, 3>> profiles;  // smallest, best, largest batch
     };
 
     std::filesystem::path path;
@@ -37,7 +35,7 @@ struct Bundle {
     std::vector<std::size_t> batches;         // ascending
     std::string architecture, runtime;        // it was built on and with; empty where the manifest does not tell
     std::map<std::string, File> files;
-    Plan plan;
+    nlohmann::json engine;  // what the backend wrote of its engine; checked, and read, by the backend alone
 
     std::string rebuild() const { return "Rebuild it here: python -m edge.build --from " + path.string() + " --force"; }
 };

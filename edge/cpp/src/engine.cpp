@@ -10,7 +10,7 @@
 #include <shared_mutex>
 #include <tuple>
 
-#include "network.h"
+#include "runner.h"
 
 namespace edge {
 namespace {
@@ -29,21 +29,20 @@ void check_process(const char* stage, pid_t loaded_in) {
 
 [[noreturn]] void refuse_closed() { throw Error("infer", "The engine is closed", "Load it again"); }
 
-std::unique_ptr<Network> open_network(const Bundle& bundle, [[maybe_unused]] const Contents& contents) {
+std::unique_ptr<Runner> open_runner(const Bundle& bundle, const Contents& contents) {
     struct utsname machine{};
     uname(&machine);
     if (!bundle.architecture.empty() && bundle.architecture != machine.machine)
         throw Error("load",
                     "The engine was built for " + bundle.architecture + "; this processor is " + machine.machine,
                     bundle.rebuild());
-#ifdef MCAR_EDGE_OPENVINO
-    if (bundle.backend == "openvino") return open_openvino(bundle, contents);
-#endif
-#ifdef MCAR_EDGE_TENSORRT
-    if (bundle.backend == "tensorrt") return open_tensorrt(bundle, contents);
-#endif
-    throw Error("load",
-                "The engine was built for " + bundle.backend.substr(0, 40) + "; this library runs " MCAR_EDGE_BACKENDS,
+    std::string here;
+    for (const auto& [name, backend] : backends()) {
+        if (!backend.open) continue;
+        if (name == bundle.backend) return backend.open(bundle, contents);
+        here += (here.empty() ? "" : " or ") + name;
+    }
+    throw Error("load", "The engine was built for " + bundle.backend.substr(0, 40) + "; this library runs " + here,
                 "Build the bundle for that, or the library with MCAR_EDGE_BACKENDS");
 }
 
@@ -51,16 +50,16 @@ std::unique_ptr<Network> open_network(const Bundle& bundle, [[maybe_unused]] con
 
 struct Engine::State {
     Bundle bundle;
-    std::unique_ptr<Network> network;
-    Form form;
+    std::unique_ptr<Runner> runner;
+    Layout layout;
     pid_t process = getpid();
-    // normalised[c][v]: the network's value of byte v in channel c.
+    // normalised[c][v]: the input's value of byte v in channel c.
     std::array<std::array<float, 256>, 3> normalised{};
     mutable std::shared_mutex closing;  // shared by calls under way, held alone by close
 
     ~State() {
-        // In a forked child the network's threads are gone: waiting for them would hang, so it is left to the exit.
-        if (process != getpid()) static_cast<void>(network.release());
+        // In a forked child the runner's threads are gone: waiting for them would hang, so it is left to the exit.
+        if (process != getpid()) static_cast<void>(runner.release());
     }
 };
 
@@ -75,8 +74,8 @@ Engine Engine::load(const std::filesystem::path& path) {
     auto state = std::make_unique<State>();
     Contents contents;
     std::tie(state->bundle, contents) = read_bundle(path);
-    state->network = open_network(state->bundle, contents);
-    state->form = state->network->form();
+    state->runner = open_runner(state->bundle, contents);
+    state->layout = check_forms(state->bundle, state->runner->forms());
     const ImageSpec& image = state->bundle.image;
     for (std::size_t channel = 0; channel < 3; ++channel)
         for (std::size_t value = 0; value < 256; ++value)
@@ -95,21 +94,21 @@ void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) con
     if (!state_) refuse_closed();
     check_process("infer", state_->process);
     const std::shared_lock<std::shared_mutex> open(state_->closing);
-    if (!state_->network) refuse_closed();
+    if (!state_->runner) refuse_closed();
     if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
     if (batch < 1 || batch > max_batch())
         throw Error(
             "infer",
             "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(max_batch()),
             "Split it, or build with a larger `batch`");
-    const Form& form = state_->form;
-    outputs.scores.resize(batch * form.classes);
-    outputs.global_scores.resize(form.global_scores ? batch * form.classes : 0);
-    outputs.local_scores.resize(form.local_scores ? batch * form.classes : 0);
-    outputs.regions.resize(batch * form.regions * 4);
-    outputs.region_classes.resize(batch * form.regions);
+    const Layout& layout = state_->layout;
+    outputs.scores.resize(batch * layout.classes);
+    outputs.global_scores.resize(layout.global_scores ? batch * layout.classes : 0);
+    outputs.local_scores.resize(layout.local_scores ? batch * layout.classes : 0);
+    outputs.regions.resize(batch * layout.regions * 4);
+    outputs.region_classes.resize(batch * layout.regions);
     const auto& sizes = state_->bundle.batches;
-    state_->network->run(images, batch, *std::lower_bound(sizes.begin(), sizes.end(), batch), outputs);
+    state_->runner->run(images, batch, *std::lower_bound(sizes.begin(), sizes.end(), batch), outputs);
 }
 
 void Engine::preprocess(const View& photo, float* output) const {
@@ -134,7 +133,7 @@ void Engine::preprocess(const View& photo, float* output) const {
 
 std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::optional<float> score_threshold) const {
     if (!state_) refuse_closed();
-    const std::size_t classes = state_->form.classes, regions = state_->form.regions;
+    const std::size_t classes = state_->layout.classes, regions = state_->layout.regions;
     const auto side = static_cast<std::size_t>(image().size), pixels = 3 * side * side;
     std::vector<Prediction> predictions;
     Outputs outputs;
@@ -191,13 +190,13 @@ const ImageSpec& Engine::image() const { return state_->bundle.image; }
 const std::vector<std::string>& Engine::labels() const { return state_->bundle.labels; }
 const std::string& Engine::model() const { return state_->bundle.model; }
 const std::string& Engine::backend() const { return state_->bundle.backend; }
-std::size_t Engine::regions() const { return state_->form.regions; }
+std::size_t Engine::regions() const { return state_->layout.regions; }
 std::size_t Engine::max_batch() const { return state_->bundle.batches.back(); }
 
 void Engine::close() {
     if (!state_ || state_->process != getpid()) return;
     const std::unique_lock<std::shared_mutex> alone(state_->closing);
-    state_->network.reset();
+    state_->runner.reset();
 }
 
 }  // namespace edge

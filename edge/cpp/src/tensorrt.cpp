@@ -11,14 +11,13 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <numeric>
 
-#include "network.h"
+#include "runner.h"
+#include "tensorrt_plan.h"
 
 namespace edge {
 namespace {
 
-constexpr const char* INPUT = "image";
 constexpr std::size_t ALIGNMENT = 256;  // bytes, as cudaMalloc aligns
 
 void check(cudaError_t code, const char* what) {
@@ -46,22 +45,17 @@ class Logger : public nvinfer1::ILogger {
     char last_[300] = "";
 };
 
-struct DeviceFree {
-    void operator()(void* memory) const { cudaFree(memory); }
+template <auto release>
+struct Release {
+    template <typename T>
+    void operator()(T* held) const {
+        release(held);
+    }
 };
-struct HostFree {
-    void operator()(void* memory) const { cudaFreeHost(memory); }
-};
-struct StreamDestroy {
-    void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
-};
-struct GraphDestroy {
-    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
-};
-using Device = std::unique_ptr<void, DeviceFree>;
-using Host = std::unique_ptr<void, HostFree>;
-using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamDestroy>;
-using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDestroy>;
+using Device = std::unique_ptr<void, Release<cudaFree>>;
+using Host = std::unique_ptr<void, Release<cudaFreeHost>>;
+using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Release<cudaStreamDestroy>>;
+using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Release<cudaGraphExecDestroy>>;
 
 Device allocate(std::size_t bytes) {
     void* memory = nullptr;
@@ -75,11 +69,11 @@ Host allocate_host(std::size_t bytes) {
     return Host(memory);
 }
 
-// An output of the engine: its name, where it lies in the arena, and values per image.
+// An output of the engine: where it lies in the arena, and bytes per image.
 struct Result {
-    std::string name;
-    std::size_t offset = 0, width = 0;
-    nvinfer1::DataType type{};
+    const Field* field;
+    bool four_bytes;
+    std::size_t bytes = 0, offset = 0;
 };
 
 class Lane {
@@ -99,8 +93,7 @@ class Lane {
         require(context_->setInputShape(INPUT, shape), "take the batch");
         for (Result& result : results_) {
             result.offset = arena_bytes_;
-            const std::size_t bytes = batch * result.width * (result.type == nvinfer1::DataType::kINT64 ? 8 : 4);
-            arena_bytes_ += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            arena_bytes_ += (batch * result.bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
         }
         host_in_ = allocate_host(input_bytes_), host_out_ = allocate_host(arena_bytes_);
         device_in_ = allocate(input_bytes_), device_out_ = allocate(arena_bytes_);
@@ -108,7 +101,7 @@ class Lane {
         require(context_->setTensorAddress(INPUT, device_in_.get()), "take its input");
         for (const Result& result : results_)
             require(
-                context_->setTensorAddress(result.name.c_str(), static_cast<char*>(device_out_.get()) + result.offset),
+                context_->setTensorAddress(result.field->name, static_cast<char*>(device_out_.get()) + result.offset),
                 "take its outputs");
         capture();
     }
@@ -122,33 +115,11 @@ class Lane {
             enqueue();
         }
         check(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
-        for (const Result& result : results_) {
-            const void* from = static_cast<const char*>(host_out_.get()) + result.offset;
-            if (result.name == "region_classes")
-                copy_classes(from, result.type, outputs.region_classes);
-            else
-                std::memcpy(floats(result.name, outputs)->data(), from,
-                            floats(result.name, outputs)->size() * sizeof(float));
-        }
-    }
-
-    static std::vector<float>* floats(const std::string& name, Outputs& outputs) {
-        return name == "scores"          ? &outputs.scores
-               : name == "global_scores" ? &outputs.global_scores
-               : name == "local_scores"  ? &outputs.local_scores
-               : name == "regions"       ? &outputs.regions
-                                         : nullptr;
+        for (const Result& result : results_)
+            result.field->copy(static_cast<const char*>(host_out_.get()) + result.offset, result.four_bytes, outputs);
     }
 
   private:
-    static void copy_classes(const void* from, nvinfer1::DataType type, std::vector<std::int64_t>& to) {
-        if (type == nvinfer1::DataType::kINT64) {
-            std::memcpy(to.data(), from, to.size() * sizeof(std::int64_t));
-        } else {
-            std::copy_n(static_cast<const std::int32_t*>(from), to.size(), to.begin());
-        }
-    }
-
     void require(bool done, const char* what) {
         if (!done)
             throw Error("infer", std::string("The engine cannot ") + what + ": " + logger_.last(),
@@ -195,29 +166,28 @@ class Lane {
     Graph graph_;
 };
 
-class TensorRt : public Network {
+class TensorRt : public Runner {
   public:
-    TensorRt(const Bundle& bundle, const Contents& contents) : bundle_(bundle) {
+    TensorRt(const Bundle& bundle, const Contents& contents) : bundle_(bundle), plan_(bundle.engine) {
         check(cudaSetDevice(0), "cudaSetDevice");
         check_fit();
-        const Bundle::Plan& plan = bundle.plan;
-        const Content& payload = content_of(contents, plan.payload, bundle);
-        if (payload.bytes > plan.bytes)
+        const Content& payload = content_of(contents, plan_.payload, bundle);
+        if (payload.bytes > plan_.bytes)
             throw Error("load",
                         "The plan has " + std::to_string(payload.bytes) + " bytes; its manifest says " +
-                            std::to_string(plan.bytes),
+                            std::to_string(plan_.bytes),
                         bundle.rebuild());
         // Before deserialising: the engine's plugin nodes are looked up there.
-        if (!plan.plugin.empty() && !getPluginRegistry()->getCreator("RoiResize", "1", "edge"))
-            load_plugin(content_of(contents, plan.plugin, bundle));
+        if (!plan_.plugin.empty() && !getPluginRegistry()->getCreator("RoiResize", "1", "edge"))
+            load_plugin(content_of(contents, plan_.plugin, bundle));
         runtime_.reset(nvinfer1::createInferRuntime(logger_));
         if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(payload.data.get(), payload.bytes));
         if (!engine_) throw Error("load", "TensorRT refuses the engine: " + logger_.last(), bundle.rebuild());
-        read_form();
+        read_forms();
         for (const std::size_t batch : bundle.batches) profile(batch);
     }
 
-    Form form() const override { return form_; }
+    Forms forms() const override { return forms_; }
 
     void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) override {
         check(cudaSetDevice(0), "cudaSetDevice");
@@ -237,14 +207,14 @@ class TensorRt : public Network {
         const int library = getInferLibVersion();
         const std::string version = std::to_string(library / 10000) + "." + std::to_string(library / 100 % 100) + "." +
                                     std::to_string(library % 100);
-        const std::string& built = bundle_.plan.version;
+        const std::string& built = plan_.version;
         if (built != version && built.rfind(version + ".", 0) != 0)  // the module's version may have a fourth part
             throw Error("load", "The engine was built with tensorrt " + built + "; here is " + version,
                         bundle_.rebuild());
-        if (bundle_.plan.compute_capability != capability)
+        if (plan_.compute_capability != capability)
             throw Error("load",
-                        "The engine was built for compute capability " + bundle_.plan.compute_capability +
-                            "; this GPU has " + capability,
+                        "The engine was built for compute capability " + plan_.compute_capability + "; this GPU has " +
+                            capability,
                         bundle_.rebuild());
     }
 
@@ -267,54 +237,35 @@ class TensorRt : public Network {
         throw Error("load", "TensorRT refuses the bundle's plugin: " + logger_.last(), bundle_.rebuild());
     }
 
-    void read_form() {
-        Outputs fields;
+    void read_forms() {
         for (int i = 0; i < engine_->getNbIOTensors(); ++i) {
             const char* name = engine_->getIOTensorName(i);
             const nvinfer1::Dims shape = engine_->getTensorShape(name);
             const nvinfer1::DataType type = engine_->getTensorDataType(name);
-            if (engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT) {
-                if (std::string(name) != INPUT || type != nvinfer1::DataType::kFLOAT || shape.nbDims != 4 ||
-                    shape.d[1] != 3 || shape.d[2] != bundle_.image.size || shape.d[3] != bundle_.image.size)
-                    refuse_form(bundle_,
-                                "its input is another than image of " + std::to_string(bundle_.image.size) + " pixels");
-                continue;
-            }
-            const bool classes = std::string(name) == "region_classes", floats = Lane::floats(name, fields) != nullptr;
-            if (!floats && !classes) refuse_form(bundle_, "it has " + std::string(name));
-            const bool whole = type == nvinfer1::DataType::kINT64 || type == nvinfer1::DataType::kINT32;
-            if ((classes && !whole) || (!classes && type != nvinfer1::DataType::kFLOAT) || shape.nbDims < 2 ||
-                shape.d[1] < 1)
-                refuse_form(bundle_, "its " + std::string(name) + " have another type or shape");
-            const auto wide = static_cast<std::size_t>(shape.d[1]);
-            Result result{name, 0, 1, type};
-            for (int d = 1; d < shape.nbDims; ++d)
-                result.width *= static_cast<std::size_t>(std::max<std::int64_t>(shape.d[d], 1));
+            const bool four_bytes = type != nvinfer1::DataType::kINT64;
+            forms_[name] = {words(type), {shape.d, shape.d + std::max<std::int32_t>(shape.nbDims, 0)}};
+            const Field* field = find_field(name);
+            if (!field || engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT) continue;
+            Result result{field, four_bytes, four_bytes ? 4u : 8u, 0};
+            for (int axis = 1; axis < shape.nbDims; ++axis)
+                result.bytes *= static_cast<std::size_t>(std::max<std::int64_t>(shape.d[axis], 1));
             results_.push_back(result);
-            const bool regions = std::string(name) == "regions";
-            if (regions || classes) {
-                if ((form_.regions && form_.regions != wide) || result.width != wide * (regions ? 4 : 1))
-                    refuse_form(bundle_, "its " + std::string(name) + " have another shape");
-                form_.regions = wide;
-            } else if (wide != bundle_.labels.size() || result.width != wide) {
-                refuse_form(bundle_, "its " + std::string(name) + " are " + std::to_string(wide) + " for " +
-                                         std::to_string(bundle_.labels.size()) + " classes");
-            }
-            if (std::string(name) == "scores") form_.classes = wide;
-            form_.global_scores |= std::string(name) == "global_scores";
-            form_.local_scores |= std::string(name) == "local_scores";
         }
-        if (!form_.classes) refuse_form(bundle_, "it has no scores");
-        const auto has = [&](const char* name) {
-            return std::any_of(results_.begin(), results_.end(), [&](const Result& each) { return each.name == name; });
-        };
-        if (has("regions") != has("region_classes")) refuse_form(bundle_, "it has one of regions and region_classes");
+    }
+
+    static std::string words(nvinfer1::DataType type) {
+        switch (type) {
+            case nvinfer1::DataType::kFLOAT: return "f32";
+            case nvinfer1::DataType::kINT32: return "i32";
+            case nvinfer1::DataType::kINT64: return "i64";
+            default: return "another type";
+        }
     }
 
     // The optimisation profile for one of the bundle's batches.
     int profile(std::size_t batch) const {
         const auto wanted = static_cast<int>(batch);
-        const auto& profiles = bundle_.plan.profiles;
+        const auto& profiles = plan_.profiles;
         const auto fits = [&](const std::array<int, 3>& each) { return each[0] <= wanted && wanted <= each[2]; };
         const auto found = std::find_if(profiles.begin(), profiles.end(), fits);
         if (found == profiles.end() || found - profiles.begin() >= engine_->getNbOptimizationProfiles())
@@ -335,18 +286,19 @@ class TensorRt : public Network {
     }
 
     const Bundle bundle_;
+    const TensorRtPlan plan_;
     Logger logger_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;  // must outlive the engine, and that the contexts
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     std::vector<Result> results_;
-    Form form_;
+    Forms forms_;
     std::mutex lock_;
     std::map<std::size_t, std::vector<std::unique_ptr<Lane>>> idle_;
 };
 
 }  // namespace
 
-std::unique_ptr<Network> open_tensorrt(const Bundle& bundle, const Contents& contents) {
+std::unique_ptr<Runner> open_tensorrt(const Bundle& bundle, const Contents& contents) {
     return std::make_unique<TensorRt>(bundle, contents);
 }
 

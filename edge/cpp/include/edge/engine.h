@@ -1,7 +1,7 @@
 /* The C API of the runtime, for C and for languages that call C. No function throws or aborts.
  *
  * Functions that return int give 0 when done and 1 when refused; edge_engine_error() then holds the reason, one line.
- * Pixels are RGB bytes, `stride` bytes from row to row. Any number of threads may use one engine at once. */
+ * Pixels are RGB bytes, `stride` bytes from row to row. Threads may use one engine at once. */
 #ifndef EDGE_ENGINE_H
 #define EDGE_ENGINE_H
 

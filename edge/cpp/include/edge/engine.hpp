@@ -86,7 +86,7 @@ struct Outputs {
     std::vector<std::int64_t> region_classes;
 };
 
-// A loaded bundle. Any number of threads may call infer and predict of one engine at once.
+// A loaded bundle. As many threads as you like may call infer and predict of one engine at once.
 class MCAR_EDGE_API Engine {
   public:
     // Checks every digest and that the bundle fits this machine, then loads it.
@@ -100,7 +100,7 @@ class MCAR_EDGE_API Engine {
     Outputs infer(const float* images, std::size_t batch) const;
     void infer(const float* images, std::size_t batch, Outputs& outputs) const;
 
-    // Any number of photographs; score_threshold replaces the bundle's own thresholds (0.5 where it has none).
+    // However many photographs; score_threshold replaces the bundle's own thresholds (0.5 where it has none).
     std::vector<Prediction> predict(const std::vector<View>& photos, std::optional<float> score_threshold = {}) const;
     std::vector<Prediction> predict_files(const std::vector<std::filesystem::path>& files,
                                           std::optional<float> score_threshold = {}) const;

@@ -1,0 +1,124 @@
+// manifest.json to a Bundle, by the rules of edge/manifest.py and edge/bundle.py. Opens no file.
+#include <algorithm>
+#include <set>
+
+#include "bundle.h"
+#include "runner.h"
+#include "values.h"
+
+namespace edge {
+namespace {
+
+constexpr int SCHEMA = 1;
+constexpr int MAX_DEPTH = 64;
+// The bounds of edge/bundle.py: what is allocated later follows from these.
+constexpr std::int64_t MAX_SIZE = 4096;
+constexpr std::size_t MAX_CLASSES = 100000;
+
+[[noreturn]] void refuse(const std::string& problem) { throw Error("load", problem, REBUILD); }
+
+bool plain(const std::string& name) {
+    return !name.empty() && name.size() < 200 && name != "." && name != ".." &&
+           name.find_first_of(std::string_view("/\\:\0", 4)) == std::string::npos;
+}
+
+std::array<float, 3> channels(const json& image, const char* name) {
+    const json& values = member(image, name, json::value_t::array);
+    if (values.size() != 3) refuse_value(name, "does not have three channels");
+    return {number(values[0], name), number(values[1], name), number(values[2], name)};
+}
+
+void read_model(const json& model, Bundle& bundle) {
+    refuse_unknown(model, "model", {"name", "labels", "options", "thresholds"});
+    bundle.model = text(model, "name");
+    std::set<std::string> names;
+    for (const json& label : member(model, "labels", json::value_t::array)) {
+        if (!label.is_string()) refuse_value("labels", "are not all names");
+        if (!names.insert(label.get<std::string>()).second) refuse_value("labels", "have one name twice");
+        bundle.labels.push_back(label.get<std::string>());
+    }
+    if (bundle.labels.empty() || bundle.labels.size() > MAX_CLASSES)
+        refuse_value("labels",
+                     "are " + std::to_string(bundle.labels.size()) + ", not 1 to " + std::to_string(MAX_CLASSES));
+    for (const json& value : member(model, "thresholds", json::value_t::array))
+        bundle.thresholds.push_back(number(value, "thresholds"));
+    if (bundle.thresholds.empty()) bundle.thresholds.assign(bundle.labels.size(), 0.5f);
+    if (bundle.thresholds.size() != bundle.labels.size())
+        refuse_value("thresholds", "are " + std::to_string(bundle.thresholds.size()) + " for " +
+                                       std::to_string(bundle.labels.size()) + " classes");
+}
+
+void read_image(const json& image, Bundle& bundle) {
+    refuse_unknown(image, "image", {"size", "mean", "std"});
+    bundle.image.size = static_cast<int>(integer(image.value("size", json()), "size", 32, MAX_SIZE));
+    if (bundle.image.size % 32) refuse_value("size", "is " + std::to_string(bundle.image.size) + ", no multiple of 32");
+    bundle.image.mean = channels(image, "mean");
+    bundle.image.std = channels(image, "std");
+    for (const float value : bundle.image.std)
+        if (!(value > 0)) refuse_value("std", "has " + std::to_string(value) + ", which is not above 0");
+}
+
+void read_target(const json& target, Bundle& bundle) {
+    refuse_unknown(target, "target", {"backend", "precision", "batches", "float16"});
+    bundle.backend = text(target, "backend");
+    bundle.precision = text(target, "precision");
+    if (bundle.precision != "fp32" && bundle.precision != "fp16" && bundle.precision != "int8")
+        refuse_value("precision", "is " + bundle.precision.substr(0, 40) + ", not fp32, fp16 or int8");
+    for (const json& batch : member(target, "batches", json::value_t::array))
+        bundle.batches.push_back(static_cast<std::size_t>(integer(batch, "batches", 1, MAX_BATCH)));
+    if (bundle.batches.empty() || std::adjacent_find(bundle.batches.begin(), bundle.batches.end(),
+                                                     std::greater_equal<>()) != bundle.batches.end())
+        refuse_value("batches", "are not ascending");
+    const auto float16 = target.find("float16");
+    if (float16 != target.end() && !float16->is_null()) bundle.float16 = text(target, "float16");
+}
+
+void read_files(const json& manifest, Bundle& bundle) {
+    for (const auto& [name, entry] : member(manifest, "files", json::value_t::object).items()) {
+        if (!plain(name) || !entry.is_object()) refuse_value("files", "are not plain names with digests");
+        const std::string sha256 = text(entry, "sha256");
+        const std::int64_t bytes = integer(entry.value("bytes", json()), "bytes", 0, std::int64_t{1} << 50);
+        bundle.files[name] = {sha256, static_cast<std::uint64_t>(bytes)};
+    }
+}
+
+}  // namespace
+
+Bundle parse_manifest(std::string_view text_, const std::filesystem::path& folder) {
+    json manifest;
+    try {
+        manifest = json::parse(text_, [](int depth, json::parse_event_t, const json&) {
+            if (depth > MAX_DEPTH) refuse("The manifest nests more than " + std::to_string(MAX_DEPTH) + " values");
+            return true;
+        });
+    } catch (const json::exception& error) {
+        // The library's words quote the input; a number of the byte is enough.
+        const auto* place = dynamic_cast<const json::parse_error*>(&error);
+        refuse((folder / MANIFEST).string() + " is not JSON" +
+               (place ? ": broken at byte " + std::to_string(place->byte) : ""));
+    }
+    if (!manifest.is_object()) refuse((folder / MANIFEST).string() + " is no JSON object");
+    const auto schema = manifest.find("schema");
+    if (schema == manifest.end() || !schema->is_number_integer() || *schema != SCHEMA)
+        refuse((folder / MANIFEST).string() + " has another schema; this version reads schema " +
+               std::to_string(SCHEMA));
+    Bundle bundle;
+    bundle.path = folder;
+    read_files(manifest, bundle);
+    read_model(member(manifest, "model", json::value_t::object), bundle);
+    read_image(member(manifest, "image", json::value_t::object), bundle);
+    read_target(member(manifest, "target", json::value_t::object), bundle);
+    bundle.engine = member(manifest, "engine", json::value_t::object);
+    // A backend of another release is refused where the engine is opened.
+    const auto backend = backends().find(bundle.backend);
+    for (const std::string& name : backend == backends().end() ? std::vector{text(bundle.engine, "payload")}
+                                                               : backend->second.files(bundle.engine))
+        if (!bundle.files.count(name)) refuse_value("engine", "would load a file that is not listed");
+    const auto tools = manifest.find("tools"), machine = manifest.find("machine");
+    if (tools != manifest.end() && tools->is_object()) bundle.runtime = text_or_empty(*tools, bundle.backend.c_str());
+    if (machine != manifest.end() && machine->is_object())
+        bundle.architecture = text_or_empty(*machine, "architecture");
+    return bundle;
+}
+
+}  // namespace edge

@@ -1,0 +1,76 @@
+// What runs an engine: the contract of a backend, and the table of backends.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bundle.h"
+
+namespace edge {
+
+// Of an input or output: its element type (f32, i32 and i64 are read here), and its shape; -1 is a size left open.
+struct Form {
+    std::string type;
+    std::vector<std::int64_t> shape;
+};
+using Forms = std::map<std::string, Form>;
+
+constexpr const char* INPUT = "image";
+
+// An output that engines may have: the field of Outputs that it fills.
+struct Field {
+    const char* name;
+    std::vector<float> Outputs::* floats;  // null for region_classes
+    bool of_regions;
+
+    std::size_t size(const Outputs& of) const { return floats ? (of.*floats).size() : of.region_classes.size(); }
+
+    // Copies as many values as the field holds; whole numbers are of 4 bytes or of 8.
+    void copy(const void* from, bool four_bytes, Outputs& to) const;
+};
+
+// By its name; null where no engine has such an output.
+const Field* find_field(const std::string& name);
+
+// What an engine gives per image: C classes, K regions (0 for a model without), which scores.
+struct Layout {
+    std::size_t classes = 0, regions = 0;
+    bool global_scores = false, local_scores = false;
+};
+
+// Refuses an engine that takes or gives anything else than its manifest describes; the batch alone may be left open.
+Layout check_forms(const Bundle& bundle, const Forms& found);
+
+// Refuses the engine as another than its manifest describes; found: a sentence of what it has.
+[[noreturn]] void refuse_form(const Bundle& bundle, const std::string& found);
+
+// A loaded engine. Threads may call at once.
+class Runner {
+  public:
+    virtual ~Runner() = default;
+
+    // What it takes and gives, by name.
+    virtual Forms forms() const = 0;
+
+    // images: (count, 3, S, S); the engine runs for `batch` >= count, one of the bundle's. Outputs hold `count` rows,
+    // and have been resized for them.
+    virtual void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) = 0;
+};
+
+// A row of the table.
+struct Backend {
+    // Checks what the backend wrote into the manifest's `engine`, which it alone can judge; names the files it opens.
+    std::vector<std::string> (*files)(const nlohmann::json& engine);
+    // Refuses, before it reads the engine, a bundle that does not fit this machine. Null where the library is built
+    // without this backend.
+    std::unique_ptr<Runner> (*open)(const Bundle& bundle, const Contents& contents);
+};
+
+// By the names that manifests give them.
+const std::map<std::string, Backend>& backends();
+
+}  // namespace edge
