@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 FAKES = Path(__file__).parent / "fakes"
-FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda", "fake_trt_plugin")
+FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda")
 
 
 def make_small_graph(precision: str = "fp32", *, regions: bool = False, size: int = 32) -> bytes:

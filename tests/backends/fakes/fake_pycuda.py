@@ -68,7 +68,7 @@ class Stream:
         _need_context()
 
     def __del__(self) -> None:
-        cudart.state.streams.pop(self.handle, None)
+        cudart.made.pop(("stream", self.handle), None)
 
 
 class Event:

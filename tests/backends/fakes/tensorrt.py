@@ -17,10 +17,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import fake_cudart
-import fake_trt_plugin
 import numpy as np
 
 sys.modules["cuda.bindings.runtime"] = fake_cudart
@@ -34,32 +34,6 @@ for _name, _members in SURFACE["enums"].items():
     _known = {member: number for member, number in _members.items() if number is not None}
     _rest = {member: 500 + index for index, member in enumerate(m for m, number in _members.items() if number is None)}
     globals()[_name] = enum.IntEnum(_name, {**_known, **_rest})
-
-
-assert not SURFACE["plugin"] or set(fake_trt_plugin.RECORDED) <= set(SURFACE["plugin"])
-sys.modules["tensorrt.plugin"] = fake_trt_plugin if SURFACE["plugin"] else None  # type: ignore[assignment]
-
-
-def _played(cls: type) -> type:
-    """The class reduced to what is recorded for it; attributes with a leading underscore are the fake's own."""
-    recorded = set(SURFACE["classes"][cls.__name__])
-    for name in [name for name in vars(cls) if not name.startswith("_")]:
-        if name not in recorded:
-            delattr(cls, name)
-
-    def missing(self: Any, name: str) -> Any:
-        if name in recorded:
-            raise NotImplementedError(f"{cls.__name__}.{name} is recorded but not played")
-        raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
-
-    def put(self: Any, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in recorded:
-            raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
-        object.__setattr__(self, name, value)
-
-    cls.__getattr__ = missing  # type: ignore[attr-defined]
-    cls.__setattr__ = put  # type: ignore[method-assign, assignment]
-    return cls
 
 
 class ILogger:
@@ -77,7 +51,6 @@ class IProfiler:
         self.ready = True
 
 
-@_played
 class IPluginRegistry:
     def __init__(self) -> None:
         self._creators: set[tuple[str, str, str]] = set()
@@ -99,20 +72,48 @@ def get_plugin_registry() -> IPluginRegistry:
     return _registry
 
 
+OPERATIONS: dict[str, dict[str, Any]] = {}  # what tensorrt.plugin was given: operation → decorator → function
+
+
+def _decorator(kind: str) -> Any:
+    def named(operation: str) -> Any:
+        def decorate(function: Any) -> Any:
+            OPERATIONS.setdefault(operation, {})[kind] = function
+            _registry._creators.add((operation.removeprefix("edge::"), "1", "edge"))
+            return function
+
+        return decorate
+
+    return named
+
+
+# Dimensions are plain numbers here; TensorRT's symbolic ones can be multiplied and added too.
+PLUGIN = {
+    **{kind: _decorator(kind) for kind in ("register", "autotune", "aot_impl")},
+    "TensorDesc": SimpleNamespace,
+    "KernelLaunchParams": type("KernelLaunchParams", (SimpleNamespace,), {}),
+    "SymInt32": int,
+    "SymIntExprs": type("SymIntExprs", (list,), {"from_tuple": classmethod(lambda cls, values: cls(values))}),
+    "AutoTuneCombination": lambda types, layouts: (types, layouts),
+    "from_shape_expr": lambda shape, dtype: SimpleNamespace(shape_expr=shape, dtype=dtype),
+}
+sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
+if SURFACE["plugin"]:
+    sys.modules["tensorrt.plugin"] = ModuleType("tensorrt.plugin")
+    vars(sys.modules["tensorrt.plugin"]).update({name: PLUGIN[name] for name in PLUGIN if name in SURFACE["plugin"]})
+
 KINDS = {"Conv": "CONVOLUTION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Relu": "ACTIVATION", "Cast": "CAST"}
 TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 
 
-@_played
 class ITensor:
     def __init__(self, name: str, kind: int, shape: tuple[int, ...] = ()) -> None:
-        self.name, self.dtype, self.shape = name, DataType[TYPES.get(kind, "FLOAT")], shape  # type: ignore[name-defined]  # noqa: F821
+        self.name, self.dtype, self.shape = name, DataType[TYPES.get(kind, "FLOAT")], shape  # noqa: F821
 
 
-@_played
 class ILayer:
     def __init__(self, node: Any, kinds: dict[str, int]) -> None:
-        self.type = LayerType[KINDS.get(node.op_type, "ELEMENTWISE")]  # type: ignore[name-defined]  # noqa: F821
+        self.type = LayerType[KINDS.get(node.op_type, "ELEMENTWISE")]  # noqa: F821
         self._inputs = [ITensor(name, kinds.get(name, 1)) for name in node.input]
         self._outputs = [ITensor(name, kinds.get(name, 1)) for name in node.output]
 
@@ -123,13 +124,11 @@ class ILayer:
         return self._outputs[index]
 
 
-@_played
 class INetworkDefinition:
     def __init__(self, flags: int) -> None:
-        members = NetworkDefinitionCreationFlag.__members__  # type: ignore[name-defined]  # noqa: F821
-        assert flags < 1 << (1 + max(members.values())), "a flag that this version does not know"
-        self._strong = MAJOR >= 11 or bool(flags >> members["STRONGLY_TYPED"] & 1)
-        self._jit = bool("PREFER_JIT_PYTHON_PLUGINS" in members and flags >> members["PREFER_JIT_PYTHON_PLUGINS"] & 1)
+        strong = NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")  # noqa: F821
+        assert flags == 0 or flags == 1 << strong, "a flag by number became another flag"
+        self._strong = MAJOR >= 11 or flags != 0
         self._layers: list[ILayer] = []
 
     @property
@@ -143,7 +142,6 @@ class INetworkDefinition:
         return self._input
 
 
-@_played
 class ParserError:
     def __init__(self, words: str) -> None:
         self._words = words
@@ -152,7 +150,6 @@ class ParserError:
         return self._words
 
 
-@_played
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         assert logger.ready
@@ -182,7 +179,6 @@ class OnnxParser:
         return self._errors[index]
 
 
-@_played
 class IOptimizationProfile:
     def __init__(self) -> None:
         self._shapes: dict[str, tuple] = {}
@@ -191,7 +187,6 @@ class IOptimizationProfile:
         self._shapes[input] = (min, opt, max)
 
 
-@_played
 class ITimingCache:
     def __init__(self, blob: bytes) -> None:
         self._blob = blob
@@ -200,10 +195,9 @@ class ITimingCache:
         return self._blob + b"timed;"
 
 
-@_played
 class IBuilderConfig:
     def __init__(self) -> None:
-        self._flags = {BuilderFlag["TF32"]}  # type: ignore[name-defined]  # noqa: F821
+        self._flags = {BuilderFlag["TF32"]}  # noqa: F821
         self._profiles: list[IOptimizationProfile] = []
         self._pools: dict[int, int] = {}
 
@@ -231,7 +225,6 @@ class IBuilderConfig:
         return self._timings
 
 
-@_played
 class Builder:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
@@ -247,7 +240,7 @@ class Builder:
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> Any:
         fate = os.environ.get("EDGE_FAKE_BUILD", "")
-        workspace = config._pools.get(MemoryPoolType["WORKSPACE"], 1 << 60)  # type: ignore[name-defined]  # noqa: F821
+        workspace = config._pools.get(MemoryPoolType["WORKSPACE"], 1 << 60)  # noqa: F821
         if fate == "abort":
             print("terminate called without an active exception", file=sys.stderr, flush=True)
             os.abort()
@@ -258,39 +251,15 @@ class Builder:
             return None
         if fate == "sleep":
             time.sleep(60)
-        assert not network._jit, "a flag by number became another flag"
-        kernels = _kernels(network) if fake_trt_plugin.OPERATIONS else {}
         reduced = {flag.name for flag in config._flags} & {"FP16", "INT8"}
         assert not (network._strong and reduced), "strongly typed networks refuse precision flags"
         profiles = [tuple(profile._shapes.items()) for profile in config._profiles]
         plan = {"version": __version__, "model": network._model, "profiles": profiles, "flags": sorted(f.name for f in config._flags)}
-        plan["kernels"] = kernels  # an engine that carries its kernels needs no plugin beside it
+        plan["kernels"] = sorted(OPERATIONS)  # an engine that carries its kernels needs no plugin beside it
         # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
         return pickle.dumps(plan)
 
 
-def _kernels(network: INetworkDefinition) -> dict[str, Any]:
-    """Node of ours → what is launched for it, for a batch of one."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(network._model)).graph
-    shapes = {
-        value.name: tuple(each.dim_value or 1 for each in value.type.tensor_type.shape.dim)
-        for value in [*graph.input, *graph.value_info, *graph.output]
-    }
-    return {
-        node.op_type: fake_trt_plugin.launches(
-            f"edge::{node.op_type}",
-            [shapes[name] for name in node.input],
-            ["FP32"] * len(node.input),
-            {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
-        )
-        for node in graph.node
-        if node.domain == "edge"
-    }
-
-
-@_played
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
@@ -310,7 +279,6 @@ class Runtime:
         return ICudaEngine(plan)
 
 
-@_played
 class ICudaEngine:
     def __init__(self, plan: dict[str, Any]) -> None:
         import onnx
@@ -334,10 +302,10 @@ class ICudaEngine:
         return list(self._values)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return TensorIOMode["INPUT" if name == self._graph.input[0].name else "OUTPUT"]  # type: ignore[name-defined]  # noqa: F821
+        return TensorIOMode["INPUT" if name == self._graph.input[0].name else "OUTPUT"]  # noqa: F821
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return DataType[TYPES[self._values[name].type.tensor_type.elem_type]]  # type: ignore[name-defined]  # noqa: F821
+        return DataType[TYPES[self._values[name].type.tensor_type.elem_type]]  # noqa: F821
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(each.dim_value or -1 for each in self._values[name].type.tensor_type.shape.dim)
@@ -356,11 +324,6 @@ class IRuntimeConfig:
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None: ...
 
 
-if "IRuntimeConfig" in SURFACE["classes"]:
-    _played(IRuntimeConfig)
-
-
-@_played
 class EngineInspector:
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
@@ -371,7 +334,6 @@ class EngineInspector:
         return os.environ.get("EDGE_FAKE_INSPECTED") or gzip.decompress(INSPECTED.read_bytes()).decode()
 
 
-@_played
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = engine
@@ -411,3 +373,29 @@ class IExecutionContext:
         profiler = self.__dict__.get("profiler")
         if profiler is not None:
             profiler.report_layer_time("conv1", 0.25)
+
+
+def _played(cls: type) -> None:
+    """The class reduced to what is recorded for it; attributes with a leading underscore are the fake's own."""
+    recorded = set(SURFACE["classes"][cls.__name__])
+    for name in [name for name in vars(cls) if not name.startswith("_")]:
+        if name not in recorded:
+            delattr(cls, name)
+
+    def missing(self: Any, name: str) -> Any:
+        if name in recorded:
+            raise NotImplementedError(f"{cls.__name__}.{name} is recorded but not played")
+        raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
+
+    def put(self: Any, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in recorded:
+            raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
+        object.__setattr__(self, name, value)
+
+    cls.__getattr__ = missing
+    cls.__setattr__ = put
+
+
+for _name in SURFACE["classes"]:
+    if _name in globals():
+        _played(globals()[_name])
