@@ -16,29 +16,20 @@ from pathlib import Path
 import pytest
 
 from edge import backends
-from edge.bundle import Bundle, write_bundle
-from edge.graph import Graph
-from edge.spec import ImageSpec, ModelSpec, TargetSpec
+from edge.bundle import Bundle
+from edge.spec import TargetSpec
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 absent = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is absent")
 
 
 @pytest.fixture(params=["tensorrt", pytest.param("tensorrt-rtx", marks=absent)])
-def source(request, small_graph, tmp_path, fake_tensorrt) -> Path:
+def source(request, small_graph, bundled, tmp_path, fake_tensorrt) -> Path:
     """A bundle to rebuild: the quickest build of the command line."""
     if request.param == "tensorrt":
         fake_tensorrt("10.3")
-    graph = Graph(small_graph("int8"), ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32))
-    return write_bundle(
-        tmp_path / "source" / "bundle",
-        graph=graph,
-        reference=graph.proto,
-        lowered=graph.proto,
-        target=TargetSpec(request.param, "int8", (1, 3), "fp16"),
-        build_engine=backends.backend(request.param).build,
-        facts={"lowering": backends.lowering(request.param)},
-    ).path
+    target = TargetSpec(request.param, "int8", (1, 3), "fp16")
+    return bundled(tmp_path / "source" / "bundle", small_graph("int8"), target, lowering=backends.lowering(request.param)).path
 
 
 class Build:
