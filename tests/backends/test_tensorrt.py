@@ -111,16 +111,16 @@ def test_timings_that_cannot_be_kept_cost_nothing_else(fake_tensorrt, backend, t
     assert backend.build(small_graph(), TARGET, tmp_path / "one")["plan_bytes"] > 0
 
 
-def test_a_capture_that_fails_costs_the_graph_only(opened, images, expected):
-    _, network = opened("10.3", EDGE_FAKE_CAPTURE="refused")
+@pytest.mark.parametrize(
+    ("how", "graph"), [({"EDGE_FAKE_CAPTURE": "refused"}, False), ({"graphs": False}, False), ({"EDGE_FAKE_INTEGRATED": "1"}, True)]
+)
+def test_the_answer_is_the_same_without_graphs_and_on_shared_memory(opened, images, expected, how, graph):
+    fake, network = opened("10.3", **how)
     np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    assert network.graphless
-
-
-def test_graphs_can_be_left_out_to_see_what_they_gain(opened, images, expected):
-    fake, network = opened("10.16", graphs=False)
-    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    assert not fake.cudart.launches
+    assert bool(fake.cudart.launches) == graph
+    assert bool(network.graphless) == ("EDGE_FAKE_CAPTURE" in how)
+    for mode in lane.MODES:
+        np.testing.assert_allclose(network._made(3, mode).run(images)["scores"], expected(images), atol=1e-5)
 
 
 def test_threads_share_the_engine_and_nothing_else(opened, images, expected):
@@ -190,13 +190,6 @@ def test_the_quicker_memory_is_chosen_where_it_is_shared(opened, images, monkeyp
     network(images)
     assert network.memory == chosen
     assert fake.cudart.holds("stream") == 1, "what was timed is not freed"
-
-
-def test_memory_that_the_gpu_reads_in_place_gives_the_same_answer(opened, images, expected):
-    _, network = opened("10.3", EDGE_FAKE_INTEGRATED="1")
-    np.testing.assert_allclose(network(images)["scores"], expected(images), atol=1e-5)
-    for mode in lane.MODES:
-        np.testing.assert_allclose(network._made(3, mode).run(images)["scores"], expected(images), atol=1e-5)
 
 
 def test_layers_and_their_times_can_be_read(opened, images):

@@ -75,7 +75,7 @@ def cudaGetErrorString(code: int) -> tuple[int, bytes]:
 
 def cudaGetDeviceProperties(device: int) -> tuple[int, SimpleNamespace]:
     integrated = int(os.environ.get("EDGE_FAKE_INTEGRATED", "0"))
-    return OK, SimpleNamespace(name=b"Orin", major=8, minor=7, integrated=integrated, totalGlobalMem=8 << 30)
+    return OK, SimpleNamespace(name=b"Orin", major=8, minor=7, integrated=integrated)
 
 
 def cudaStreamCreateWithFlags(flags: int) -> tuple[int, int]:

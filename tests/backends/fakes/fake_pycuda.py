@@ -38,9 +38,7 @@ class Context:
     @staticmethod
     def get_device() -> Any:
         _need_context()
-        return SimpleNamespace(
-            name=lambda: "Orin", compute_capability=lambda: (8, 7), total_memory=lambda: 8 << 30, get_attribute=lambda which: 0
-        )
+        return SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7), get_attribute=lambda which: 0)
 
     @staticmethod
     def synchronize() -> None:
