@@ -54,8 +54,8 @@ def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
 # What is launched. Both functions: operation, shapes and types of its inputs, attributes → launches by types and format.
 
 
-def by_the_fake(fake_tensorrt, version):
-    trt = fake_tensorrt(version).tensorrt
+def by_the_fake(fake_tensorrt):
+    trt = fake_tensorrt("11.1").tensorrt
     aot.register(trt, PTX)
     named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF}
     words = {kind: word for word, kind in named.items()}
@@ -89,10 +89,10 @@ def real_modules() -> list[Path]:
     return [folder for folder in found if (folder / "__init__.py").is_file()]
 
 
-@pytest.fixture(params=["11.1", "real"])
+@pytest.fixture(params=["fake", "real"])
 def launches(request, fake_tensorrt, monkeypatch):
     if request.param != "real":
-        return [by_the_fake(fake_tensorrt, request.param)]
+        return [by_the_fake(fake_tensorrt)]
     if not real_modules():
         pytest.skip("TensorRT's Python sources are absent: TENSORRT_INCLUDE_DIR=<checkout of github.com/NVIDIA/TensorRT>/include")
     return [by_the_real_module(folder, monkeypatch) for folder in real_modules()]
@@ -125,7 +125,7 @@ def test_crops_have_an_entry_for_every_type_and_format(launches, size):
 
 
 def test_entries_take_inputs_then_numbers_then_the_output(ptx, fake_tensorrt):
-    launched = by_the_fake(fake_tensorrt, "11.1")
+    launched = by_the_fake(fake_tensorrt)
     entries = {name: re.findall(r"\.param \.(u64|u32)", body) for name, body in re.findall(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)}
     asked = {
         **launched("edge::RegionBoxes", [MAPS], ["FP32"], {"size": SIZE, "threshold": 0.5}),
@@ -166,28 +166,23 @@ def test_an_engine_carries_its_kernels(ptx, fake_tensorrt, small_graph, monkeypa
 # TensorRT's own module over the few names of the library that it needs.
 
 
-class Expression:
+class Expression(int):
     """A dimension expression whose value is known."""
-
-    def __init__(self, value: int) -> None:
-        self.value = value
 
     def is_constant(self) -> bool:
         return True
 
     def get_constant_value(self) -> int:
-        return self.value
+        return int(self)
 
 
 class Expressions:
     """The builder of expressions."""
 
-    def constant(self, value: int) -> Expression:
-        return Expression(value)
+    constant = Expression
 
     def operation(self, op: Any, first: Expression, second: Expression) -> Expression:
-        assert op.name in ("SUM", "PROD")
-        return Expression(first.value + second.value if op.name == "SUM" else first.value * second.value)
+        return Expression({"SUM": first + second, "PROD": first * second}[op.name])
 
 
 class Launch(list):
@@ -200,29 +195,33 @@ class Launch(list):
             object.__setattr__(self, name, value.expr)
 
 
-def library() -> ModuleType:
-    """The library's side of ``tensorrt.plugin``, as far as that needs it."""
-    trt: Any = ModuleType("tensorrt")
+class Library(ModuleType):
+    """The library's side of ``tensorrt.plugin``: names that it asks for and that nobody plays are empty classes."""
 
-    def names(kind: str, members: str) -> None:
-        setattr(trt, kind, enum.IntEnum(kind, members))
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        setattr(self, name, type(name, (SimpleNamespace,), {}))
+        return getattr(self, name)
 
-    names("DataType", "FLOAT HALF BF16 FP8 INT4 INT8 INT32 INT64")
-    names("TensorFormat", "LINEAR HWC8")
-    names("DimensionOperation", "SUM SUB PROD MAX MIN EQUAL LESS FLOOR_DIV CEIL_DIV")
-    names("QuickPluginCreationRequest", "UNKNOWN PREFER_JIT PREFER_AOT STRICT_JIT STRICT_AOT")
-    names("PluginFieldType", "UNKNOWN CHAR INT8 INT16 INT32 INT64 FLOAT16 FLOAT32 FLOAT64")
-    names("PluginArgType", "INT")
-    names("PluginArgDataType", "INT8 INT16 INT32")
+
+ENUMERATIONS = {
+    "DataType": "FLOAT HALF BF16 FP8 INT4 INT8 INT32 INT64",
+    "TensorFormat": "LINEAR HWC8",
+    "DimensionOperation": "SUM SUB PROD MAX MIN EQUAL LESS FLOOR_DIV CEIL_DIV",
+    "QuickPluginCreationRequest": "UNKNOWN PREFER_JIT PREFER_AOT STRICT_JIT STRICT_AOT",
+    "PluginFieldType": "UNKNOWN CHAR INT8 INT16 INT32 INT64 FLOAT16 FLOAT32 FLOAT64",
+    "PluginArgType": "INT",
+    "PluginArgDataType": "INT8 INT16 INT32",
+}
+
+
+def library() -> Library:
+    trt = Library("tensorrt")
+    vars(trt).update({name: enum.IntEnum(name, members) for name, members in ENUMERATIONS.items()})
     trt.float32, trt.float16, trt.int32, trt.int64 = trt.DataType.FLOAT, trt.DataType.HALF, trt.DataType.INT32, trt.DataType.INT64
-    for name in ("IPluginV3", "IPluginV3QuickCore", "IPluginV3QuickBuild", "IPluginV3QuickRuntime", "IPluginV3QuickAOTBuild"):
-        setattr(trt, name, type(name, (), {}))
-    for name in ("IPluginCreatorV3Quick", "ISymExpr", "ITensor", "IExprBuilder"):
-        setattr(trt, name, type(name, (), {}))
     trt.IDimensionExpr, trt.PluginFieldCollection, trt.DimsExprs = Expression, list, lambda count: [None] * count
     trt.PluginField = lambda name, data, type: SimpleNamespace(name=name, data=data, type=type)
-    trt.PluginTensorDesc = type("PluginTensorDesc", (SimpleNamespace,), {})
-    trt.DynamicPluginTensorDesc = type("DynamicPluginTensorDesc", (SimpleNamespace,), {})
     trt.Dims = type("Dims", (tuple,), {"MAX_DIMS": 8})
     trt.Logger = type("Logger", (), {"WARNING": 1, "log": lambda *_: None})
     creators: dict[tuple[str, str], Any] = {}
@@ -259,7 +258,7 @@ def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         inputs = [named[word] for word in types]
         (output,) = plugin.get_output_data_types(inputs, [len(shape) for shape in shapes])
         (made,) = plugin.get_output_shapes([[Expression(n) for n in shape] for shape in shapes], [], Expressions())
-        shape = tuple(each.value for each in made)
+        shape = tuple(made)
         linear = [described(s, k, trt.TensorFormat.LINEAR) for s, k in zip([*shapes, shape], [*inputs, output], strict=True)]
         offered = plugin.get_supported_format_combinations(linear, len(inputs))
         found: dict[str, Any] = {"shape": shape}
@@ -275,9 +274,9 @@ def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             plugin.get_launch_params(None, tensors, len(inputs), launch, launch, Expressions())
             kernel, ptx = plugin.get_kernel([each.desc for each in tensors[:-1]], [tensors[-1].desc])
             assert ptx == PTX
-            sizes = [tuple(getattr(launch, f"{what}_{axis}").value for axis in "xyz") for what in ("grid", "block")]
+            sizes = [tuple(getattr(launch, f"{what}_{axis}") for axis in "xyz") for what in ("grid", "block")]
             key = f"{' '.join(words[each.type] for each in chosen)} / {chosen[-1].format.name}"
-            found[key] = (kernel, *sizes, [number.expr.value for number in launch])
+            found[key] = (kernel, *sizes, [number.expr for number in launch])
         return found
 
     return launches
