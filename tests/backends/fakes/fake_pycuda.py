@@ -75,15 +75,9 @@ class Event:
         return self
 
 
-class _Allocation:
-    def __init__(self, address: int) -> None:
-        self._address = address
-
-    def __int__(self) -> int:
-        return self._address
-
+class _Allocation(int):
     def free(self) -> None:
-        cudart.cudaFree(self._address)
+        cudart.cudaFree(self)
 
 
 def mem_alloc(size: int) -> _Allocation:
