@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from edge.measure import machine
 from edge.measure.accuracy import evaluate
 from edge.measure.outputs import collect, sample
 from edge.measure.regions import drift
+from edge.plain import to_plain
 
 DEFAULT = "DEFAULT"
 SETS = (DEFAULT, "AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2_VNNI", "AVX2", "SSE41")  # oneDNN's names
@@ -41,10 +43,16 @@ def main(args: argparse.Namespace) -> None:
     for name, values in answers.items():
         row: dict[str, float | None] = {} if dataset.labels is None else {"map": evaluate(values["scores"], dataset.labels).map}
         moved = drift(values, answers[DEFAULT])
-        rows[name] = row | (moved.plain() if moved else {})
+        rows[name] = row | (asdict(moved) if moved else {})
         print(f"{name:18}" + "".join(f"  {key} {value:.4g}" for key, value in rows[name].items() if value is not None), flush=True)
     if args.json:
-        result = {"bundle": args.bundle.name, "dataset": args.dataset, "images": len(dataset), "sets": rows, "machine": machine.describe()}
+        result = {
+            "bundle": args.bundle.name,
+            "dataset": args.dataset,
+            "images": len(dataset),
+            "sets": rows,
+            "machine": to_plain(machine.describe()),
+        }
         write_atomically(args.json, json.dumps(result, indent=1) + "\n")
 
 
@@ -60,7 +68,8 @@ def _collect(args: argparse.Namespace) -> None:
     dataset = _dataset(args)
     with Engine.load(args.bundle) as engine:
         size = min(BATCH, engine.bundle.target.max_batch)
-        np.savez(args.answers, **collect(engine.infer, batches(dataset, engine.bundle.image, size), len(dataset)).values)  # type: ignore[arg-type]
+        found = collect(engine.infer, batches(dataset, engine.bundle.image, size), len(dataset))
+        np.savez(args.answers, **found.outputs)  # type: ignore[arg-type]
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:

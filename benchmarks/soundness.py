@@ -18,6 +18,7 @@ import numpy as np
 
 from edge import Engine, __version__, command
 from edge.measure import latency, machine
+from edge.plain import to_plain
 
 SLOWED = 0.05
 
@@ -62,8 +63,8 @@ def main(args: argparse.Namespace) -> int:
         "batch": args.batch,
         "checks": {name: {"sound": sound, "found": text} for name, (sound, text) in checks.items()},
         "ratios": {"itself": list(itself.ratios), "slowed": list(slower.ratios)},
-        "machine": machine.describe(),
-        "disturbance": machine.between(before, machine.state()).facts,
+        "machine": to_plain(machine.describe()),
+        "disturbance": to_plain(machine.between(before, machine.state())[1]),
     }
     command.write_json(args.json, result)
     return 0 if all(sound for sound, _ in checks.values()) else 3

@@ -68,7 +68,7 @@ def main(args: argparse.Namespace, *, plan: Plan = STANDARD) -> int:
         photos=args.html is not None,
         plan=plan,
     )
-    found = bench(options, command.progress)
+    found = bench(options, command.Terminal(args))
     result = found.result.worded(partial(command.with_flags, arguments=args))
     command.say(text.terminal(result))
     for title, one in zip(text.names(result.each), result.each, strict=True):

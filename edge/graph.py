@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from edge.manifest import digest_bytes
 from edge.spec import ImageSpec, ModelSpec
@@ -17,6 +19,9 @@ OPSET = 19
 IR_VERSION = 10
 INPUT = "image"
 OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
+# What a network gives for N images, by those names: scores (N, C) float32; where it has regions, their boxes (N, K, 4) float32,
+# x1 y1 x2 y2 in pixels, x2/y2 exclusive, and classes (N, K) int64.
+Outputs: TypeAlias = Mapping[str, np.ndarray]
 BATCH = "batch"
 PRODUCER = "mcar-edge"
 FLOAT32_NODES = "edge.float32_nodes"  # metadata: JSON list of the nodes that compute in float32 in every precision
@@ -58,7 +63,7 @@ class Graph:
         return Graph.of(model, self.model, self.image, {**self.parents, "graph": self.digest, **parents})
 
 
-def outputs_of(model: Any) -> tuple[str, ...]:
+def outputs_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of an ONNX model's outputs, in order."""
     return tuple(value.name for value in model.graph.output)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from edge.backends.base import Backend, Form, Runner, Support, engine_file, vendor_errors
+from edge.cpu import VNNI, cores, needs_reduced_range
 from edge.errors import EdgeError
 from edge.manifest import REBUILD
-from edge.processor import VNNI, needs_reduced_range
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.onnx"
@@ -127,11 +127,6 @@ def _options(threads: int | None) -> Any:
     # then every session that the application makes itself is refused.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def cores() -> int:
-    """Cores this process may run on (Linux affinity; elsewhere all)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 PROVIDES: Mapping[str, Backend] = {"onnxruntime": ONNXRuntime()}

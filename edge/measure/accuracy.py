@@ -235,7 +235,7 @@ def rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
 
 def _share(part: NDArray[np.int64] | np.int64, whole: NDArray[np.int64] | np.int64) -> Array:
     """Points; 0 of nothing is 0."""
-    return 100.0 * part / np.maximum(whole, 1)  # type: ignore[no-any-return]
+    return 100.0 * part / np.maximum(whole, 1)
 
 
 def _harmonic(precision: float, recall: float) -> float:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.onnxruntime import Session
-from edge.graph import outputs_of
+from edge.events import Progress
+from edge.graph import OUTPUTS, Outputs, outputs_of
 from edge.measure.accuracy import evaluate
 
 if TYPE_CHECKING:
     import onnx
-
-NEEDED = ("scores", "global_scores", "local_scores", "regions", "region_classes")
-Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def causes(
     reference: Outputs,
     labels: NDArray[np.integer],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Causes | None:
     """Split the drop of an engine against the fp32 graph.
 
@@ -66,7 +64,7 @@ def causes(
     import onnx
 
     model = onnx.load_from_string(graph)
-    if not set(NEEDED) <= set(outputs_of(model)) & set(engine) & set(reference):
+    if not set(OUTPUTS) <= set(outputs_of(model)) & set(engine) & set(reference):
         return None
     changed = {
         given: np.flatnonzero((engine[given] != reference[given]).reshape(len(labels), -1).any(1))

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from edge.errors import EdgeError
+from edge.events import Progress
 
 Clock = Callable[[], float]
 Turn = Callable[[int], Sequence[float]]  # makes so many calls, returns the seconds of each
@@ -127,7 +127,7 @@ class Verdict:
         return "VALID" if self.valid else "INVALID: " + "; ".join(self.reasons)
 
 
-def measure(call: Callable[[], Any], *, images: int = 1, plan: Plan = Plan(), clock: Clock = time.perf_counter) -> Latency:
+def measure(call: Callable[[], object], *, images: int = 1, plan: Plan = Plan(), clock: Clock = time.perf_counter) -> Latency:
     """Warm up until two windows in a row agree, then count.
 
     Args:
@@ -145,7 +145,7 @@ def measure(call: Callable[[], Any], *, images: int = 1, plan: Plan = Plan(), cl
     return Latency(np.asarray(seconds), images, warm_up, settled)
 
 
-def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> Turn:
+def timed(call: Callable[[], object], clock: Clock = time.perf_counter) -> Turn:
     """A call as something that takes turns."""
 
     def turn(count: int) -> list[float]:
@@ -291,7 +291,7 @@ def interleave(
     turn_s: float = 0.5,
     most_calls: int = 200,
     plan: Plan = Plan(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Rounds:
     """Measure several things turn by turn, A B C C B A A B C …, so that what disturbs one disturbs all.
 
