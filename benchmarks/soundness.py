@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     }
     for sound, text in checks.values():
         command.say(f"{'ok  ' if sound else 'FAIL'} {text}")
-    result: dict[str, Any] = {
+    result = {
         "version": __version__,
         "bundle": args.bundle.name,
         "batch": args.batch,
@@ -70,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if all(sound for sound, _ in checks.values()) else 3
 
 
-def slowed(call: Callable[[], Any], share: float) -> Callable[[], None]:
+def slowed(call: Callable[[], object], share: float) -> Callable[[], None]:
     """The call, and then as much again of its own time, spent busily: a sleeping core would clock down."""
 
     def run() -> None:
@@ -83,7 +82,7 @@ def slowed(call: Callable[[], Any], share: float) -> Callable[[], None]:
     return run
 
 
-def stalling(call: Callable[[], Any], usual_s: float) -> Callable[[], None]:
+def stalling(call: Callable[[], object], usual_s: float) -> Callable[[], None]:
     """The call, followed in a third of the cases by a stall of one to three times its usual time."""
     random = np.random.default_rng(0)
 

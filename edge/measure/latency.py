@@ -21,6 +21,7 @@ Clock = Callable[[], float]
 Turn = Callable[[int], Sequence[float]]  # makes so many calls, returns the seconds of each
 
 CONFIDENCE = 0.95
+MOST_CALLS = 200  # in a turn
 SAME = 0.01  # a ratio nearer to one than this is no difference, however narrow its interval
 
 
@@ -78,13 +79,11 @@ class Latency:
         seconds: (n,) each call, in the order made.
         images: images per call.
         warm_up: calls made before counting.
-        settled: whether the warm-up ended because it held still.
     """
 
     seconds: np.ndarray = field(repr=False)
     images: int = 1
     warm_up: int = 0
-    settled: bool = True
 
     def percentile_ms(self, percent: float) -> float:
         """Linear interpolation between order statistics (Hyndman and Fan's type 7, NumPy's default), milliseconds."""
@@ -136,13 +135,13 @@ def measure(call: Callable[[], object], *, images: int = 1, plan: Plan = Plan(),
         clock: monotonic seconds.
     """
     turn = timed(call, clock)
-    warm_up, settled = warm(turn, plan)
+    warm_up, _ = warm(turn, plan)
     seconds: list[float] = []
     total = 0.0
     while total < plan.limit_s and (len(seconds) < plan.samples or total < plan.least_s):
         seconds += turn(1)
         total += seconds[-1]
-    return Latency(np.asarray(seconds), images, warm_up, settled)
+    return Latency(np.asarray(seconds), images, warm_up)
 
 
 def timed(call: Callable[[], object], clock: Clock = time.perf_counter) -> Turn:
@@ -179,18 +178,11 @@ def warm(turn: Turn, plan: Plan = Plan()) -> tuple[int, bool]:
     return calls, False
 
 
-def judge(latency: Latency, plan: Plan = Plan(), *, waited_s: float = 0.0) -> Verdict:
-    """Valid, or why not.
-
-    Args:
-        waited_s: seconds the calls together stood waiting for their images.
-    """
+def judge(latency: Latency, plan: Plan = Plan()) -> Verdict:
+    """Valid, or why not."""
     seconds, reasons = latency.seconds, []
     if len(seconds) < plan.enough:
         reasons.append(f"too few samples: {len(seconds)} of at least {plan.enough}")
-    total = float(seconds.sum())
-    if waited_s > 0.1 * (waited_s + total):
-        reasons.append(f"bound by decode: {waited_s / (waited_s + total):.0%} of the time went by waiting for images")
     if len(seconds) < 2:
         return Verdict(tuple(reasons))
     middle = float(np.median(seconds))
@@ -289,7 +281,6 @@ def interleave(
     *,
     rounds: int = 7,
     turn_s: float = 0.5,
-    most_calls: int = 200,
     plan: Plan = Plan(),
     progress: Progress | None = None,
 ) -> Rounds:
@@ -308,7 +299,7 @@ def interleave(
     for name, turn in turns.items():
         warm(turn, plan)
         once = median(turn(3))
-        calls[name] = max(3, min(most_calls, math.ceil(turn_s / once) if once > 0 else most_calls))
+        calls[name] = max(3, min(MOST_CALLS, math.ceil(turn_s / once) if once > 0 else MOST_CALLS))
     seconds: dict[str, list[np.ndarray]] = {name: [] for name in turns}
     for index in range(rounds):
         for place, name in enumerate(list(turns) if index % 2 == 0 else reversed(list(turns)), 1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edge.data import Dataset
 from edge.graph import Outputs
-from edge.measure.accuracy import evaluate, map_drop_interval, map_interval
+from edge.measure.accuracy import TOP_K, evaluate, map_drop_interval, map_interval
 from edge.measure.causes import Causes
 
 WORST = 3
@@ -122,7 +122,7 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
         of1=mine.of1,
         cf1_reference=base.cf1 if base else None,
         of1_reference=base.of1 if base else None,
-        top=Top(mine.topk, mine.top.cf1, mine.top.of1),
+        top=Top(TOP_K, mine.top.cf1, mine.top.of1),
         threshold=threshold,
         convention=mine.convention,
         ties=mine.ties,
