@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import platform
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -11,45 +15,11 @@ if TYPE_CHECKING:
 COPY_PERCENT = 80  # that RoiResize must reach, fp16 to fp16 at B = 8, K = 4, 448: what its ladder times
 
 
-class Step(TypedDict):
-    """One block size of one version of a ladder."""
-
-    version: int
-    block_size: int
-    microseconds: float
-    megabytes: float
-    percent_of_copy: float
-
-
 class Ladder(TypedDict):
-    """A kernel from slow to fast, beside a copy."""
+    """A kernel from slow to fast: a row per version and block size, beside a copy."""
 
     copy_gb_per_s: int | None
-    rows: list[Step]
-
-
-class Beside(TypedDict):
-    """Our kernels beside PyTorch's ways (``compare.py``)."""
-
-    problem: Mapping[str, int | str]
-    errors: Mapping[str, float]
-    microseconds: Mapping[str, float]
-    criteria: Mapping[str, bool]
-
-
-class Check(TypedDict):
-    """A check of ``check.cu``."""
-
-    check: str
-    ok: bool
-
-
-class EngineBundle(TypedDict):
-    """A bundle: how long it took to build, its size, what it is made of."""
-
-    seconds: float
-    mb: float
-    made_of: list[str]
+    rows: list[dict[str, float]]
 
 
 class EngineRow(TypedDict, total=False):
@@ -73,7 +43,7 @@ class Engines(TypedDict):
     size: int
     rounds: int
     machine: Mapping[str, Json]
-    bundles: dict[str, EngineBundle]
+    bundles: dict[str, Mapping[str, float | list[str]]]
     answers: dict[str, str]
     batches: dict[str, dict[str, EngineRow]]
     warnings: list[str]
@@ -87,10 +57,10 @@ class Found(TypedDict, total=False):
     nvcc: str
     resources: Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]
     resources_equal_recorded: bool | None
-    checks: list[Check]
+    checks: list[dict[str, str | bool]]
     enqueue: Json
     ladders: dict[str, Ladder]
-    compare: Beside | None
+    compare: Mapping[str, Mapping[str, float]] | None
     sanitizer: dict[str, str | None]
     engines: list[Engines]
     training: Json
@@ -124,12 +94,8 @@ def table(result: Found, gpu: str | None, missing: Sequence[str] = (), failed: S
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
         lines.append("")
     for name, ladder in result.get("ladders", {}).items():
-        lines += [
-            f"## {name} (copy {ladder['copy_gb_per_s']} GB/s)",
-            "",
-            "| version | best block size | µs | % of copy |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## {name} (copy {ladder['copy_gb_per_s']} GB/s)", ""]
+        lines += ["| version | best block size | µs | % of copy |", "|---|---|---|---|"]
         for version in sorted({row["version"] for row in ladder["rows"]}):
             best = min((row for row in ladder["rows"] if row["version"] == version), key=lambda row: row["microseconds"])
             lines.append(f"| {version} | {best['block_size']} | {best['microseconds']:.2f} | {best['percent_of_copy']:.1f} |")
@@ -145,9 +111,20 @@ def table(result: Found, gpu: str | None, missing: Sequence[str] = (), failed: S
     for found in result.get("engines", []):
         lines += engine_tables(found)
     if "checks" in result:
-        wrong = [check["check"] for check in result["checks"] if not check["ok"]]
+        wrong = [str(check["check"]) for check in result["checks"] if not check["ok"]]
         lines += [f"Checks on the GPU: {len(result['checks'])}, failed: {', '.join(wrong) or 'none'}.", ""]
     for step, finding in result.get("sanitizer", {}).items():
         lines.append(f"- {step}: {finding}")
     lines += [*(f"- missing: {what}" for what in missing), *(f"- failed: {step}" for step in failed)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def write(result: Found, gpu: str | None, missing: Sequence[str], failed: Sequence[str], target: Path) -> Path:
+    """Both files; returns the Markdown one."""
+    machine = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
+    document = {**machine, "missing": missing, "failed": failed, **result}
+    name = "kernels-" + (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else "no-gpu")
+    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", json.dumps(document, indent=1))
+    (target / f"{name}.json").write_text(text + "\n")
+    (target / f"{name}.md").write_text(table(result, gpu, missing, failed))
+    return target / f"{name}.md"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -26,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.gpu.report import Found, Step, table
+from benchmarks.gpu.report import Found, write
 from benchmarks.gpu.resources import KERNELS, REPOSITORY, TABLE, measure, release, sources
 
 GPU = REPOSITORY / "benchmarks" / "gpu"
@@ -91,10 +90,6 @@ def ended_in_time(command: list[str], limit: float, environment: dict[str, str])
         return said.read() + words, code
 
 
-# ----------------------------------------------------------------------------
-# steps
-
-
 def cpu_part(run: Run, nvcc: str | None) -> None:
     """The tests that need no GPU, and the compiler's resource figures against the recorded ones."""
     if find_spec("pytest") is None:
@@ -142,20 +137,14 @@ def plugin(run: Run, nvcc: str) -> None:
         run.missing.append("plugin enqueue: no TENSORRT_INCLUDE_DIR" if headers is None else "plugin enqueue: no cmake")
         return
     folder, program = run.work / "plugin", run.work / "enqueue"
-    settings = {"TENSORRT_INCLUDE_DIR": headers, "CMAKE_CUDA_COMPILER": nvcc, "CMAKE_BUILD_TYPE": "Release"}
-    configure: list[str | Path] = [
-        "cmake",
-        "-S",
-        KERNELS / "plugin",
-        "-B",
-        folder,
-        *(f"-D{name}={value}" for name, value in settings.items()),
-    ]
-    if run.call("configure the plugin", *configure) is None or run.call("build the plugin", "cmake", "--build", folder) is None:
+    settings = f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"
+    if run.call("configure the plugin", "cmake", "-S", KERNELS / "plugin", "-B", folder, *settings) is None:
+        return
+    if run.call("build the plugin", "cmake", "--build", folder) is None:
         return
     # nvcc as the host compiler's driver: it knows where its runtime is.
-    compile_: list[str | Path] = [nvcc, "-std=c++17", f"-I{KERNELS}", f"-I{headers}", GPU / "enqueue.cpp", "-ldl", "-o", program]
-    if run.call("build enqueue", *compile_) is None:
+    flags = "-std=c++17", f"-I{KERNELS}", f"-I{headers}"
+    if run.call("build enqueue", nvcc, *flags, GPU / "enqueue.cpp", "-ldl", "-o", program) is None:
         return
     output = run.call("enqueue", program, folder / "libedge_plugin.so")
     run.result["enqueue"] = json.loads(output.splitlines()[-1]) if output else None
@@ -182,7 +171,7 @@ def ladders(run: Run, built: dict[str, Path]) -> None:
         output = run.call(f"ladder {name}", built[name]) if name in built else None
         if output is None:
             continue
-        rows: list[Step] = [
+        rows: list[dict[str, float]] = [
             {"version": int(v), "block_size": int(b), "microseconds": float(t), "megabytes": float(m), "percent_of_copy": float(p)}
             for v, b, t, m, p in _TIMING.findall(output)
         ]
@@ -240,14 +229,9 @@ def polygraphy(run: Run, bundles: Path) -> None:
 def training(run: Run) -> None:
     """Two epochs of the recipe on the GPU: that it trains there, and how long an epoch takes."""
     folder = run.work / "trained"
-    words: list[str | Path] = ["--device", "cuda", "--epochs", "2", "--size", "256"]
-    words += ["--output", folder, "--json", folder.with_suffix(".json")]
+    words = "--device", "cuda", "--epochs", "2", "--size", "256", "--output", folder, "--json", folder.with_suffix(".json")
     if run.call("training", sys.executable, "-m", "edge.train", *words, timeout=400) is not None:
         run.result["training"] = json.loads(folder.with_suffix(".json").read_text())
-
-
-# ----------------------------------------------------------------------------
-# report
 
 
 def gpu_name() -> str | None:
@@ -300,17 +284,6 @@ def absent() -> list[str]:
     return [f"no {name}: {step}" for name, (look, step) in NEEDS.items() if not look()]
 
 
-def write(run: Run, gpu: str | None, target: Path) -> Path:
-    """Both files; returns the Markdown one."""
-    machine = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
-    document = {**machine, "missing": run.missing, "failed": run.failed, **run.result}
-    name = "kernels-" + (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else "no-gpu")
-    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", json.dumps(document, indent=1))
-    (target / f"{name}.json").write_text(text + "\n")
-    (target / f"{name}.md").write_text(table(run.result, gpu, run.missing, run.failed))
-    return target / f"{name}.md"
-
-
 def main() -> int:
     for line in (lacking := absent()):
         print(line, file=sys.stderr)
@@ -321,7 +294,12 @@ def main() -> int:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         ends = time.monotonic() + float(os.environ.get("BUDGET_S") or BUDGET_S)
-        run = Run(Path(folder), ends, lambda run: write(run, gpu, target), missing=[line for line in lacking if gpu])
+        run = Run(
+            Path(folder),
+            ends,
+            lambda run: write(run.result, gpu, run.missing, run.failed, target),
+            missing=[line for line in lacking if gpu],
+        )
         if gpu is None:
             run.missing.append("every GPU figure: no GPU on this machine")
         if gpu and nvcc:
@@ -332,7 +310,7 @@ def main() -> int:
         if gpu and "--train" in sys.argv[1:]:
             training(run)
         cpu_part(run, nvcc)
-        report = write(run, gpu, target)
+        report = write(run.result, gpu, run.missing, run.failed, target)
     print(report.read_text())
     return 1 if run.failed else 0
 

@@ -13,39 +13,20 @@ from edge.errors import EdgeError
 from edge.measure.latency import Comparison, Latency, Plan, interleave, judge, measure, median_interval, timed, warm
 
 
-class Clock:
-    """Seconds that pass only in ``spend``."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def spend(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def call_taking(clock: Clock, durations):
-    durations = iter(durations)
-    return lambda: clock.spend(next(durations))
-
-
-def turn_taking(clock: Clock, durations):
-    return timed(call_taking(clock, durations), clock)
+def turn_taking(clock, durations):
+    return timed(clock.call_taking(durations), clock)
 
 
 def milliseconds(values) -> Latency:
     return Latency(np.asarray(values, np.float64) / 1e3)
 
 
-def test_percentiles_of_a_known_run_are_exact():
-    clock = Clock()
+def test_percentiles_of_a_known_run_are_exact(clock):
     # Ten equal warm-up calls settle at once; then 1 … 101 ms in a shuffled order.
     counted = list(range(1, 102))
     random.Random(3).shuffle(counted)
     durations = [0.05] * 10 + [value / 1e3 for value in counted]
-    latency = measure(call_taking(clock, durations), images=4, plan=Plan(samples=101, least_s=0), clock=clock)
+    latency = measure(clock.call_taking(durations), images=4, plan=Plan(samples=101, least_s=0), clock=clock)
     assert latency.warm_up == 10
     figures = asdict(latency.percentiles)
     assert {name: round(value, 6) for name, value in figures.items()} == {
@@ -60,15 +41,13 @@ def test_percentiles_of_a_known_run_are_exact():
     assert latency.throughput == pytest.approx(4 * 101 / sum(range(1, 102)) * 1e3)
 
 
-def test_warm_up_goes_on_until_two_windows_agree():
-    clock = Clock()
+def test_warm_up_goes_on_until_two_windows_agree(clock):
     falling = [0.05] * 5 + [0.03] * 5 + [0.02] * 5 + [0.01] * 5 + [0.0101] * 5
     calls, settled = warm(turn_taking(clock, falling), Plan(warm_s=100))
     assert (calls, settled) == (25, True)
 
 
-def test_warm_up_that_never_settles_ends_at_its_bounds():
-    clock = Clock()
+def test_warm_up_that_never_settles_ends_at_its_bounds(clock):
     growing = (0.01 * 1.2**index for index in itertools.count())
     calls, settled = warm(turn_taking(clock, growing), Plan(warm_calls=30, warm_s=1e9))
     assert (calls, settled) == (30, False)
@@ -77,16 +56,14 @@ def test_warm_up_that_never_settles_ends_at_its_bounds():
     assert (calls, settled) == (2, True)
 
 
-def test_counting_stops_at_its_time_limit():
-    clock = Clock()
-    latency = measure(call_taking(clock, itertools.repeat(4.0)), plan=Plan(limit_s=20), clock=clock)
+def test_counting_stops_at_its_time_limit(clock):
+    latency = measure(clock.call_taking(itertools.repeat(4.0)), plan=Plan(limit_s=20), clock=clock)
     assert len(latency.seconds) == 5
     assert judge(latency).reasons == ("too few samples: 5 of at least 10",)
 
 
-def test_counting_goes_on_until_the_least_time_has_passed():
-    clock = Clock()
-    latency = measure(call_taking(clock, itertools.repeat(0.001)), plan=Plan(samples=10, least_s=0.5), clock=clock)
+def test_counting_goes_on_until_the_least_time_has_passed(clock):
+    latency = measure(clock.call_taking(itertools.repeat(0.001)), plan=Plan(samples=10, least_s=0.5), clock=clock)
     assert len(latency.seconds) == pytest.approx(500, abs=1)
 
 
@@ -143,16 +120,14 @@ def noisy(seed: int, scale: float):
     return (scale * value for value in iter(lambda: float(generator.normal(0.01, 0.0002)), None))
 
 
-def test_an_engine_against_itself_shows_no_difference():
-    clock = Clock()
+def test_an_engine_against_itself_shows_no_difference(clock):
     rounds = interleave({"a": turn_taking(clock, noisy(0, 1)), "b": turn_taking(clock, noisy(1, 1))}, rounds=9)
     comparison = rounds.compare("b", "a")
     assert comparison.verdict == "no difference"
     assert "no difference" in str(comparison)
 
 
-def test_an_engine_slowed_by_three_percent_is_found():
-    clock = Clock()
+def test_an_engine_slowed_by_three_percent_is_found(clock):
     rounds = interleave({"a": turn_taking(clock, noisy(0, 1)), "b": turn_taking(clock, noisy(1, 1.03))}, rounds=9)
     comparison = rounds.compare("b", "a")
     assert comparison.verdict == "slower"
@@ -160,8 +135,7 @@ def test_an_engine_slowed_by_three_percent_is_found():
     assert rounds.compare("a", "b").verdict == "faster"
 
 
-def test_a_machine_that_slows_down_weighs_on_both_sides_of_a_ratio():
-    clock = Clock()
+def test_a_machine_that_slows_down_weighs_on_both_sides_of_a_ratio(clock):
     slowing = lambda scale: (scale * 0.01 * (1 + clock.now / 1000) for _ in itertools.count())  # noqa: E731
     rounds = interleave({"a": turn_taking(clock, slowing(1)), "b": turn_taking(clock, slowing(1.2))}, rounds=8)
     assert rounds.compare("b", "a").ratio == pytest.approx(1.2, rel=0.01)

@@ -10,21 +10,12 @@ from edge.measure import machine, memory
 from edge.plain import to_plain
 
 
-def plant(root, files):
-    for path, text in files.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-    return root
-
-
 def stat(user, idle, steal=0):
     return f"cpu  {user} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 2 3\n"
 
 
-def test_description_holds_what_decides_the_speed(tmp_path):
+def test_description_holds_what_decides_the_speed(plant):
     root = plant(
-        tmp_path,
         {
             "proc/cpuinfo": "processor\t: 0\nmodel name\t: Fast CPU 9\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n",
             "proc/meminfo": "MemTotal:       2097152 kB\nMemFree: 1 kB\n",
@@ -46,9 +37,8 @@ def test_description_holds_what_decides_the_speed(tmp_path):
     json.dumps(to_plain(facts), allow_nan=False)
 
 
-def test_jetson_names_its_board_and_power_mode(tmp_path):
+def test_jetson_names_its_board_and_power_mode(plant):
     root = plant(
-        tmp_path,
         {
             "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0",
             "var/lib/nvpmodel/status": "pmode:0002",
@@ -68,9 +58,8 @@ def test_an_empty_machine_still_answers(tmp_path):
     assert machine.between(machine.state(tmp_path), machine.state(tmp_path))[0] == ()
 
 
-def test_version_one_of_the_cgroup_limits_is_read(tmp_path):
+def test_version_one_of_the_cgroup_limits_is_read(plant):
     root = plant(
-        tmp_path,
         {
             "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
@@ -80,19 +69,19 @@ def test_version_one_of_the_cgroup_limits_is_read(tmp_path):
     assert machine.describe(root).container == machine.Container(0.5, None)
 
 
-def test_throttling_and_a_falling_clock_are_found(tmp_path):
+def test_throttling_and_a_falling_clock_are_found(plant):
     count = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     clock = "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
-    before = machine.state(plant(tmp_path, {"proc/stat": stat(100, 900), count: "3", clock: "2000000"}))
-    after = machine.state(plant(tmp_path, {"proc/stat": stat(100, 1900), count: "5", clock: "1500000"}))
+    before = machine.state(plant({"proc/stat": stat(100, 900), count: "3", clock: "2000000"}))
+    after = machine.state(plant({"proc/stat": stat(100, 1900), count: "5", clock: "1500000"}))
     reasons, _ = machine.between(before, after)
     assert any("2 thermal events" in reason for reason in reasons)
     assert any("from 2000 to 1500 MHz" in reason for reason in reasons)
 
 
-def test_other_processes_and_stolen_time_disturb(tmp_path):
-    before = machine.state(plant(tmp_path, {"proc/stat": stat(0, 0)}))
-    after = machine.state(plant(tmp_path, {"proc/stat": stat(50_000, 45_000, 5_000)}))
+def test_other_processes_and_stolen_time_disturb(plant):
+    before = machine.state(plant({"proc/stat": stat(0, 0)}))
+    after = machine.state(plant({"proc/stat": stat(50_000, 45_000, 5_000)}))
     text = "; ".join(machine.between(before, after)[0])
     assert "other processes took 50%" in text
     assert "hypervisor took 5%" in text
