@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
     checks = {
         "itself": (itself.verdict == "no difference", f"against itself: {itself}"),
         "slowed": (slower.verdict == "slower", f"slowed by {SLOWED:.0%}: {slower}"),
-        "steady": (verdicts["steady"].valid, f"as it is: {verdicts['steady']}"),
-        "stalling": (not verdicts["stalling"].valid, f"with random stalls: {verdicts['stalling']}"),
+        "steady": (not verdicts["steady"], f"as it is: {'; '.join(verdicts['steady']) or 'VALID'}"),
+        "stalling": (bool(verdicts["stalling"]), f"with random stalls: {'; '.join(verdicts['stalling']) or 'VALID'}"),
     }
     for sound, text in checks.values():
         command.say(f"{'ok  ' if sound else 'FAIL'} {text}")

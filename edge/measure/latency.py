@@ -112,20 +112,6 @@ class Latency:
         return Percentiles(*map(self.percentile_ms, (50, 90, 95, 99)), *whole)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a measurement may be believed, and every reason why not."""
-
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def valid(self) -> bool:
-        return not self.reasons
-
-    def __str__(self) -> str:
-        return "VALID" if self.valid else "INVALID: " + "; ".join(self.reasons)
-
-
 def measure(call: Callable[[], object], *, images: int = 1, plan: Plan = Plan(), clock: Clock = time.perf_counter) -> Latency:
     """Warm up until two windows in a row agree, then count.
 
@@ -178,13 +164,13 @@ def warm(turn: Turn, plan: Plan = Plan()) -> tuple[int, bool]:
     return calls, False
 
 
-def judge(latency: Latency, plan: Plan = Plan()) -> Verdict:
-    """Valid, or why not."""
+def judge(latency: Latency, plan: Plan = Plan()) -> tuple[str, ...]:
+    """Why a measurement may not be believed; empty when it may."""
     seconds, reasons = latency.seconds, []
     if len(seconds) < plan.enough:
         reasons.append(f"too few samples: {len(seconds)} of at least {plan.enough}")
     if len(seconds) < 2:
-        return Verdict(tuple(reasons))
+        return tuple(reasons)
     middle = float(np.median(seconds))
     low, high, _ = median_interval(seconds)
     spread = float(np.percentile(seconds, 90) - np.percentile(seconds, 10)) / middle if middle else 0.0
@@ -196,7 +182,7 @@ def judge(latency: Latency, plan: Plan = Plan()) -> Verdict:
         reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median, at most {plan.spread:.0%} will do")
     if abs(drift) > plan.drift:
         reasons.append(f"unstable: the median moved by {drift:+.0%} during the run, at most {plan.drift:.0%} will do")
-    return Verdict(tuple(reasons))
+    return tuple(reasons)
 
 
 def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:

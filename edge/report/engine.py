@@ -138,7 +138,7 @@ def _latency(engine: Engine, images: np.ndarray, plan: latency.Plan) -> Run:
     measured = latency.measure(lambda: engine.infer(images), images=len(images), plan=plan)
     disturbed, disturbance = machine.between(before, machine.state())
     # What happened to the machine comes first: it is the cause of the rest.
-    reasons = (*disturbed, *latency.judge(measured, plan).reasons)
+    reasons = (*disturbed, *latency.judge(measured, plan))
     return Run(
         batch=len(images),
         latency_ms=measured.percentiles,

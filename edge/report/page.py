@@ -85,7 +85,8 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
     title = Path(result.bundle).name
     verdict = "valid" if result.valid else "invalid"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>{escape(title)} – bench</title><style>{style.SHEET}</style></head><body><main>"
         f'<header><p class="kicker">mcar-edge bench</p><h1>{escape(title)}</h1>'
         f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result.machine))}</p></header>'

@@ -59,7 +59,7 @@ def test_warm_up_that_never_settles_ends_at_its_bounds(clock):
 def test_counting_stops_at_its_time_limit(clock):
     latency = measure(clock.call_taking(itertools.repeat(4.0)), plan=Plan(limit_s=20), clock=clock)
     assert len(latency.seconds) == 5
-    assert judge(latency).reasons == ("too few samples: 5 of at least 10",)
+    assert judge(latency) == ("too few samples: 5 of at least 10",)
 
 
 def test_counting_goes_on_until_the_least_time_has_passed(clock):
@@ -69,14 +69,12 @@ def test_counting_goes_on_until_the_least_time_has_passed(clock):
 
 def test_a_steady_run_is_valid():
     noise = np.random.default_rng(0).normal(20, 0.2, 200)
-    verdict = judge(milliseconds(noise))
-    assert verdict.valid
-    assert str(verdict) == "VALID"
+    assert judge(milliseconds(noise)) == ()
 
 
 def test_a_single_outlier_does_not_make_a_run_invalid():
     values = [20.0] * 199 + [400.0]
-    assert judge(milliseconds(values)).valid
+    assert judge(milliseconds(values)) == ()
     assert milliseconds(values).variation > 1
 
 
@@ -90,9 +88,8 @@ def test_a_single_outlier_does_not_make_a_run_invalid():
     ],
 )
 def test_an_unsound_run_is_called_invalid_with_its_reason(values, reason):
-    verdict = judge(milliseconds(values))
-    assert not verdict.valid
-    assert any(reason in one for one in verdict.reasons), verdict
+    reasons = judge(milliseconds(values))
+    assert any(reason in one for one in reasons), reasons
 
 
 def test_median_interval_matches_the_binomial_table():
