@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
     checks = {
         "itself": (itself.verdict == "no difference", f"against itself: {itself}"),
         "slowed": (slower.verdict == "slower", f"slowed by {SLOWED:.0%}: {slower}"),
-        "steady": (not verdicts["steady"], f"as it is: {'; '.join(verdicts['steady']) or 'VALID'}"),
-        "stalling": (bool(verdicts["stalling"]), f"with random stalls: {'; '.join(verdicts['stalling']) or 'VALID'}"),
+        "steady": (not verdicts["steady"], f"as it is: {_verdict(verdicts['steady'])}"),
+        "stalling": (bool(verdicts["stalling"]), f"with random stalls: {_verdict(verdicts['stalling'])}"),
     }
     for sound, text in checks.values():
         command.say(f"{'ok  ' if sound else 'FAIL'} {text}")
@@ -67,6 +67,10 @@ def main(args: argparse.Namespace) -> int:
     }
     command.write_json(args.json, result)
     return 0 if all(sound for sound, _ in checks.values()) else 3
+
+
+def _verdict(reasons: tuple[str, ...]) -> str:
+    return "INVALID: " + "; ".join(reasons) if reasons else "VALID"
 
 
 def slowed(call: Callable[[], object], share: float) -> Callable[[], None]:
