@@ -13,8 +13,8 @@ import pytest
 # A module may use any lower layer.
 LAYERS = {
     **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
-    **dict.fromkeys(["edge.cache", "edge.events", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
-    **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], 2),
+    **dict.fromkeys(["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.spec"], 1),
+    **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image"], 2),
     **dict.fromkeys(["edge.engine", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib"], 4),
     **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),

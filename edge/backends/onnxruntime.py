@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
+from edge.cpu import VNNI, cores, needs_reduced_range
 from edge.errors import EdgeError
 from edge.manifest import REBUILD
-from edge.processor import VNNI, needs_reduced_range
 from edge.spec import TargetSpec
 
 PAYLOAD = "engine.onnx"
@@ -127,11 +126,6 @@ def _options(threads: int | None) -> Native:
     # then every session that the application makes itself is refused.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def cores() -> int:
-    """Cores this process may run on (Linux affinity; elsewhere all)."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 PROVIDES: Mapping[str, Backend] = {"onnxruntime": ONNXRuntime()}

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge.cpu import needs_reduced_range
 from edge.lower.prune import prune
-from edge.processor import needs_reduced_range
 
 KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 REDUCED = 63  # largest |weight| with 7 bits

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
 from edge.measure.latency import Clock
 
+T = TypeVar("T")  # a decoded image
 # In the order an image passes them. Those of the graph are the first parts of its node names.
 STAGES = ("decode", "preprocess", "host_to_device", "global", "boxes", "crop", "local", "fuse", "device_to_host", "other")
 OF_GRAPH = ("global", "boxes", "crop", "local", "fuse")
@@ -38,7 +39,7 @@ def stage_of(node: str) -> str:
 
 
 def of_images(
-    decode: Callable[[int], Any], preprocess: Callable[[Any], Any], indices: Iterable[int], batch: int, clock: Clock = time.perf_counter
+    decode: Callable[[int], T], preprocess: Callable[[T], object], indices: Iterable[int], batch: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
     """Decode and preprocess one image after another; milliseconds of a batch, from the medians.
 

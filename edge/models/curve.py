@@ -1,36 +1,22 @@
-"""The picture of a training run, drawn with Pillow alone."""
+"""The picture of a training run."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from PIL import Image, ImageDraw
-
-WIDTH, HEIGHT, MARGIN = 720, 360, 40
-LOSS, STREAMS = "#cc4444", ("#228833", "#999999", "#2277aa", "#aa7722")  # of the shipped stream, which is the last, and backwards
+from edge import charts
+from edge.charts.sheet import png, sheet
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A PNG of loss (0 to its largest) and validation mAP (0 to 100 points) over the epochs of a log."""
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    pen = ImageDraw.Draw(image)
-    pen.rectangle((MARGIN, MARGIN, WIDTH - MARGIN, HEIGHT - MARGIN), outline="grey")
-    across = (WIDTH - 2 * MARGIN) / max(1, len(rows) - 1)
-    highest = max(row["loss"] for row in rows) or 1.0
-    names = ["loss", *(name for name in rows[0] if name.startswith("map_"))]
-    for place, name in enumerate(names):
-        colour = STREAMS[(len(names) - 1 - place) % len(STREAMS)] if place else LOSS
-        full = highest if name == "loss" else 100.0
-        known = [(index, row[name]) for index, row in enumerate(rows) if row[name] != ""]
-        points = [(MARGIN + index * across, HEIGHT - MARGIN - value / full * (HEIGHT - 2 * MARGIN)) for index, value in known]
-        if len(points) > 1:
-            pen.line(points, fill=colour, width=2)
-        for x, y in points:
-            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        pen.text((MARGIN + place * (WIDTH - 2 * MARGIN) // len(names), 14), f"{name} {known[-1][1] if known else '-'}", fill=colour)
-    pen.text((MARGIN, HEIGHT - 28), f"epochs 1 to {len(rows)}; mAP 0 to 100 points, loss 0 to {highest:.3f}", fill="black")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def draw_curve(rows: Sequence[Mapping[str, float | str]]) -> bytes:
+    """A PNG of the loss and of the validation mAP of each stream, in points, over the epochs of a log; empty cells are left out."""
+    curves = {
+        name: [(float(epoch), float(row[name])) for epoch, row in enumerate(rows, 1) if row[name] != ""]
+        for name in rows[0]
+        if name == "loss" or name.startswith("map_")
+    }
+    streams = {name.removeprefix("map_"): values for name, values in curves.items() if name != "loss" and values}
+    drawn = {"Loss": charts.lines({"loss": curves["loss"]}, x_unit="epoch", y_unit="loss")}
+    if streams:
+        drawn["Validation mAP"] = charts.lines(streams, x_unit="epoch", y_unit="mAP")
+    return png(sheet(drawn, title="Loss and validation mAP by epoch"))
