@@ -16,9 +16,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from edge import command
 from edge.atomic import check_folder_writable, write_atomically
-from edge.engine import Engine, Prediction
+from edge.draw import draw
+from edge.engine import Engine
 from edge.errors import EdgeError
-from edge.image import decode, draw
+from edge.image import decode
+from edge.prediction import Prediction
 
 SOFTWARE = "mcar-edge"  # said in every drawing: only a drawing of ours is drawn over
 

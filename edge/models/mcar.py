@@ -7,18 +7,18 @@ and the authors' published code, whose key names and quirks are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
+from edge.models import Option
 from edge.models.backbones import BACKBONES
 from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
 from edge.models.network import Network, check_classes, check_side, is_count
 from edge.models.pooling import check_pooling, pool
-from edge.models.recipes import Recipe
+from edge.models.recipe import Recipe
 
 
 class MCAR(Network):
@@ -121,13 +121,13 @@ class MCAR(Network):
         scores = {name.removesuffix("_logits"): torch.sigmoid(value.float()) for name, value in logits.items()}
         return {**scores, "fused": torch.maximum(scores["global"], scores["local"])} if all_streams else scores
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         return {"pooling": self.pooling, "regions": self.regions, "threshold": self.threshold}
 
     def _classify(self, maps: Tensor) -> Tensor:
         """Feature maps (B, F, n, n) → logits (B, C)."""
-        return self.convclass(pool(maps, self.pooling)).flatten(1)
+        return torch.flatten(self.convclass(pool(maps, self.pooling)), 1)
 
     def _strongest(self, crops: Tensor, count: int) -> Tensor:
         """Crops (B·count, 3, S, S) → per class the largest logit over an image's crops, (B, C)."""

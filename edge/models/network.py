@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
-from edge.models.recipes import Recipe
+from edge.models import Option
+from edge.models.recipe import Recipe
 
 STRIDE = 32
 CLASSIFIER = "convclass"
@@ -42,7 +42,7 @@ class Network(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         raise NotImplementedError
 

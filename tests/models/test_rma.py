@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from edge.errors import EdgeError
-from edge.models import create, load_checkpoint, recipes
+from edge.models import create, load_checkpoint
 from edge.models.checkpoint import describe, save_checkpoint
 from edge.models.rma import Cell, anchors_of, boxes_of, localisation_loss, profiles
+from edge.training import recipes
 
 WHOLE = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
 
