@@ -39,8 +39,9 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     _lost.clear()
     try:
         for name in WRITTEN:
-            if getattr(arguments, name, None) is not None:
-                check_writable(getattr(arguments, name))
+            path = vars(arguments).get(name)
+            if path is not None:
+                check_writable(path)
         code = main(arguments) or 0
     except EdgeError as error:
         tell(error, arguments)
@@ -60,7 +61,7 @@ def tell(error: EdgeError, arguments: argparse.Namespace) -> None:
 
 def with_flags(message: str, arguments: argparse.Namespace) -> str:
     """A message with the parameters it names in backticks turned into this command's flags."""
-    return re.sub(r"`(\w+)`", lambda name: flag(name[1]) if hasattr(arguments, name[1]) else name[0], message)
+    return re.sub(r"`(\w+)`", lambda name: flag(name[1]) if name[1] in vars(arguments) else name[0], message)
 
 
 def flag(name: str) -> str:

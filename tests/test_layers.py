@@ -12,7 +12,7 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder"], 0),
     **dict.fromkeys(["edge.cache", "edge.events", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
     **dict.fromkeys(["edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw"], 2),
     **dict.fromkeys(["edge.engine", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3),
@@ -23,6 +23,7 @@ LAYERS = {
 # Within a layer, this and nothing else.
 WITHIN = {
     ("edge.atomic", "edge.errors"),
+    ("edge.atomic", "edge.exchange"),
     ("edge.draw", "edge.prediction"),
     ("edge.bundle", "edge.backends"),
     ("edge.engine", "edge.bundle"),

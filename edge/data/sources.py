@@ -40,4 +40,5 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     if not root:
         raise EdgeError("data", f"`dataset` {spec!r} names no folder", f"Write {kind}:FOLDER")
     module, function = FOLDERS[kind]
+    # getattr: a function by the name in the table.
     return getattr(import_module(module), function)(Path(root), split)  # type: ignore[no-any-return]
