@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def _is_ours(path: Path) -> bool:
 def _plain(prediction: Prediction) -> Entry:
     return {
         "labels": [{"name": name, "score": score} for name, score in prediction.labels],
-        "regions": [{"box": list(region.box), "label": region.label, "score": region.score} for region in prediction.regions],
+        "regions": [asdict(region) for region in prediction.regions],
     }
 
 

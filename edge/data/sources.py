@@ -34,7 +34,7 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     if kind == "scenes":
         if colon:
             raise EdgeError("data", f"The generated scenes have no folder, but `dataset` is {spec!r}", "Write scenes")
-        return import_module("edge.data.scenes").open_scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
+        return import_module("edge.data.scenes").Scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
     if kind not in FOLDERS:
         raise EdgeError("data", f"There is no kind of data set {spec!r}", f"Change `dataset` to {one_of(SPECS)}")
     if not root:

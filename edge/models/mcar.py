@@ -73,11 +73,6 @@ class MCAR(Network):
             "region_classes": classes,
         }
 
-    def forward_global(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S) → logits (B, C) of the first pass alone, with gradients."""
-        check_side(image)
-        return self._classify(self.features(image))
-
     def adapted(self, recipe: Recipe) -> Recipe:
         """The recipes are MCAR's own."""
         return recipe
@@ -95,11 +90,11 @@ class MCAR(Network):
             sample: draw so many of each image's K regions instead of running all.
             generator: of the draw.
         """
-        if streams == "global":
-            return {"global_logits": self.forward_global(image)}
         size = check_side(image)
         maps = self.features(image)
         global_logits = self._classify(maps)
+        if streams == "global":
+            return {"global_logits": global_logits}
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             classes = top_classes(global_logits.float(), self.regions)
             if sample is not None and sample < self.regions:

@@ -66,10 +66,6 @@ class Network(nn.Module):
         """What comes pretrained and learns at the smaller rate."""
         return self.features.parameters()
 
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Everything behind the backbone."""
-        return (parameter for name, parameter in self.named_parameters() if not name.startswith("features."))
-
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""
         for name, module in self.named_modules():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -63,6 +65,15 @@ def read_state(path: Path) -> tuple[str, State, dict[str, dict[str, Any]]]:
     as_shipped, points, epoch = saved["best"]
     state = State(**{**{name: saved[name] for name in names}, "best": (as_shipped, points, epoch)})
     return saved["identity"], state, {name: saved[name] for name in _MODULES}
+
+
+def write_log(folder: Path, rows: list[Row]) -> None:
+    """Write the log of a run, a line for each epoch so far."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / LOG, text.getvalue())
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:

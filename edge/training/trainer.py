@@ -7,8 +7,6 @@ saved whole every few minutes: on a CPU with a fixed number of threads a resumed
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +27,7 @@ from edge.models.curve import draw_curve
 from edge.models.network import Network
 from edge.models.recipe import Phase, Recipe
 from edge.training.augmentation import augment, normalise, resize
-from edge.training.folder import BEST, CURVE, LOG, STATE, Row, State, read_state, write_state
+from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
 
 SAVE_SECONDS = 120.0
 
@@ -195,7 +193,7 @@ class Trainer:
             state.best = (int(as_shipped), shipped, state.epoch)
             self.write_best()
         self.save()
-        write_atomically(self.folder / LOG, _csv(state.rows))
+        write_log(self.folder, state.rows)
         write_atomically(self.folder / CURVE, draw_curve(state.rows))
 
     def _outcome(self) -> Outcome:
@@ -313,11 +311,3 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     # getattr: a name of torch's own use, which another version may lack.
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-
-
-def _csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edge.data import scenes
-from edge.data.scenes import CLASSES, KINDS, SIZE, SPLITS, Scenes
+from edge.data.scenes import SIZE, SPLITS, Scenes
+from edge.data.shapes import CLASSES, KINDS
 from edge.errors import EdgeError
 
 

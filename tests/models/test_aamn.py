@@ -152,14 +152,6 @@ def test_a_memory_of_other_classes_is_refused(model, tmp_path):
         load_checkpoint(create("aamn-mobilenetv2", num_classes=5), create("mcar-mobilenetv2", num_classes=5).state_dict())
 
 
-@pytest.mark.parametrize(
-    "options", [{"width": 0}, {"memory": 1}, {"momentum": 1.0}, {"pooling": "sum"}, {"regions": 4}], ids=str
-)  # fmt: skip
-def test_options_that_cannot_be_are_refused(options):
-    with pytest.raises(EdgeError, match=next(iter(options))):
-        create("aamn-mobilenetv2", num_classes=5, **options)
-
-
 def test_larger_backbones_have_wider_modules():
     with torch.device("meta"):
         network = create("aamn-resnet50", num_classes=80)
