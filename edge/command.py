@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -115,8 +115,7 @@ class Terminal:
     def warn(self, text: str) -> None:
         warn(with_flags(text, self._arguments))
 
-    def progress(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]:
-        return progress(title, unit)
+    progress = staticmethod(progress)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

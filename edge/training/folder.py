@@ -21,6 +21,7 @@ _MODULES = ("model", "mean", "optimiser")
 _ANOTHER = "Start again in another `output`"
 
 Row = dict[str, float | str]  # an epoch's line of the log
+Modules = Mapping[str, dict[str, Any]]  # state dicts, as torch gives them
 
 
 @dataclass
@@ -46,12 +47,12 @@ class State:
     best: tuple[int, float, int] = (-1, -1.0, 0)
 
 
-def write_state(folder: Path, identity: str, state: State, modules: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the whole state of a run; ``modules`` are torch's state dicts by the names of ``_MODULES``."""
+def write_state(folder: Path, identity: str, state: State, modules: Modules) -> None:
+    """Write the whole state of a run; ``modules`` by the names of ``_MODULES``."""
     write_atomically(folder / STATE, to_bytes({"identity": identity, **modules, **asdict(state)}))
 
 
-def read_state(path: Path) -> tuple[str, State, dict[str, dict[str, Any]]]:
+def read_state(path: Path) -> tuple[str, State, Modules]:
     """Identity, state and torch's state dicts of whichever run; an error where the file is damaged or something else."""
     names = [each.name for each in fields(State)]
     try:

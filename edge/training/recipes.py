@@ -44,17 +44,14 @@ def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
         Phase(size, full, (5e-4, 3e-4), batch=16),
         Phase(size, both, (4e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),
     )
-    return Recipe("scratch", _some(phases), "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+    some = tuple(phase for phase in phases if phase.epochs)
+    return Recipe("scratch", some, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
 
 
 def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
     """What follows ``scratch`` where time allows: both streams on all images at full size."""
     phases = (Phase(size, epochs, (5e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
     return Recipe("refine", phases, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
-
-
-def _some(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    return tuple(phase for phase in phases if phase.epochs)
 
 
 def _augmentation(overhead: bool) -> Augmentation:

@@ -133,6 +133,27 @@ def test_what_is_saved_loads_again(small, tmp_path, dtype):
         assert torch.equal(again.state_dict()[name], expected), name
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "other"),
+    [("rma-mobilenetv2", {"regions": 3}, r"convclass\.weight \(5, 128\) for \(6, 128\)"),
+     ("aamn-mobilenetv2", {"width": 16}, r"memory\.prototypes \(5, 1280\) for \(6, 1280\)")],
+)  # fmt: skip
+def test_a_checkpoint_tells_its_options_and_fits_its_own_kind_only(small, tmp_path, name, options, other):
+    path, network = tmp_path / "ours.pth", create(name, num_classes=5, **options)
+    save_checkpoint(path, network, name=name, classes=CLASSES, size=64)
+    told = describe(path)
+    assert (told.model, told.num_classes, told.options) == (name, 5, network.spec_options())
+    again = load_checkpoint(create(told.model, told.num_classes, **told.options), path)
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in again.state_dict().items())
+    with pytest.raises(EdgeError, match=other) as caught:
+        load_checkpoint(create(name, num_classes=6, **options), path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EdgeError, match=r"unknown \((region|memory)"):
+        load_checkpoint(create("mcar-mobilenetv2", num_classes=5), path)
+    with pytest.raises(EdgeError, match=r"missing \((region|memory)"):
+        load_checkpoint(create(name, num_classes=5, **options), small.state_dict())
+
+
 def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(small, tmp_path, monkeypatch):
     path = tmp_path / "ours.pth"
     path.write_bytes(b"the old file")

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edge.errors import EdgeError
 from edge.models import create, load_checkpoint
-from edge.models.checkpoint import describe, save_checkpoint
 from edge.models.rma import Cell, anchors_of, boxes_of, localisation_loss, profiles
 from edge.training import recipes
 
@@ -160,16 +158,3 @@ def test_the_published_recipe_is_adams():
     assert [(phase.epochs, *phase.lr) for phase in recipe.phases] == [(30, 1e-5, 1e-5), (15, 1e-6, 1e-6)]
     assert (recipe.optimiser, recipe.weight_decay, recipe.backbone_lr) == ("adamw", 0, 1)
     assert {phase.streams for phase in network.adapted(recipes.scratch(256, 10)).phases} == {"global"}
-
-
-def test_a_checkpoint_tells_its_options_and_fits_its_own_kind_only(model, tmp_path):
-    path = tmp_path / "ours.pth"
-    save_checkpoint(path, model, name="rma-mobilenetv2", classes=tuple("abcde"), size=64)
-    told = describe(path)
-    assert (told.model, told.num_classes, told.options) == ("rma-mobilenetv2", 5, model.spec_options())
-    again = load_checkpoint(create(told.model, told.num_classes, **told.options), path)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
-    with pytest.raises(EdgeError, match=r"unknown \(region\.weight"):
-        load_checkpoint(create("mcar-mobilenetv2", num_classes=5), path)
-    with pytest.raises(EdgeError, match=r"convclass\.weight \(5, 128\) for \(6, 128\)"):
-        load_checkpoint(create("rma-mobilenetv2", num_classes=6), path)

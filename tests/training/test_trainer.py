@@ -55,37 +55,34 @@ def weights(made: Trainer) -> list[torch.Tensor]:
     return [*made.model.state_dict().values(), *made.mean.state_dict().values()]
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the first epoch, at its end, in the second: the weights come out the same to the last bit."""
-    whole = trainer(tmp_path / "whole")
-    outcome = whole.run()
+def equal(one: Trainer, other: Trainer) -> bool:
+    return all(torch.equal(value, its) for value, its in zip(weights(one), weights(other), strict=True))
 
-    first = trainer(tmp_path / "parts")
+
+@pytest.mark.parametrize(
+    ("name", "options", "stop_after"),
+    [
+        ("mcar-mobilenetv2", {"regions": 2}, 1),  # in the first epoch
+        ("mcar-mobilenetv2", {"regions": 2}, 3),  # at its end
+        ("mcar-mobilenetv2", {"regions": 2}, 4),  # in the second
+        ("rma-mobilenetv2", {"regions": 2}, 2),
+        ("aamn-mobilenetv2", {"width": 8}, 2),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, name: str, options: dict[str, int], stop_after: int) -> None:
+    whole, first, second = (trainer(tmp_path / folder, name=name, **options) for folder in ("whole", "parts", "parts"))
+    outcome = whole.run()
     first.run(stop=lambda: first.state.updates == stop_after)
-    second = trainer(tmp_path / "parts")
     assert second.resume()
     assert second.state.updates == stop_after
     again = second.run()
 
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    assert equal(whole, second)
     untimed = [[{**row, "seconds": 0} for row in rows] for rows in (outcome.rows, again.rows)]
     assert untimed[0] == untimed[1]
-    best = [read(tmp_path / name / BEST)["state_dict"] for name in ("whole", "parts")]
-    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
-
-
-@pytest.mark.parametrize(("name", "options"), [("rma-mobilenetv2", {"regions": 2}), ("aamn-mobilenetv2", {"width": 8})])
-def test_the_other_architectures_go_on_bit_equal_too(tmp_path: Path, name: str, options: dict[str, int]) -> None:
-    whole = trainer(tmp_path / "whole", name=name, **options)
-    outcome = whole.run()
-    assert [key for key in outcome.rows[0] if key.startswith("map")] == ["map_scores"]
-    first = trainer(tmp_path / "parts", name=name, **options)
-    first.run(stop=lambda: first.state.updates == 2)
-    second = trainer(tmp_path / "parts", name=name, **options)
-    assert second.resume()
-    second.run()
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    assert [key for key in outcome.rows[0] if key.startswith("map")] == [f"map_{stream}" for stream in whole.model.streams]
+    best = [read(tmp_path / folder / BEST)["state_dict"] for folder in ("whole", "parts")]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
     if name.startswith("aamn"):
         assert whole.model.memory.seen.tolist() == [1, 1, 1]
         assert whole.mean.memory.prototypes.any(1).all()  # what is shipped remembers too
@@ -157,7 +154,7 @@ def test_the_first_lasting_file_of_a_run_is_its_state(tmp_path: Path, monkeypatc
     whole.run()
     assert again.resume()
     again.run()
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(again), strict=True))
+    assert equal(whole, again)
 
 
 def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,18 +236,12 @@ def test_from_scratch_has_the_epochs_asked_for_and_ends_with_both_streams(epochs
     assert all(one.size <= other.size for one, other in zip(recipe.phases, recipe.phases[1:], strict=False))
 
 
-def test_another_architecture_gives_its_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mcar-mobilenetv2", "rma-mobilenetv2"])
+def test_weights_of_other_classes_or_another_architecture_give_their_backbone(tmp_path: Path, name: str) -> None:
     source = start(create("mcar-mobilenetv2", num_classes=7), 5)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
-    model = start(create("rma-mobilenetv2", num_classes=3), 0, tmp_path / "other.pth")
-    assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
-    with pytest.raises(EdgeError, match="features"):
-        start(create("aamn-resnet50", num_classes=3, width=8), 0, tmp_path / "other.pth")
-
-
-def test_pretrained_weights_may_have_other_classes(tmp_path: Path) -> None:
-    source = start(create("mcar-mobilenetv2", num_classes=7), 5)
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
-    model = start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0, tmp_path / "other.pth")
+    model = start(create(name, num_classes=3, regions=2), 0, tmp_path / "other.pth")
     assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
     assert model.convclass.weight.shape[0] == 3
+    with pytest.raises(EdgeError, match="features"):
+        start(create("aamn-resnet50", num_classes=3, width=8), 0, tmp_path / "other.pth")
