@@ -1,4 +1,4 @@
-"""What commands say of architectures comes from the table of names, and the picture of a run from its log."""
+"""Names and options of architectures: the help, what is refused; and the picture of a run from its log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from PIL import Image
 from edge import train
 from edge.charts.marks import SERIES
 from edge.charts.sheet import COLOURS
-from edge.models import DEFAULT_MODEL, FAMILIES, MODELS
-from edge.models.checkpoint import describe
-from edge.models.curve import draw_curve
-from edge.models.source import ASSETS, shipped, weights_file
+from edge.errors import EdgeError
+from edge.models import DEFAULT_MODEL, FAMILIES, MODELS, create
+from edge.training.curve import draw_curve
 
 
 def test_every_architecture_has_its_line_in_the_help():
@@ -25,17 +24,29 @@ def test_every_architecture_has_its_line_in_the_help():
     assert DEFAULT_MODEL in MODELS
 
 
-def test_a_shipped_name_is_its_file_and_any_other_a_path(tmp_path):
-    for name in shipped():
-        assert weights_file(name) == ASSETS / f"{name}.pth"
-    assert weights_file(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
+# Per architecture: the options, and what the refusal names where that is not the option itself.
+REFUSED = {
+    "mcar-mobilenetv2": [
+        ({"threshold": 0.0}, ""), ({"threshold": 1.0}, ""), ({"threshold": "0.5"}, ""), ({"threshold": float("nan")}, ""),
+        ({"regions": 0}, ""), ({"regions": 6}, "1 to 5"), ({"regions": "4"}, ""), ({"regions": 2.5}, ""), ({"regions": True}, ""),
+        ({"pooling": "mean"}, "avg, gwp or max"), ({"pooling": ["avg"]}, ""), ({"topn": 4}, "pooling, regions or threshold"),
+        ({"num_classes": 0}, "needs classes"), ({"num_classes": -1}, "needs classes"), ({"num_classes": "5"}, "needs classes"),
+    ],
+    "mcar-vgg16": [({}, "mcar-resnet101")],
+    "rma-mobilenetv2": [
+        ({"regions": 0}, ""), ({"regions": 2.0}, ""), ({"score": "share"}, ""), ({"anchors": "none"}, ""), ({"pooling": "gwp"}, ""),
+        ({"grid": 1}, ""), ({"hidden": "many"}, ""),
+    ],
+    "aamn-mobilenetv2": [({"width": 0}, ""), ({"memory": 1}, ""), ({"momentum": 1.0}, ""), ({"pooling": "sum"}, ""), ({"regions": 4}, "")],
+}  # fmt: skip
 
 
-def test_an_unknown_checkpoint_is_not_taken_for_one_architecture():
-    import torch
-
-    with pytest.raises(Exception, match=r"or what edge\.train writes"):
-        describe({"fc.weight": torch.zeros(5, 2)})
+@pytest.mark.parametrize(
+    ("name", "options", "says"), [(name, options, says) for name, cases in REFUSED.items() for options, says in cases], ids=str
+)
+def test_options_that_cannot_be_are_refused(name, options, says):
+    with pytest.raises(EdgeError, match=says or next(iter(options))):
+        create(name, **{"num_classes": 5, **options})
 
 
 @pytest.mark.parametrize("streams", [("scores",), ("whole", "parts", "both"), tuple("abcde")])
