@@ -54,7 +54,7 @@ EXTRAS = {
 }
 
 
-class BuildWithNativeSources(build_py):
+class BuildWithNativeSources(build_py):  # type: ignore[misc]  # setuptools comes without types
     """Adds ``edge/_native``; an editable install reads the same sources where they are."""
 
     def run(self) -> None:

@@ -20,7 +20,7 @@ def quantize_onnxruntime(reference: Path, images: Path, output: Path) -> None:
 
     name = onnx.load(str(reference)).graph.input[0].name
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.rows = iter(np.load(images, mmap_mode="r"))
 

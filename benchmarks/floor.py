@@ -13,6 +13,8 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from edge.graph import cut
+
 POOLINGS = ("ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool")
 STREAMS = {"global": "image", "local": "crop"}
 
@@ -32,35 +34,21 @@ def backbones(lowered: onnx.ModelProto, size: int, batch: int, regions: int, fol
     for stream, source in STREAMS.items():
         count = batch * (regions if stream == "local" else 1)
         paths[stream] = folder / f"{stream}.onnx"
-        onnx.save(cut(lowered, stream, source, (count, 3, size, size)), str(paths[stream]))
+        onnx.save(backbone(lowered, stream, source, (count, 3, size, size)), str(paths[stream]))
     return paths
 
 
-def cut(model: onnx.ModelProto, stream: str, source: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+def backbone(model: onnx.ModelProto, stream: str, source: str, shape: tuple[int, ...]) -> onnx.ModelProto:
     """The part of ``model`` between the value ``source`` and the pooling of ``stream``."""
-    graph = model.graph
-    makers = {output: node for node in graph.node for output in node.output}
-    poolings = [node for node in graph.node if node.op_type in POOLINGS and node.name.startswith(f"{stream}/")]
-    above = {node.name: _above(node, makers, source) for node in poolings}
-    # Behind the classifier there is a maximum over the regions: it is no pooling of the backbone.
-    ends = [node for node in poolings if not any(other.name in above[node.name] for other in poolings if other is not node)]
+    ends: list[str] = []
+    behind: set[str] = set()  # what follows a pooling: behind the classifier there is a maximum over the regions
+    for node in model.graph.node:
+        pools = node.op_type in POOLINGS and node.name.startswith(f"{stream}/")
+        if pools and not behind & set(node.input):
+            ends += node.output
+        if pools or behind & set(node.input):
+            behind.update(node.output)
     if not ends:
         raise LookupError(f"no pooling in stream {stream}")
-    needed = {name for node in ends for name in above[node.name]}
-    nodes = [node for node in graph.node if node.name in needed]
-    kept = [value for value in graph.initializer if any(value.name in node.input for node in nodes)]
-    outputs = [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, [None] * 4) for node in ends]
-    inputs = [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, shape)]
-    made = helper.make_graph(nodes, f"{stream} backbone", inputs, outputs, kept)
-    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
-
-
-def _above(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], source: str) -> set[str]:
-    """Names of the node and of all nodes between the value ``source`` and it."""
-    found, waiting = {node.name}, list(node.input)
-    while waiting:
-        value = waiting.pop()
-        if value and value != source and value in makers and makers[value].name not in found:
-            found.add(makers[value].name)
-            waiting.extend(makers[value].input)
-    return found
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4) for name in ends]
+    return cut(model, [helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, shape)], outputs)

@@ -9,58 +9,55 @@ each set runs in a process of its own. Drift is counted against everything this 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from edge.atomic import write_atomically
+from benchmarks.workers import Apart
+from edge import command
 from edge.data import Dataset, open_dataset
 from edge.data.base import REPORT
 from edge.data.loader import batches
 from edge.engine import Engine
+from edge.graph import Outputs
 from edge.measure import machine
 from edge.measure.accuracy import evaluate
 from edge.measure.outputs import collect, sample
 from edge.measure.regions import drift
+from edge.plain import to_plain
 
 DEFAULT = "DEFAULT"
 SETS = (DEFAULT, "AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2_VNNI", "AVX2", "SSE41")  # oneDNN's names
 BATCH = 8
+LIMIT_S = 3600.0  # for one set
 
 
 def main(args: argparse.Namespace) -> None:
-    dataset = _dataset(args)
-    rows = {}
-    with tempfile.TemporaryDirectory() as folder:
-        answers = {name: _answers(name, Path(folder) / f"{name}.npz") for name in args.sets}
-    for name, values in answers.items():
-        row: dict[str, float | None] = {} if dataset.labels is None else {"map": evaluate(values["scores"], dataset.labels).map}
-        moved = drift(values, answers[DEFAULT])
-        rows[name] = row | (moved.plain() if moved else {})
+    dataset, rows = _dataset(args), {}
+    reference = answers(args, DEFAULT)
+    for name in args.sets:
+        outputs = reference if name == DEFAULT else answers(args, name)
+        row: dict[str, float | None] = {} if dataset.labels is None else {"map": evaluate(outputs["scores"], dataset.labels).map}
+        moved = drift(outputs, reference)
+        rows[name] = row | (asdict(moved) if moved else {})
         print(f"{name:18}" + "".join(f"  {key} {value:.4g}" for key, value in rows[name].items() if value is not None), flush=True)
-    if args.json:
-        result = {"bundle": args.bundle.name, "dataset": args.dataset, "images": len(dataset), "sets": rows, "machine": machine.describe()}
-        write_atomically(args.json, json.dumps(result, indent=1) + "\n")
+    result = {"bundle": args.bundle.name, "dataset": args.dataset, "images": len(dataset), "sets": rows}
+    command.write_json(args.json, {**result, "machine": to_plain(machine.describe())})
 
 
-def _answers(name: str, path: Path) -> dict[str, np.ndarray]:
+def answers(args: argparse.Namespace, name: str) -> Outputs:
     """Outputs of the bundle under a set of instructions, from a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.instruction_sets", *sys.argv[1:], "--answers", str(path)]
-    subprocess.run(command, env={**os.environ, "ONEDNN_MAX_CPU_ISA": name}, check=True)
-    with np.load(path) as stored:
-        return dict(stored)
+    with Apart() as process:
+        return process.call(partial(_collect, args, name), LIMIT_S)
 
 
-def _collect(args: argparse.Namespace) -> None:
+def _collect(args: argparse.Namespace, name: str) -> Outputs:
+    os.environ["ONEDNN_MAX_CPU_ISA"] = name
     dataset = _dataset(args)
     with Engine.load(args.bundle) as engine:
         size = min(BATCH, engine.bundle.target.max_batch)
-        np.savez(args.answers, **collect(engine.infer, batches(dataset, engine.bundle.image, size), len(dataset)).values)  # type: ignore[arg-type]
+        return collect(engine.infer, batches(dataset, engine.bundle.image, size), len(dataset)).outputs
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
@@ -75,10 +72,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--answers", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
 if __name__ == "__main__":
-    given = arguments().parse_args()
-    (_collect if given.answers else main)(given)
+    main(arguments().parse_args())

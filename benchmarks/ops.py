@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from edge import backends
 from edge import lower as lowering
+from edge.backends import Runner
 from edge.measure.latency import interleave, timed
 from edge.ops import roi_resize
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
@@ -28,7 +28,7 @@ from edge.spec import ImageSpec, ModelSpec, TargetSpec
 BACKENDS = {name: backends.backend(name) for name in ("openvino", "onnxruntime")}
 
 
-def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Any]:
+def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Runner]:
     """``backend form`` → an opened network; the backend's 16-bit float where it has one."""
     import torch
 

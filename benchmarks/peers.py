@@ -9,60 +9,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
+import importlib.metadata
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks import defaults
-from benchmarks.participants import Participant
-from benchmarks.workers import Failed, Worker
+from benchmarks import defaults, participants
+from benchmarks.table import FLOORS, REFERENCE_ROW, Peers, Quality, Table, floors, rows, terminal
+from benchmarks.workers import Apart, Failed, Worker
 from edge import __version__, backends, command
 from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle
+from edge.data import REPORT, Dataset, batches, calibration_subset, match_labels, open_dataset
 from edge.errors import EdgeError
+from edge.graph import OUTPUTS, Outputs
 from edge.measure import latency, machine
-from edge.measure.outputs import KEPT, Outputs
+from edge.measure.accuracy import evaluate, map_drop_interval
+from edge.measure.outputs import sample
+from edge.measure.regions import drift
 from edge.ops import OPS
 from edge.pipeline import BuildOptions, build
-from edge.report import text
-from edge.spec import PRECISIONS, to_plain
+from edge.plain import to_plain
+from edge.spec import PRECISIONS, TargetSpec
 
-FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
 BOXES = (f"{OPS['RegionBoxes'][1]}/.*",)  # names of the nodes that find boxes
-REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
-
-
-@dataclass
-class Table:
-    """What is known about each row, filled as the run goes on."""
-
-    only: frozenset[str] = frozenset()
-    participants: dict[str, Participant] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-
-    def wants(self, name: str) -> bool:
-        """Whether a row was asked for: by its name, or a floor by its precision."""
-        return not self.only or name in self.only or any(name.startswith(f"{floor}-") for floor in self.only if floor.startswith("floor-"))
-
-    def add(self, participant: Participant) -> None:
-        if self.wants(participant.name):
-            self.participants[participant.name] = participant
-
-    def fail(self, name: str, reason: str) -> None:
-        if self.wants(name):
-            self.reasons[name] = reason
-            command.warn(f"{name}: {reason}")
+RATIOS = "median over the rounds of (median of the row / median of the other row in the same round); below 1 is faster"
+TOOLS = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -95,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         _floors(args, bundles, calibration, work, table)
         result = _run(args, table, timing, test, first)
     command.say(terminal(result))
-    command.write_json(args.json, result)
+    command.write_json(args.json, to_plain(result))
     return 0
 
 
@@ -113,33 +91,27 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
             if bundles and not table.wants(name) and not table.wants(f"floor-{precision}-{backend}"):
                 continue
             if support.reason:
-                table.fail(name, f"{support.reason}. {support.fix}")
+                table.fail(name, backend, precision, f"{support.reason}. {support.fix}")
                 continue
             if not output.is_dir():
-                options = calibrated if precision == "int8" else given
+                options = replace(calibrated if precision == "int8" else given, precision=precision, backend=backend, output=output)
                 try:
-                    with _process() as process:  # its own: torch and engines leave nothing behind where times are measured
-                        process.submit(build, replace(options, precision=precision, backend=backend, output=output)).result()
-                except EdgeError as error:
-                    table.fail(name, command.with_flags(str(error), args))
-                    continue
-                except Exception as error:
-                    table.fail(name, _reason(error))
+                    with Apart() as process:  # torch and engines leave nothing behind where times are measured
+                        process.call(partial(build, options))
+                except Failed as error:
+                    table.fail(name, backend, precision, command.with_flags(str(error), args))
                     continue
             bundles[name] = Bundle.read(output)
-            table.add(Participant(name, backend, precision, "bundle", {"path": str(output)}))
+            table.add(name, backend, precision, partial(participants.bundle, output))
             if (output / CALIBRATION).is_file():  # one table serves every backend
                 calibrated = replace(given, calibration=output / CALIBRATION)
     if not bundles:
-        raise SystemExit("no bundle could be built: " + "; ".join(sorted(set(table.reasons.values()))))
+        raise SystemExit("no bundle could be built: " + "; ".join(sorted({str(row.reason) for row in table.failed.values()})))
     return bundles
 
 
-def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.ndarray, Path, Any]:
-    """Timing images (B, 3, S, S), a file of calibration images, and the test images or None."""
-    from edge.data import REPORT, batches, calibration_subset, match_labels, open_dataset
-    from edge.measure.outputs import sample
-
+def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.ndarray, Path, Dataset | None]:
+    """Timing images (B, 3, S, S), a file of calibration images, and the test images, where there are to be any."""
     calibration = work / "calibration.npy"
     train, test = open_dataset(args.dataset, "train", seed=args.seed), open_dataset(args.dataset, REPORT)
     size = bundle.image.size
@@ -163,19 +135,37 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
 
 def _peers(args: argparse.Namespace, bundle: Bundle, calibration: Path, work: Path, table: Table) -> None:
     """What a user would run without us."""
-    source = {"weights": args.weights, "model": args.model, "size": args.size, "seed": args.seed}
-    table.add(Participant("eager-fp32", "torch", "fp32", "eager", {"source": source}))
-    table.add(Participant("eager-bf16", "torch", "bf16", "eager", {"source": source, "bf16": True}))
-    table.add(Participant("compile-fp32", "torch", "fp32", "eager", {"source": source, "compiled": True}))
+    from edge.models.source import open_source
+
+    source = partial(open_source, args.weights, model=args.model, size=args.size, seed=args.seed)
+    table.add("eager-fp32", "torch", "fp32", partial(participants.eager, source))
+    table.add("eager-bf16", "torch", "bf16", partial(participants.eager, source, bf16=True))
+    table.add("compile-fp32", "torch", "fp32", partial(participants.eager, source, compiled=True))
     reference = bundle.path / REFERENCE
-    table.add(Participant("onnxruntime-fp32", "onnxruntime", "fp32", "session", {"path": str(reference)}))
-    quantised = work / "onnxruntime-int8-default.onnx"
-    if table.wants("onnxruntime-int8-default") and _made(
-        defaults.quantize_onnxruntime, reference, calibration, quantised, "onnxruntime-int8-default", table
-    ):
-        table.add(Participant("onnxruntime-int8-default", "onnxruntime", "int8", "session", {"path": str(quantised)}))
-    if table.wants("nncf-int8-default"):
-        _nncf(args.batch, reference, calibration, work, table)
+    table.add(REFERENCE_ROW, "onnxruntime", "fp32", partial(participants.session, reference))
+    name, quantised = "onnxruntime-int8-default", work / "onnxruntime-int8-default.onnx"
+    if _made(defaults.quantize_onnxruntime, reference, calibration, quantised, name, "onnxruntime", table):
+        table.add(name, "onnxruntime", "int8", partial(participants.session, quantised))
+    _nncf(args.batch, reference, calibration, work, table)
+
+
+def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Table) -> None:
+    """NNCF's default; where OpenVINO does not compile it, the same with the finding of boxes left in float, and a note."""
+    name, quantised = "nncf-int8-default", work / "nncf-int8-default.xml"
+    if not _made(defaults.quantize_nncf, reference, calibration, quantised, name, "openvino", table):
+        return
+    try:
+        with Apart() as process:
+            reason = process.call(partial(defaults.refused_by_openvino, quantised))
+    except Failed as error:
+        reason = str(error)
+    if reason:
+        quantised = work / "nncf-int8-boxes-fp32.xml"
+        in_float = partial(defaults.quantize_nncf, in_float=BOXES)
+        if not _made(in_float, reference, calibration, quantised, name, "openvino", table):
+            return
+        table.notes[name] = f"boxes left in fp32: OpenVINO does not compile the default as it is ({reason[:200]})"
+    table.add(name, "openvino", "int8", partial(participants.openvino, quantised, TargetSpec("openvino", "fp32", (batch,))))
 
 
 def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration: Path, work: Path, table: Table) -> None:
@@ -189,97 +179,73 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
         regions = bundle.model.options.get("regions")
         if backend not in FLOORS or not regions:
             continue
-        folder = work / f"floor-{precision}-{backend}"
+        floor = f"floor-{precision}-{backend}"
         try:
-            paths = backbones(onnx.load_from_string(bundle.read_file(LOWERED)), bundle.image.size, args.batch, regions, folder)
+            graph = onnx.load_from_string(bundle.read_file(LOWERED))
+            paths = backbones(graph, bundle.image.size, args.batch, regions, work / floor)
         except LookupError as error:
-            table.fail(f"floor-{precision}-{backend}", str(error))
+            table.fail(floor, backend, precision, str(error))
             continue
-        target = {**to_plain(bundle.target), "batches": [args.batch, args.batch * regions]}
-        options = {"backend": backend, "first": str(paths["global"]), "second": str(paths["local"]), "target": target, "regions": regions}
-        table.add(Participant(f"floor-{precision}-{backend}", backend, precision, "floor", options, scored=False))
+        target = replace(bundle.target, batches=(args.batch, args.batch * regions))
+        opened = partial(participants.openvino, target=target) if backend == "openvino" else participants.session
+        both = partial(participants.floor, partial(opened, paths["global"]), partial(opened, paths["local"]), regions)
+        table.add(floor, backend, precision, both, scored=False)
         if name == "edge-fp32-openvino":
             quantised, check = work / "nncf-backbone.xml", "floor-int8-nncf"
-            if table.wants(check) and _made(defaults.quantize_nncf, paths["global"], calibration, quantised, check, table):
-                options = {**options, "first": str(quantised), "second": str(quantised)}
-                table.add(Participant(check, backend, "int8", "floor", options, scored=False))
+            if _made(defaults.quantize_nncf, paths["global"], calibration, quantised, check, backend, table):
+                both = partial(participants.floor, partial(opened, quantised), partial(opened, quantised), regions)
+                table.add(check, backend, "int8", both, scored=False)
 
 
-def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Table) -> None:
-    """NNCF's default; where OpenVINO does not compile it, the same with the finding of boxes left in float, and a note."""
-    name, quantised = "nncf-int8-default", work / "nncf-int8-default.xml"
-    if not _made(defaults.quantize_nncf, reference, calibration, quantised, name, table):
-        return
-    try:
-        with _process() as process:
-            reason = process.submit(defaults.refused_by_openvino, quantised).result()
-    except BrokenProcessPool:
-        reason = "its process died"
-    if reason:
-        quantised = work / "nncf-int8-boxes-fp32.xml"
-        if not _made(partial(defaults.quantize_nncf, in_float=BOXES), reference, calibration, quantised, name, table):
-            return
-        table.notes[name] = f"boxes left in fp32: OpenVINO does not compile the default as it is ({reason[:200]})"
-    table.add(Participant(name, "openvino", "int8", "openvino", {"path": str(quantised), "batches": (batch,)}))
+def _made(
+    quantize: Callable[[Path, Path, Path], None], reference: Path, images: Path, output: Path, name: str, backend: str, table: Table
+) -> bool:
+    """Quantise for a row that is wanted, in a process of its own; a failure becomes the row's reason."""
+    if table.wants(name) and not output.is_file():
+        try:
+            with Apart() as process:
+                process.call(partial(quantize, reference, images, output))
+        except Failed as error:
+            table.fail(name, backend, "int8", str(error))
+    return table.wants(name) and name not in table.failed
 
 
-def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-
-
-def _made(quantize: Callable[[Path, Path, Path], None], reference: Path, images: Path, output: Path, name: str, table: Table) -> bool:
-    """Quantise in a process of its own; a failure becomes the row's reason."""
-    if output.is_file():
-        return True
-    try:
-        with _process() as process:
-            process.submit(quantize, reference, images, output).result()
-    except Exception as error:
-        table.fail(name, _reason(error))
-        return False
-    return True
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _run(args: argparse.Namespace, table: Table, timing: np.ndarray, test: Any, bundle: Bundle) -> dict[str, Any]:
+def _run(args: argparse.Namespace, table: Table, timing: np.ndarray, test: Dataset | None, bundle: Bundle) -> Peers:
     workers: dict[str, Worker] = {}
     try:
-        for name, participant in table.participants.items():
+        for name, one in table.participants.items():
             try:
-                workers[name] = Worker(participant, timing)
+                workers[name] = Worker(one, timing)
             except Failed as error:
-                table.fail(name, str(error))
+                table.fail(name, one.backend, one.precision, str(error))
         before, used = machine.state(), _used(workers)
         with command.progress("peers", "turn") as progress:
             turns = {name: partial(_turn, worker) for name, worker in workers.items()}
             rounds = latency.interleave(turns, rounds=args.rounds, turn_s=args.turn, progress=progress)
-        disturbed = machine.between(before, machine.state(), own_s=_used(workers) - used)
+        disturbed, disturbance = machine.between(before, machine.state(), own_s=_used(workers) - used)
         quality = _quality(workers, test, bundle, args.batch) if test is not None else {}
     finally:
         for worker in workers.values():
             worker.close()
-    return {
-        "version": __version__,
-        "model": bundle.model.name,
-        "weights": bundle.manifest.get("weights"),
-        "size": bundle.image.size,
-        "batch": args.batch,
-        "rounds": args.rounds,
-        "dataset": args.dataset,
-        "images": len(test) if test is not None else 0,
-        "calibration_images": args.calib_images,
-        "ratios": "median over the rounds of (median of the row / median of the other row in the same round); below 1 is faster",
-        "rows": rows(table, rounds, quality),
-        "floors": _floor_rows(rounds),
-        "machine": machine.describe(),
-        "tools": _tools(),
-        "valid": not disturbed.reasons,
-        "warnings": list(disturbed.reasons),
-        "disturbance": disturbed.facts,
-    }
+    return Peers(
+        version=__version__,
+        model=bundle.model.name,
+        weights=bundle.manifest.get("weights"),
+        size=bundle.image.size,
+        batch=args.batch,
+        rounds=args.rounds,
+        dataset=args.dataset,
+        images=len(test) if test is not None else 0,
+        calibration_images=args.calib_images,
+        ratios=RATIOS,
+        rows=rows(table, rounds, quality),
+        floors=floors(rounds),
+        machine=machine.describe(),
+        tools=_tools(),
+        valid=not disturbed,
+        warnings=disturbed,
+        disturbance=disturbance,
+    )
 
 
 def _turn(worker: Worker, count: int) -> list[float]:
@@ -292,13 +258,9 @@ def _used(workers: Mapping[str, Worker]) -> float:
     return sum(worker.cpu_s for worker in workers.values())
 
 
-def _quality(workers: Mapping[str, Worker], test: Any, bundle: Bundle, batch: int) -> dict[str, dict[str, Any]]:
+def _quality(workers: Mapping[str, Worker], test: Dataset, bundle: Bundle, batch: int) -> dict[str, Quality]:
     """mAP of every row, its drop and its drift against the exported graph in FP32 on ONNX Runtime."""
-    from edge.data import batches
-    from edge.measure import quality
-    from edge.measure.accuracy import evaluate, map_drop_interval
-
-    answers: dict[str, list[Mapping[str, np.ndarray]]] = {name: [] for name, worker in workers.items() if worker.participant.scored}
+    answers: dict[str, list[Outputs]] = {name: [] for name, worker in workers.items() if worker.participant.scored}
     with command.progress("accuracy") as progress:
         done = 0
         for _, images in batches(test, bundle.image, batch):
@@ -307,138 +269,28 @@ def _quality(workers: Mapping[str, Worker], test: Any, bundle: Bundle, batch: in
             done += len(images)
             progress(done, len(test))
     outputs = {
-        name: Outputs({key: np.concatenate([part[key] for part in parts]) for key in KEPT if key in parts[0]})
-        for name, parts in answers.items()
+        name: {key: np.concatenate([part[key] for part in parts]) for key in OUTPUTS if key in parts[0]} for name, parts in answers.items()
     }
     reference = outputs.get(REFERENCE_ROW)
-    labelled = test.labels is not None and tuple(test.classes) == tuple(bundle.model.labels)
-    found: dict[str, dict[str, Any]] = {}
+    labels = test.labels if tuple(test.classes) == tuple(bundle.model.labels) else None
+    found: dict[str, Quality] = {name: {} for name in outputs}
     for name, mine in outputs.items():
-        drift = quality.drifted(mine, reference)
-        found[name] = drift.plain() if drift else {}
-        if labelled:
-            found[name]["map"] = evaluate(mine.scores, test.labels).map
-        if labelled and reference is not None:
-            found[name]["map_drop"] = evaluate(reference.scores, test.labels).map - found[name]["map"]
-            found[name]["map_drop_interval"] = list(map_drop_interval(reference.scores, mine.scores, test.labels, resamples=300))
+        moved = drift(mine, reference) if reference is not None else None
+        if moved:
+            found[name] = {"class_agreement": moved.class_agreement, "mean_iou": moved.mean_iou}
+        if labels is not None:
+            found[name]["map"] = evaluate(mine["scores"], labels).map
+        if labels is not None and reference is not None:
+            found[name]["map_drop"] = evaluate(reference["scores"], labels).map - found[name]["map"]
+            found[name]["map_drop_interval"] = map_drop_interval(reference["scores"], mine["scores"], labels, resamples=300)
     return found
 
 
-def rows(table: Table, rounds: latency.Rounds, quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The table: peers, our engines, then per precision the fastest floor; rows that could not run give their reason."""
-    fastest = {
-        precision: min(names, key=lambda name: rounds.latency(name).percentile_ms(50))
-        for precision in PRECISIONS
-        if (names := [name for name in rounds.seconds if name in {f"floor-{precision}-{backend}" for backend in FLOORS}])
-    }
-    made = []
-    for name, participant in table.participants.items():
-        if not name.startswith("floor-") and name in rounds.seconds:
-            noted = {"note": table.notes[name]} if name in table.notes else {}
-            made.append(_row(participant, name, rounds, fastest, quality.get(name, {})) | noted)
-    for precision, name in fastest.items():
-        made.append({**_row(table.participants[name], name, rounds, fastest, {}), "name": f"floor-{precision}"})
-    for name, reason in table.reasons.items():
-        if not name.startswith("floor-"):
-            made.append(
-                {**dict.fromkeys(_KEYS), "name": name, "backend": _backend(name, table), "precision": _precision(name), "reason": reason}
-            )
-    return made
-
-
-_KEYS = ("name", "backend", "precision", "p50_ms", "p99_ms", "ratio_to_eager", "ratio_to_floor", "map", "map_drop")
-
-
-def _row(
-    participant: Participant, name: str, rounds: latency.Rounds, fastest: Mapping[str, str], quality: Mapping[str, Any]
-) -> dict[str, Any]:
-    measured = rounds.latency(name)
-    row: dict[str, Any] = {
-        "name": name,
-        "backend": participant.backend,
-        "precision": participant.precision,
-        "p50_ms": measured.percentile_ms(50),
-        "p99_ms": measured.percentile_ms(99),
-        "ratio_to_eager": None,
-        "ratio_to_floor": None,
-        **{key: quality.get(key) for key in ("map", "map_drop", "map_drop_interval", "class_agreement", "mean_iou")},
-        "samples": len(measured.seconds),
-    }
-    precision = {"bf16": "fp16"}.get(participant.precision, participant.precision)
-    bases = {"eager": "eager-fp32", "floor": fastest.get(precision), "own_floor": f"floor-{precision}-{participant.backend}"}
-    for key, base in bases.items():
-        if base is not None and base in rounds.seconds:
-            found = rounds.compare(name, base)
-            row[f"ratio_to_{key}"], row[f"ratio_to_{key}_interval"] = found.ratio, list(found.interval)
-    return row
-
-
-def _floor_rows(rounds: latency.Rounds) -> list[dict[str, Any]]:
-    """Every floor that was measured; ``floor-int8-nncf`` shows that our int8 backbone is no slower than NNCF's."""
-    made = []
-    for name in (name for name in rounds.seconds if name.startswith("floor-")):
-        row = {"name": name, "p50_ms": rounds.latency(name).percentile_ms(50)}
-        if name == "floor-int8-openvino" and "floor-int8-nncf" in rounds.seconds:
-            found = rounds.compare(name, "floor-int8-nncf")
-            row |= {"ratio_to_nncf": found.ratio, "ratio_to_nncf_interval": list(found.interval)}
-        made.append(row)
-    return made
-
-
-def terminal(result: Mapping[str, Any]) -> str:
-    """The table for a terminal, at most 120 columns."""
-    columns = ("row", "backend", "p50 ms", "p99 ms", "× eager", "faster", "× floor", "× own floor", "mAP", "drop")
-    cells, reasons = [], []
-    for row in result["rows"]:
-        if row.get("reason"):
-            reasons.append(f"{row['name']}: {row['reason']}"[: text.WIDTH])
-            continue
-        to_eager = row["ratio_to_eager"]
-        cells.append(
-            [
-                row["name"],
-                row["backend"],
-                text.number(row["p50_ms"], 2),
-                text.number(row["p99_ms"], 2),
-                text.number(to_eager, 3),
-                "–" if not to_eager else f"{1 / to_eager:.1f}×",
-                text.number(row["ratio_to_floor"], 3),
-                text.number(row.get("ratio_to_own_floor"), 3),
-                text.number(row["map"], 2),
-                text.signed(row["map_drop"]),
-            ]
-        )
-    head = (
-        f"{result['model']} {result['size']} px, batch {result['batch']}, {result['rounds']} rounds; {machine.sentence(result['machine'])}"
-    )
-    verdict = "VALID" if result["valid"] else "INVALID: " + "; ".join(result["warnings"])
-    checks = [
-        f"int8 backbone: {row['ratio_to_nncf']:.3f} × of the one quantised by NNCF" for row in result["floors"] if "ratio_to_nncf" in row
-    ]
-    notes = [f"{row['name']}: {row['note']}"[: text.WIDTH] for row in result["rows"] if row.get("note")]
-    where = machine.sentence(result["machine"])
-    return "\n".join([head, where, "", *text.text_table(columns, cells, frozenset(columns[2:])), "", *checks, *notes, *reasons, verdict])
-
-
-def _precision(name: str) -> str:
-    return next((precision for precision in ("bf16", *PRECISIONS) if precision in name.split("-")), "")
-
-
-def _backend(name: str, table: Table) -> str:
-    if name in table.participants:
-        return table.participants[name].backend
-    if name.startswith("edge-"):
-        return name.split("-", 2)[2]
-    return "openvino" if name.startswith("nncf") else name.split("-")[0]
-
-
 def _tools() -> dict[str, str]:
-    from importlib import metadata
-
     found = {}
-    for name in ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "onnx", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+    for name in TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

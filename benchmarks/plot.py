@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.table import Peers
 from edge import command
 from edge.atomic import write_atomically
+from edge.charts import Bar, bars
+from edge.charts.sheet import sheet
 from edge.measure import machine
-from edge.report.charts import box, label
-from edge.report.style import DARK, LIGHT
+from edge.plain import from_plain
 
 SHOWN = (
     "eager-fp32",
@@ -33,7 +33,7 @@ SHOWN = (
     "edge-int8-openvino",
     "floor-int8",
 )
-WIDTH, LEFT, RIGHT, STEP, HEAD = 900, 210, 150, 19, 34
+OURS, FLOOR, OTHERS = 0, 2, 5  # numbers of their colours
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -46,48 +46,28 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    write_atomically(args.output, drawing([json.loads(path.read_text(encoding="utf-8")) for path in args.results]))
+    write_atomically(args.output, drawing([from_plain(Peers, json.loads(path.read_text(encoding="utf-8"))) for path in args.results]))
     return 0
 
 
-def drawing(results: Sequence[Mapping[str, Any]]) -> str:
+def drawing(results: Sequence[Peers]) -> str:
     """The SVG: one block of bars per result."""
-    blocks, top = [], 14.0
-    for result in results:
-        block, height = _block(result, top)
-        blocks.append(block)
-        top += height + 18
-    foot = machine.sentence(results[0]["machine"])
-    blocks.append(label(0, top + 4, f"Median latency, logarithmic scale. {foot}.", "soft"))
-    style = f"svg{{{LIGHT}}}@media (prefers-color-scheme:dark){{svg{{{DARK}}}}}{_STYLE}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 14:.0f}" width="{WIDTH}" role="img" '
-        f'aria-label="Median latency of every way to run the model"><style>{style}</style>{"".join(blocks)}</svg>\n'
-    )
+    blocks = {f"{one.model}, {one.size} px, batch {one.batch}": bars(_bars(one), unit="ms", logarithmic=True) for one in results}
+    foot = f"Median latency, logarithmic scale. {machine.sentence(results[0].machine)}."
+    return sheet(blocks, title="Median latency of every way to run the model", foot=foot)
 
 
-def _block(result: Mapping[str, Any], top: float) -> tuple[str, float]:
-    rows = {row["name"]: row for row in result["rows"] if row.get("p50_ms")}
-    names = [name for name in SHOWN if name in rows]
-    slowest, fastest = max(rows[name]["p50_ms"] for name in names), min(rows[name]["p50_ms"] for name in names)
-    low = fastest / 2
-    parts = [label(0, top + 8, f"{result['model']}, {result['size']} px, batch {result['batch']}", "head")]
-    for index, name in enumerate(names):
-        row, y = rows[name], top + HEAD - 12 + index * STEP
-        wide = (WIDTH - LEFT - RIGHT) * math.log(row["p50_ms"] / low) / math.log(slowest / low)
-        kind = "ours" if name.startswith("edge-") else "floor" if name.startswith("floor-") else "peer"
-        lost = row.get("map_drop")
-        told = f"{row['p50_ms']:.1f} ms" + (f", {-lost:+.2f} mAP" if lost is not None and abs(lost) >= 0.005 else "")
-        parts.append(label(LEFT - 10, y + 11, name, "label", "end"))
-        parts.append(box(LEFT, y, wide, STEP - 5, kind))
-        parts.append(label(LEFT + wide + 6, y + 11, told, "soft"))
-    return "".join(parts), HEAD + len(names) * STEP - 12
+def _bars(result: Peers) -> list[Bar]:
+    rows = {row.name: row for row in result.rows}
+    found = []
+    for name in SHOWN:
+        row = rows.get(name)
+        if row is not None and row.p50_ms:
+            colour = OURS if name.startswith("edge-") else FLOOR if name.startswith("floor-") else OTHERS
+            lost = row.map_drop if row.map_drop is not None and abs(row.map_drop) >= 0.005 else None
+            found.append(Bar(name, row.p50_ms, colour, f"{row.p50_ms:.1f} ms" + (f", {-lost:+.2f} mAP" if lost else "")))
+    return found
 
-
-_STYLE = (
-    'text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;font-size:12px;fill:var(--ink)}'
-    "rect{rx:2px}.head{font-size:14px;font-weight:600}.soft{fill:var(--soft)}.peer{fill:var(--c5);opacity:.65}.ours{fill:var(--c0)}.floor{fill:var(--c2)}"
-)
 
 if __name__ == "__main__":
     sys.exit(command.run(main, arguments().parse_args()))

@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge import Engine, __version__, command
 from edge.measure import latency, machine
+from edge.plain import to_plain
 
 SLOWED = 0.05
 
@@ -51,25 +51,29 @@ def main(args: argparse.Namespace) -> int:
     checks = {
         "itself": (itself.verdict == "no difference", f"against itself: {itself}"),
         "slowed": (slower.verdict == "slower", f"slowed by {SLOWED:.0%}: {slower}"),
-        "steady": (verdicts["steady"].valid, f"as it is: {verdicts['steady']}"),
-        "stalling": (not verdicts["stalling"].valid, f"with random stalls: {verdicts['stalling']}"),
+        "steady": (not verdicts["steady"], f"as it is: {_verdict(verdicts['steady'])}"),
+        "stalling": (bool(verdicts["stalling"]), f"with random stalls: {_verdict(verdicts['stalling'])}"),
     }
     for sound, text in checks.values():
         command.say(f"{'ok  ' if sound else 'FAIL'} {text}")
-    result: dict[str, Any] = {
+    result = {
         "version": __version__,
         "bundle": args.bundle.name,
         "batch": args.batch,
         "checks": {name: {"sound": sound, "found": text} for name, (sound, text) in checks.items()},
         "ratios": {"itself": list(itself.ratios), "slowed": list(slower.ratios)},
-        "machine": machine.describe(),
-        "disturbance": machine.between(before, machine.state()).facts,
+        "machine": to_plain(machine.describe()),
+        "disturbance": to_plain(machine.between(before, machine.state())[1]),
     }
     command.write_json(args.json, result)
     return 0 if all(sound for sound, _ in checks.values()) else 3
 
 
-def slowed(call: Callable[[], Any], share: float) -> Callable[[], None]:
+def _verdict(reasons: tuple[str, ...]) -> str:
+    return "INVALID: " + "; ".join(reasons) if reasons else "VALID"
+
+
+def slowed(call: Callable[[], object], share: float) -> Callable[[], None]:
     """The call, and then as much again of its own time, spent busily: a sleeping core would clock down."""
 
     def run() -> None:
@@ -82,7 +86,7 @@ def slowed(call: Callable[[], Any], share: float) -> Callable[[], None]:
     return run
 
 
-def stalling(call: Callable[[], Any], usual_s: float) -> Callable[[], None]:
+def stalling(call: Callable[[], object], usual_s: float) -> Callable[[], None]:
     """The call, followed in a third of the cases by a stall of one to three times its usual time."""
     random = np.random.default_rng(0)
 

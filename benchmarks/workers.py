@@ -1,31 +1,68 @@
-"""A process per participant: nobody's threads, memory pools or settings are another's. They take turns over pipes.
+"""A process per participant: nobody's threads, memory pools or settings are another's. They take turns.
 
-Time is taken inside the worker, so the pipe costs nothing that is counted.
+Time is taken inside the worker, so what it costs to reach it is not counted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import time
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as OutOfTime
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from benchmarks.participants import Participant, open_participant
+from benchmarks.participants import Participant, Runner
+from edge.errors import EdgeError
+from edge.graph import Outputs
+from edge.measure.latency import Turn, timed
 
+T = TypeVar("T")
 START_S = 600.0  # compiling takes its time
 
 
 class Failed(Exception):
-    """The participant cannot run; the text says why."""
+    """A process could not do what it was asked for; the text says why."""
 
 
-class Worker:
+class Apart:
+    """A process of its own, and calls in it, one after another. Spawned, never forked: this one's libraries may have started threads."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._process = self._pool.submit(os.getpid).result()
+
+    def call(self, function: Callable[[], T], seconds: float = START_S) -> T:
+        """What the function returns there.
+
+        Raises:
+            Failed: it raised, or did not end in time.
+        """
+        try:
+            return self._pool.submit(_in_words, function).result(seconds)
+        except OutOfTime as error:
+            os.kill(self._process, signal.SIGTERM)
+            raise Failed(f"no answer within {seconds:.0f} s") from error
+        except BrokenProcessPool as error:
+            raise Failed("its process died") from error
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Worker(Apart):
     """A participant in its own process.
 
     Args:
@@ -37,87 +74,48 @@ class Worker:
     """
 
     def __init__(self, participant: Participant, images: np.ndarray) -> None:
+        super().__init__()
         self.participant = participant
         self.cpu_s = 0.0
-        # Spawned, never forked: the parent's libraries may have started threads.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, participant, images), daemon=True)
-        self._process.start()
-        theirs.close()
         try:
-            self._answer(START_S)
+            self.call(partial(_open, participant, images))
         except Failed:
             self.close()
             raise
 
     def turn(self, count: int) -> list[float]:
         """So many calls on the timing images; the seconds of each."""
-        self._pipe.send(("turn", count))
-        seconds, self.cpu_s = self._answer()
+        seconds, self.cpu_s = self.call(partial(_turn, count))
         return seconds
 
-    def infer(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+    def infer(self, images: np.ndarray) -> Outputs:
         """One untimed call on other images."""
-        self._pipe.send(("infer", images))
-        return self._answer()
-
-    def close(self) -> None:
-        if self._process.is_alive():
-            with contextlib.suppress(OSError):
-                self._pipe.send(("close", None))
-            self._process.join(10)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
-        self._pipe.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def _answer(self, timeout_s: float = START_S) -> Any:
-        try:
-            if not self._pipe.poll(timeout_s):
-                raise Failed(f"no answer within {timeout_s:.0f} s")
-            failed, value = self._pipe.recv()
-        except (EOFError, ConnectionError) as error:
-            self._process.join(5)
-            raise Failed(f"its process ended with code {self._process.exitcode}") from error
-        if failed:
-            raise Failed(value)
-        return value
+        return self.call(partial(_infer, images))
 
 
-def _serve(pipe: Connection, participant: Participant, images: np.ndarray) -> None:
-    """The worker's side: open, run once, then do as told."""
+def _in_words(function: Callable[[], T]) -> T:
+    """What is raised may not survive the way back: its words do."""
     try:
-        run = open_participant(participant)
-        run(images)
+        return function()
+    except EdgeError as error:
+        raise Failed(str(error)) from None
     except Exception as error:
-        pipe.send((True, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
-        return
-    pipe.send((False, None))
-    while True:
-        try:
-            order, value = pipe.recv()
-        except EOFError:
-            return
-        if order == "close":
-            return
-        try:
-            pipe.send((False, _timed(run, images, value) if order == "turn" else dict(run(value))))
-        except Exception as error:
-            pipe.send((True, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+        raise Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
 
 
-def _timed(run: Any, images: np.ndarray, count: int) -> tuple[list[float], float]:
-    seconds = []
-    for _ in range(count):
-        start = time.perf_counter()
-        run(images)
-        seconds.append(time.perf_counter() - start)
-    used = os.times()
-    return seconds, used.user + used.system
+_opened: list[tuple[Runner, Turn]] = []  # in a worker: its participant, and that on the timing images
+
+
+def _open(participant: Participant, images: np.ndarray) -> None:
+    run = participant.open()
+    run(images)
+    _opened.append((run, timed(partial(run, images))))
+
+
+def _turn(count: int) -> tuple[list[float], float]:
+    seconds, used = _opened[0][1](count), os.times()
+    return list(seconds), used.user + used.system
+
+
+def _infer(images: np.ndarray) -> Outputs:
+    return dict(_opened[0][0](images))

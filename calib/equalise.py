@@ -95,13 +95,15 @@ def equalise(graph: Graph) -> Equalised:
 
 def output_ranges(weights: NDArray[np.floating]) -> Weights:
     """(O,) largest |w| of each output channel of weights (O, I / groups, …)."""
-    return np.abs(weights.reshape(len(weights), -1)).max(1).astype(np.float64)
+    largest: Weights = np.abs(weights.reshape(len(weights), -1)).max(1).astype(np.float64)
+    return largest
 
 
 def input_ranges(weights: NDArray[np.floating], groups: int) -> Weights:
     """(I,) largest |w| that reads each input channel, of weights (O, I / groups, …)."""
     outputs, inputs = weights.shape[:2]
-    return np.abs(weights.reshape(groups, outputs // groups, inputs, -1)).max((1, 3)).reshape(-1).astype(np.float64)
+    largest: Weights = np.abs(weights.reshape(groups, outputs // groups, inputs, -1)).max((1, 3)).reshape(-1).astype(np.float64)
+    return largest
 
 
 def _scale(pair: _Pair, arrays: dict[str, Weights]) -> Weights:

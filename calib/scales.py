@@ -106,7 +106,8 @@ METHODS: dict[str, Callable[[Histogram], float]] = {"entropy": entropy, "percent
 def weight_scales(weights: np.ndarray) -> np.ndarray:
     """(O,) float32: one scale per output channel (axis 0), largest |w| / 127; dead channels get a small positive one."""
     largest = np.abs(weights.reshape(weights.shape[0], -1)).max(1).astype(np.float64) / LEVELS
-    return np.maximum(largest, max(largest.max() * DEAD_CHANNEL, SMALLEST)).astype(np.float32)
+    scales: np.ndarray = np.maximum(largest, max(largest.max() * DEAD_CHANNEL, SMALLEST)).astype(np.float32)
+    return scales
 
 
 def quantise_weights(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:

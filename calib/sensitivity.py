@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import GateError
 from edge.events import Progress
-from edge.graph import Graph
+from edge.graph import Graph, Outputs
 from edge.lower.backbone import convolutions, residual_adds
 from edge.measure.accuracy import evaluate
+from edge.measure.quality import Gain, Sensitivity
 from edge.measure.regions import drift
+from edge.plain import Json, to_plain
 
-Outputs = Mapping[str, NDArray[Any]]
 Quantise = Callable[[Collection[str]], Graph]  # names of nodes to leave in float → int8 graph
 Run = Callable[[Graph], Outputs]  # int8 graph → its outputs on the validation images, on the target
 
@@ -32,17 +32,6 @@ class Judgement:
     """
 
     map_drop: float
-    score_error: float
-    class_agreement: float
-    mean_iou: float
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What returning one unit to float brings: the differences to the whole int8 graph, positive where better."""
-
-    unit: str
-    map_points: float
     score_error: float
     class_agreement: float
     mean_iou: float
@@ -66,14 +55,9 @@ class Gated:
     nodes: tuple[str, ...]
     ranking: tuple[Gain, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Json]:
         """For the bundle, as JSON types."""
-        return {
-            "map_drop": self.judgement.map_drop,
-            "map_drop_all_int8": self.before.map_drop,
-            "returned_to_float": list(self.returned),
-            "ranking": [asdict(gain) for gain in self.ranking],
-        }
+        return to_plain(Sensitivity(self.judgement.map_drop, self.before.map_drop, self.returned, self.ranking))
 
 
 def units(graph: Graph) -> dict[str, tuple[str, ...]]:
@@ -95,7 +79,7 @@ def judge(outputs: Outputs, reference: Outputs, labels: NDArray[np.integer]) -> 
         map_drop=evaluate(reference["scores"], labels).map - evaluate(outputs["scores"], labels).map,
         score_error=float(np.abs(outputs["scores"].astype(np.float64) - reference["scores"]).mean()),
         class_agreement=moved.class_agreement if moved else 1.0,
-        mean_iou=float(np.nan_to_num(moved.mean_iou)) if moved else 1.0,
+        mean_iou=(moved.mean_iou or 0.0) if moved else 1.0,
     )
 
 

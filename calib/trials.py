@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,12 @@ from edge.data.pixels import cached_pixels
 from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.events import Progress
-from edge.graph import Graph
+from edge.graph import Graph, Outputs
 from edge.image import preprocess
 from edge.measure.latency import interleave, timed
 from edge.measure.outputs import collect
 from edge.spec import TargetSpec
 
-Outputs = Mapping[str, NDArray[Any]]
 BATCH = 8
 ROUNDS, TURN_S = 5, 0.3  # of the comparison with reduced float
 
@@ -56,19 +56,19 @@ class Trials:
         self._scratch = self._open.enter_context(scratch())
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pixels = None
-        self._open.__exit__(*error)
+        self._open.__exit__(kind, error, trace)
 
     def reference(self, graph: Graph) -> Outputs:
         """Outputs of an fp32 graph on ONNX Runtime: what every drop is counted from."""
         session = Session(lower.reference(graph.parse()).SerializeToString())
-        return collect(session, self._batches(graph), len(self.dataset)).values
+        return collect(session, self._batches(graph), len(self.dataset)).outputs
 
     def run(self, graph: Graph) -> Outputs:
         """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the engine goes at once."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder, engine_of(graph, self.target, Path(folder)) as engine:
-            return collect(engine.infer, self._batches(graph), len(self.dataset)).values
+            return collect(engine.infer, self._batches(graph), len(self.dataset)).outputs
 
     def _batches(self, graph: Graph) -> Iterator[tuple[object, np.ndarray]]:
         if self._pixels is None:
@@ -108,15 +108,35 @@ def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
     return Engine.from_lowered(lowered, graph, target, Path(tempfile.mkdtemp(dir=folder)))
 
 
-def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any]:
-    """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none), turn by turn.
+@dataclass(frozen=True)
+class Speed:
+    """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none).
+
+    Attributes:
+        reduced: name of that float.
+        ratio: int8 over float, as paired ratios: below 1 is faster.
+    """
+
+    backend: str
+    int8_ms: float
+    reduced: str
+    float_ms: float
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"int8 {self.int8_ms:.1f} ms, {self.reduced} {self.float_ms:.1f} ms at batch 1 on {self.backend}"
+
+    def plain(self) -> dict[str, str | float]:
+        """For the bundle, as JSON types."""
+        return {"backend": self.backend, "int8_ms": self.int8_ms, "float": self.reduced, "float_ms": self.float_ms, "ratio": self.ratio}
+
+
+def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> Speed:
+    """The two turn by turn.
 
     Args:
         int8, fp32: the graph with Q/DQ, and the one without.
         target: of the int8 engine; it must run here.
-
-    Returns:
-        ``backend``, ``int8_ms``, ``float`` (its name), ``float_ms``, ``ratio`` (int8 over float: below 1 is faster).
     """
     float16 = backends.probe(target.backend).float16
     reduced = TargetSpec(target.backend, "int8", (1,), target.float16, target.reduced_range)
@@ -125,11 +145,5 @@ def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> dict[str, Any
     with scratch() as folder, engine_of(int8, reduced, folder) as one, engine_of(fp32, plain, folder) as other:
         turns = {"int8": timed(lambda: one.infer(image)), "float": timed(lambda: other.infer(image))}
         rounds = interleave(turns, rounds=ROUNDS, turn_s=TURN_S)
-    milliseconds = {name: float(np.median(np.concatenate(rounds.seconds[name]))) * 1e3 for name in turns}
-    return {
-        "backend": target.backend,
-        "int8_ms": milliseconds["int8"],
-        "float": float16 or "fp32",
-        "float_ms": milliseconds["float"],
-        "ratio": rounds.compare("int8", "float").ratio,
-    }
+    int8_ms, float_ms = (rounds.latency(name).percentile_ms(50) for name in turns)
+    return Speed(target.backend, int8_ms, float16 or "fp32", float_ms, rounds.compare("int8", "float").ratio)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge.engine import Engine, Prediction
+    from edge.engine import Engine
+    from edge.errors import EdgeError
+    from edge.prediction import Prediction
 
 __version__ = "0.1.0"
 __all__ = ["EdgeError", "Engine", "Prediction", "__version__"]
 
-_HOMES = {"Engine": "edge.engine", "Prediction": "edge.engine", "EdgeError": "edge.errors"}
+_HOMES = {"Engine": "edge.engine", "Prediction": "edge.prediction", "EdgeError": "edge.errors"}
 
 
-def __getattr__(name: str) -> Any:
-    # Lazy, so that `import edge` costs neither NumPy nor a vendor library.
+# Lazy, so that `import edge` costs neither NumPy nor a vendor library.
+def __getattr__(name: str) -> type:
     if name not in _HOMES:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    return vars(home)[name]  # type: ignore[no-any-return]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge.errors import EdgeError
+from edge.exchange import UNSUPPORTED, exchange
 
 try:
     import fcntl
@@ -32,9 +33,6 @@ except ImportError:  # Windows
 _PARTIAL, _LOCK, _ASIDE = "partial", ".lock", ".aside"
 _SLOTS = 8  # partial names that are looked at for what a killed process left
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # how a file system says that it lacks a call
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-_BLOCK = 1 << 20
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
@@ -47,7 +45,9 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
     data = data.encode() if isinstance(data, str) else data
     with refusing_unwritable(path):
         if _is_special(path):
-            with _opened(path) as stream:
+            # Opened anew, a file behind /dev/stdout would be written from its start, over what was printed.
+            descriptor = _own_stream(path)
+            with open(path if descriptor is None else os.dup(descriptor), "wb") as stream:
                 stream.write(data)
         else:
             with file_written_atomically(path) as file:
@@ -96,27 +96,6 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
                 _replace_folder(partial, target)
 
 
-def reserve(file: BinaryIO, size: int) -> None:
-    """Have a new file take all its space on the disk now: where a memory map runs out of it, the process is killed.
-
-    Raises:
-        OSError: it does not fit.
-    """
-    file.flush()
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-    place = file.seek(0, os.SEEK_END)
-    for start in range(place, size, _BLOCK):
-        file.write(bytes(min(_BLOCK, size - start)))
-    file.flush()
-    file.seek(place)
-
-
 def check_writable(path: Path | str) -> None:
     """Refuse, before the work, a file that could not be written after it. Nothing is left behind."""
     path = Path(path)
@@ -149,8 +128,7 @@ def check_folder_replaceable(path: Path | str) -> None:
         target = _resolved(path)
         _clear_up(target)
         _probe(target)
-        here = Path.cwd()
-        if target in (here, *here.parents):
+        if Path.cwd().is_relative_to(target):
             raise EdgeError(
                 "write", f"Cannot replace {target} while it is the current folder", "Go to another folder, or choose another `output`"
             )
@@ -220,12 +198,6 @@ def _own_stream(path: Path) -> int | None:
     return None
 
 
-def _opened(path: Path) -> BinaryIO:
-    # Opened anew, a file behind /dev/stdout would be written from its start, over what was printed.
-    descriptor = _own_stream(path)
-    return open(path, "wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb")
-
-
 def _probe(target: Path) -> None:
     """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one there is."""
     folder, missing = target.parent, [target.name]
@@ -243,15 +215,14 @@ def _probe(target: Path) -> None:
 def _partial(target: Path) -> Iterator[Path]:
     """A name beside a final one for this process alone; whatever is there at the end is removed."""
     _clear_up(target)
-    for number in count():
-        partial = _slot(target, number)
-        try:
+    lock = None
+    try:
+        for partial in (_slot(target, number) for number in count()):
             lock = _locked(partial)
-        except _NoLocksError:
-            partial, lock = _slot(target, secrets.token_hex(8)), None
-            break
-        if lock is not None:
-            break
+            if lock is not None:
+                break
+    except _NoLocksError:
+        partial = _slot(target, secrets.token_hex(8))
     try:
         yield partial
     finally:
@@ -271,7 +242,7 @@ def _clear_up(target: Path) -> None:
             if lock is None:
                 continue
             try:
-                aside = _aside_of(partial)
+                aside = partial.with_name(partial.name + _ASIDE)
                 if os.path.lexists(aside) and not os.path.lexists(target):
                     os.rename(aside, target)
                 _remove(aside)
@@ -286,10 +257,6 @@ def _slot(target: Path, name: int | str) -> Path:
 
 def _lock_of(partial: Path) -> Path:
     return partial.with_name(partial.name + _LOCK)
-
-
-def _aside_of(partial: Path) -> Path:
-    return partial.with_name(partial.name + _ASIDE)
 
 
 class _NoLocksError(Exception):
@@ -316,7 +283,7 @@ def _locked(partial: Path) -> int | None:
         pass
     except OSError as error:
         os.close(descriptor)
-        if error.errno not in (*_UNSUPPORTED, errno.ENOLCK):
+        if error.errno not in (*UNSUPPORTED, errno.ENOLCK):
             raise
         os.unlink(path)
         raise _NoLocksError from error
@@ -338,14 +305,11 @@ def _remove(path: Path) -> None:
             os.unlink(path)
 
 
-# ---- exchange --------------------------------------------------------------------------------------------------------
-
-
 def _replace_folder(partial: Path, target: Path) -> None:
     """Give a folder the name of another, which then lies under the partial name and goes with it."""
-    if _exchanged(partial, target):
+    if exchange(partial, target):
         return
-    aside = _aside_of(partial)
+    aside = partial.with_name(partial.name + _ASIDE)
     os.rename(target, aside)
     try:
         os.rename(partial, target)
@@ -353,19 +317,3 @@ def _replace_folder(partial: Path, target: Path) -> None:
         os.rename(aside, target)
         raise
     _remove(aside)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot."""
-    import ctypes
-
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError, TypeError):  # no Linux, or a C library without it
-        return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _UNSUPPORTED:
-        return False
-    raise OSError(number, os.strerror(number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from edge.measure.latency import Plan
 from edge.report import gate, page, text
 from edge.report.bench import ENGINES, bench
 from edge.report.options import STANDARD, BenchOptions
+
+OPTIONS = frozenset(field.name for field in fields(BenchOptions))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -54,21 +57,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace, *, plan: Plan = STANDARD) -> int:
-    options = BenchOptions(
-        bundle=tuple(args.bundle),
-        batch=tuple(args.batch or ()),
-        streams=args.streams,
-        duration=args.duration,
-        dataset=args.dataset,
-        images=args.images,
-        no_accuracy=args.no_accuracy,
-        score_threshold=args.score_threshold,
-        baseline=args.baseline,
-        fail_on=args.fail_on,
-        photos=args.html is not None,
-        plan=plan,
-    )
-    found = bench(options, command.progress)
+    # Flags and options have one set of names.
+    given = {name: value for name, value in vars(args).items() if value is not None and name in OPTIONS}
+    options = BenchOptions(**{**given, "bundle": tuple(args.bundle)}, photos=args.html is not None, plan=plan)
+    found = bench(options, command.Terminal(args))
     result = found.result.worded(partial(command.with_flags, arguments=args))
     command.say(text.terminal(result))
     for title, one in zip(text.names(result.each), result.each, strict=True):
@@ -84,8 +76,8 @@ def main(args: argparse.Namespace, *, plan: Plan = STANDARD) -> int:
     return 0
 
 
-def _batches(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def _batches(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _duration(text: str) -> float:

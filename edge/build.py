@@ -7,7 +7,6 @@ import sys
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from edge import command
 from edge.backends import BACKENDS
@@ -18,6 +17,7 @@ from edge.pipeline import ENGINES, BuildOptions, build, rebuild
 from edge.spec import PRECISIONS
 
 DEFAULT = BuildOptions()
+OPTIONS = frozenset(field.name for field in fields(BuildOptions))
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -85,9 +85,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    given: dict[str, Any] = {
-        field.name: getattr(args, field.name) for field in fields(BuildOptions) if getattr(args, field.name) is not None
-    }
+    # Flags and options have one set of names.
+    given = {name: value for name, value in vars(args).items() if value is not None and name in OPTIONS}
     if args.source is not None:
         _refuse_unread(given)
     if "repair" in given:

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,8 +39,9 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     _lost.clear()
     try:
         for name in WRITTEN:
-            if getattr(arguments, name, None) is not None:
-                check_writable(getattr(arguments, name))
+            path = vars(arguments).get(name)
+            if path is not None:
+                check_writable(path)
         code = main(arguments) or 0
     except EdgeError as error:
         tell(error, arguments)
@@ -60,7 +61,7 @@ def tell(error: EdgeError, arguments: argparse.Namespace) -> None:
 
 def with_flags(message: str, arguments: argparse.Namespace) -> str:
     """A message with the parameters it names in backticks turned into this command's flags."""
-    return re.sub(r"`(\w+)`", lambda name: flag(name[1]) if hasattr(arguments, name[1]) else name[0], message)
+    return re.sub(r"`(\w+)`", lambda name: flag(name[1]) if name[1] in vars(arguments) else name[0], message)
 
 
 def flag(name: str) -> str:
@@ -114,8 +115,7 @@ class Terminal:
     def warn(self, text: str) -> None:
         warn(with_flags(text, self._arguments))
 
-    def progress(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]:
-        return progress(title, unit)
+    progress = staticmethod(progress)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

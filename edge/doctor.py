@@ -7,12 +7,12 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 from edge import __version__, backends, command
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.errors import EdgeError
+from edge.plain import Json
 
 # Distribution → what it is for. The first two are all a device needs beside its vendor runtime.
 PACKAGES = {
@@ -41,7 +41,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     found = {name: _version(name) for name in PACKAGES}
     support = {name: backends.probe(name) for name in backends.BACKENDS}
-    result: dict[str, Any] = {
+    result: dict[str, Json] = {
         "version": __version__,
         "python": platform.python_version(),
         "machine": {"architecture": platform.machine(), "system": platform.platform()},
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def _examine(path: Path) -> tuple[dict[str, Any], int]:
+def _examine(path: Path) -> tuple[dict[str, Json], int]:
     """Try a bundle the way an application would, and say what it is."""
     command.say(f"\nbundle {path}")
     try:

@@ -8,7 +8,6 @@ import platform
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,16 @@ import numpy as np
 
 from edge import backends
 from edge.bundle import Bundle
+from edge.cpu import VNNI
 from edge.errors import EdgeError
 from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, Graph
 from edge.image import boxes_to_photo, decode, preprocess
 from edge.manifest import REBUILD
-from edge.processor import VNNI
+from edge.prediction import Prediction, Region
 from edge.spec import ModelSpec, TargetSpec
 from edge.stages import Stages, Timing
 
 DECISION_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Region:
-    """One region the second pass looked at.
-
-    Attributes:
-        box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive.
-        label: the class whose map the box was found on.
-        score: fused score of that class.
-    """
-
-    box: tuple[float, float, float, float]
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What an image shows.
-
-    Attributes:
-        scores: (C,) float32 in [0, 1], fused.
-        labels: (name, score) of the classes at or above their thresholds, best first.
-        regions: the regions in rank order; empty for a model without regions.
-    """
-
-    scores: np.ndarray
-    labels: list[tuple[str, float]]
-    regions: list[Region]
 
 
 class Engine:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from edge.manifest import digest_bytes
 from edge.spec import ImageSpec, ModelSpec
@@ -17,6 +19,9 @@ OPSET = 19
 IR_VERSION = 10
 INPUT = "image"
 OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
+# What a network gives for N images, by those names: scores (N, C) float32; where it has regions, their boxes (N, K, 4) float32,
+# x1 y1 x2 y2 in pixels, x2/y2 exclusive, and classes (N, K) int64.
+Outputs: TypeAlias = Mapping[str, np.ndarray]
 BATCH = "batch"
 # A model with a second pass runs as two stages; any other as one, whose name is empty.
 WHOLE, LOOK, CLOSER = "", "look", "closer"
@@ -61,9 +66,25 @@ class Graph:
         return Graph.of(model, self.model, self.image, {**self.parents, "graph": self.digest, **parents})
 
 
-def outputs_of(model: Any) -> tuple[str, ...]:
+def outputs_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of an ONNX model's outputs, in order."""
     return tuple(value.name for value in model.graph.output)
+
+
+def cut(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The part of a model between values: ``inputs`` become its inputs, whatever computed them before."""
+    from onnx import helper
+
+    graph, given, needed, kept = model.graph, {value.name for value in inputs}, {value.name for value in outputs}, []
+    for node in reversed(graph.node):
+        if needed & (set(node.output) - given):
+            kept.append(node)
+            needed.update(node.input)
+    constants = [each for each in graph.initializer if each.name in needed - given]
+    made = helper.make_graph(kept[::-1], graph.name, inputs, outputs, constants)
+    for node in made.node:  # one that computed an input may have other outputs in use
+        node.output[:] = [f"{name}/unused" if name in given else name for name in node.output]
+    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def node_domains(proto: bytes) -> frozenset[str]:

@@ -82,7 +82,7 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
     if size > MAX_MANIFEST_BYTES:
         raise EdgeError("load", f"{path} has {size} bytes; a manifest must be small, at most {MAX_MANIFEST_BYTES}", REBUILD)
     try:
-        content = json.loads(data.decode(), parse_constant=_refuse_constant)
+        content: dict[str, Any] = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise EdgeError("load", f"{path} is not JSON: {str(error)[:80]}", REBUILD) from error
     schema = content.get("schema") if isinstance(content, dict) else None

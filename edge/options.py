@@ -9,10 +9,10 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from edge.backends import BACKENDS
-from edge.bundle import MAX_BATCH, MAX_SIZE
+from edge.bundle import MAX_SIZE
 from edge.errors import EdgeError, one_of
 from edge.models import MODELS
-from edge.spec import PRECISIONS, ImageSpec
+from edge.spec import MAX_BATCH, PRECISIONS, ImageSpec
 
 AUTO = "auto"
 POOLINGS = ("avg", "gwp", "max")

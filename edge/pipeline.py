@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import backends
+from edge import backends, cpu
 from edge.backends.base import powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
@@ -24,7 +24,6 @@ from edge.errors import EdgeError, one_of
 from edge.events import SILENT, Events
 from edge.graph import Graph
 from edge.manifest import check_replaceable
-from edge.measure.machine import describe
 from edge.options import AUTO, BATCH, READ_BY_REBUILD, BuildOptions, check_size, refuse_unread
 from edge.quantisation import Quantised, check_gate, quantise
 from edge.spec import TargetSpec
@@ -248,7 +247,7 @@ def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
     machine = {
         "architecture": platform.machine(),
         "device": support.device,
-        "instructions": describe()["instructions"],
+        "instructions": list(cpu.instructions()),
         **({"max_cpu_isa": limit} if limit else {}),
     }
     return {"tools": tools, "machine": machine}

@@ -7,19 +7,24 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngInfo
 
 from edge import command
 from edge.atomic import check_folder_writable, write_atomically
-from edge.engine import Engine, Prediction
+from edge.draw import draw
+from edge.engine import Engine
 from edge.errors import EdgeError
-from edge.image import decode, draw
+from edge.image import decode
+from edge.prediction import Prediction
 
+Entry = Mapping[str, str | list[dict[str, str | float | list[float]]]]  # of an image in the result
 SOFTWARE = "mcar-edge"  # said in every drawing: only a drawing of ours is drawn over
 
 
@@ -48,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     if args.draw is not None:
         check_folder_writable(args.draw)
         drawings = _drawings(args.images, args.draw, photographs)
-    results: list[dict[str, Any]] = []
+    results: list[Entry] = []
     complete = True
     with Engine.load(args.bundle) as engine, command.progress("predict") as report:
         step = engine.bundle.target.max_batch
@@ -61,14 +66,12 @@ def main(args: argparse.Namespace) -> int:
     return 0 if complete and not any("error" in result for result in results) else 1
 
 
-def _chunk(
-    engine: Engine, paths: Sequence[str], drawings: Sequence[Path | None], args: argparse.Namespace
-) -> tuple[list[dict[str, Any]], bool]:
+def _chunk(engine: Engine, paths: Sequence[str], drawings: Sequence[Path | None], args: argparse.Namespace) -> tuple[list[Entry], bool]:
     """Predict at most a batch of images, and whether all of their drawings could be written.
 
     An unreadable image becomes an entry with its error, the others go on.
     """
-    photos: dict[str, Any] = {}
+    photos: dict[str, NDArray[np.uint8]] = {}
     errors: dict[str, str] = {}
     for path in paths:
         try:
@@ -77,7 +80,8 @@ def _chunk(
             errors[path] = str(error)
             command.tell(error, args)
     predictions = dict(zip(photos, engine.predict(list(photos.values()), score_threshold=args.score_threshold), strict=True))
-    results, complete = [], True
+    results: list[Entry] = []
+    complete = True
     for path, drawing in zip(paths, drawings, strict=True):
         if path in errors:
             results.append({"image": path, "error": errors[path]})
@@ -131,14 +135,14 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _plain(prediction: Prediction) -> dict[str, Any]:
+def _plain(prediction: Prediction) -> Entry:
     return {
         "labels": [{"name": name, "score": score} for name, score in prediction.labels],
-        "regions": [{"box": list(region.box), "label": region.label, "score": region.score} for region in prediction.regions],
+        "regions": [asdict(region) for region in prediction.regions],
     }
 
 
-def _draw(photo: Any, prediction: Prediction, path: Path) -> None:
+def _draw(photo: NDArray[np.uint8], prediction: Prediction, path: Path) -> None:
     png = io.BytesIO()
     told = PngInfo()
     told.add_text("Software", SOFTWARE)

@@ -185,14 +185,13 @@ def _judged(
     return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), facts
 
 
-def _compared(int8: Graph, fp32: Graph, target: TargetSpec, events: Events) -> dict[str, Any]:
+def _compared(int8: Graph, fp32: Graph, target: TargetSpec, events: Events) -> dict[str, str | float]:
     """What int8 gains in time here, with a warning where that is nothing."""
     from calib.trials import compare_speed
 
     speed = compare_speed(int8, fp32, target)
-    line = f"int8 {speed['int8_ms']:.1f} ms, {speed['float']} {speed['float_ms']:.1f} ms at batch 1 on {speed['backend']}"
-    events.say("speed", line)
-    if speed["ratio"] >= 1:
-        better = "fp32" if speed["float"] == "fp32" else "fp16"
-        events.warn(f"int8 is no faster than {speed['float']} here: {line}. Consider `precision` {better}")
-    return speed
+    events.say("speed", str(speed))
+    if speed.ratio >= 1:
+        better = "fp32" if speed.reduced == "fp32" else "fp16"
+        events.warn(f"int8 is no faster than {speed.reduced} here: {speed}. Consider `precision` {better}")
+    return speed.plain()

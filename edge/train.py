@@ -7,11 +7,10 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edge import command
 from edge.errors import EdgeError, one_of
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES, options_of
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES, Option, options_of
 
 RUNS = Path("runs")
 
@@ -63,7 +62,11 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     try:
-        from edge.models import create, recipes, training
+        from edge.models import create
+        from edge.models.source import weights_file
+        from edge.training.folder import BEST, PIXELS, check_folder
+        from edge.training.recipes import choose
+        from edge.training.trainer import About, Part, Trainer, choose_device, score, start
     except ImportError as error:
         raise EdgeError(
             "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"
@@ -74,43 +77,45 @@ def main(args: argparse.Namespace) -> int:
     from edge.spec import ImageSpec
 
     image = ImageSpec(args.size)
-    recipe = recipes.choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
-    device = training.choose_device(args.device)
+    recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
+    device = choose_device(args.device)
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:
         raise EdgeError("train", f"{args.dataset} has no labels to train on", "Choose a labelled data set: --dataset")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
-    training.check_folder(folder, resume=args.resume)
-    network = training.start(create(args.model, len(dataset.classes), **_options(args)), args.seed, _weights(args.weights))
+    check_folder(folder, resume=args.resume)
+    network = start(
+        create(args.model, len(dataset.classes), **_options(args)), args.seed, weights_file(args.weights) if args.weights else None
+    )
 
-    def part(images: Dataset, title: str) -> training.Part:
+    def part(images: Dataset, title: str) -> Part:
         assert images.labels is not None
         with command.progress(title) as report:
-            pixels = cached_pixels(images, image.size, folder / training.PIXELS, progress=report)
-            return training.Part(pixels, images.labels, images.digest)
+            pixels = cached_pixels(images, image.size, folder / PIXELS, progress=report)
+            return Part(pixels, images.labels, images.digest)
 
     # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
     kept, held_out = validation_split(dataset)
-    about = training.About(args.model, dataset.classes, image.size, dataset.name)
-    trainer = training.Trainer(
+    about = About(args.model, dataset.classes, image.size, dataset.name)
+    trainer = Trainer(
         network, part(kept, "decode train"), part(held_out, "decode validation"), recipe,
         lambda scores, labels: evaluate(scores, labels).map, folder, about, seed=args.seed, device=device,
     )  # fmt: skip
     if args.resume and trainer.resume():
-        command.say(f"resumed    in epoch {trainer.epoch + 1} of {recipe.epochs}, step {trainer.step}")
+        command.say(f"resumed    in epoch {trainer.state.epoch + 1} of {recipe.epochs}, step {trainer.state.step}")
     with command.progress("train", unit="step") as report:
         outcome = trainer.run(report)
-    best = folder / training.BEST
+    best = folder / BEST
     command.say(f"best       epoch {outcome.best_epoch}: validation mAP {outcome.best_map:.2f} ({len(held_out)} images cut from train)")
     points = {}
     test = part(reported, f"decode {reported.split}")
-    for stream, scores in training.score(network, best, test, image.size, device).items():
+    for stream, scores in score(network, best, test, image.size, device).items():
         points[stream] = accuracy = evaluate(scores, test.labels)
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
     command.say(f"           {points[network.streams[-1]].convention}")
     command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
-    remove_pixels(folder / training.PIXELS)
+    remove_pixels(folder / PIXELS)
     command.write_json(
         args.json,
         {
@@ -122,9 +127,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _options(args: argparse.Namespace) -> dict[str, Option]:
     """The architecture's options that were given; a value is JSON where it can be, else a word."""
-    options = {name: getattr(args, name) for name in ("pooling", "regions", "threshold") if getattr(args, name) is not None}
+    options = {name: value for name, value in vars(args).items() if name in ("pooling", "regions", "threshold") and value is not None}
     known = options_of(args.model)
     for given in args.option:
         name, separator, value = given.partition("=")
@@ -137,15 +142,6 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
-
-
-def _weights(name: str | None) -> Path | None:
-    """A shipped name or a path; None stays None."""
-    if name is None:
-        return None
-    from edge.models.source import weights_file
-
-    return weights_file(name)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import onnx
 import torch
+from torch._ops import OpOverload
 
 from edge.errors import EdgeError
 from edge.graph import BATCH, FLOAT32_NODES, INPUT, IR_VERSION, OPSET, OUTPUTS, PRODUCER, Graph
@@ -22,6 +23,7 @@ from edge.spec import ImageSpec, ModelSpec
 from export.name_nodes import name_nodes, nodes_of
 from export.tidy import tidy
 
+Value: TypeAlias = Any  # a symbolic value of onnxscript, which has no types
 # What a graph that TensorRT 10.0 to 11, OpenVINO and ONNX Runtime all take must not hold.
 FORBIDDEN = frozenset({"NonZero", "Loop", "If", "Scan", "CumSum", "Shape", "Expand", "Range", "ScatterND", "BatchNormalization"})
 
@@ -73,17 +75,17 @@ def _output_names(model: torch.nn.Module, example: torch.Tensor) -> list[str]:
         return list(model(mode.from_tensor(example)))
 
 
-def _translations() -> dict[Any, Any]:
+def _translations() -> dict[OpOverload, Callable[..., Value]]:
     from onnxscript.values import Opset
 
     operators = Opset(DOMAIN, 1)
     # The plugin attributes are what TensorRT's parser looks a plugin up by.
     plugin = {"plugin_version": "1", "plugin_namespace": DOMAIN}
 
-    def region_boxes(cams: Any, size: int, threshold: float) -> Any:
+    def region_boxes(cams: Value, size: int, threshold: float) -> Value:
         return operators.RegionBoxes(cams, size=size, threshold=threshold, **plugin)
 
-    def roi_resize(image: Any, boxes: Any, size: int) -> Any:
+    def roi_resize(image: Value, boxes: Value, size: int) -> Value:
         return operators.RoiResize(image, boxes, size=size, **plugin)
 
     return {torch.ops.edge.region_boxes.default: region_boxes, torch.ops.edge.roi_resize.default: roi_resize}
@@ -100,7 +102,7 @@ def _refuse_forbidden(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Any:
+def _quietly() -> Iterator[None]:
     """The exporter reports its steps on stdout and warns about its own internals; neither helps a user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Parity:
     def holds(self) -> bool:
         return self.score_error <= SCORE_TOLERANCE and min(self.boxes_within_one, self.classes_equal) >= BOX_SHARE
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, float]:
         return asdict(self)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +53,22 @@ def saturated():
     maps[-1] = 1.0  # a map that is saturated all over has no box, whatever the noise
     noise = [np.zeros(maps.shape, np.float32), *(rng.integers(0, 4, (4, *maps.shape)) * np.float32(2**-24))]
     return [np.where(maps == 1, maps - each, maps).astype(np.float32).reshape(8, 4, 8, 8) for each in noise]
+
+
+@pytest.fixture(scope="session")
+def manifest_folder():
+    """A function (folder, contents by name) → the folder, written whole with its manifest."""
+    from edge.atomic import folder_written_atomically
+    from edge.manifest import check_replaceable, write_manifest
+
+    def write(folder: Path, replace: bool = False, **files: bytes) -> Path:
+        with folder_written_atomically(folder, partial(check_replaceable, replace=replace)) as fresh:
+            for name, data in files.items():
+                (fresh / name).write_bytes(data)
+            write_manifest(fresh, {"kind": "test"})
+        return folder
+
+    return write
 
 
 OFFICIAL_CASES = (

@@ -21,14 +21,12 @@ from edge.atomic import (
     check_folder_replaceable,
     check_folder_writable,
     check_writable,
-    file_written_atomically,
     folder_written_atomically,
     is_partial,
-    reserve,
     write_atomically,
 )
 from edge.errors import EdgeError
-from edge.manifest import NAME, check_replaceable, write_manifest
+from edge.manifest import NAME, check_replaceable
 
 never = partial(check_replaceable, replace=False)
 WAYS = ["exchange", "two renames"]
@@ -38,16 +36,8 @@ WAYS = ["exchange", "two renames"]
 def way(request, monkeypatch):
     """With the exchange of names, and as on a system without it."""
     if request.param == "two renames":
-        monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     return request.param
-
-
-def make(folder, replace=False, **files):
-    with folder_written_atomically(folder, partial(check_replaceable, replace=replace)) as fresh:
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        write_manifest(fresh, {"kind": "test"})
-    return folder
 
 
 def child(code, *words, **given):
@@ -75,12 +65,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
         write_atomically(target, "new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
-
-
-def test_written_files_have_ordinary_permissions(tmp_path):
-    write_atomically(tmp_path / "a", b"x")
-    (tmp_path / "b").write_bytes(b"x")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
@@ -155,7 +139,7 @@ def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
 
 
 @pytest.mark.parametrize("lack", ["no fcntl", "no locks on this disk"])
-def test_without_locks_results_are_written_and_nothing_of_others_is_removed(tmp_path, monkeypatch, lack):
+def test_without_locks_results_are_written_and_nothing_of_others_is_removed(manifest_folder, tmp_path, monkeypatch, lack):
     others = atomic._slot(tmp_path / "a", 0)
     others.write_bytes(b"theirs")
     atomic._lock_of(others).touch()
@@ -166,8 +150,8 @@ def test_without_locks_results_are_written_and_nothing_of_others_is_removed(tmp_
     write_atomically(tmp_path / "a", b"ours")
     assert (tmp_path / "a").read_bytes() == b"ours"
     assert others.read_bytes() == b"theirs"
-    make(tmp_path / "x", a=b"1")
-    make(tmp_path / "x", replace=True, a=b"2")
+    manifest_folder(tmp_path / "x", a=b"1")
+    manifest_folder(tmp_path / "x", replace=True, a=b"2")
     assert {name for name in os.listdir(tmp_path) if not is_partial(name)} == {"a", "x"}
 
 
@@ -193,73 +177,62 @@ def test_processes_that_write_one_file_do_not_harm_each_other(tmp_path):
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_whose_filling_fails_never_appears(tmp_path):
-    def fail():
-        with folder_written_atomically(tmp_path / "x", never) as fresh:
-            (fresh / "half").write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_existing_folder_is_refused_without_replace(tmp_path):
-    make(tmp_path / "x", a=b"1")
+def test_an_existing_folder_is_refused_without_replace(manifest_folder, tmp_path):
+    manifest_folder(tmp_path / "x", a=b"1")
     with pytest.raises(EdgeError, match="Add `force`"):
-        make(tmp_path / "x", a=b"2")
+        manifest_folder(tmp_path / "x", a=b"2")
     assert (tmp_path / "x" / "a").read_bytes() == b"1"
 
 
-def test_an_empty_folder_is_as_good_as_none(tmp_path):
+def test_an_empty_folder_is_as_good_as_none(manifest_folder, tmp_path):
     (tmp_path / "x").mkdir()
-    make(tmp_path / "x", a=b"1")
+    manifest_folder(tmp_path / "x", a=b"1")
     assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
     assert os.listdir(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
-def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(tmp_path, way):
-    make(tmp_path / "x", a=b"1", old=b"1")
-    make(tmp_path / "x", replace=True, a=b"2")
+def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(manifest_folder, tmp_path, way):
+    manifest_folder(tmp_path / "x", a=b"1", old=b"1")
+    manifest_folder(tmp_path / "x", replace=True, a=b"2")
     assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_replace_refuses_a_folder_that_is_not_ours(tmp_path):
+def test_replace_refuses_a_folder_that_is_not_ours(manifest_folder, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
     with pytest.raises(EdgeError, match="not a bundle of ours"):
-        make(tmp_path / "photos", replace=True, a=b"2")
+        manifest_folder(tmp_path / "photos", replace=True, a=b"2")
     assert os.listdir(tmp_path / "photos") == ["family.jpg"]
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
-def test_a_linked_folder_is_replaced_where_it_is(tmp_path, way):
+def test_a_linked_folder_is_replaced_where_it_is(manifest_folder, tmp_path, way):
     (tmp_path / "disk").mkdir()
-    make(tmp_path / "disk" / "real", a=b"1")
+    manifest_folder(tmp_path / "disk" / "real", a=b"1")
     (tmp_path / "link").symlink_to("disk/real")
-    make(tmp_path / "link", replace=True, a=b"2")
+    manifest_folder(tmp_path / "link", replace=True, a=b"2")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "disk" / "real" / "a").read_bytes() == b"2"
     assert os.listdir(tmp_path / "disk") == ["real"]
 
 
-def test_the_current_folder_is_not_replaced_under_whoever_stands_in_it(tmp_path, monkeypatch):
-    make(tmp_path / "x", a=b"1")
+def test_the_current_folder_is_not_replaced_under_whoever_stands_in_it(manifest_folder, tmp_path, monkeypatch):
+    manifest_folder(tmp_path / "x", a=b"1")
     monkeypatch.chdir(tmp_path / "x")
     for path in (".", tmp_path / "x"):
         with pytest.raises(EdgeError, match=r"the current folder\. Go to another folder"):
-            make(Path(path), replace=True, a=b"2")
+            manifest_folder(Path(path), replace=True, a=b"2")
     assert sorted(os.listdir(tmp_path / "x")) == ["a", NAME]
 
 
-def test_when_both_names_are_exchanged_a_kill_finds_one_or_the_other(tmp_path):
+def test_when_both_names_are_exchanged_a_kill_finds_one_or_the_other(manifest_folder, tmp_path):
     """Killed right after the exchange; before it the old folder has its name anyway. The next run removes what is left."""
     if not _exchanges(tmp_path):
         pytest.skip("this file system does not exchange names")
-    make(tmp_path / "x", a=b"1")
-    code = "exchanged = atomic._exchanged\natomic._exchanged = lambda *names: exchanged(*names) and os.kill(os.getpid(), signal.SIGKILL)\n"
+    manifest_folder(tmp_path / "x", a=b"1")
+    code = "exchange = atomic.exchange\natomic.exchange = lambda *names: exchange(*names) and os.kill(os.getpid(), signal.SIGKILL)\n"
     assert child(code + REPLACE, tmp_path).wait(timeout=30) == -signal.SIGKILL
     assert (tmp_path / "x" / "a").read_bytes() == b"2"
     assert len(os.listdir(tmp_path)) > 1
@@ -271,15 +244,15 @@ def test_when_both_names_are_exchanged_a_kill_finds_one_or_the_other(tmp_path):
 def _exchanges(folder):
     for name in "ab":
         (folder / name).mkdir()
-    works = atomic._exchanged(folder / "a", folder / "b")
+    works = atomic.exchange(folder / "a", folder / "b")
     for name in "ab":
         (folder / name).rmdir()
     return works
 
 
-def test_a_folder_that_was_set_aside_when_a_kill_came_is_put_back(tmp_path):
-    make(tmp_path / "x", a=b"1")
-    code = "atomic._exchanged = lambda *_: False\nrename = os.rename\n"
+def test_a_folder_that_was_set_aside_when_a_kill_came_is_put_back(manifest_folder, tmp_path):
+    manifest_folder(tmp_path / "x", a=b"1")
+    code = "atomic.exchange = lambda *_: False\nrename = os.rename\n"
     code += "os.rename = lambda *names: (rename(*names), os.kill(os.getpid(), signal.SIGKILL))\n"
     assert child(code + REPLACE, tmp_path).wait(timeout=30) == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
@@ -290,8 +263,8 @@ def test_a_folder_that_was_set_aside_when_a_kill_came_is_put_back(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
-def test_when_the_new_folder_cannot_take_its_place_the_old_one_comes_back(tmp_path, monkeypatch, error):
-    make(tmp_path / "x", a=b"1")
+def test_when_the_new_folder_cannot_take_its_place_the_old_one_comes_back(manifest_folder, tmp_path, monkeypatch, error):
+    manifest_folder(tmp_path / "x", a=b"1")
     rename, calls = os.rename, []
 
     def second_fails(source, target):
@@ -300,34 +273,31 @@ def test_when_the_new_folder_cannot_take_its_place_the_old_one_comes_back(tmp_pa
             raise error
         rename(source, target)
 
-    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(atomic, "exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", second_fails)
     with pytest.raises(EdgeError if isinstance(error, OSError) else KeyboardInterrupt):
-        make(tmp_path / "x", replace=True, a=b"2")
+        manifest_folder(tmp_path / "x", replace=True, a=b"2")
     assert os.listdir(tmp_path) == ["x"]
     assert (tmp_path / "x" / "a").read_bytes() == b"1"
 
 
-def test_two_processes_may_build_one_folder(tmp_path):
-    code = "sys.stdin.readline()\n" + REPLACE
-    make(tmp_path / "x", a=b"1")
-    with (
-        child("print('ready', flush=True)\n" + code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one,
-        child("print('ready', flush=True)\n" + code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
-    ):
-        for process in (one, other):
-            process.stdout.readline()
-        for process in (one, other):
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        assert [one.wait(timeout=30), other.wait(timeout=30)] == [0, 0]
+def test_two_processes_may_build_one_folder(manifest_folder, tmp_path):
+    code = "print('ready', flush=True); sys.stdin.readline()\n" + REPLACE
+    manifest_folder(tmp_path / "x", a=b"1")
+    both = [child(code, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.communicate("go\n", timeout=30)
+    assert [process.returncode for process in both] == [0, 0]
     assert os.listdir(tmp_path) == ["x"]
     assert json.loads((tmp_path / "x" / NAME).read_text())["files"]["a"]["bytes"] == 1
 
 
-def test_only_a_full_disk_is_told_as_one_while_a_folder_is_filled(tmp_path):
+def test_a_folder_whose_filling_fails_never_appears_and_only_a_full_disk_is_told_as_one(tmp_path):
     def fail(error):
-        with folder_written_atomically(tmp_path / "x", never):
+        with folder_written_atomically(tmp_path / "x", never) as fresh:
+            (fresh / "half").write_text("half")
             raise error
 
     with pytest.raises(FileNotFoundError):
@@ -337,11 +307,11 @@ def test_only_a_full_disk_is_told_as_one_while_a_folder_is_filled(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(tmp_path, monkeypatch):
+def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(manifest_folder, tmp_path, monkeypatch):
     mask = os.umask(0o027)
     try:
         monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask is the whole process's"))
-        make(tmp_path / "x", a=b"1")
+        manifest_folder(tmp_path / "x", a=b"1")
         write_atomically(tmp_path / "b", b"1")
         monkeypatch.undo()
     finally:
@@ -394,26 +364,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("way", ["posix_fallocate", "writing", "unsupported"])
-def test_a_file_too_large_for_the_disk_is_refused_before_it_is_mapped(small_disk, monkeypatch, way):
-    if way == "writing":
-        monkeypatch.delattr(os, "posix_fallocate")
-    elif way == "unsupported":
-        monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "")))
-
-    def fill(size):
-        with file_written_atomically(small_disk / "x") as file:
-            file.write(b"head")
-            reserve(file, size)
-            assert os.fstat(file.fileno()).st_size == size
-
-    fill(100_000)
-    with pytest.raises(EdgeError, match="does not fit on the disk"):
-        fill(2 << 20)
-    assert os.listdir(small_disk) == ["x"]
-    assert (small_disk / "x").read_bytes() == b"head" + bytes(100_000 - 4)
-
-
 def test_pixels_that_do_not_fit_are_one_line_and_leave_nothing(small_disk):
     from edge.data import open_dataset
     from edge.data.pixels import cached_pixels, remove_pixels
@@ -428,8 +378,8 @@ def test_pixels_that_do_not_fit_are_one_line_and_leave_nothing(small_disk):
     assert os.listdir(small_disk) == ["pixels-mine.npy"]
 
 
-def test_a_mount_point_cannot_give_way(small_disk):
+def test_a_mount_point_cannot_give_way(manifest_folder, small_disk):
     with pytest.raises(EdgeError, match=r"is a mount point\. Choose a folder inside it"):
-        make(small_disk, a=b"1")
-    make(small_disk / "x", a=b"1")
+        manifest_folder(small_disk, a=b"1")
+    manifest_folder(small_disk / "x", a=b"1")
     assert os.listdir(small_disk) == ["x"]

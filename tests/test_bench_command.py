@@ -20,19 +20,8 @@ from edge.report import engine as single
 from edge.report.options import BenchOptions
 
 KEYS = {
-    "bundle",
-    "backend",
-    "precision",
-    "batch",
-    "latency_ms",
-    "throughput_images_per_s",
-    "stages_ms",
-    "memory_mb",
-    "accuracy",
-    "regions",
-    "machine",
-    "valid",
-    "warnings",
+    *("bundle", "backend", "precision", "batch", "latency_ms", "throughput_images_per_s", "stages_ms", "memory_mb"),
+    *("accuracy", "regions", "machine", "valid", "warnings"),
 }
 
 QUICK = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01)
@@ -49,6 +38,24 @@ def run(*words: object) -> int:
         return command.run(partial(bench.main, plan=QUICK), bench.arguments().parse_args([str(word) for word in words]))
     except SystemExit as stopped:
         return int(stopped.code or 0)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """The JSON of a run, which must end with that exit code."""
+
+    def run_with(*words: object, code: int = 0) -> dict:
+        assert run(*words, "--json", tmp_path / "out.json") == code
+        return json.loads((tmp_path / "out.json").read_text())
+
+    return run_with
+
+
+@pytest.fixture
+def without_onnxruntime(monkeypatch):
+    probe = backends.probe
+    missing = backends.Support(reason="it does not import", fix="Install it")
+    monkeypatch.setattr(backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
 
 
 @pytest.fixture
@@ -73,10 +80,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_json_holds_the_pinned_keys(bundle, photos, tmp_path):
-    out = tmp_path / "out.json"
-    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "2", "--json", out) == 0
-    result = json.loads(out.read_text())
+def test_json_holds_the_pinned_keys(bundle, photos, measured):
+    result = measured(bundle, "--dataset", f"csv:{photos}", "--batch", "2")
     assert set(result) >= KEYS
     assert set(result["latency_ms"]) == {"p50", "p90", "p95", "p99", "mean", "min", "max"}
     assert set(result["memory_mb"]) >= {"peak_rss", "bundle"}
@@ -95,27 +100,21 @@ def test_json_holds_the_pinned_keys(bundle, photos, tmp_path):
     assert 0 < result["throughput_images_per_s"] < 2e3 / result["latency_ms"]["min"]
 
 
-def test_every_batch_of_a_sweep_is_measured_and_the_largest_stands_on_top(bundle, tmp_path):
-    out = tmp_path / "out.json"
-    assert run(bundle, "--no-accuracy", "--batch", "3,1", "--json", out) == 0
-    result = json.loads(out.read_text())
+def test_every_batch_of_a_sweep_is_measured_and_the_largest_stands_on_top(bundle, measured):
+    result = measured(bundle, "--no-accuracy", "--batch", "3,1")
     assert [one["batch"] for one in result["sweep"]] == [1, 3]
     assert result["batch"] == 3
     assert result["latency_ms"] == result["sweep"][1]["latency_ms"]
     assert result["accuracy"] is None
 
 
-def test_default_batch_is_the_bundles_largest_where_that_is_less_than_eight(bundle, tmp_path):
-    out = tmp_path / "out.json"
-    assert run(bundle, "--no-accuracy", "--json", out) == 0
-    assert json.loads(out.read_text())["batch"] == 3
+def test_default_batch_is_the_bundles_largest_where_that_is_less_than_eight(bundle, measured):
+    assert measured(bundle, "--no-accuracy")["batch"] == 3
 
 
-def test_reports_streams_and_soak_are_written(bundle, photos, tmp_path, capsys):
+def test_reports_streams_and_soak_are_written(bundle, photos, tmp_path, capsys, measured):
     words = ["--dataset", f"csv:{photos}", "--batch", "1", "--streams", "2", "--duration", "1s"]
-    out = tmp_path / "out.json"
-    assert run(bundle, *words, "--html", tmp_path / "r.html", "--markdown", tmp_path / "r.md", "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = measured(bundle, *words, "--html", tmp_path / "r.html", "--markdown", tmp_path / "r.md")
     assert result["streams"]["streams"] == 2
     assert result["soak"]["seconds"] >= 1
     assert (tmp_path / "r.html").read_text().count("<figure>") == 6
@@ -124,10 +123,8 @@ def test_reports_streams_and_soak_are_written(bundle, photos, tmp_path, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
-def test_several_bundles_are_compared_turn_by_turn(bundle, small_bundle, tmp_path):
-    out = tmp_path / "out.json"
-    assert run(bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1", "--json", out) == 0
-    result = json.loads(out.read_text())
+def test_several_bundles_are_compared_turn_by_turn(bundle, small_bundle, measured):
+    result = measured(bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1")
     assert [one["backend"] for one in result["engines"]] == ["openvino", "onnxruntime"]
     assert result["backend"] == "openvino"
     assert result["comparison"][0]["ratio"] == 1
@@ -145,10 +142,8 @@ def narrow(bundle, tmp_path):
     return folder
 
 
-def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out.json"
-    assert run(bundle, narrow, "--no-accuracy", "--json", out) == 0
-    result = json.loads(out.read_text())
+def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, measured, capsys, monkeypatch):
+    result = measured(bundle, narrow, "--no-accuracy")
     assert [one["batch"] for one in result["engines"]] == [2, 2]
     assert len(result["comparison"]) == 2
     monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
@@ -156,15 +151,14 @@ def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, t
     assert f"at most 2, the largest of {narrow}" in capsys.readouterr().err
 
 
-def test_a_gate_holds_for_every_bundle_by_name(bundle, small_bundle, tmp_path, capsys):
-    out = tmp_path / "out.json"
-    words = [bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1", "--json", out]
-    assert run(*words, "--fail-on", "peak_rss>1") == 3
+def test_a_gate_holds_for_every_bundle_by_name(bundle, small_bundle, capsys, measured):
+    words = [bundle, small_bundle("onnxruntime"), "--no-accuracy", "--batch", "1", "--fail-on", "peak_rss>1"]
+    result = measured(*words, code=3)
     shown = capsys.readouterr()
     for name in ("mcar-mobilenetv2 64 fp32 openvino", "mcar-mobilenetv2 64 fp32 onnxruntime"):
         assert f"{name}: peak_rss" in shown.err
         assert f"FAIL {name}: peak_rss>1" in shown.out
-    assert [one["engine"].split()[-1] for one in json.loads(out.read_text())["gates"]] == ["openvino", "onnxruntime"]
+    assert [one["engine"].split()[-1] for one in result["gates"]] == ["openvino", "onnxruntime"]
 
 
 def test_a_bundle_that_cannot_be_loaded_is_refused_before_another_is_measured(bundle, narrow, capsys, monkeypatch):
@@ -174,35 +168,28 @@ def test_a_bundle_that_cannot_be_loaded_is_refused_before_another_is_measured(bu
     assert "labels.txt" in capsys.readouterr().err
 
 
-def test_a_figure_that_was_not_measured_fails_the_gate_after_everything_is_written(bundle, photos, tmp_path, monkeypatch, capsys):
-    from edge.backends import Support
-
-    probe = backends.probe
-    missing = Support(reason="it does not import", fix="Install it")
-    monkeypatch.setattr(backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
-    words = [bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--fail-on", "map_drop>1"]
-    out, page, table = (tmp_path / name for name in ("out.json", "r.html", "r.md"))
-    assert run(*words, "--json", out, "--html", page, "--markdown", table) == 1
+def test_without_onnxruntime_there_is_no_drop_and_its_gate_fails_after_everything_is_written(
+    bundle, photos, measured, without_onnxruntime, tmp_path, capsys
+):
+    page, table = tmp_path / "r.html", tmp_path / "r.md"
+    words = [bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--fail-on", "map_drop>1", "--html", page, "--markdown", table]
+    result = measured(*words, code=1)
+    assert result["accuracy"]["map"] > 0
+    assert result["accuracy"]["map_drop"] is result["accuracy"]["map_reference"] is result["regions"] is None
+    assert any("it does not import" in warning for warning in result["warnings"])
+    assert result["gates"][0]["measured"] is None
     shown = capsys.readouterr()
     assert "map_drop (map_drop>1)" in shown.err
     assert "not judged map_drop>1" in shown.out
-    assert json.loads(out.read_text())["gates"][0]["measured"] is None
     assert page.is_file()
     assert table.is_file()
 
 
-@pytest.mark.parametrize(
-    ("condition", "baseline", "part"),
-    [
-        ("p99>+5%", {"latency_ms": {"p99": 1.0}, "batch": 2}, "at batch 2, not 1"),
-        ("peak_rss>+5%", {"latency_ms": {}, "batch": 1}, "no peak_rss"),
-    ],
-)
-def test_a_baseline_that_cannot_judge_is_refused_before_measuring(bundle, condition, baseline, part, tmp_path, monkeypatch, capsys):
-    (tmp_path / "base.json").write_text(json.dumps(baseline))
+def test_a_baseline_that_cannot_judge_is_refused_before_measuring(bundle, tmp_path, monkeypatch, capsys):
+    (tmp_path / "base.json").write_text(json.dumps({"latency_ms": {"p99": 1.0}, "batch": 2}))
     monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
-    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", tmp_path / "base.json", "--fail-on", condition) == 1
-    assert part in capsys.readouterr().err
+    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", tmp_path / "base.json", "--fail-on", "p99>+5%") == 1
+    assert "at batch 2, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -235,50 +222,28 @@ def test_energy_is_read_where_the_engine_runs(backend, gpu, monkeypatch):
     assert single._energy(engine, np.zeros(1)).reason == f"not available here: {{'gpu': {gpu}}}"
 
 
-def test_reference_scores_are_kept_and_used_again(bundle, photos, tmp_path, monkeypatch):
-    words = (bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", tmp_path / "out.json")
-    assert run(*words) == 0
-    first = json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"]
+def test_reference_scores_are_kept_and_used_again(bundle, photos, measured, monkeypatch):
+    words = (bundle, "--dataset", f"csv:{photos}", "--batch", "1")
+    first = measured(*words)["accuracy"]["map_reference"]
     monkeypatch.setattr(single, "_reference", lambda *_: pytest.fail("the reference was run again"))
-    assert run(*words) == 0
-    assert json.loads((tmp_path / "out.json").read_text())["accuracy"]["map_reference"] == first
+    assert measured(*words)["accuracy"]["map_reference"] == first
 
 
-def test_without_onnxruntime_there_is_no_drop_but_a_warning(bundle, photos, tmp_path, monkeypatch):
-    from edge.backends import Support
-
-    probe = backends.probe
-    missing = Support(reason="it does not import", fix="Install it")
-    monkeypatch.setattr(backends, "probe", lambda name: missing if name == "onnxruntime" else probe(name))
-    out = tmp_path / "out.json"
-    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
-    result = json.loads(out.read_text())
-    assert result["accuracy"]["map"] > 0
-    assert result["accuracy"]["map_drop"] is None
-    assert result["accuracy"]["map_reference"] is None
-    assert result["regions"] is None
-    assert any("it does not import" in warning for warning in result["warnings"])
-
-
-def test_on_a_device_without_onnx_the_drop_stays_whole(bundle, photos, tmp_path, monkeypatch):
+def test_on_a_device_without_onnx_the_drop_stays_whole(bundle, photos, monkeypatch, measured):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    out = tmp_path / "out.json"
-    assert run(bundle, "--dataset", f"csv:{photos}", "--batch", "1", "--json", out) == 0
-    result = json.loads(out.read_text())
+    result = measured(bundle, "--dataset", f"csv:{photos}", "--batch", "1")
     assert result["accuracy"]["map_drop"] is not None
     assert result["accuracy"]["causes"] is None
     assert any("not split into its causes" in warning for warning in result["warnings"])
 
 
-def test_unlabelled_photographs_give_drift_only(bundle, photos, tmp_path):
-    out = tmp_path / "out.json"
-    assert run(bundle, "--dataset", f"images:{photos / 'images'}", "--batch", "1", "--json", out) == 0
-    result = json.loads(out.read_text())
+def test_unlabelled_photographs_give_drift_only(bundle, photos, measured):
+    result = measured(bundle, "--dataset", f"images:{photos / 'images'}", "--batch", "1")
     assert result["accuracy"] is None
     assert result["regions"]["class_agreement"] == 1
 
 
-def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys):
+def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys, measured):
     base = tmp_path / "base.json"
     assert run(bundle, "--no-accuracy", "--batch", "1", "--json", base) == 0
     assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", base, "--fail-on", "p50>+100000%,peak_rss>99999") == 0
@@ -286,10 +251,9 @@ def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys):
     fast["latency_ms"]["p99"] = 1e-6
     base.write_text(json.dumps(fast))
     capsys.readouterr()
-    out = tmp_path / "out.json"
-    assert run(bundle, "--no-accuracy", "--batch", "1", "--baseline", base, "--fail-on", "p99>+5%", "--json", out) == 3
+    result = measured(bundle, "--no-accuracy", "--batch", "1", "--baseline", base, "--fail-on", "p99>+5%", code=3)
     assert "p99" in capsys.readouterr().err
-    assert json.loads(out.read_text())["gates"][0]["failed"]
+    assert result["gates"][0]["failed"]
 
 
 @pytest.mark.parametrize(

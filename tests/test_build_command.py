@@ -294,7 +294,7 @@ def costly(monkeypatch, exported):
     whole = sensitivity.units
     monkeypatch.setattr(sensitivity, "units", lambda graph: {name: nodes for name, nodes in whole(graph).items() if name in parts})
     monkeypatch.setattr(trials, "Trials", Costly)
-    speed = {"backend": "openvino", "int8_ms": 12.3, "float": "bf16", "float_ms": 11.1, "ratio": 1.1}
+    speed = trials.Speed("openvino", 12.3, "bf16", 11.1, 1.1)
     monkeypatch.setattr(trials, "compare_speed", lambda int8, fp32, target: speed)
 
 

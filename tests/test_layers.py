@@ -12,19 +12,20 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.folder"], 0),
-    **dict.fromkeys(["edge.cache", "edge.events", "edge.labels", "edge.manifest", "edge.processor", "edge.spec"], 1),
-    **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], 2),
-    **dict.fromkeys(
-        ["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models", "edge.data", "edge.backends", "edge.measure"], 3
-    ),
-    **dict.fromkeys(["export", "calib"], 4),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder"], 0),
+    **dict.fromkeys(["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.spec"], 1),
+    **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw"], 2),
+    **dict.fromkeys(["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
+    **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
+    **dict.fromkeys(["export", "calib", "edge.training"], 4),
     **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
 }
 # Within a layer, this and nothing else.
 WITHIN = {
     ("edge.atomic", "edge.errors"),
+    ("edge.atomic", "edge.exchange"),
+    ("edge.draw", "edge.prediction"),
     ("edge.bundle", "edge.backends"),
     ("edge.engine", "edge.bundle"),
     ("edge.engine", "edge.stages"),
@@ -48,6 +49,7 @@ ANYWHERE: dict[str, frozenset[str]] = {
     **{name: ARRAYS for name, layer in LAYERS.items() if layer >= 2},
     "edge.lower": ARRAYS | {"onnx"},
     "edge.models": ARRAYS | {"torch", "torchvision"},
+    "edge.training": ARRAYS | {"torch", "torchvision"},
     "export": ARRAYS | {"torch", "torchvision", "onnx", "onnxscript"},
     "calib": ARRAYS | {"onnx"},
 }
@@ -75,8 +77,8 @@ COMPUTED = frozenset(
         ("edge.backends.trt.aot", "f'{trt.__name__}.plugin'"),  # a part of the library it is given
     }
 )
-# From layer 5 on these are imported inside the function that needs them: a device has neither.
-HOST_ONLY = frozenset({"export", "calib"})
+# From layer 5 on these are imported inside the function that needs them: a device has none of them.
+HOST_ONLY = frozenset({"export", "calib", "edge.training"})
 OWN = ("edge", "export", "calib")
 
 

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import pytest
 
-from edge.atomic import folder_written_atomically
 from edge.errors import EdgeError
 from edge.manifest import (
     MAX_MANIFEST_BYTES,
     NAME,
-    check_replaceable,
     digest_bytes,
     digest_file,
     read_manifest,
     verify_files,
-    write_manifest,
 )
-
-never = partial(check_replaceable, replace=False)
-
-
-def make(folder, replace=False, **files):
-    with folder_written_atomically(folder, partial(check_replaceable, replace=replace)) as fresh:
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        write_manifest(fresh, {"kind": "test"})
-    return folder
 
 
 def test_digest_of_a_file_is_that_of_its_bytes(tmp_path):
@@ -40,15 +26,15 @@ def test_digest_of_a_file_is_that_of_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("change", [b"", b"12", b"changed"])
-def test_a_changed_file_is_found(tmp_path, change):
-    folder = make(tmp_path / "x", a=b"content")
+def test_a_changed_file_is_found(manifest_folder, tmp_path, change):
+    folder = manifest_folder(tmp_path / "x", a=b"content")
     (folder / "a").write_bytes(change)
     with pytest.raises(EdgeError, match="changed or truncated"):
         verify_files(folder, read_manifest(folder))
 
 
-def test_a_missing_or_linked_file_is_found(tmp_path):
-    folder = make(tmp_path / "x", a=b"content")
+def test_a_missing_or_linked_file_is_found(manifest_folder, tmp_path):
+    folder = manifest_folder(tmp_path / "x", a=b"content")
     (tmp_path / "elsewhere").write_bytes(b"content")
     (folder / "a").unlink()
     with pytest.raises(EdgeError, match="no file"):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge import backends, pipeline, quantisation
+from edge import backends, cpu, pipeline, quantisation
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.errors import EdgeError
@@ -134,13 +134,11 @@ def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch):
 
 @pytest.mark.parametrize("limit", [None, "AVX2"])
 def test_the_manifest_says_which_instructions_the_engine_was_built_with(monkeypatch, limit):
-    from edge.measure.machine import describe
-
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if limit:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     machine = pipeline._provenance("openvino", backends.Support(device="CPU"))["machine"]
-    assert machine["instructions"] == describe()["instructions"]
+    assert machine["instructions"] == list(cpu.instructions())
     assert machine.get("max_cpu_isa") == limit
 
 

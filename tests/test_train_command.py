@@ -44,6 +44,19 @@ def run(*arguments: object) -> int:
     return command.run(train.main, train.arguments().parse_args([str(argument) for argument in arguments]))
 
 
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]):
+    """A function (words, arguments): the command refuses them in one line with these words."""
+
+    def check(words: str, *arguments: object) -> None:
+        assert run(*arguments) == 1
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+    return check
+
+
 def small(root: Path, output: Path) -> list[object]:
     return ["--dataset", f"csv:{root}", "--size", 32, "--epochs", 2, "--regions", 2, "--output", output]
 
@@ -81,16 +94,14 @@ def test_other_architectures_train_alike(squares: Path, tmp_path: Path, model: s
     assert found.options == result["options"]
 
 
-def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: Path, refused) -> None:
     assert run(*small(squares, tmp_path / "run")) == 0
-    assert run(*small(squares, tmp_path / "run")) == 1
-    assert "--resume" in capsys.readouterr().err
-    assert run(*small(squares, tmp_path / "run"), "--resume", "--seed", 1) == 1
-    assert "same arguments" in capsys.readouterr().err
+    refused("--resume", *small(squares, tmp_path / "run"))
+    refused("same arguments", *small(squares, tmp_path / "run"), "--resume", "--seed", 1)
     assert run(*small(squares, tmp_path / "run"), "--resume") == 0
 
 
-def test_a_run_is_not_resumed_with_other_labels(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_not_resumed_with_other_labels(squares: Path, tmp_path: Path, refused) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images").symlink_to(squares / "images")
     table = (squares / "labels.csv").read_text()
@@ -98,11 +109,10 @@ def test_a_run_is_not_resumed_with_other_labels(squares: Path, tmp_path: Path, c
     assert run(*small(tmp_path / "data", tmp_path / "run"), "--epochs", 1) == 0
     lines = [line.replace("blue", "#").replace("green", "blue").replace("#", "green") for line in table.splitlines()]
     (tmp_path / "data" / "labels.csv").write_text("\n".join(lines) + "\n")
-    assert run(*small(tmp_path / "data", tmp_path / "run"), "--epochs", 1, "--resume") == 1
-    assert "other images or labels" in capsys.readouterr().err
+    refused("other images or labels", *small(tmp_path / "data", tmp_path / "run"), "--epochs", 1, "--resume")
 
 
-def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, refused) -> None:
     (tmp_path / "mine" / "pixels").mkdir(parents=True)
     (tmp_path / "mine" / "pixels" / "art.png").write_bytes(b"art")
     (tmp_path / "file").write_text("a.jpg, say")
@@ -116,10 +126,7 @@ def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, cap
         ("other", ["--resume"], "state.pt is damaged, or no state of a run"),
         ("/proc/nope", [], "Cannot write"),
     ):
-        assert run(*small(squares, tmp_path / folder), *flags) == 1
-        error = capsys.readouterr().err
-        assert words in error
-        assert error.count("\n") == 1
+        refused(words, *small(squares, tmp_path / folder), *flags)
     assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["pixels", "art.png"]
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["state.pt"]
 
@@ -147,15 +154,12 @@ def test_an_empty_folder_and_one_of_a_run_killed_before_its_first_state_are_take
         (["--option", "num_classes=3"], "has no option 'num_classes'"),
     ],
 )
-def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--output", tmp_path / "run", *arguments) == 1
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
+def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, refused) -> None:
+    refused(words, "--output", tmp_path / "run", *arguments)
 
 
 def test_what_cannot_be_reported_is_told_before_anything_is_trained(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    squares: Path, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edge import models
 
@@ -165,10 +169,7 @@ def test_what_cannot_be_reported_is_told_before_anything_is_trained(
     rows = [row for row in (squares / "labels.csv").read_text().splitlines() if ",test," not in row]
     (tmp_path / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
     for spec, words in ((f"csv:{tmp_path / 'data'}", "train"), (f"images:{squares / 'images'}", "has no labels")):
-        assert run("--dataset", spec, "--output", tmp_path / "run") == 1
-        error = capsys.readouterr().err
-        assert words in error
-        assert error.count("\n") == 1
+        refused(words, "--dataset", spec, "--output", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

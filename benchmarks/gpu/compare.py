@@ -122,7 +122,7 @@ def sample_positions(boxes: Tensor) -> tuple[Tensor, Tensor]:
 def grid_sampled(image: Tensor, boxes: Tensor) -> Tensor:
     """grid_sample wants image and grid in one type: fp32, for the coordinates' sake."""
     x, y = sample_positions(boxes)
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3) * (2 / (SIZE - 1)) - 1
+    grid = torch.stack((x[:, None, :].expand(-1, SIZE, -1), y[:, :, None].expand(-1, -1, SIZE)), dim=3) * (2 / (SIZE - 1)) - 1
     pixels = image.float().repeat_interleave(boxes.shape[1], dim=0)
     return grid_sample(pixels, grid, mode="bilinear", align_corners=True).to(image.dtype)
 
@@ -134,7 +134,8 @@ def roi_aligned(image: Tensor, boxes: Tensor) -> Tensor:
     begin = flat[:, :2] - step / 2 + 0.5
     index = torch.arange(flat.shape[0], device=boxes.device).div(boxes.shape[1], rounding_mode="floor")
     rois = torch.cat([index[:, None].float(), begin, begin + step * SIZE], dim=1)
-    return torchvision.ops.roi_align(image.float(), rois, (SIZE, SIZE), sampling_ratio=1, aligned=True).to(image.dtype)
+    crops: Tensor = torchvision.ops.roi_align(image.float(), rois, (SIZE, SIZE), sampling_ratio=1, aligned=True)
+    return crops.to(image.dtype)
 
 
 def gathered(image: Tensor, boxes: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def medians(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
             work()
     for round_ in range(ROUNDS):
         for name, work in contenders.items():
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             flush.fill_(round_)
             start.record()
             work()
@@ -191,7 +192,7 @@ def resnet50_pass() -> Callable[[], object]:
     network = torchvision.models.resnet50().cuda().half().eval().to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIZE, SIZE, device="cuda").half().to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
             for _ in range(3):
                 network(images)

@@ -12,63 +12,62 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import participants
+from benchmarks.gpu.report import EngineRow, Engines
 from benchmarks.participants import Participant, Runner
-from benchmarks.workers import Failed, Worker
+from benchmarks.workers import Apart, Failed, Worker
 from edge import backends
 from edge.atomic import write_atomically
 from edge.bundle import LOWERED, REFERENCE, Bundle
-from edge.measure import latency, machine, quality
-from edge.measure.outputs import KEPT, Outputs
+from edge.engine import Engine, check_fit
+from edge.graph import Outputs
+from edge.measure import latency, machine
+from edge.measure.regions import drift
+from edge.pipeline import BuildOptions, build
+from edge.plain import to_plain
 from edge.spec import PRECISIONS
 
+if TYPE_CHECKING:
+    import torch
+
+    from edge.models.source import Source
+
 BATCHES = (1, 8)
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class OnGPU(Participant):
-    """A participant of this file: where a process reads one, this module is imported, and its kinds are known."""
 
 
 # ----------------------------------------------------------------------------
 # participants
 
 
-def _bundle(path: str, graphs: bool) -> Runner:
+def bundle(path: Path, graphs: bool) -> Runner:
     """An engine, with CUDA graphs or without."""
-    from edge import Engine
-    from edge.engine import check_fit
-
     if graphs:
         engine = Engine.load(path)
         engine.infer(np.zeros((1, 3, engine.bundle.image.size, engine.bundle.image.size), np.float32))
         if engine._runner is not None and engine._runner.graphless:
             raise RuntimeError(f"no CUDA graph: {engine._runner.graphless}")
         return engine.infer
-    bundle, payload = Bundle.load(path)
-    check_fit(bundle)
-    return backends.backend(bundle.target.backend).open(payload, bundle.target, bundle.manifest["engine"], graphs=False)
+    opened, payload = Bundle.load(path)
+    check_fit(opened)
+    return backends.backend(opened.target.backend).open(payload, opened.target, opened.manifest["engine"], graphs=False)
 
 
-def _torch(source: Mapping[str, Any], way: str, half: bool, device: str, batch: int) -> Runner:
+def network(source: Callable[[], Source], way: str, half: bool, device: str, batch: int) -> Runner:
     """The network in torch. Half: the backbone's weights and activations in fp16, heads, boxes and crops in fp32, as in our engines."""
     import torch
 
     from benchmarks.eager import EagerMCAR
-    from edge.models.source import open_source
 
     class InHalf(torch.nn.Module):
         def __init__(self, inner: torch.nn.Module) -> None:
@@ -79,14 +78,14 @@ def _torch(source: Mapping[str, Any], way: str, half: bool, device: str, batch: 
             found: torch.Tensor = self.inner(images.half().contiguous(memory_format=torch.channels_last))
             return found.float()
 
-    opened = open_source(**source)
-    model: Any = opened.network.to(device).eval()
+    opened = source()
+    model = opened.network.to(device).eval()
     if half:
-        model.features = InHalf(model.features)
+        model.features = InHalf(model.features)  # type: ignore[assignment]
     example = torch.zeros(batch, 3, opened.image.size, opened.image.size, device=device)
-    run: Callable[[torch.Tensor], Any] = model
+    run: Callable[[torch.Tensor], Mapping[str, torch.Tensor]] = model
     if way == "published":
-        run = EagerMCAR(model).eval()
+        run = EagerMCAR(model).eval()  # type: ignore[arg-type]
     elif way == "compile":
         run = torch.compile(model, dynamic=False)
     elif way == "inductor":
@@ -96,7 +95,7 @@ def _torch(source: Mapping[str, Any], way: str, half: bool, device: str, batch: 
             package = torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2")
             run = torch._inductor.aoti_load_package(package)
 
-    def call(images: np.ndarray) -> dict[str, np.ndarray]:
+    def call(images: np.ndarray) -> Outputs:
         with torch.inference_mode():
             outputs = run(torch.from_numpy(images).to(device))
             return {name: value.cpu().numpy() for name, value in outputs.items()}
@@ -104,16 +103,16 @@ def _torch(source: Mapping[str, Any], way: str, half: bool, device: str, batch: 
     return call
 
 
-participants.KINDS = {**participants.KINDS, "gpu-bundle": _bundle, "gpu-torch": _torch}
-
-
 # ----------------------------------------------------------------------------
 # steps
 
 
-def build(args: argparse.Namespace, work: Path, result: dict[str, Any]) -> dict[str, Path]:
-    """Bundles by name; what failed is listed with its last line."""
+def build_all(args: argparse.Namespace, work: Path, result: Engines) -> dict[str, Path]:
+    """Bundles by name; what failed is listed with its words."""
     built: dict[str, Path] = {}
+    given = BuildOptions(
+        model=args.model, weights="random", size=args.size, batch=max(args.batches), calib_images=args.calib_images, force=True
+    )
     for backend in args.backends.split(","):
         support = backends.probe(backend)
         if support.reason and not support.builds:
@@ -122,26 +121,29 @@ def build(args: argparse.Namespace, work: Path, result: dict[str, Any]) -> dict[
         for suffix, route, precisions in routes(backend, support, args.precisions.split(",")):
             for precision in precisions:
                 name = f"{backend}{suffix}-{precision}"
-                words = ["--model", args.model, "--weights", "random", "--size", str(args.size), "--precision", precision]
-                words += ["--backend", backend, "--batch", str(max(args.batches)), "--calib-images", str(args.calib_images)]
-                command = [sys.executable, "-m", "edge.build", *words, "--output", str(work / name), "--force"]
-                environment = {**os.environ, **({} if route is None else {"EDGE_TENSORRT_PLUGIN": route})}
+                options = replace(given, precision=precision, backend=backend, output=work / name)
                 started = time.monotonic()
                 try:
-                    done = subprocess.run(
-                        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=args.build_s, env=environment, check=False
-                    )
-                except subprocess.TimeoutExpired:
-                    result["answers"][name] = f"not built within {args.build_s} s"
-                    continue
-                if done.returncode:
-                    result["answers"][name] = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+                    with Apart() as process:
+                        process.call(partial(build_by, route, options), args.build_s)
+                except Failed as error:
+                    result["answers"][name] = str(error)
                     continue
                 built[name] = work / name
-                bundle = Bundle.read(built[name])
-                about = {"seconds": round(time.monotonic() - started, 1), "mb": round(bundle.bytes / 1e6, 1)}
-                result["bundles"][name] = {**about, "made_of": backends.describe_engine(backend, bundle.manifest["engine"])}
+                made = Bundle.read(built[name])
+                result["bundles"][name] = {
+                    "seconds": round(time.monotonic() - started, 1),
+                    "mb": round(made.bytes / 1e6, 1),
+                    "made_of": backends.describe_engine(backend, made.manifest["engine"]),
+                }
     return built
+
+
+def build_by(route: str | None, options: BuildOptions) -> None:
+    """Build in a process of its own, our operations got into the engine on that route."""
+    if route is not None:
+        os.environ["EDGE_TENSORRT_PLUGIN"] = route
+    build(options)
 
 
 def routes(backend: str, support: backends.Support, precisions: Sequence[str]) -> Iterator[tuple[str, str | None, Sequence[str]]]:
@@ -157,30 +159,28 @@ def routes(backend: str, support: backends.Support, precisions: Sequence[str]) -
 
 def contenders(args: argparse.Namespace, built: Mapping[str, Path], batch: int) -> list[Participant]:
     """Who takes turns at this batch."""
-    source = {"weights": "random", "model": args.model, "size": args.size, "seed": 0}
+    from edge.models.source import open_source
+
+    source = partial(open_source, "random", model=args.model, size=args.size)
     found: list[Participant] = []
     for name, path in built.items():
-        backend, precision = Bundle.read(path).target.backend, Bundle.read(path).target.precision
-        found.append(OnGPU(name, backend, precision, "gpu-bundle", {"path": str(path), "graphs": True}))
-        if backends.backend(backend).on_gpu:
-            found.append(OnGPU(f"{name}, no graph", backend, precision, "gpu-bundle", {"path": str(path), "graphs": False}))
-    ways = [("eager", False), ("eager", True), ("published", True), ("compile", True), ("inductor", True)]
-    for way, half in ways:
-        name = f"torch {way} {'fp16' if half else 'fp32'}"
-        options = {"source": source, "way": way, "half": half, "device": args.device, "batch": batch}
-        found.append(OnGPU(name, "torch", "fp16" if half else "fp32", "gpu-torch", options))
+        target = Bundle.read(path).target
+        found.append(Participant(name, target.backend, target.precision, partial(bundle, path, graphs=True)))
+        if backends.backend(target.backend).on_gpu:
+            found.append(Participant(f"{name}, no graph", target.backend, target.precision, partial(bundle, path, graphs=False)))
+    for way, half in [("eager", False), ("eager", True), ("published", True), ("compile", True), ("inductor", True)]:
+        precision = "fp16" if half else "fp32"
+        opened = partial(network, source, way, half, args.device, batch)
+        found.append(Participant(f"torch {way} {precision}", "torch", precision, opened))
     return found
 
 
-def measure(args: argparse.Namespace, built: Mapping[str, Path], batch: int, result: dict[str, Any], save: Callable[[], None]) -> None:
+def measure(args: argparse.Namespace, built: Mapping[str, Path], batch: int, result: Engines, save: Callable[[], None]) -> None:
     """Outputs against the reference and interleaved latencies of one batch size."""
-    from edge.backends.onnxruntime import Session
-
-    shape = (batch, 3, args.size, args.size)
-    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    reference = Session(Bundle.read(next(iter(built.values()))).read_file(REFERENCE))(images) if built else None
+    images = np.random.default_rng(0).standard_normal((batch, 3, args.size, args.size)).astype(np.float32)
+    reference = participants.session(next(iter(built.values())) / REFERENCE)(images) if built else None
     workers: dict[str, Worker] = {}
-    rows: dict[str, Any] = result["batches"].setdefault(str(batch), {})
+    rows = result["batches"].setdefault(str(batch), {})
     try:
         for participant in contenders(args, built, batch):
             try:
@@ -196,25 +196,25 @@ def measure(args: argparse.Namespace, built: Mapping[str, Path], batch: int, res
             rounds = latency.interleave(turns, rounds=args.rounds, turn_s=args.turn)
             base = "torch eager fp16" if "torch eager fp16" in turns else next(iter(turns))
             for name in turns:
-                found = rounds.compare(name, base)
-                rows.setdefault(name, {})["p50_ms"] = round(rounds.latency(name).percentile_ms(50), 4)
-                rows[name] |= {"ratio": round(found.ratio, 4), "interval": [round(edge, 4) for edge in found.interval], "to": base}
-        result["warnings"] += machine.between(before, machine.state()).reasons
+                found, row = rounds.compare(name, base), rows.setdefault(name, {})
+                row["p50_ms"] = round(rounds.latency(name).percentile_ms(50), 4)
+                row["ratio"], row["to"] = round(found.ratio, 4), base
+                row["interval"] = [round(edge, 4) for edge in found.interval]
+        result["warnings"] += machine.between(before, machine.state())[0]
     finally:
         for worker in workers.values():
             worker.close()
     save()
 
 
-def against(reference: Mapping[str, np.ndarray], mine: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """How outputs stand to the reference's: largest error of a score, regions of the same class, overlap of their boxes."""
-
-    def outputs(found: Mapping[str, np.ndarray]) -> Outputs:
-        return Outputs({name: np.asarray(found[name]) for name in KEPT if name in found})
-
-    drift = quality.drifted(outputs(mine), outputs(reference))
-    error = float(np.abs(np.asarray(mine["scores"], np.float64) - reference["scores"]).max())
-    return {"score_error": error, **({} if drift is None else drift.plain())}
+def against(reference: Outputs, mine: Outputs) -> EngineRow:
+    """How outputs stand to the reference's: largest error of a score, and region drift."""
+    found: EngineRow = {"score_error": float(np.abs(np.asarray(mine["scores"], np.float64) - reference["scores"]).max())}
+    moved = drift(mine, reference)
+    if moved:
+        found["class_agreement"], found["mean_iou"] = moved.class_agreement, moved.mean_iou
+        found["iou_above"], found["images_changed"] = moved.iou_above, moved.images_changed
+    return found
 
 
 # ----------------------------------------------------------------------------
@@ -239,23 +239,23 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    result: dict[str, Any] = {
-        "model": args.model, "size": args.size, "rounds": args.rounds, "machine": machine.describe(),
-        "bundles": {}, "answers": {}, "batches": {}, "warnings": [],
+    result: Engines = {
+        "model": args.model, "size": args.size, "rounds": args.rounds, "machine": to_plain(machine.describe()),
+        "bundles": {}, "answers": {}, "batches": {}, "warnings": [], "lowered": {},
     }  # fmt: skip
     save = partial(_save, args.json, result)
     with tempfile.TemporaryDirectory() as folder:
-        work = args.work or Path(folder)
-        built = build(args, work, result)
+        built = build_all(args, args.work or Path(folder), result)
         save()
         for batch in args.batches:
             measure(args, built, batch, result, save)
-        result["lowered"] = {name: str(path / LOWERED) for name, path in built.items()} if args.work else {}
+        if args.work:
+            result["lowered"] = {name: str(path / LOWERED) for name, path in built.items()}
     save()
     return 0
 
 
-def _save(path: Path, result: Mapping[str, Any]) -> None:
+def _save(path: Path, result: Engines) -> None:
     write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -23,16 +22,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.gpu.report import Found, write
 from benchmarks.gpu.resources import KERNELS, REPOSITORY, TABLE, measure, release, sources
 
 GPU = REPOSITORY / "benchmarks" / "gpu"
 OPERATIONS = ("roi_resize", "region_boxes")
 BUDGET_S = 1500.0
-COPY_PERCENT = 80  # that RoiResize must reach, fp16 to fp16 at B = 8, K = 4, 448: what its ladder times
 LEAST_S = 10.0  # a step with less time left than this is not begun
 _TIMING = re.compile(r"v(\d+) \| block_size +(\d+) \| time +([\d.]+) us \| +([\d.]+) MB \| +([\d.]+) %")
 
@@ -49,7 +47,7 @@ class Run:
     work: Path
     ends: float
     save: Callable[[Run], object] = lambda run: None
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Found = field(default_factory=Found)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -90,10 +88,6 @@ def ended_in_time(command: list[str], limit: float, environment: dict[str, str])
             process.wait()
         said.seek(0)
         return said.read() + words, code
-
-
-# ----------------------------------------------------------------------------
-# steps
 
 
 def cpu_part(run: Run, nvcc: str | None) -> None:
@@ -143,20 +137,14 @@ def plugin(run: Run, nvcc: str) -> None:
         run.missing.append("plugin enqueue: no TENSORRT_INCLUDE_DIR" if headers is None else "plugin enqueue: no cmake")
         return
     folder, program = run.work / "plugin", run.work / "enqueue"
-    settings = {"TENSORRT_INCLUDE_DIR": headers, "CMAKE_CUDA_COMPILER": nvcc, "CMAKE_BUILD_TYPE": "Release"}
-    configure: list[str | Path] = [
-        "cmake",
-        "-S",
-        KERNELS / "plugin",
-        "-B",
-        folder,
-        *(f"-D{name}={value}" for name, value in settings.items()),
-    ]
-    if run.call("configure the plugin", *configure) is None or run.call("build the plugin", "cmake", "--build", folder) is None:
+    settings = f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_COMPILER={nvcc}", "-DCMAKE_BUILD_TYPE=Release"
+    if run.call("configure the plugin", "cmake", "-S", KERNELS / "plugin", "-B", folder, *settings) is None:
+        return
+    if run.call("build the plugin", "cmake", "--build", folder) is None:
         return
     # nvcc as the host compiler's driver: it knows where its runtime is.
-    compile_: list[str | Path] = [nvcc, "-std=c++17", f"-I{KERNELS}", f"-I{headers}", GPU / "enqueue.cpp", "-ldl", "-o", program]
-    if run.call("build enqueue", *compile_) is None:
+    flags = "-std=c++17", f"-I{KERNELS}", f"-I{headers}"
+    if run.call("build enqueue", nvcc, *flags, GPU / "enqueue.cpp", "-ldl", "-o", program) is None:
         return
     output = run.call("enqueue", program, folder / "libedge_plugin.so")
     run.result["enqueue"] = json.loads(output.splitlines()[-1]) if output else None
@@ -183,7 +171,7 @@ def ladders(run: Run, built: dict[str, Path]) -> None:
         output = run.call(f"ladder {name}", built[name]) if name in built else None
         if output is None:
             continue
-        rows = [
+        rows: list[dict[str, float]] = [
             {"version": int(v), "block_size": int(b), "microseconds": float(t), "megabytes": float(m), "percent_of_copy": float(p)}
             for v, b, t, m, p in _TIMING.findall(output)
         ]
@@ -241,14 +229,9 @@ def polygraphy(run: Run, bundles: Path) -> None:
 def training(run: Run) -> None:
     """Two epochs of the recipe on the GPU: that it trains there, and how long an epoch takes."""
     folder = run.work / "trained"
-    words: list[str | Path] = ["--device", "cuda", "--epochs", "2", "--size", "256"]
-    words += ["--output", folder, "--json", folder.with_suffix(".json")]
+    words = "--device", "cuda", "--epochs", "2", "--size", "256", "--output", folder, "--json", folder.with_suffix(".json")
     if run.call("training", sys.executable, "-m", "edge.train", *words, timeout=400) is not None:
         run.result["training"] = json.loads(folder.with_suffix(".json").read_text())
-
-
-# ----------------------------------------------------------------------------
-# report
 
 
 def gpu_name() -> str | None:
@@ -301,74 +284,6 @@ def absent() -> list[str]:
     return [f"no {name}: {step}" for name, (look, step) in NEEDS.items() if not look()]
 
 
-def engine_tables(found: dict[str, Any]) -> list[str]:
-    """One model's engines: latency by batch, outputs against the reference, and what could not be had."""
-    lines = [f"## {found['model']} at {found['size']}", ""]
-    for batch, rows in found["batches"].items():
-        lines += [f"Batch {batch}: median of a call from host to host, and its ratio to torch.", ""]
-        lines += ["| | ms | ratio | score error | same class | box IoU |", "|---|---|---|---|---|---|"]
-        for name, row in rows.items():
-            cells = [row.get(key) for key in ("p50_ms", "ratio", "score_error", "class_agreement", "mean_iou")]
-            lines.append(f"| {name} | {' | '.join('' if cell is None else f'{cell:.4g}' for cell in cells)} |")
-        lines.append("")
-    lines += [f"- {name}: {bundle['mb']} MB, built in {bundle['seconds']} s" for name, bundle in found["bundles"].items()]
-    lines += [f"- {name} answered: {words}" for name, words in found["answers"].items()]
-    return [*lines, ""]
-
-
-def table(run: Run, gpu: str | None) -> str:
-    """The Markdown report: only figures that were measured."""
-    result = run.result
-    lines = [f"# Kernels on {gpu or 'a machine without a GPU'}", ""]
-    lines += [f"CPU tests: {result.get('cpu_tests') or 'not run or failed'}.", ""]
-    if "resources" in result:
-        lines += [f"Resources by nvcc {result['nvcc']}: registers per thread, and bytes of shared memory per block where any.", ""]
-        lines += ["| kernel | sm_87 | sm_90 | sm_110 |", "|---|---|---|---|"]
-        for name, row in result["resources"]["kernels/aot.cu"].items():
-            cells = [f"{values[0]}" + (f", {values[4]} B" if values[4] else "") for values in row.values()]
-            lines.append(f"| `{name}` | {' | '.join(cells)} |")
-        lines.append("")
-    for name, ladder in result.get("ladders", {}).items():
-        lines += [
-            f"## {name} (copy {ladder['copy_gb_per_s']} GB/s)",
-            "",
-            "| version | best block size | µs | % of copy |",
-            "|---|---|---|---|",
-        ]
-        for version in sorted({row["version"] for row in ladder["rows"]}):
-            best = min((row for row in ladder["rows"] if row["version"] == version), key=lambda row: row["microseconds"])
-            lines.append(f"| {version} | {best['block_size']} | {best['microseconds']:.2f} | {best['percent_of_copy']:.1f} |")
-        lines.append("")
-        if name == "roi_resize" and ladder["rows"]:
-            reached = max(row["percent_of_copy"] for row in ladder["rows"])
-            lines += [f"- {'met' if reached >= COPY_PERCENT else 'NOT met'}: {COPY_PERCENT} % of the copy bandwidth or more", ""]
-    if compare := result.get("compare"):
-        lines += ["## Beside PyTorch", "", "| way | µs |", "|---|---|"]
-        lines += [f"| {name} | {value:.1f} |" for name, value in compare["microseconds"].items()]
-        lines += ["", "| error | |", "|---|---|", *(f"| {name} | {value:.2e} |" for name, value in compare["errors"].items())]
-        lines += ["", *(f"- {'met' if met else 'NOT met'}: {name}" for name, met in compare["criteria"].items()), ""]
-    for found in result.get("engines", []):
-        lines += engine_tables(found)
-    if "checks" in result:
-        wrong = [check["check"] for check in result["checks"] if not check["ok"]]
-        lines += [f"Checks on the GPU: {len(result['checks'])}, failed: {', '.join(wrong) or 'none'}.", ""]
-    for step, finding in (result.get("sanitizer") or {}).items():
-        lines.append(f"- {step}: {finding}")
-    lines += [*(f"- missing: {what}" for what in run.missing), *(f"- failed: {step}" for step in run.failed)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def write(run: Run, gpu: str | None, target: Path) -> Path:
-    """Both files; returns the Markdown one."""
-    machine = {"gpu": gpu, "processor": platform.machine(), "python": platform.python_version()}
-    document = {**machine, "missing": run.missing, "failed": run.failed, **run.result}
-    name = "kernels-" + (re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else "no-gpu")
-    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", json.dumps(document, indent=1))
-    (target / f"{name}.json").write_text(text + "\n")
-    (target / f"{name}.md").write_text(table(run, gpu))
-    return target / f"{name}.md"
-
-
 def main() -> int:
     for line in (lacking := absent()):
         print(line, file=sys.stderr)
@@ -379,7 +294,12 @@ def main() -> int:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         ends = time.monotonic() + float(os.environ.get("BUDGET_S") or BUDGET_S)
-        run = Run(Path(folder), ends, lambda run: write(run, gpu, target), missing=[line for line in lacking if gpu])
+        run = Run(
+            Path(folder),
+            ends,
+            lambda run: write(run.result, gpu, run.missing, run.failed, target),
+            missing=[line for line in lacking if gpu],
+        )
         if gpu is None:
             run.missing.append("every GPU figure: no GPU on this machine")
         if gpu and nvcc:
@@ -390,7 +310,7 @@ def main() -> int:
         if gpu and "--train" in sys.argv[1:]:
             training(run)
         cpu_part(run, nvcc)
-        report = write(run, gpu, target)
+        report = write(run.result, gpu, run.missing, run.failed, target)
     print(report.read_text())
     return 1 if run.failed else 0
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support, engine_file, vendor_errors
+from edge.cpu import cores, needs_reduced_range
 from edge.errors import EdgeError
 from edge.graph import CLOSER, LOOK, WHOLE
 from edge.manifest import REBUILD
-from edge.processor import needs_reduced_range
 from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.onnx"
@@ -120,11 +119,6 @@ def _options(threads: int | None) -> Native:
     # then every session that the application makes itself is refused.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def cores() -> int:
-    """Cores this process may run on (Linux affinity; elsewhere all)."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 PROVIDES: Mapping[str, Backend] = {"onnxruntime": ONNXRuntime()}

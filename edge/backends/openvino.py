@@ -175,16 +175,14 @@ def properties(target: TargetSpec) -> dict[str, str | bool]:
 
 
 def runtime_nodes(compiled: Native) -> list[dict[str, str]]:
-    """The nodes the CPU plugin really runs: name, type, ``runtimePrecision``, kernel, original names."""
+    """The nodes the CPU plugin really runs: type, precisions, original names."""
     nodes = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         facts = {key: value.astype(str) for key, value in operation.get_rt_info().items()}
         nodes.append(
             {
-                "name": operation.get_friendly_name(),
                 "type": facts.get("layerType", ""),
                 "precision": facts.get("runtimePrecision", ""),
-                "kernel": facts.get("primitiveType", ""),
                 "origin": facts.get("originalLayersNames", ""),
                 "output_precisions": facts.get("outputPrecisions", ""),
             }

@@ -66,26 +66,26 @@ class Dataset:
         return f"<{self.name} {self.split}: {len(self)} images, {len(self.classes)} classes>"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class View(Dataset):
     """A data set seen through another one: what it does not change is the base's."""
 
-    base: Dataset
+    def __init__(self, base: Dataset) -> None:
+        self.base = base
+        self.name, self.split, self.splits, self.report_split = base.name, base.split, base.splits, base.report_split
 
-    def __post_init__(self) -> None:
-        for name in ("name", "split", "splits", "report_split"):
-            object.__setattr__(self, name, getattr(self.base, name))
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.base[index]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class Subset(View):
     """Some images of a data set."""
 
-    indices: tuple[int, ...]
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.base.classes
+    def __init__(self, base: Dataset, indices: tuple[int, ...]) -> None:
+        super().__init__(base)
+        self.classes, self.indices = base.classes, indices
 
     @cached_property
     def labels(self) -> NDArray[np.int8] | None:  # type: ignore[override]
@@ -102,32 +102,26 @@ class Subset(View):
         return self.base[self.indices[index]]
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class Relabelled(View):
     """A data set with its label columns in another order; classes it does not know are absent everywhere."""
 
-    classes: tuple[str, ...]
+    def __init__(self, base: Dataset, classes: tuple[str, ...]) -> None:
+        super().__init__(base)
+        self.classes = classes
 
     @cached_property
     def labels(self) -> NDArray[np.int8] | None:  # type: ignore[override]
         if self.base.labels is None:
             return None
-        columns = {name: column for column, name in enumerate(self.base.classes)}
         table = np.full((len(self.base), len(self.classes)), -1, np.int8)
         for column, name in enumerate(self.classes):
-            if name in columns:
-                table[:, column] = self.base.labels[:, columns[name]]
+            if name in self.base.classes:
+                table[:, column] = self.base.labels[:, self.base.classes.index(name)]
         return table
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         return digest_json([self.base.digest, list(self.classes)])
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.base[index]
 
 
 def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the model") -> Dataset:

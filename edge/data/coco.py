@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from edge.data.files import FileDataset, broken_line, read_text, require_folder,
 from edge.errors import EdgeError
 
 SPLITS = ("train", "val")
+Entry = Mapping[str, object]  # checked where it is read
 _KEPT = frozenset({"images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"})
 
 
@@ -60,7 +60,7 @@ def _annotations(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}2014.json"
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Entry:
     try:
         # Outlines are most of the file: dropping them while parsing keeps memory low.
         content = json.loads(read_text(path, "the annotations"), object_hook=_slim)
@@ -73,18 +73,18 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _slim(entry: dict[str, Any]) -> dict[str, Any]:
+def _slim(entry: Entry) -> Entry:
     return {key: value for key, value in entry.items() if key in _KEPT}
 
 
-def _entries(path: Path, content: Mapping[str, Any], part: str) -> Iterable[Mapping[str, Any]]:
+def _entries(path: Path, content: Entry, part: str) -> Iterable[Entry]:
     entries = content.get(part)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise _damaged(path, f"it has no list of {part}")
     return entries
 
 
-def _index(path: Path, content: Mapping[str, Any], part: str, value: str) -> dict[int, str]:
+def _index(path: Path, content: Entry, part: str, value: str) -> dict[int, str]:
     """id -> name of every entry of a part."""
     found: dict[int, str] = {}
     for entry in _entries(path, content, part):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from edge.atomic import file_written_atomically, reserve
+from edge.atomic import file_written_atomically
 from edge.data.base import Dataset
+from edge.events import Progress
+from edge.image import resize
 from edge.manifest import digest_json
 
 CHUNK = 64  # images in flight: bounds memory
 KEY = 16  # digits of the digest in a file's name
 
 
-def cached_pixels(
-    dataset: Dataset, size: int, folder: Path, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.uint8]:
+def cached_pixels(dataset: Dataset, size: int, folder: Path, *, workers: int = 2, progress: Progress | None = None) -> NDArray[np.uint8]:
     """The images of a data set, (N, size, size, 3) uint8 RGB, resized as at evaluation (Pillow's antialiased bilinear filter).
 
     The file in ``folder`` is named by the data's digest and used again; it takes N · size² · 3 bytes of disk, no memory of ours.
@@ -33,19 +31,16 @@ def cached_pixels(
     key = digest_json([dataset.digest, dataset.split, len(dataset), size])[:KEY]
     path = folder / f"pixels-{key}.npy"
     if not path.is_file():
-        shape = (len(dataset), size, size, 3)
         with file_written_atomically(path) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            start = file.tell()
-            reserve(file, start + math.prod(shape))
-            pixels = np.memmap(file, np.uint8, "r+", start, shape)
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(dataset), size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            # Written, not mapped: where a memory map runs out of disk, the process is killed.
             for index, image in enumerate(_resized(dataset, size, workers)):
-                pixels[index] = image
+                file.write(image.tobytes())
                 if progress:
                     progress(index + 1, len(dataset))
-            pixels.flush()
-            del pixels
-    return np.load(path, mmap_mode="r")
+    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return pixels
 
 
 def remove_pixels(folder: Path) -> None:
@@ -58,10 +53,7 @@ def remove_pixels(folder: Path) -> None:
 
 def _resized(dataset: Dataset, size: int, workers: int) -> Iterator[NDArray[np.uint8]]:
     def one(index: int) -> NDArray[np.uint8]:
-        image = dataset[index].image
-        if image.shape[:2] == (size, size):
-            return image
-        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+        return resize(dataset[index].image, size)
 
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(dataset), CHUNK):

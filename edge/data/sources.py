@@ -34,10 +34,11 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     if kind == "scenes":
         if colon:
             raise EdgeError("data", f"The generated scenes have no folder, but `dataset` is {spec!r}", "Write scenes")
-        return import_module("edge.data.scenes").open_scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
+        return import_module("edge.data.scenes").Scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
     if kind not in FOLDERS:
         raise EdgeError("data", f"There is no kind of data set {spec!r}", f"Change `dataset` to {one_of(SPECS)}")
     if not root:
         raise EdgeError("data", f"`dataset` {spec!r} names no folder", f"Write {kind}:FOLDER")
     module, function = FOLDERS[kind]
+    # getattr: a function by the name in the table.
     return getattr(import_module(module), function)(Path(root), split)  # type: ignore[no-any-return]

@@ -12,7 +12,6 @@ Which list a split reads:
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +87,10 @@ def _column(path: Path, names: tuple[str, ...]) -> Labels:
         if len(fields) != 2 or fields[1] not in ("-1", "0", "1"):
             raise broken_line(path, number, f"{line[:60]!r} is no image and its label", "Write one such as '000012 -1'; -1, 0 or 1")
         found[fields[0]] = int(fields[1])
-    return np.array([_of(found, name, path) for name in names], np.int8)
-
-
-def _of(found: Mapping[str, int], name: str, path: Path) -> int:
-    if name not in found:
-        raise EdgeError("data", f"{path} has no label for {name}", "Restore the file")
-    return found[name]
+    missing = next((name for name in names if name not in found), None)
+    if missing is not None:
+        raise EdgeError("data", f"{path} has no label for {missing}", "Restore the file")
+    return np.array([found[name] for name in names], np.int8)
 
 
 def _row(path: Path) -> Labels:

@@ -39,7 +39,7 @@ def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
     1. A ``RegionBoxes`` node becomes the nodes ``boxes/…``; the value it produced keeps its name.
     2. A ``RoiResize`` node becomes the nodes ``crop/…`` in the form ``crop`` (a key of ``roi_resize.FORMS``).
     3. A second node of the same op gets ``boxes_2/…``, and so on.
-    4. Any other node of the domain is refused; afterwards the domain is no longer imported.
+    4. Another node of the domain is refused; afterwards the domain is no longer imported.
     """
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     if not nodes:

@@ -19,7 +19,7 @@ def residual_adds(model: onnx.ModelProto) -> onnx.ModelProto:
        ONNX Runtime leave the Add, and the activation after it, outside the convolution otherwise; TensorRT documents the
        opposite, so the canonical graph has the shortcut only.
     2. A value that is rounded already (another reader wanted it) is read from there.
-    3. Any other Add, and a graph without that metadata, stays as it is.
+    3. Every other Add, and a graph without that metadata, stays as it is.
     """
     properties = {each.key: each.value for each in model.metadata_props}
     scales: dict[str, float] = json.loads(properties.get(RESIDUAL_SCALES, "{}"))

@@ -21,7 +21,7 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through any MaxPool) gets zero point 0
        and scale · 127/255: the same range in twice the steps. After a Clip the range ends at its upper bound at the
        latest; ONNX Runtime then drops the Clip.
-    2. Any other pair gets zero point 128 and keeps its scale: the same steps, shifted.
+    2. Every other pair gets zero point 128 and keeps its scale: the same steps, shifted.
     3. Biases of convolutions of which input and weights are quantised become int32 in steps of input scale × weight
        scale: the integer kernels add them so, and only some versions convert them by themselves. One that does not fit
        32 bits stays float.

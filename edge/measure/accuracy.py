@@ -3,7 +3,7 @@
 The convention, which differs from others in every point:
 
 - AP is not interpolated: the mean, over the positives of a class, of the precision at each one's rank in the full list.
-  Difficult images leave the list (or count as negative where asked for). A class without positives has AP 0, averaged in.
+  Difficult images leave the list. A class without positives has AP 0, averaged in.
 - CP, CR, OP, OR and their F1 count difficult images as negative, and scores at or above 0.6 as predicted (the literature:
   0.5). A class never predicted has precision 0. CF1 is the harmonic mean of CP and CR, not the mean of F1s.
 - top-k: of every image, the k best scores are predicted, those at or above the threshold.
@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import EdgeError, one_of
+from edge.errors import EdgeError
 
-DIFFICULT = ("ignore", "negative")
 THRESHOLD, TOP_K = 0.6, 3
 RESAMPLES, LEVEL = 1000, 0.95
 CHUNK_ELEMENTS = 1 << 18  # images × draws at a time: fits the processor cache
@@ -47,8 +46,8 @@ class Accuracy:
         images: N.
         map: mean of ``per_class``.
         per_class: AP of every class, in column order.
-        overall, top: rates of all scores at or above ``threshold``, and of each image's best ``topk`` among them.
-        threshold, topk, difficult: what was asked for.
+        overall, top: rates of all scores at or above ``threshold``, and of each image's best ``TOP_K`` among them.
+        threshold: what was asked for.
         without_positives: columns without a positive image; their AP is 0 and counts.
         ties: images, summed over classes, that share their score with one of the other sign: AP depends on their order.
     """
@@ -59,8 +58,6 @@ class Accuracy:
     overall: Rates
     top: Rates
     threshold: float
-    topk: int
-    difficult: str
     without_positives: tuple[int, ...]
     ties: int
 
@@ -73,18 +70,9 @@ class Accuracy:
         return self.overall.of1
 
     @property
-    def map_present(self) -> float:
-        """mAP over the classes that have positives only."""
-        present = [points for column, points in enumerate(self.per_class) if column not in self.without_positives]
-        return float(np.mean(present)) if present else 0.0
-
-    @property
     def convention(self) -> str:
         """How the figures were counted, in one sentence."""
-        parts = [
-            f"AP not interpolated, difficult {'ignored' if self.difficult == 'ignore' else 'as negative'}",
-            f"F1 at scores >= {self.threshold:g}, difficult as negative",
-        ]
+        parts = ["AP not interpolated, difficult ignored", f"F1 at scores >= {self.threshold:g}, difficult as negative"]
         if self.without_positives:
             parts.append(f"{len(self.without_positives)} of {len(self.per_class)} classes without positives count as AP 0")
         if self.ties:
@@ -92,29 +80,25 @@ class Accuracy:
         return "; ".join(parts)
 
 
-def evaluate(
-    scores: NDArray[np.floating], labels: NDArray[np.integer], *, threshold: float = THRESHOLD, topk: int = TOP_K, difficult: str = "ignore"
-) -> Accuracy:
+def evaluate(scores: NDArray[np.floating], labels: NDArray[np.integer], *, threshold: float = THRESHOLD) -> Accuracy:
     """Accuracy of scores against labels.
 
     Args:
         scores: (N, C) floats, higher is surer; the threshold takes them for probabilities.
         labels: (N, C) integers, 1 present, 0 present but difficult, -1 absent.
         threshold: 0.6 as in the official code, 0.5 as in the literature.
-        topk: how many predictions an image may have in ``top``.
-        difficult: ``ignore`` or ``negative``, for AP; the rates always count difficult as negative.
 
     Raises:
-        EdgeError: shapes that differ, no images, scores not finite, labels other than -1, 0, 1, an argument out of range.
+        EdgeError: shapes that differ, no images, scores not finite, labels other than -1, 0, 1, a threshold out of range.
     """
-    _check(scores, labels, difficult)
-    if not 0 <= threshold <= 1 or topk < 1:
-        raise EdgeError("accuracy", f"The threshold is {threshold:g} and topk {topk}", "Give a threshold of 0 to 1 and a topk of 1 or more")
-    positive, counted = labels == 1, _counted(labels, difficult)
-    points = 100 * average_precision(scores, labels, difficult=difficult)
+    _check(scores, labels)
+    if not 0 <= threshold <= 1:
+        raise EdgeError("accuracy", f"The threshold is {threshold:g}", "Give 0 to 1")
+    positive, counted = labels == 1, labels != 0
+    points = 100 * average_precision(scores, labels)
     predicted = scores >= threshold
     best = np.zeros_like(predicted)
-    np.put_along_axis(best, np.argsort(-scores, axis=1, kind="stable")[:, :topk], True, axis=1)
+    np.put_along_axis(best, np.argsort(-scores, axis=1, kind="stable")[:, :TOP_K], True, axis=1)
     return Accuracy(
         images=len(scores),
         map=float(points.mean()),
@@ -122,39 +106,31 @@ def evaluate(
         overall=rates(predicted, positive),
         top=rates(predicted & best, positive),
         threshold=threshold,
-        topk=topk,
-        difficult=difficult,
         without_positives=tuple(np.flatnonzero(~positive.any(axis=0)).tolist()),
         ties=sum(_ties(scores[counted[:, c], c], positive[counted[:, c], c]) for c in range(scores.shape[1])),
     )
 
 
-def average_precision(scores: NDArray[np.floating], labels: NDArray[np.integer], *, difficult: str = "ignore") -> Array:
+def average_precision(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> Array:
     """AP of every class: (C,) float64 in [0, 1]; 0 for a class without positives. Arguments as for ``evaluate``."""
-    _check(scores, labels, difficult)
+    _check(scores, labels)
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
-    rank = np.cumsum(np.take_along_axis(_counted(labels, difficult), order, axis=0), axis=0)
+    rank = np.cumsum(np.take_along_axis(labels != 0, order, axis=0), axis=0)
     precision = np.cumsum(hits, axis=0) / np.maximum(rank, 1)
     found: Array = (precision * hits).sum(axis=0) / np.maximum(hits.sum(axis=0), 1)
     return found
 
 
 def map_interval(
-    scores: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    *,
-    difficult: str = "ignore",
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    scores: NDArray[np.floating], labels: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap confidence interval of mAP in points (low, high): images drawn with replacement, percentiles of the results.
+    """Bootstrap 95 % confidence interval of mAP in points (low, high): images drawn with replacement, percentiles of the results.
 
     A class whose positives are all missed by one draw is left out of that draw's mean; one without any positives counts 0
     throughout, as in mAP itself. Arguments as for ``evaluate``.
     """
-    return _interval(_resampled(scores, labels, difficult, resamples, seed), level)
+    return _interval(_resampled(scores, labels, resamples, seed))
 
 
 def map_drop_interval(
@@ -162,27 +138,25 @@ def map_drop_interval(
     scores: NDArray[np.floating],
     labels: NDArray[np.integer],
     *,
-    difficult: str = "ignore",
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Bootstrap confidence interval of the drop ``mAP(reference) - mAP(scores)`` in points (low, high).
+    """Bootstrap 95 % confidence interval of the drop ``mAP(reference) - mAP(scores)`` in points (low, high).
 
     Paired: both are judged on the same draws, so what images share cancels. (N, C) scores of the same images.
     """
-    before, after = (_resampled(which, labels, difficult, resamples, seed) for which in (reference, scores))
-    return _interval(before - after, level)
+    before, after = (_resampled(which, labels, resamples, seed) for which in (reference, scores))
+    return _interval(before - after)
 
 
-def _resampled(scores: NDArray[np.floating], labels: NDArray[np.integer], difficult: str, resamples: int, seed: int) -> Array:
+def _resampled(scores: NDArray[np.floating], labels: NDArray[np.integer], resamples: int, seed: int) -> Array:
     """mAP in points of every draw: (resamples,). The draws depend on N and the seed alone."""
-    _check(scores, labels, difficult)
+    _check(scores, labels)
     if resamples < 2:
         raise EdgeError("accuracy", f"A bootstrap cannot draw {resamples} resamples", "Give 2 or more")
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
-    counted = np.take_along_axis(_counted(labels, difficult), order, axis=0)
+    counted = np.take_along_axis(labels != 0, order, axis=0)
     results = []
     for copies in _draws(len(scores), resamples, seed):
         points = np.stack([_drawn_ap(copies[order[counted[:, c], c]], hits[counted[:, c], c]) for c in range(scores.shape[1])])
@@ -218,10 +192,8 @@ def _drawn_ap(copies: NDArray[np.uint8], hits: NDArray[np.bool_]) -> Array:
     return np.where(positives > 0, total / np.maximum(positives, 1), np.nan)
 
 
-def _interval(values: Array, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise EdgeError("accuracy", f"The confidence level is {level}", "Give more than 0 and less than 1")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _interval(values: Array) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -235,7 +207,7 @@ def rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
 
 def _share(part: NDArray[np.int64] | np.int64, whole: NDArray[np.int64] | np.int64) -> Array:
     """Points; 0 of nothing is 0."""
-    return 100.0 * part / np.maximum(whole, 1)  # type: ignore[no-any-return]
+    return 100.0 * part / np.maximum(whole, 1)
 
 
 def _harmonic(precision: float, recall: float) -> float:
@@ -250,11 +222,7 @@ def _ties(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> int:
     return int(sizes[(positives > 0) & (positives < sizes)].sum())
 
 
-def _counted(labels: NDArray[np.integer], difficult: str) -> NDArray[np.bool_]:
-    return labels != 0 if difficult == "ignore" else np.ones(labels.shape, bool)
-
-
-def _check(scores: NDArray[np.floating], labels: NDArray[np.integer], difficult: str) -> None:
+def _check(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
     if scores.ndim != 2 or scores.shape != labels.shape or 0 in scores.shape:
         problem = f"The scores have the shape {scores.shape} and the labels {labels.shape}"
         raise EdgeError("accuracy", problem, "Pass both as (N, C), N and C positive")
@@ -263,5 +231,3 @@ def _check(scores: NDArray[np.floating], labels: NDArray[np.integer], difficult:
     if not np.isin(labels, (-1, 0, 1)).all():
         problem = f"The labels hold {np.unique(labels)[:8].tolist()}"
         raise EdgeError("accuracy", problem, "Label with 1 for present, 0 for difficult and -1 for absent")
-    if difficult not in DIFFICULT:
-        raise EdgeError("accuracy", f"Difficult images cannot be treated as {difficult!r}", f"Change `difficult` to {one_of(DIFFICULT)}")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.onnxruntime import Session
-from edge.graph import outputs_of
+from edge.events import Progress
+from edge.graph import OUTPUTS, Outputs, cut, outputs_of
 from edge.measure.accuracy import evaluate
 
 if TYPE_CHECKING:
     import onnx
-
-NEEDED = ("scores", "global_scores", "local_scores", "regions", "region_classes")
-Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def causes(
     reference: Outputs,
     labels: NDArray[np.integer],
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Causes | None:
     """Split the drop of an engine against the fp32 graph.
 
@@ -66,7 +64,7 @@ def causes(
     import onnx
 
     model = onnx.load_from_string(graph)
-    if not set(NEEDED) <= set(outputs_of(model)) & set(engine) & set(reference):
+    if not set(OUTPUTS) <= set(outputs_of(model)) & set(engine) & set(reference):
         return None
     changed = {
         given: np.flatnonzero((engine[given] != reference[given]).reshape(len(labels), -1).any(1))
@@ -77,7 +75,7 @@ def causes(
     for given, indices in changed.items():
         scores = reference["local_scores"].copy()  # where the decision is fp32's, so is what follows
         if len(indices):
-            tail, start = _Tail(_tail(model, given), given), 0
+            tail, start = _Tail(model, given), 0
             for _, batch in images(indices.tolist()):
                 part = indices[start : start + len(batch)]
                 scores[part] = tail.local_scores(batch, engine[given][part])
@@ -95,36 +93,11 @@ class _Tail(Session):
     """The local stream of the fp32 graph, from a decision on."""
 
     def __init__(self, model: onnx.ModelProto, given: str) -> None:
-        super().__init__(model.SerializeToString(), outputs=("local_scores",))
+        values = {value.name: value for value in model.graph.output}
+        super().__init__(cut(model, [model.graph.input[0], values[given]], [values["local_scores"]]).SerializeToString())
         self._given = given
 
     def local_scores(self, images: np.ndarray, decision: np.ndarray) -> np.ndarray:
         """images: (b, 3, S, S) float32; decision: the engine's ``regions`` or ``region_classes`` of them → (b, C) float32."""
         found: np.ndarray = self._session.run(self.outputs, {"image": images, self._given: decision})[0]
         return found
-
-
-def _tail(model: onnx.ModelProto, given: str) -> onnx.ModelProto:
-    """The part of a graph that leads to ``local_scores`` with the output ``given`` made an input."""
-    import onnx
-
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    graph = cut.graph
-    decision = next(value for value in model.graph.output if value.name == given)
-    needed = {"local_scores"}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & (set(node.output) - {given}):
-            kept.append(node)
-            needed.update(node.input)
-    for node in kept:  # the node that decided may have other outputs in use
-        node.output[:] = [f"{name}/unused" if name == given else name for name in node.output]
-    constants = [each for each in graph.initializer if each.name in needed]
-    target = [value for value in graph.output if value.name == "local_scores"]
-    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(kept[::-1])
-    graph.initializer.extend(constants)
-    graph.output.extend(target)
-    graph.input.append(decision)
-    return cut

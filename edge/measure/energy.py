@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 TOTAL_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0")  # the rail that feeds the whole Jetson module, by generation
 
@@ -33,7 +32,7 @@ class Source:
     watts: Callable[[], float] | None = None
 
 
-def find(root: Path = Path("/"), *, gpu: bool = False, nvml: Callable[[], Any] | None = None) -> tuple[Source | None, str]:
+def find(root: Path = Path("/"), *, gpu: bool = False, nvml: Callable[[], ctypes.CDLL] | None = None) -> tuple[Source | None, str]:
     """The source that covers the processor an engine runs on: a Jetson's module, else the GPU or the processor, never the idle one.
 
     Args:
@@ -183,7 +182,7 @@ def _rapl(root: Path) -> tuple[Source | None, str]:
     return Source("rapl", f"{len(zones)} processor package{'s' if len(zones) > 1 else ''}, without memory and board", joules=joules), ""
 
 
-def _nvml(open_library: Callable[[], Any]) -> tuple[Source | None, str]:
+def _nvml(open_library: Callable[[], ctypes.CDLL]) -> tuple[Source | None, str]:
     """Total energy of the first GPU since the driver was loaded, millijoules (Volta and later)."""
     try:
         library = open_library()
@@ -202,5 +201,5 @@ def _nvml(open_library: Callable[[], Any]) -> tuple[Source | None, str]:
     return Source("nvml", "the first GPU, without processor and board", joules=joules), ""
 
 
-def _open_nvml() -> Any:
+def _open_nvml() -> ctypes.CDLL:
     return ctypes.CDLL("libnvidia-ml.so.1")

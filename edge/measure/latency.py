@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from edge.errors import EdgeError
+from edge.events import Progress
 
 Clock = Callable[[], float]
 Turn = Callable[[int], Sequence[float]]  # makes so many calls, returns the seconds of each
 
 CONFIDENCE = 0.95
+MOST_CALLS = 200  # in a turn
 SAME = 0.01  # a ratio nearer to one than this is no difference, however narrow its interval
 
 
@@ -78,13 +79,11 @@ class Latency:
         seconds: (n,) each call, in the order made.
         images: images per call.
         warm_up: calls made before counting.
-        settled: whether the warm-up ended because it held still.
     """
 
     seconds: np.ndarray = field(repr=False)
     images: int = 1
     warm_up: int = 0
-    settled: bool = True
 
     def percentile_ms(self, percent: float) -> float:
         """Linear interpolation between order statistics (Hyndman and Fan's type 7, NumPy's default), milliseconds."""
@@ -113,21 +112,7 @@ class Latency:
         return Percentiles(*map(self.percentile_ms, (50, 90, 95, 99)), *whole)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a measurement may be believed, and every reason why not."""
-
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def valid(self) -> bool:
-        return not self.reasons
-
-    def __str__(self) -> str:
-        return "VALID" if self.valid else "INVALID: " + "; ".join(self.reasons)
-
-
-def measure(call: Callable[[], Any], *, images: int = 1, plan: Plan = Plan(), clock: Clock = time.perf_counter) -> Latency:
+def measure(call: Callable[[], object], *, images: int = 1, plan: Plan = Plan(), clock: Clock = time.perf_counter) -> Latency:
     """Warm up until two windows in a row agree, then count.
 
     Args:
@@ -136,16 +121,16 @@ def measure(call: Callable[[], Any], *, images: int = 1, plan: Plan = Plan(), cl
         clock: monotonic seconds.
     """
     turn = timed(call, clock)
-    warm_up, settled = warm(turn, plan)
+    warm_up, _ = warm(turn, plan)
     seconds: list[float] = []
     total = 0.0
     while total < plan.limit_s and (len(seconds) < plan.samples or total < plan.least_s):
         seconds += turn(1)
         total += seconds[-1]
-    return Latency(np.asarray(seconds), images, warm_up, settled)
+    return Latency(np.asarray(seconds), images, warm_up)
 
 
-def timed(call: Callable[[], Any], clock: Clock = time.perf_counter) -> Turn:
+def timed(call: Callable[[], object], clock: Clock = time.perf_counter) -> Turn:
     """A call as something that takes turns."""
 
     def turn(count: int) -> list[float]:
@@ -179,20 +164,13 @@ def warm(turn: Turn, plan: Plan = Plan()) -> tuple[int, bool]:
     return calls, False
 
 
-def judge(latency: Latency, plan: Plan = Plan(), *, waited_s: float = 0.0) -> Verdict:
-    """Valid, or why not.
-
-    Args:
-        waited_s: seconds the calls together stood waiting for their images.
-    """
+def judge(latency: Latency, plan: Plan = Plan()) -> tuple[str, ...]:
+    """Why a measurement may not be believed; empty when it may."""
     seconds, reasons = latency.seconds, []
     if len(seconds) < plan.enough:
         reasons.append(f"too few samples: {len(seconds)} of at least {plan.enough}")
-    total = float(seconds.sum())
-    if waited_s > 0.1 * (waited_s + total):
-        reasons.append(f"bound by decode: {waited_s / (waited_s + total):.0%} of the time went by waiting for images")
     if len(seconds) < 2:
-        return Verdict(tuple(reasons))
+        return tuple(reasons)
     middle = float(np.median(seconds))
     low, high, _ = median_interval(seconds)
     spread = float(np.percentile(seconds, 90) - np.percentile(seconds, 10)) / middle if middle else 0.0
@@ -204,7 +182,7 @@ def judge(latency: Latency, plan: Plan = Plan(), *, waited_s: float = 0.0) -> Ve
         reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median, at most {plan.spread:.0%} will do")
     if abs(drift) > plan.drift:
         reasons.append(f"unstable: the median moved by {drift:+.0%} during the run, at most {plan.drift:.0%} will do")
-    return Verdict(tuple(reasons))
+    return tuple(reasons)
 
 
 def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -289,9 +267,8 @@ def interleave(
     *,
     rounds: int = 7,
     turn_s: float = 0.5,
-    most_calls: int = 200,
     plan: Plan = Plan(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Rounds:
     """Measure several things turn by turn, A B C C B A A B C …, so that what disturbs one disturbs all.
 
@@ -308,7 +285,7 @@ def interleave(
     for name, turn in turns.items():
         warm(turn, plan)
         once = median(turn(3))
-        calls[name] = max(3, min(most_calls, math.ceil(turn_s / once) if once > 0 else most_calls))
+        calls[name] = max(3, min(MOST_CALLS, math.ceil(turn_s / once) if once > 0 else MOST_CALLS))
     seconds: dict[str, list[np.ndarray]] = {name: [] for name in turns}
     for index in range(rounds):
         for place, name in enumerate(list(turns) if index % 2 == 0 else reversed(list(turns)), 1):

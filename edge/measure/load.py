@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from edge.events import Progress
 from edge.measure.latency import Clock, Latency, Percentiles
 from edge.measure.memory import resident_mb
 
@@ -111,7 +112,7 @@ def soak(
     *,
     clock: Clock = time.perf_counter,
     memory: Callable[[], float | None] = resident_mb,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Soak:
     """Call without pause for so long and watch latency and memory.
 

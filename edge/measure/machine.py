@@ -10,63 +10,93 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-# What decides the speed of 8-bit and 16-bit arithmetic, in the kernel's spelling (x86, then Arm).
-INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_tile")
-INSTRUCTIONS_ARM = ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
+from edge import cpu
+from edge.measure.memory import megabytes
+from edge.plain import LEFT_OUT
+
 BUSY_ELSEWHERE = 0.10  # share of all cores that other processes may take before a run is called disturbed
 STOLEN = 0.02
 SLOWED = 0.90  # lowest clock, as a share of the highest seen, that is no throttling
 
 
-def describe(root: Path = Path("/")) -> dict[str, Any]:
-    """The machine in plain types, for every report.
+@dataclass(frozen=True)
+class Container:
+    """What a container allows; None where it sets no limit."""
 
-    Returns:
-        ``cpu``, ``architecture``, ``cores`` (this process may use), ``cores_online``, ``instructions``, ``memory_mb``,
-        ``governor``, ``clock_mhz``, ``system``, ``python``, ``container`` {``cpu_limit``, ``memory_limit_mb``},
-        ``gpu`` and ``jetson`` {``model``, ``power_mode``} where there is one.
+    cpu_limit: float | None
+    memory_limit_mb: float | None
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """A Jetson's board and its power mode."""
+
+    model: str
+    power_mode: str | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, for every report; None for what it does not tell.
+
+    Attributes:
+        cores: that this process may use.
+        instructions: of ``edge.cpu.INSTRUCTIONS``.
+        gpu: names of the GPUs.
     """
-    processors = _text(root / "proc/cpuinfo")
-    flags = set(_field(processors, "flags", "Features").split())
+
+    cpu: str
+    architecture: str
+    cores: int
+    cores_online: int
+    instructions: tuple[str, ...]
+    memory_mb: float | None
+    governor: str | None
+    clock_mhz: float | None
+    system: str
+    python: str
+    container: Container
+    gpu: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+    jetson: Jetson | None = field(default=None, metadata=LEFT_OUT)
+
+
+def describe(root: Path = Path("/")) -> Machine:
+    """This machine."""
     clock = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    facts: dict[str, Any] = {
-        "cpu": _field(processors, "model name", "Model", "Hardware") or platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "cores_online": os.cpu_count() or 1,
-        "instructions": [name for name in (*INSTRUCTIONS, *INSTRUCTIONS_ARM) if name in flags],
-        "memory_mb": _kilobytes(_text(root / "proc/meminfo"), "MemTotal"),
-        "governor": _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
-        "clock_mhz": clock / 1e3 if clock is not None else None,
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
-        "container": {"cpu_limit": _cpu_limit(root), "memory_limit_mb": _memory_limit_mb(root)},
-    }
-    gpu = [_field(_text(path), "Model") for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))]
-    if gpu:
-        facts["gpu"] = gpu
+    gpus = [cpu.kernel_field(path, "Model") for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))]
     board = _text(root / "proc/device-tree/model").strip("\0 \n")
-    if board:
-        facts["jetson"] = {"model": board, "power_mode": _power_mode(root)}
-    return facts
+    return Machine(
+        cpu=cpu.kernel_field(root / "proc/cpuinfo", "model name", "Model", "Hardware") or platform.processor() or platform.machine(),
+        architecture=platform.machine(),
+        cores=cpu.cores(),
+        cores_online=os.cpu_count() or 1,
+        instructions=cpu.instructions(root),
+        memory_mb=megabytes(root / "proc/meminfo", "MemTotal"),
+        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
+        clock_mhz=clock / 1e3 if clock is not None else None,
+        system=f"{platform.system()} {platform.release().split('-')[0]}",
+        python=platform.python_version(),
+        container=Container(_cpu_limit(root), _memory_limit_mb(root)),
+        gpu=tuple(gpus) or None,
+        jetson=Jetson(board, _power_mode(root)) if board else None,
+    )
 
 
-def sentence(machine: Mapping[str, Any]) -> str:
+def sentence(machine: Machine) -> str:
     """The description in one line."""
-    wide = [name.replace("_", "-") for name in machine.get("instructions", []) if name not in ("amx_tile",)]
+    wide = [name.replace("_", "-") for name in machine.instructions if name != "amx_tile"]
+    jetson = machine.jetson
     parts = [
-        machine.get("jetson", {}).get("model") or machine.get("cpu", "unknown processor"),
-        f"{machine.get('cores')} of {machine.get('cores_online')} cores",
+        (jetson.model if jetson else "") or machine.cpu or "unknown processor",
+        f"{machine.cores} of {machine.cores_online} cores",
         " ".join(wide[-5:]),
-        f"{machine['memory_mb'] / 1024:.0f} GB" if machine.get("memory_mb") else "",
-        *(machine.get("gpu") or []),
-        f"power mode {machine['jetson']['power_mode']}" if machine.get("jetson", {}).get("power_mode") else "",
-        f"governor {machine['governor']}" if machine.get("governor") else "",
+        f"{machine.memory_mb / 1024:.0f} GB" if machine.memory_mb else "",
+        *(machine.gpu or ()),
+        f"power mode {jetson.power_mode}" if jetson and jetson.power_mode else "",
+        f"governor {machine.governor}" if machine.governor else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -96,7 +126,7 @@ def state(root: Path = Path("/")) -> State:
     """Read the counters now."""
     fields = [float(value) for value in _text(root / "proc/stat").split("\n")[0].split()[1:9]]
     user, nice, system, idle, wait, irq, soft, steal = [*fields, *[0.0] * (8 - len(fields))][:8]
-    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # Windows has no such function, and no counters either
     own = os.times()
     events = [_number(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
     clocks = [_number(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
@@ -114,21 +144,25 @@ def state(root: Path = Path("/")) -> State:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What happened to the machine during a run, as sentences for the verdict."""
+    """What happened to the machine during a run: shares of all cores' time, and the lowest clock before and after."""
 
-    reasons: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    busy_elsewhere: float
+    stolen: float
+    clock_mhz: tuple[float | None, float | None]
 
 
-def between(before: State, after: State, *, own_s: float | None = None) -> Disturbance:
+def between(before: State, after: State, *, own_s: float = 0.0) -> tuple[tuple[str, ...], Disturbance]:
     """Throttling, a falling clock, stolen time and other processes, between two states.
 
     Args:
-        own_s: processor seconds that the measurement itself used, where it ran in other processes.
+        own_s: processor seconds that the measurement itself used in other processes.
+
+    Returns:
+        (sentences for the verdict, empty where nothing disturbed; the figures).
     """
     reasons = []
     total = after.total - before.total
-    own = (after.own - before.own) + (own_s or 0.0)
+    own = (after.own - before.own) + own_s
     elsewhere = max(0.0, (after.busy - before.busy) - own) / total if total > 0 else 0.0
     stolen = (after.stolen - before.stolen) / total if total > 0 else 0.0
     if after.throttled is not None and before.throttled is not None and after.throttled > before.throttled:
@@ -139,8 +173,7 @@ def between(before: State, after: State, *, own_s: float | None = None) -> Distu
         reasons.append(f"disturbed: other processes took {elsewhere:.0%} of the processor, at most {BUSY_ELSEWHERE:.0%} will do")
     if stolen > STOLEN:
         reasons.append(f"disturbed: the hypervisor took {stolen:.0%} of the processor, at most {STOLEN:.0%} will do")
-    facts = {"busy_elsewhere": round(elsewhere, 4), "stolen": round(stolen, 4), "clock_mhz": [before.clock_mhz, after.clock_mhz]}
-    return Disturbance(tuple(reasons), facts)
+    return tuple(reasons), Disturbance(round(elsewhere, 4), round(stolen, 4), (before.clock_mhz, after.clock_mhz))
 
 
 def _cpu_limit(root: Path) -> float | None:
@@ -171,19 +204,6 @@ def _power_mode(root: Path) -> str | None:
         return None
     name = re.search(rf"POWER_MODEL\s+ID={number[1]}\s+NAME=(\S+)\s*>", _text(root / "etc/nvpmodel.conf"))
     return f"{number[1]} ({name[1]})" if name else number[1]
-
-
-def _kilobytes(text: str, name: str) -> float | None:
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) / 1024 if found else None
-
-
-def _field(text: str, *names: str) -> str:
-    for name in names:
-        found = re.search(rf"^{name}\s*:[ \t]*(.*)$", text, re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return ""
 
 
 def _text(path: Path) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
+
+from edge.cpu import kernel_field
 
 
 def resident_mb(status: Path = Path("/proc/self/status")) -> float | None:
     """Memory held now; None where nothing tells it."""
-    held = _status_mb(status, "VmRSS")
+    held = megabytes(status, "VmRSS")
     if held is None:
         try:
             import psutil
@@ -24,7 +25,7 @@ def peak_mb(status: Path = Path("/proc/self/status")) -> float | None:
 
     ``/proc`` first: ``ru_maxrss`` survives exec, so a small process started by a large one would show the large one's.
     """
-    peak = _status_mb(status, "VmHWM")
+    peak = megabytes(status, "VmHWM")
     if peak is None:
         try:
             import resource
@@ -44,9 +45,7 @@ def reset_peak(switch: Path = Path("/proc/self/clear_refs")) -> bool:
     return True
 
 
-def _status_mb(status: Path, name: str) -> float | None:
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) / 1024 if found else None
+def megabytes(table: Path, name: str) -> float | None:
+    """A field in kB of a table of the kernel's."""
+    kilobytes = kernel_field(table, name).removesuffix("kB").strip()
+    return int(kilobytes) / 1024 if kilobytes.isdigit() else None

@@ -15,42 +15,29 @@ import numpy as np
 from edge import cache
 from edge.atomic import write_atomically
 from edge.errors import EdgeError
+from edge.events import Progress
+from edge.graph import OUTPUTS, Outputs
 from edge.manifest import digest_json
 from edge.measure.latency import Clock
 
-KEPT = ("scores", "global_scores", "local_scores", "regions", "region_classes")
-
 
 @dataclass(frozen=True)
-class Outputs:
-    """Outputs of one engine over N images.
+class Pass:
+    """What an engine gave for all images, and the seconds that went by inside it and waiting for images."""
 
-    Attributes:
-        values: ``scores``, ``global_scores``, ``local_scores`` (N, C) float32; ``regions`` (N, K, 4) float32 and
-            ``region_classes`` (N, K) int64 where the model has regions.
-        inferring_s, waiting_s: seconds inside the engine, and waiting for images.
-    """
-
-    values: Mapping[str, np.ndarray] = field(repr=False)
-    inferring_s: float = 0.0
-    waiting_s: float = 0.0
-
-    @property
-    def scores(self) -> np.ndarray:
-        return self.values["scores"]
-
-    def __len__(self) -> int:
-        return len(self.scores)
+    outputs: Outputs = field(repr=False)
+    inferring_s: float
+    waiting_s: float
 
 
 def collect(
-    infer: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    infer: Callable[[np.ndarray], Outputs],
     batches: Iterable[tuple[object, np.ndarray]],
     total: int,
     *,
     clock: Clock = time.perf_counter,
-    progress: Callable[[int, int], None] | None = None,
-) -> Outputs:
+    progress: Progress | None = None,
+) -> Pass:
     """Run batches one after another; only the small outputs are kept, never an image.
 
     Args:
@@ -67,7 +54,7 @@ def collect(
         start = clock()
         outputs = infer(images)
         inferring += clock() - start
-        for name in KEPT:
+        for name in OUTPUTS:
             if name in outputs:
                 kept.setdefault(name, []).append(np.array(outputs[name]))
         done += len(images)
@@ -83,7 +70,7 @@ def collect(
             f"The scores are NaN or infinite for image {bad[0]} and {len(bad) - 1} others",
             "Rebuild the engine; python -m edge.doctor BUNDLE tells whether it fits this machine",
         )
-    return Outputs(values, inferring, clock() - begun - inferring)
+    return Pass(values, inferring, clock() - begun - inferring)
 
 
 def sample(count: int, wanted: int) -> list[int]:
@@ -102,12 +89,12 @@ def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path 
     """
     path = (folder or cache.folder("outputs")) / f"{digest_json(key)}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as stored:
-        values = {name: stored[name] for name in KEPT if name in stored}
+        values = {name: stored[name] for name in OUTPUTS if name in stored}
         if "scores" in values:
-            return Outputs(values)
+            return values
     outputs = make()
     packed = io.BytesIO()
-    np.savez_compressed(packed, **outputs.values)  # type: ignore[arg-type]
+    np.savez_compressed(packed, **outputs)  # type: ignore[arg-type]
     with contextlib.suppress(EdgeError):  # a cache that cannot be written is no reason to fail
         write_atomically(path, packed.getvalue())
     return outputs

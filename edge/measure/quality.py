@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge.data import Dataset
-from edge.measure.accuracy import evaluate, map_drop_interval, map_interval
+from edge.graph import Outputs
+from edge.measure.accuracy import TOP_K, evaluate, map_drop_interval, map_interval
 from edge.measure.causes import Causes
-from edge.measure.outputs import Outputs
-from edge.measure.regions import Drift, drift
 
 WORST = 3
 RESAMPLES = 500
@@ -69,6 +68,27 @@ class Quality:
     causes: Causes | None = None
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What returning one part of the network to float brings: the differences to the whole int8 graph, positive where better."""
+
+    unit: str
+    map_points: float
+    score_error: float
+    class_agreement: float
+    mean_iou: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the gate of a build found on its validation images; drops in points of mAP, the ranking dearest first."""
+
+    map_drop: float
+    map_drop_all_int8: float
+    returned_to_float: tuple[str, ...]
+    ranking: tuple[Gain, ...]
+
+
 def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, threshold: float) -> Quality | None:
     """mAP, drop with its paired interval, rates and per-class AP; None for unlabelled images.
 
@@ -80,9 +100,9 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
     labels = dataset.labels
     if labels is None:
         return None
-    mine = evaluate(engine.scores, labels, threshold=threshold)
-    base = evaluate(reference.scores, labels, threshold=threshold) if reference is not None else None
-    interval = map_drop_interval(reference.scores, engine.scores, labels, resamples=RESAMPLES) if reference is not None else None
+    mine = evaluate(engine["scores"], labels, threshold=threshold)
+    base = evaluate(reference["scores"], labels, threshold=threshold) if reference is not None else None
+    interval = map_drop_interval(reference["scores"], engine["scores"], labels, resamples=RESAMPLES) if reference is not None else None
     per_class, lost = {}, []
     for column, name in enumerate(dataset.classes):
         ap, before = mine.per_class[column], base.per_class[column] if base else None
@@ -94,7 +114,7 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
         dataset=f"{dataset.name} {dataset.split}",
         images=mine.images,
         map=mine.map,
-        map_interval=map_interval(engine.scores, labels, resamples=RESAMPLES),
+        map_interval=map_interval(engine["scores"], labels, resamples=RESAMPLES),
         map_reference=base.map if base else None,
         map_drop=base.map - mine.map if base else None,
         map_drop_interval=interval,
@@ -102,15 +122,10 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
         of1=mine.of1,
         cf1_reference=base.cf1 if base else None,
         of1_reference=base.of1 if base else None,
-        top=Top(mine.topk, mine.top.cf1, mine.top.of1),
+        top=Top(TOP_K, mine.top.cf1, mine.top.of1),
         threshold=threshold,
         convention=mine.convention,
         ties=mine.ties,
         per_class=per_class,
         worst=tuple(sorted(lost, key=lambda pair: -pair[1])[:WORST]),
     )
-
-
-def drifted(engine: Outputs, reference: Outputs | None) -> Drift | None:
-    """Region drift against the reference; None for a model without regions or without a reference."""
-    return drift(engine.values, reference.values) if reference is not None else None

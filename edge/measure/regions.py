@@ -6,83 +6,75 @@ where that swaps two classes or moves a box, the second pass gets another input,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.graph import Outputs
+
 SAME = 1e-3  # pixels: boxes closer than this are the same box
 GOOD = 0.9  # an IoU at which a crop shows the same thing
-Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Drift over N images with K regions each.
+    """Drift over images with K regions each; None for what there is none of.
 
     Attributes:
         class_agreement: share of the reference's region classes that the engine chose too, in any order.
-        mean_iou: mean IoU of the boxes of those classes; NaN where they share none.
+        mean_iou: mean IoU of the boxes of those classes.
         iou_above: share of those boxes with an IoU of at least ``GOOD``.
         images_changed: share of images of which the second pass saw another input: another set of boxes.
-        agreement: (N,) share of classes agreed on, per image.
-        iou: (N, K) IoU of the engine's box with the reference's box of the same class, NaN where the reference has none.
     """
 
     class_agreement: float
-    mean_iou: float
-    iou_above: float
+    mean_iou: float | None
+    iou_above: float | None
     images_changed: float
-    agreement: NDArray[np.float64] = field(repr=False, compare=False)
-    iou: NDArray[np.float64] = field(repr=False, compare=False)
-
-    def plain(self) -> dict[str, float | None]:
-        """The figures as JSON types; null for what there is none of."""
-        figures = {name: getattr(self, name) for name in ("class_agreement", "mean_iou", "iou_above", "images_changed")}
-        return {name: float(value) if np.isfinite(value) else None for name, value in figures.items()}
 
 
 def drift(engine: Outputs, reference: Outputs) -> Drift | None:
     """Drift of an engine's outputs against the reference's, over the same images in the same order.
-
-    Args:
-        engine, reference: hold ``regions`` (N, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive, and ``region_classes`` (N, K)
-            int64; where a class stands for several regions, the best overlap counts.
 
     Returns:
         None for a model without regions, or where there is no image.
     """
     if any(name not in outputs for outputs in (engine, reference) for name in ("regions", "region_classes")):
         return None
-    boxes, classes = engine["regions"], engine["region_classes"]
-    if not len(boxes):
+    if not len(engine["regions"]):
         return None
-    same = classes[:, :, None] == reference["region_classes"][:, None, :]  # (N, K, K)
-    overlap = box_iou(boxes[:, :, None], reference["regions"][:, None])
-    matched = same.any(2)
-    iou = np.where(matched, np.where(same, overlap, 0.0).max(2), np.nan)
-    agreement = matched.mean(1)
-    found = iou[matched]
+    iou = region_iou(engine, reference)
+    found = iou[~np.isnan(iou)]
     return Drift(
-        class_agreement=float(agreement.mean()),
-        mean_iou=float(found.mean()) if found.size else np.nan,
-        iou_above=float((found >= GOOD).mean()) if found.size else np.nan,
-        images_changed=float(inputs_changed(boxes, reference["regions"]).mean()),
-        agreement=agreement,
-        iou=iou,
+        class_agreement=found.size / iou.size,
+        mean_iou=float(found.mean()) if found.size else None,
+        iou_above=float((found >= GOOD).mean()) if found.size else None,
+        images_changed=float(inputs_changed(engine["regions"], reference["regions"]).mean()),
     )
 
 
-def inputs_changed(boxes: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.bool_]:
+def region_iou(engine: Outputs, reference: Outputs) -> NDArray[np.float64]:
+    """(N, K) IoU of the engine's box with the reference's box of the same class, NaN where the reference has none.
+
+    Args:
+        engine, reference: hold ``regions`` (N, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive, and ``region_classes`` (N, K)
+            int64; where a class stands for several regions, the best overlap counts.
+    """
+    same = engine["region_classes"][:, :, None] == reference["region_classes"][:, None, :]  # (N, K, K)
+    overlap = box_iou(engine["regions"][:, :, None], reference["regions"][:, None])
+    best: NDArray[np.float64] = np.where(same.any(2), np.where(same, overlap, 0.0).max(2), np.nan)
+    return best
+
+
+def inputs_changed(boxes: np.ndarray, reference: np.ndarray) -> NDArray[np.bool_]:
     """(N,) whether an image's boxes (N, K, 4) are another set than the reference's: order and class play no part."""
     distance = np.abs(boxes[:, :, None] - reference[:, None]).max(-1) <= SAME  # (N, K, K)
     changed: NDArray[np.bool_] = ~(distance.any(2).all(1) & distance.any(1).all(1))
     return changed
 
 
-def box_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+def box_iou(a: np.ndarray, b: np.ndarray) -> NDArray[np.float64]:
     """Intersection over union of boxes (…, 4), x1 y1 x2 y2, x2/y2 exclusive; 0 for empty ones."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from edge.errors import EdgeError, one_of
 
 if TYPE_CHECKING:
+    from edge.models.checkpoint import load_checkpoint as load_checkpoint
     from edge.models.network import Network
+
+Option = bool | int | float | str
+Options = Mapping[str, Option]  # an architecture's own, by name
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
 DEFAULT_DATA = "scenes"  # which needs no files
@@ -36,7 +40,7 @@ FAMILIES = {
 }
 
 
-def create(name: str, num_classes: int, **options: Any) -> Network:
+def create(name: str, num_classes: int, **options: Option) -> Network:
     """A network in eval mode with freshly initialised weights.
 
     Args:
@@ -71,11 +75,11 @@ def _architecture(name: str) -> tuple[Callable[..., Network], dict[str, str]]:
     if name not in MODELS:
         raise EdgeError("models", f"There is no architecture {name!r}", f"Change `model` to {one_of(MODELS)}")
     module, kind, fixed = MODELS[name]
-    return getattr(import_module(module), kind), fixed
+    return getattr(import_module(module), kind), fixed  # getattr: a class by the name in the table
 
 
-def __getattr__(name: str) -> Any:
-    # Lazy, so that asking for names costs no torch.
+# Lazy, so that asking for names costs no torch.
+def __getattr__(name: str) -> Callable[..., Network]:
     if name == "load_checkpoint":
         from edge.models.checkpoint import load_checkpoint
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
+from edge.models import Option
 from edge.models.network import Network, is_count
 from edge.models.plain import Plain
 
@@ -93,13 +93,12 @@ class AAMN(Plain):
     def fused_for_export(self) -> Network:
         """Also with each module folded into what of it is constant once training is over."""
         folded = super().fused_for_export()
-        for name in ("memory", "channel", "spatial"):
-            module = getattr(folded, name)
+        for name, module in list(folded.named_children()):
             if isinstance(module, (CategoricalMemory, ChannelRelation, SpatialRelation)):
-                setattr(folded, name, module.folded())
+                folded.set_submodule(name, module.folded())
         return folded
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         return {**super().spec_options(), **self._options}
 
@@ -177,7 +176,7 @@ class FoldedMemory(nn.Module):
         self.response = _convolution(response)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps + self.response(torch.softmax(self.attention(maps), 1))
+        return torch.add(maps, self.response(torch.softmax(self.attention(maps), 1)))
 
 
 class ChannelRelation(nn.Module):
@@ -236,7 +235,7 @@ class SpatialRelation(nn.Module):
         centred = embedded - embedded.mean(1, keepdim=True)
         attention = torch.softmax(centred.transpose(1, 2) @ centred * self.scale, 2)  # (B, n², n²)
         read = self.value(maps).flatten(2) @ attention.transpose(1, 2)
-        return maps + self.gamma * self.expand(read.unflatten(2, (grid, grid)))
+        return torch.add(maps, self.gamma * self.expand(read.unflatten(2, (grid, grid))))
 
     def folded(self) -> nn.Module:
         """γ is a factor of the last convolution."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
 
 from torch import nn
-
-if TYPE_CHECKING:
-    from torchvision.models import ResNet
 
 
 def mobilenetv2() -> nn.Sequential:
@@ -18,22 +16,16 @@ def mobilenetv2() -> nn.Sequential:
     layers = list(mobilenet_v2(weights=None).features)
     for block in layers[1:-1]:
         # torchvision nests Conv-BN-ReLU6 triples; the official keys count them flat.
-        block.conv = nn.Sequential(*_flat(block.conv))
+        parts = (layer if isinstance(layer, nn.Sequential) else [layer] for layer in block.conv)
+        block.conv = nn.Sequential(*chain.from_iterable(parts))
     return nn.Sequential(nn.Sequential(*layers[:-1]), layers[-1])
 
 
-def resnet50() -> nn.Sequential:
-    """(B, 3, S, S) → (B, 2048, S/32, S/32)."""
-    from torchvision.models import resnet50
+def resnet(name: str) -> nn.Sequential:
+    """``resnet50`` or ``resnet101``: (B, 3, S, S) → (B, 2048, S/32, S/32)."""
+    from torchvision.models import get_model
 
-    return _resnet(resnet50(weights=None))
-
-
-def resnet101() -> nn.Sequential:
-    """(B, 3, S, S) → (B, 2048, S/32, S/32)."""
-    from torchvision.models import resnet101
-
-    return _resnet(resnet101(weights=None))
+    return nn.Sequential(*list(get_model(name, weights=None).children())[:-2])
 
 
 def vgg16() -> nn.Sequential:
@@ -75,19 +67,7 @@ _RESNET_NAMES = {
 # Name → maker, channels of the last map, and what a reader calls the parts of it.
 BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], int, dict[str, str]]] = {
     "mobilenetv2": (mobilenetv2, 1280, _mobilenetv2_names()),
-    "resnet50": (resnet50, 2048, _RESNET_NAMES),
-    "resnet101": (resnet101, 2048, _RESNET_NAMES),
+    "resnet50": (partial(resnet, "resnet50"), 2048, _RESNET_NAMES),
+    "resnet101": (partial(resnet, "resnet101"), 2048, _RESNET_NAMES),
     "vgg16": (vgg16, 512, _vgg16_names()),
 }
-
-
-def _resnet(model: ResNet) -> nn.Sequential:
-    return nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3, model.layer4)
-
-
-def _flat(block: nn.Sequential) -> Iterator[nn.Module]:
-    for layer in block:
-        if isinstance(layer, nn.Sequential):
-            yield from layer
-        else:
-            yield layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from edge.atomic import write_atomically
 from edge.errors import EdgeError, one_of
 from edge.labels import COCO_CLASSES, VOC_CLASSES
-from edge.models import options_of
+from edge.models import Options, options_of
 from edge.models.network import Network
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
+Content = Mapping[str, Any]  # of a file, as torch.load gives it: tensors and plain values
 
 OURS = "edge"  # the key that makes the official dict ours
 _OFFICIAL_NAME = re.compile(r"(voc2007|voc2012|coco2014)-(\w+?)-(avg|gwp|max)-(\d+)-(\d+)-(0?\.\d+)")
@@ -34,8 +35,8 @@ _SIGNS = (
 _CLASSIFIER = "convclass.weight"
 # Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy 2 moved the function that
 # rebuilds them, so both places are named: either version may have written the file, either may read it.
-_SCALAR = np.float64(0).__reduce__()[0]
-_SAFE_GLOBALS: list[Any] = [
+_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+_SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("b1", "f2", "f4", "f8", "i4", "i8")),
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -70,11 +71,11 @@ class Description:
     num_classes: int
     classes: tuple[str, ...] | None = None
     size: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     data: str | None = None
 
 
-def read(path: Path | str) -> dict[str, Any]:
+def read(path: Path | str) -> Content:
     """The dict a checkpoint file holds: tensors and plain values only (``weights_only``), on the CPU.
 
     Raises:
@@ -96,15 +97,15 @@ def read(path: Path | str) -> dict[str, Any]:
         raise EdgeError("models", f"{path} is damaged or no PyTorch checkpoint", "Download or save it again") from error
     if not isinstance(content, Mapping) or not _tensors(content):
         raise EdgeError("models", f"{path} holds no weights by name, but a {type(content).__name__}", "Save model.state_dict()")
-    return dict(content)
+    return content
 
 
-def state_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def state_of(checkpoint: Content) -> dict[str, Tensor]:
     """The weights by the official key names, without ``module.`` in front."""
     return {name.removeprefix("module."): value for name, value in _tensors(checkpoint).items()}
 
 
-def describe(source: Path | str | Mapping[str, Any], filename: str | None = None) -> Description:
+def describe(source: Path | str | Content, filename: str | None = None) -> Description:
     """What a checkpoint is, from its ``edge`` key, else its official file name, else its key names.
 
     Args:
@@ -114,11 +115,10 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
     Raises:
         EdgeError: no known architecture, or an ``edge`` key of another form.
     """
-    if isinstance(source, Mapping):
-        checkpoint: Mapping[str, Any] = source
-    else:
-        checkpoint, filename = read(source), filename or Path(source).name
-    state, ours = state_of(checkpoint), _ours(checkpoint)
+    if not isinstance(source, Mapping):
+        filename = filename or Path(source).name
+        source = read(source)
+    state, ours = state_of(source), _ours(source)
     model = ours.get("model") or next((name for name, sign in _SIGNS if sign in state), None)
     classifier = state.get(_CLASSIFIER)
     if model is None or classifier is None or classifier.ndim < 1:
@@ -130,12 +130,12 @@ def describe(source: Path | str | Mapping[str, Any], filename: str | None = None
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
-    options: dict[str, Any] = {name: told[name] for name in options_of(model) if name in told}
+    options = {name: told[name] for name in options_of(model) if name in told}
     classes = tuple(told["classes"]) if "classes" in told else None
     return Description(model, num_classes, classes, told.get("size"), options, ours.get("data"))
 
 
-def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> NetworkT:
+def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
     """Load weights into a model of the same architecture and class count; returns the model.
 
     Args:
@@ -145,8 +145,7 @@ def load_checkpoint(model: NetworkT, source: Path | str | Mapping[str, Any]) -> 
     Raises:
         EdgeError: keys or shapes differ; the message says which.
     """
-    checkpoint = dict(source) if isinstance(source, Mapping) else read(source)
-    state, own = state_of(checkpoint), model.state_dict()
+    state, own = state_of(source if isinstance(source, Mapping) else read(source)), model.state_dict()
     # Files older than PyTorch 0.4.1 lack these counters, which inference never reads.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in own]
@@ -176,7 +175,7 @@ def save_checkpoint(
     size: int,
     epoch: int = 0,
     best_score: float = 0.0,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str | float] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the official dict (``epoch``, ``arch``, ``state_dict``, ``best_score``) and what describes the model under ``edge``.
@@ -188,20 +187,25 @@ def save_checkpoint(
     """
     weights = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
-    described = {"model": name, "classes": list(classes), "size": size, **model.spec_options(), **dict(extra or {})}
+    described = {"model": name, "classes": list(classes), "size": size, **model.spec_options(), **(extra or {})}
+    write_atomically(path, to_bytes({"epoch": epoch, "arch": None, "state_dict": state, "best_score": best_score, OURS: described}))
+
+
+def to_bytes(content: Content) -> bytes:
+    """A file as torch writes it."""
     buffer = io.BytesIO()
-    torch.save({"epoch": epoch, "arch": None, "state_dict": state, "best_score": best_score, OURS: described}, buffer)
-    write_atomically(path, buffer.getvalue())
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
-def _tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(checkpoint: Content) -> dict[str, Tensor]:
     inner = checkpoint.get("state_dict", checkpoint)
     if not isinstance(inner, Mapping):
         return {}
     return {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
 
 
-def _ours(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def _ours(checkpoint: Content) -> Content:
     """The ``edge`` key, checked against ``_FORMS``; empty where the file has none."""
     ours = checkpoint.get(OURS, {})
     if not isinstance(ours, Mapping):
@@ -220,7 +224,7 @@ def _malformed(name: str, value: object, form: str) -> EdgeError:
     return EdgeError("models", problem, "Save the checkpoint again")
 
 
-def _from_name(filename: str | None, num_classes: int) -> dict[str, Any]:
+def _from_name(filename: str | None, num_classes: int) -> Content:
     """What an official file name says; its data set names the classes only where their number is that of the weights."""
     named = _OFFICIAL_NAME.search(filename or "")
     if not named:

@@ -7,18 +7,18 @@ and the authors' published code, whose key names and quirks are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
+from edge.models import Option
 from edge.models.backbones import BACKBONES
 from edge.models.localisation import check_threshold  # importing it also defines torch.ops.edge.*
 from edge.models.network import Network, check_classes, check_side, is_count
 from edge.models.pooling import check_pooling, pool
-from edge.models.recipes import Recipe
+from edge.models.recipe import Recipe
 
 
 class MCAR(Network):
@@ -73,11 +73,6 @@ class MCAR(Network):
             "region_classes": classes,
         }
 
-    def forward_global(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S) → logits (B, C) of the first pass alone, with gradients."""
-        check_side(image)
-        return self._classify(self.features(image))
-
     def adapted(self, recipe: Recipe) -> Recipe:
         """The recipes are MCAR's own."""
         return recipe
@@ -95,11 +90,11 @@ class MCAR(Network):
             sample: draw so many of each image's K regions instead of running all.
             generator: of the draw.
         """
-        if streams == "global":
-            return {"global_logits": self.forward_global(image)}
         size = check_side(image)
         maps = self.features(image)
         global_logits = self._classify(maps)
+        if streams == "global":
+            return {"global_logits": global_logits}
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             classes = top_classes(global_logits.float(), self.regions)
             if sample is not None and sample < self.regions:
@@ -121,13 +116,13 @@ class MCAR(Network):
         scores = {name.removesuffix("_logits"): torch.sigmoid(value.float()) for name, value in logits.items()}
         return {**scores, "fused": torch.maximum(scores["global"], scores["local"])} if all_streams else scores
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         return {"pooling": self.pooling, "regions": self.regions, "threshold": self.threshold}
 
     def _classify(self, maps: Tensor) -> Tensor:
         """Feature maps (B, F, n, n) → logits (B, C)."""
-        return self.convclass(pool(maps, self.pooling)).flatten(1)
+        return torch.flatten(self.convclass(pool(maps, self.pooling)), 1)
 
     def _strongest(self, crops: Tensor, count: int) -> Tensor:
         """Crops (B·count, 3, S, S) → per class the largest logit over an image's crops, (B, C)."""

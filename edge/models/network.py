@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError
-from edge.models.recipes import Recipe
+from edge.models import Option
+from edge.models.recipe import Recipe
 
 STRIDE = 32
 CLASSIFIER = "convclass"
@@ -42,7 +42,7 @@ class Network(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         raise NotImplementedError
 
@@ -65,10 +65,6 @@ class Network(nn.Module):
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """What comes pretrained and learns at the smaller rate."""
         return self.features.parameters()
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Everything behind the backbone."""
-        return (parameter for name, parameter in self.named_parameters() if not name.startswith("features."))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from edge.models import Option
 from edge.models.backbones import BACKBONES
 from edge.models.network import Network, check_classes, check_side
 from edge.models.pooling import check_pooling, pool
@@ -54,6 +53,6 @@ class Plain(Network):
         """What is done to the backbone's maps before they are pooled, (B, F, n, n) both; here nothing."""
         return maps
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
         return {"pooling": self.pooling}

@@ -10,17 +10,17 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import EdgeError, one_of
+from edge.models import Option
 from edge.models.backbones import BACKBONES
 from edge.models.network import Network, check_classes, check_side, is_count
 from edge.models.pooling import check_pooling
-from edge.models.recipes import Augmentation, Phase, Recipe
+from edge.models.recipe import Augmentation, Phase, Recipe
 
 SCORES = ("softmax", "sigmoid")
 ANCHORS = ("loss", "offset")
@@ -181,10 +181,12 @@ class RMA(Network):
             augmentation=Augmentation(crop=0.4, jitter=0),
         )
 
-    def spec_options(self) -> dict[str, Any]:
+    def spec_options(self) -> dict[str, Option]:
         """The options that describe this network in a ``ModelSpec``, plain types."""
-        told = {"regions": self.regions, "score": self.score, "anchors": self.anchor_mode, "pooling": self.pooling, "grid": self.grid}
-        return {**told, **self._sizes}
+        return {
+            "regions": self.regions, "score": self.score, "anchors": self.anchor_mode, "pooling": self.pooling, "grid": self.grid,
+            **self._sizes,
+        }  # fmt: skip
 
     def _look_everywhere(self) -> None:
         """Places that do not depend on the image yet: all of it, or a quarter around each anchor."""
@@ -292,7 +294,7 @@ def localisation_loss(places: Tensor, centres: Tensor) -> Tensor:
     return (large + ANCHOR_WEIGHT * anchor + POSITIVE_WEIGHT * positive).sum(1).mean()
 
 
-def _exactly(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+def _exactly(like: Tensor) -> contextlib.AbstractContextManager[object]:
     """No autocast inside; nothing at all where there is none, which a trace then does not see."""
     kind = like.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()

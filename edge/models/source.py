@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, create
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, Options, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
@@ -78,7 +76,7 @@ def open_source(
     model: str | None = None,
     labels: Path | None = None,
     size: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     seed: int = 0,
 ) -> Source:
     """The network a user asked for.
@@ -144,7 +142,7 @@ def _default_weights(model: str | None) -> str:
     )
 
 
-def _random(model: str, labels: Path | None, size: int | None, options: Mapping[str, Any], seed: int) -> Source:
+def _random(model: str, labels: Path | None, size: int | None, options: Options, seed: int) -> Source:
     names = _labels(labels) if labels else _anonymous(RANDOM_CLASSES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,12 +14,13 @@ from edge.bundle import Bundle, newest
 from edge.data import REPORT, Dataset, match_labels, open_dataset
 from edge.engine import Engine, check_fit
 from edge.errors import EdgeError
-from edge.events import SILENT
-from edge.measure import latency, outputs
+from edge.events import SILENT, Events
+from edge.measure import latency
+from edge.measure.outputs import sample
 from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
 from edge.report import gate, text
 from edge.report.engine import Judge, bench_engine, noise
-from edge.report.options import Bars, BenchOptions
+from edge.report.options import BenchOptions
 from edge.report.page import Photo
 from edge.report.result import Compared, Result
 
@@ -36,7 +37,7 @@ class Bench:
     photos: tuple[Photo, ...] = ()
 
 
-def bench(options: BenchOptions, bars: Bars = SILENT.progress) -> Bench:
+def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
     """Measure every bundle, compare several turn by turn, judge them by the gate.
 
     Raises:
@@ -53,11 +54,11 @@ def bench(options: BenchOptions, bars: Bars = SILENT.progress) -> Bench:
     judges = [judge_of(options, bundle, opened) for bundle in bundles]
     labelled = all(judge.labelled(bundle) for bundle, judge in zip(bundles, judges, strict=True))
     gate.check_needs(conditions, accuracy=labelled, baseline=baseline, batch=max(sizes))
-    benches = [bench_engine(bundle, sizes, judge, options, bars) for bundle, judge in zip(bundles, judges, strict=True)]
+    benches = [bench_engine(bundle, sizes, judge, options, events) for bundle, judge in zip(bundles, judges, strict=True)]
     results = [result for result, _ in benches]
     result, titles, several = results[0], text.names(results), len(bundles) > 1
     if several:
-        compared = _compare([bundle.path for bundle in bundles], max(sizes), options.plan, bars)
+        compared = _compare([bundle.path for bundle in bundles], max(sizes), options.plan, events)
         result = replace(result, engines=tuple(results), comparison=compared)
     if baseline is not None:
         result = replace(result, baseline=text.changes(result, baseline, str(options.baseline)))
@@ -94,12 +95,12 @@ def judge_of(options: BenchOptions, bundle: Bundle, opened: Callable[[str], Data
 
 def _opened(spec: str, *, images: int) -> Dataset:
     dataset = open_dataset(spec, REPORT)
-    return dataset.subset(outputs.sample(len(dataset), images))
+    return dataset.subset(sample(len(dataset), images))
 
 
-def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, bars: Bars) -> tuple[Compared, ...]:
+def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, events: Events) -> tuple[Compared, ...]:
     """The bundles turn by turn, as paired ratios to the first; one named twice is compared with itself."""
-    with ExitStack() as opened, bars("compare", "turn") as progress:
+    with ExitStack() as opened, events.progress("compare", "turn") as progress:
         turns = {}
         for number, path in enumerate(paths):
             engine = opened.enter_context(Engine.load(path))

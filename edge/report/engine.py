@@ -13,12 +13,17 @@ from edge import backends
 from edge.bundle import REFERENCE, Bundle
 from edge.data import Dataset, batches
 from edge.engine import Engine
+from edge.events import Events
+from edge.graph import Outputs
 from edge.image import preprocess
-from edge.measure import energy, latency, load, machine, memory, outputs, quality, stages
+from edge.measure import energy, latency, load, machine, memory, quality, stages
 from edge.measure.causes import Causes, causes
-from edge.report.options import Bars, BenchOptions
+from edge.measure.outputs import cached, collect, sample
+from edge.measure.quality import Gain, Sensitivity
+from edge.measure.regions import Drift, drift
+from edge.report.options import BenchOptions
 from edge.report.page import Photo, photos
-from edge.report.result import Memory, Ranked, Regions, Result, Run, Sensitivity
+from edge.report.result import Memory, Result, Run
 from edge.spec import ImageSpec, to_plain
 from edge.stages import Timing
 
@@ -49,12 +54,14 @@ class Judged:
 
     peak_rss: float | None
     accuracy: quality.Quality | None = None
-    regions: Regions | None = None
+    regions: Drift | None = None
     photos: tuple[Photo, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def bench_engine(bundle: Bundle, sizes: Sequence[int], judge: Judge, options: BenchOptions, bars: Bars) -> tuple[Result, tuple[Photo, ...]]:
+def bench_engine(
+    bundle: Bundle, sizes: Sequence[int], judge: Judge, options: BenchOptions, events: Events
+) -> tuple[Result, tuple[Photo, ...]]:
     """Everything about one bundle, and photographs for the page.
 
     Args:
@@ -72,10 +79,10 @@ def bench_engine(bundle: Bundle, sizes: Sequence[int], judge: Judge, options: Be
         largest, layers, described = sweep[-1], engine.layers() or None, machine.describe()
         engine_mb = memory.resident_mb()
         streams = load.streams(lambda: engine.infer(images), options.streams, images=len(images)) if options.streams else None
-        soak = _soak(engine, images, options.duration, bars) if options.duration else None
+        soak = _soak(engine, images, options.duration, events) if options.duration else None
         joules = _energy(engine, images)
         stages_ms = _stages(engine, images, largest.latency_ms.p50, judge.dataset)
-        judged = _judged(engine, judge, largest.batch, options, bars) if judge.dataset is not None else Judged(memory.peak_mb())
+        judged = _judged(engine, judge, largest.batch, options, events) if judge.dataset is not None else Judged(memory.peak_mb())
     reasons = (*largest.reasons, *(f"soak: {reason}" for reason in (soak.reasons if soak else ())))
     result = Result(
         **{**vars(largest), "valid": largest.valid and not reasons, "reasons": reasons},
@@ -121,7 +128,7 @@ def gate_of_build(found: Any) -> Sensitivity | None:
             map_drop=float(found["map_drop"]),
             map_drop_all_int8=float(found["map_drop_all_int8"]),
             returned_to_float=tuple(str(unit) for unit in found["returned_to_float"]),
-            ranking=tuple(Ranked(str(one["unit"]), *(float(one[name]) for name in gains)) for one in found["ranking"]),
+            ranking=tuple(Gain(str(one["unit"]), *(float(one[name]) for name in gains)) for one in found["ranking"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -130,9 +137,9 @@ def gate_of_build(found: Any) -> Sensitivity | None:
 def _latency(engine: Engine, images: np.ndarray, plan: latency.Plan) -> Run:
     before = machine.state()
     measured = latency.measure(lambda: engine.infer(images), images=len(images), plan=plan)
-    disturbed = machine.between(before, machine.state())
+    disturbed, disturbance = machine.between(before, machine.state())
     # What happened to the machine comes first: it is the cause of the rest.
-    reasons = (*disturbed.reasons, *latency.judge(measured, plan).reasons)
+    reasons = (*disturbed, *latency.judge(measured, plan))
     return Run(
         batch=len(images),
         latency_ms=measured.percentiles,
@@ -143,19 +150,19 @@ def _latency(engine: Engine, images: np.ndarray, plan: latency.Plan) -> Run:
         warm_up=measured.warm_up,
         valid=not reasons,
         reasons=reasons,
-        disturbance=disturbed.facts,
+        disturbance=disturbance,
     )
 
 
-def _soak(engine: Engine, images: np.ndarray, seconds: float, bars: Bars) -> load.Soak:
-    with bars("soak", "window") as progress:
+def _soak(engine: Engine, images: np.ndarray, seconds: float, events: Events) -> load.Soak:
+    with events.progress("soak", "window") as progress:
         return load.soak(lambda: engine.infer(images), seconds, progress=progress)
 
 
 def _stages(engine: Engine, images: np.ndarray, p50_ms: float, dataset: Dataset | None) -> dict[str, float]:
     found: dict[str, float] = {}
     if dataset is not None:
-        some = outputs.sample(len(dataset), STAGE_IMAGES)
+        some = sample(len(dataset), STAGE_IMAGES)
         spec = engine.bundle.image
         found = stages.of_images(lambda index: dataset[index].image, lambda image: preprocess(image, spec), some, len(images))
     return found | stages.of_engine(lambda: _seconds(engine, images), p50_ms)
@@ -174,16 +181,17 @@ def _energy(engine: Engine, images: np.ndarray) -> energy.Energy | energy.NoEner
     return energy.per_image(lambda: engine.infer(images), len(images), source)
 
 
-def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, bars: Bars) -> Judged:
+def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, events: Events) -> Judged:
     """Accuracy and drift against the FP32 graph, image by image; photographs for the page."""
     bundle, dataset, notes = engine.bundle, judge.dataset, []
     assert dataset is not None
-    with bars("accuracy") as progress:
-        mine = outputs.collect(engine.infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+    with events.progress("accuracy") as progress:
+        done = collect(engine.infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
     peak_rss = memory.peak_mb()  # the engine's own: what the reference takes on top is not its cost
-    if mine.waiting_s > mine.inferring_s:
+    mine = done.outputs
+    if done.waiting_s > done.inferring_s:
         notes.append(
-            f"the accuracy pass was bound by decode: {mine.waiting_s:.1f} s waiting for images, {mine.inferring_s:.1f} s in the engine"
+            f"the accuracy pass was bound by decode: {done.waiting_s:.1f} s waiting for images, {done.inferring_s:.1f} s in the engine"
         )
     support = backends.probe("onnxruntime")
     reference = None
@@ -196,40 +204,40 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, bar
             "input": to_plain(bundle.image),
             "onnxruntime": support.version,
         }
-        reference = outputs.cached(key, lambda: _reference(bundle, dataset, bars))
+        reference = cached(key, lambda: _reference(bundle, dataset, events))
     accuracy = quality.accuracy(mine, reference, dataset, options.score_threshold) if judge.labelled(bundle) else None
     if accuracy and reference:
         try:
-            accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, bars))
+            accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, events))
         except ImportError as error:
             notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
-    drift = quality.drifted(mine, reference)
+    moved = drift(mine, reference) if reference else None
     return Judged(
         peak_rss,
         accuracy,
-        Regions(**drift.plain()) if drift else None,
-        tuple(photos(dataset, mine, reference, drift, bundle)) if options.photos and reference and drift else (),
+        moved,
+        tuple(photos(dataset, mine, reference, bundle)) if options.photos and reference and moved else (),
         tuple(notes),
     )
 
 
-def _reference(bundle: Bundle, dataset: Dataset, bars: Bars) -> outputs.Outputs:
+def _reference(bundle: Bundle, dataset: Dataset, events: Events) -> Outputs:
     from edge.backends.onnxruntime import Session
 
     session = Session(bundle.read_file(REFERENCE))
-    with bars("reference") as progress:
-        return outputs.collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress)
+    with events.progress("reference") as progress:
+        return collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress).outputs
 
 
-def _causes(bundle: Bundle, mine: outputs.Outputs, reference: outputs.Outputs, dataset: Dataset, bars: Bars) -> Causes | None:
+def _causes(bundle: Bundle, mine: Outputs, reference: Outputs, dataset: Dataset, events: Events) -> Causes | None:
     """The drop in mAP by what caused it; None for a model without a local stream."""
     assert dataset.labels is not None
-    with bars("causes") as progress:
+    with events.progress("causes") as progress:
         return causes(
             bundle.read_file(REFERENCE),
             lambda indices: batches(dataset.subset(indices), bundle.image, REFERENCE_BATCH),
-            mine.values,
-            reference.values,
+            mine,
+            reference,
             dataset.labels,
             progress=progress,
         )

@@ -1,23 +1,14 @@
-"""What a bench is asked for, and how it tells of its progress."""
+"""What a bench is asked for."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from edge.errors import EdgeError
-from edge.events import Progress
 from edge.measure.latency import Plan
 
 STANDARD = Plan()
-
-
-class Bars(Protocol):
-    """Opens a progress bar for a stage; what it yields is called with (done, total)."""
-
-    def __call__(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]: ...
 
 
 @dataclass(frozen=True)

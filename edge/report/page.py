@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+from edge import charts
 from edge.bundle import Bundle
+from edge.charts.marks import figure
 from edge.data import Dataset
+from edge.graph import Outputs
 from edge.measure import machine
-from edge.measure.outputs import Outputs
 from edge.measure.quality import Quality
-from edge.measure.regions import Drift
+from edge.measure.regions import region_iou
 from edge.measure.stages import STAGES
-from edge.report import charts, style, text
-from edge.report.result import Facts, Result
+from edge.plain import Json, to_plain
+from edge.report import style, text
+from edge.report.result import Result
 
 STRIP = 6  # photographs with regions drawn over them
 SIDE = 240  # pixels of their longer side
@@ -50,11 +53,10 @@ class Photo:
     iou: float
 
 
-def photos(dataset: Dataset, engine: Outputs, reference: Outputs, drift: Drift, bundle: Bundle) -> list[Photo]:
+def photos(dataset: Dataset, engine: Outputs, reference: Outputs, bundle: Bundle) -> list[Photo]:
     """From the image whose regions moved most to one where they did not, at even steps."""
-    known = np.isfinite(drift.iou)
     # A region of a class the reference did not choose overlaps with nothing it looked at.
-    iou = np.where(known, drift.iou, 0.0).mean(axis=1)
+    iou = np.nan_to_num(region_iou(engine, reference)).mean(axis=1)
     order = np.argsort(iou, kind="stable")
     picked = order[np.unique(np.linspace(0, len(order) - 1, STRIP).round().astype(int))]
     return [_photo(dataset, int(index), engine, reference, bundle, float(iou[index])) for index in picked]
@@ -78,12 +80,13 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _section(
             "Notes", "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in text.facts(result)) + "</dl>"
         ),
-        _section("Machine", _table(("", ""), _described(result.machine))),
+        _section("Machine", _table(("", ""), _described(to_plain(result.machine)))),
     ]
     title = Path(result.bundle).name
     verdict = "valid" if result.valid else "invalid"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>{escape(title)} – bench</title><style>{style.SHEET}</style></head><body><main>"
         f'<header><p class="kicker">mcar-edge bench</p><h1>{escape(title)}</h1>'
         f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result.machine))}</p></header>'
@@ -114,8 +117,8 @@ def _filled(names: Iterable[str]) -> Iterator[str]:
 def _cards(result: Result) -> str:
     accuracy, regions, memory, ms = result.accuracy, result.regions, result.memory_mb, result.latency_ms
     cards = [
-        (f"{charts.figure(ms.p50)} ms", f"p50 of a batch of {result.batch}; p99 {charts.figure(ms.p99)} ms"),
-        (f"{charts.figure(result.throughput_images_per_s)}", "images per second"),
+        (f"{figure(ms.p50)} ms", f"p50 of a batch of {result.batch}; p99 {figure(ms.p99)} ms"),
+        (f"{figure(result.throughput_images_per_s)}", "images per second"),
         (text.number(accuracy.map if accuracy else None, 2), f"mAP on {accuracy.images if accuracy else 'no'} images"),
         (text.drop_short(accuracy), f"points of mAP lost against FP32{_between(accuracy)}"),
         (text.percent(regions.class_agreement if regions else None), "of the region classes agree with FP32"),
@@ -202,7 +205,7 @@ def _sensitivity(result: Result) -> str:
     returned = gated.returned_to_float
     note = "Points of mAP that one part of the network gives back when it alone returns to float, on the validation images of the build. "
     note += f"In float here: {', '.join(returned)}." if returned else "None is in float here."
-    ranking = [(one.unit, one.map_points) for one in gated.ranking[:SENSITIVE]]
+    ranking = [charts.Bar(one.unit, one.map_points) for one in gated.ranking[:SENSITIVE]]
     return _section("Sensitivity", charts.bars(ranking, unit="points of mAP"), note)
 
 
@@ -250,11 +253,11 @@ def _photo(dataset: Dataset, index: int, engine: Outputs, reference: Outputs, bu
     packed = io.BytesIO()
     picture.save(packed, "JPEG", quality=82)
     uri = "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
-    chosen = [_regions(outputs.values, index, bundle) for outputs in (engine, reference)]
+    chosen = [_regions(outputs, index, bundle) for outputs in (engine, reference)]
     return Photo(sample.name, uri, *picture.size, chosen[0], chosen[1], iou)
 
 
-def _regions(values: Mapping[str, np.ndarray], index: int, bundle: Bundle) -> tuple[tuple[str, tuple[float, ...]], ...]:
+def _regions(values: Outputs, index: int, bundle: Bundle) -> tuple[tuple[str, tuple[float, ...]], ...]:
     boxes, classes = values["regions"][index] / bundle.image.size, values["region_classes"][index]
     return tuple((bundle.model.labels[c], tuple(box)) for box, c in zip(boxes.tolist(), classes.tolist(), strict=True))
 
@@ -273,7 +276,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _described(facts: Facts) -> list[list[str]]:
+def _described(facts: Mapping[str, Json]) -> list[list[str]]:
     rows = []
     for name, value in facts.items():
         if isinstance(value, Mapping):

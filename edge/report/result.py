@@ -12,10 +12,10 @@ from typing import Any
 from edge.measure.energy import Energy, NoEnergy
 from edge.measure.latency import Percentiles
 from edge.measure.load import Soak, Streams
-from edge.measure.quality import Quality
-from edge.report.plain import LEFT_OUT, from_plain, to_plain
-
-Facts = Mapping[str, Any]  # an open table of JSON types: what is in it depends on machine and backend
+from edge.measure.machine import Disturbance, Machine
+from edge.measure.quality import Quality, Sensitivity
+from edge.measure.regions import Drift
+from edge.plain import LEFT_OUT, Json, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
         samples_ms: every call, in the order made.
         warm_up: calls before these.
         reasons: why the run may not be believed; empty when it is valid.
-        disturbance: what happened to the machine meanwhile (``edge.measure.machine.between``).
+        disturbance: what happened to the machine meanwhile.
     """
 
     batch: int
@@ -41,17 +41,7 @@ class Run:
     warm_up: int
     valid: bool
     reasons: tuple[str, ...]
-    disturbance: Facts
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Region drift against the graph in FP32 (``edge.measure.regions.Drift``); None for what there is none of."""
-
-    class_agreement: float | None
-    mean_iou: float | None
-    iou_above: float | None
-    images_changed: float | None
+    disturbance: Disturbance
 
 
 @dataclass(frozen=True)
@@ -61,27 +51,6 @@ class Memory:
     peak_rss: float | None
     engine: float | None
     bundle: float | None
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """What a part of the network gives back when it alone returns to float."""
-
-    unit: str
-    map_points: float
-    score_error: float
-    class_agreement: float
-    mean_iou: float
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What the gate of the build found on its validation images; drops in points of mAP, the ranking dearest first."""
-
-    map_drop: float
-    map_drop_all_int8: float
-    returned_to_float: tuple[str, ...]
-    ranking: tuple[Ranked, ...]
 
 
 @dataclass(frozen=True)
@@ -152,14 +121,14 @@ class Result(Run):
     float16: str | None
     load_ms: float
     first_ms: float
-    layers: Facts | None
+    layers: Mapping[str, Any] | None  # as the vendor library tells them
     sweep: tuple[Run, ...]
-    machine: Facts
+    machine: Machine
     energy: Energy | NoEnergy | None
     stages_ms: Mapping[str, float]
     memory_mb: Memory
     accuracy: Quality | None
-    regions: Regions | None
+    regions: Drift | None
     sensitivity: Sensitivity | None
     warnings: tuple[str, ...]
     streams: Streams | None = field(default=None, metadata=LEFT_OUT)
@@ -179,12 +148,11 @@ class Result(Run):
         engines = tuple(one.worded(said) for one in self.engines) if self.engines else None
         return replace(self, warnings=tuple(map(said, self.warnings)), engines=engines)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Json]:
         """The content of the JSON file."""
-        content: dict[str, Any] = to_plain(self)
-        return content
+        return to_plain(self)
 
     @classmethod
-    def from_plain(cls, content: object) -> Result:
-        """From the content of a JSON file, be it of an earlier version: see ``edge.report.plain``."""
+    def from_plain(cls, content: Json) -> Result:
+        """From the content of a JSON file, be it of an earlier version: see ``edge.plain``."""
         return from_plain(cls, content)

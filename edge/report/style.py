@@ -1,16 +1,6 @@
-"""The style sheet of the report page. Colours are variables with a light and a dark value; paper is always light."""
+"""The style sheet of the report page; paper is always light."""
 
-LIGHT = """
---bg:#f6f6f3;--card:#fff;--ink:#1a1e23;--soft:#5b6570;--line:#e2e4e7;--grid:#e8eaed;--inside:#fff;
---c0:#2563c9;--c1:#d9730d;--c2:#1f8a5b;--c3:#a33bb5;--c4:#c0392b;--c5:#7a8691;--good:#1f7a51;--bad:#b5331f;
-"""
-
-DARK = """
---bg:#13161a;--card:#1b1f25;--ink:#e8eaed;--soft:#9aa4af;--line:#2c323a;--grid:#2a3038;--inside:#13161a;
---c0:#6ea8ff;--c1:#ffa657;--c2:#56c596;--c3:#d58be3;--c4:#ff7b72;--c5:#8b98a5;--good:#56c596;--bad:#ff8a80;
-"""
-
-_SERIES = "".join(f".f{i}{{fill:var(--c{i})}}.o{i},.l{i}{{fill:none;stroke-width:2;stroke:var(--c{i})}}" for i in range(6))
+from edge.charts.marks import DARK, LIGHT, STYLE
 
 SHEET = f"""
 :root{{color-scheme:light dark;{LIGHT}}}
@@ -47,16 +37,7 @@ dl{{display:grid;grid-template-columns:max-content 1fr;gap:5px 18px;margin:0;fon
 dt{{color:var(--soft)}}dd{{margin:0;overflow-wrap:anywhere}}
 svg{{display:block;width:100%;height:auto}}
 svg+svg{{margin-top:8px}}
-svg text{{fill:var(--ink);font-size:12px}}
-text.small{{fill:var(--soft);font-size:11px;font-variant-numeric:tabular-nums}}
-text.label{{font-weight:600}}
-text.inside{{fill:var(--inside);font-size:11px}}
-{_SERIES}.faint{{opacity:.55}}
-.grid{{stroke:var(--grid)}}
-.mark{{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:3 2}}
-.join{{stroke:var(--soft);stroke-width:1.5}}
-.reference{{stroke:var(--soft);stroke-dasharray:5 4}}
-.front{{fill:none;stroke:var(--soft);stroke-width:1.5}}
+{STYLE}
 .strip{{display:grid;grid-template-columns:repeat(auto-fill,minmax(280px,1fr));gap:18px}}
 figure{{margin:0}}
 figcaption{{margin-top:6px}}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge.charts import Bar
 from edge.measure import machine
 from edge.measure.energy import Energy
 from edge.measure.quality import Quality
@@ -117,7 +118,7 @@ def changes(result: Result, baseline: Result, file: str) -> Changes:
         "backend": baseline.backend == result.backend,
         "precision": baseline.precision == result.precision,
         "batch": baseline.batch == result.batch,
-        "machine": baseline.machine.get("cpu") == result.machine.get("cpu"),
+        "machine": baseline.machine.cpu == result.machine.cpu,
     }
     return Changes(file, moved, tuple(name for name, same in compared.items() if not same))
 
@@ -178,15 +179,16 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return "–" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
-def causes(accuracy: Quality | None) -> list[tuple[str, float]]:
+def causes(accuracy: Quality | None) -> list[Bar]:
     """The parts of a drop by name, in the order in which the engine decides."""
     split = accuracy.causes if accuracy else None
     if split is None:
         return []
-    return [("scores", split.scores), ("swapped classes", split.classes), ("moved boxes", split.boxes), ("local stream", split.local)]
+    named = {"scores": split.scores, "swapped classes": split.classes, "moved boxes": split.boxes, "local stream": split.local}
+    return [Bar(name, points) for name, points in named.items()]
 
 
 def drop_short(accuracy: Quality | None) -> str:
@@ -245,7 +247,7 @@ def _accuracy(result: Result) -> list[tuple[str, str]]:
         found.append(("worst", ", ".join(f"{name} {-lost:+.1f}" for name, lost in accuracy.worst) + " (AP against FP32)"))
     parts = causes(accuracy)
     if parts:
-        split = ", ".join(f"{name} {signed(points)}" for name, points in parts)
+        split = ", ".join(f"{name} {signed(points)}" for name, points, *_ in parts)
         found.append(("causes", f"of the drop of {drop_short(accuracy)} points: {split}"))
     return found
 

@@ -9,8 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edge import backends
+from edge.bundle import Bundle, write_bundle
+from edge.graph import Graph
+from edge.spec import ImageSpec, ModelSpec, TargetSpec
+
 FAKES = Path(__file__).parent / "fakes"
-FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda", "fake_trt_plugin")
+FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda")
 
 
 def make_small_graph(precision: str = "fp32", *, regions: bool = False, size: int = 32) -> bytes:
@@ -62,6 +67,24 @@ def make_small_graph(precision: str = "fp32", *, regions: bool = False, size: in
 @pytest.fixture(scope="session")
 def small_graph():
     return make_small_graph
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """A function (folder, graph as bytes, target, what builds the engine, facts) → the small graph's bundle."""
+
+    def write(folder: Path, proto: bytes, target: TargetSpec, build_engine=None, **facts) -> Bundle:
+        return write_bundle(
+            folder,
+            graph=Graph(proto, ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32)),
+            reference=proto,
+            lowered=proto,
+            target=target,
+            build_engine=build_engine or backends.backend(target.backend).build,
+            facts={"tools": {target.backend: backends.probe(target.backend).version}, **facts},
+        )
+
+    return write
 
 
 @pytest.fixture

@@ -10,13 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edge import Engine, backends, doctor
+from edge import Engine, doctor
 from edge.backends.onnxruntime import Session
-from edge.bundle import write_bundle
 from edge.errors import EdgeError
-from edge.graph import Graph
 from edge.pipeline import BuildOptions, rebuild
-from edge.spec import ImageSpec, ModelSpec, TargetSpec
+from edge.spec import TargetSpec
 
 
 @pytest.fixture
@@ -24,24 +22,10 @@ def images():
     return np.random.default_rng(2).standard_normal((2, 3, 32, 32)).astype(np.float32)
 
 
-def bundled(folder, proto, target, build_engine, **facts):
-    graph = Graph(proto, ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32))
-    tools = {target.backend: backends.probe(target.backend).version}
-    return write_bundle(
-        folder,
-        graph=graph,
-        reference=proto,
-        lowered=proto,
-        target=target,
-        build_engine=build_engine,
-        facts={"tools": tools, **facts},
-    )
-
-
 @pytest.fixture
-def on_the_device(fake_tensorrt, small_graph, tmp_path):
+def on_the_device(bundled, fake_tensorrt, small_graph, tmp_path):
     fake_tensorrt("10.3")
-    return bundled(tmp_path / "bundle", small_graph(), TargetSpec("tensorrt", "fp32", (1, 3)), backends.backend("tensorrt").build)
+    return bundled(tmp_path / "bundle", small_graph(), TargetSpec("tensorrt", "fp32", (1, 3)))
 
 
 def test_an_application_loads_it_and_batches_between_are_padded(on_the_device, small_graph, images):
@@ -67,22 +51,20 @@ def test_the_application_may_bring_its_pycuda_context(on_the_device, images):
         assert engine.infer(images)["scores"].shape == (2, 16)
 
 
-def test_an_engine_of_the_cpu_refuses_cuda_and_device_arrays(small_graph, tmp_path, images):
-    bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)), backends.backend("onnxruntime").build)
+def test_an_engine_of_the_cpu_refuses_cuda_and_device_arrays(bundled, small_graph, tmp_path, images):
+    bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)))
     with pytest.raises(EdgeError, match="needs an engine on a GPU"):
         Engine.load(bundle.path, cuda="pycuda")
     with Engine.load(bundle.path) as engine, pytest.raises(EdgeError, match="needs an engine on a GPU"):
         engine.infer(SimpleNamespace(__cuda_array_interface__={"shape": images.shape}))
 
 
-def test_a_plugin_changed_after_the_build_is_never_loaded(fake_tensorrt, small_graph, tmp_path, monkeypatch):
+def test_a_plugin_changed_after_the_build_is_never_loaded(bundled, fake_tensorrt, small_graph, tmp_path, monkeypatch):
     fake = fake_tensorrt("10.16")
     library = tmp_path / "libedge_plugin.so"
     library.write_bytes(b"edge plugin")
     monkeypatch.setenv("EDGE_TENSORRT_PLUGIN", str(library))
-    bundle = bundled(
-        tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)), backends.backend("tensorrt").build
-    )
+    bundle = bundled(tmp_path / "bundle", small_graph(regions=True), TargetSpec("tensorrt", "fp32", (1,)))
     assert "engine.plugin.so" in bundle.manifest["files"]
     (bundle.path / "engine.plugin.so").write_bytes(b"edge plugiN")
     with pytest.raises(EdgeError, match=r"engine\.plugin\.so was changed"):
@@ -90,7 +72,7 @@ def test_a_plugin_changed_after_the_build_is_never_loaded(fake_tensorrt, small_g
     assert fake.tensorrt.get_plugin_registry().get_creator("RoiResize", "1", "edge") is None
 
 
-def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tensorrt, small_graph, tmp_path, monkeypatch, images):
+def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(bundled, fake_tensorrt, small_graph, tmp_path, monkeypatch, images):
     def on_the_host(lowered, target, folder):
         (folder / "engine.plan.z").write_bytes(b"for RTX")
         return {"payload": "engine.plan.z"}
@@ -108,8 +90,8 @@ def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(fake_tenso
         assert engine.infer(images)["scores"].shape == (2, 16)
 
 
-def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(fake_tensorrt, small_graph, tmp_path, monkeypatch):
-    host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)), backends.backend("onnxruntime").build)
+def test_a_graph_that_must_be_lowered_says_that_onnx_is_missing(bundled, fake_tensorrt, small_graph, tmp_path, monkeypatch):
+    host = bundled(tmp_path / "host", small_graph(), TargetSpec("onnxruntime", "fp32", (1,)))
     fake_tensorrt("10.3")
     monkeypatch.setitem(sys.modules, "edge.lower", None)
     monkeypatch.delattr("edge.lower", raising=False)

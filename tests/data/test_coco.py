@@ -11,16 +11,14 @@ from edge.data import REPORT, open_dataset
 from edge.errors import EdgeError
 from edge.labels import COCO_CLASSES
 
-Tree = Callable[..., Path]
 SPLITS = {"train": [(9, [3, 3, 1]), (4, [90]), (7, [])], "val": [(5, [1])]}
 
 
-def test_classes_are_alphabetical_and_images_without_annotations_left_out(coco_tree: Tree) -> None:
+def test_classes_are_alphabetical_and_images_without_annotations_left_out(coco_tree) -> None:
     root = coco_tree(SPLITS)
     train = open_dataset(f"coco2014:{root}", "train")
     assert train.classes == ("apple", "person", "zebra")
     assert [train[index].name for index in range(len(train))] == ["COCO_train2014_000000000004.jpg", "COCO_train2014_000000000009.jpg"]
-    assert train.labels is not None
     assert train.labels.tolist() == [[1, -1, -1], [-1, 1, 1]]
     assert abs(int(train[1].image[0, 0, 0]) - 90) < 3
 
@@ -29,21 +27,21 @@ def test_the_official_class_order_is_the_alphabetical_one() -> None:
     assert list(COCO_CLASSES) == sorted(COCO_CLASSES)
 
 
-def test_test_and_report_mean_val(coco_tree: Tree) -> None:
+def test_test_and_report_mean_val(coco_tree) -> None:
     root = coco_tree(SPLITS)
     for split in ("val", "test", REPORT):
         found = open_dataset(f"coco2014:{root}", split)
         assert (found.split, len(found), found.report_split, found.splits) == ("val", 1, "val", ("train", "val"))
 
 
-def test_images_may_lie_under_images(coco_tree: Tree) -> None:
+def test_images_may_lie_under_images(coco_tree) -> None:
     root = coco_tree(SPLITS)
     (root / "images").mkdir()
     (root / "train2014").rename(root / "images" / "train2014")
     assert open_dataset(f"coco2014:{root}", "train")[0].image.shape[2] == 3
 
 
-def test_missing_parts_are_named(coco_tree: Tree, tmp_path: Path) -> None:
+def test_missing_parts_are_named(coco_tree, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="no folder"):
         open_dataset(f"coco2014:{tmp_path / 'absent'}", "train")
     root = coco_tree({"val": SPLITS["val"]})
@@ -80,7 +78,7 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (damage(lambda c: c["images"][0].update(file_name="../x.jpg")), r"no file .*\.\./x.jpg"),
     ],
 )
-def test_damaged_annotations_are_refused_by_name(coco_tree: Tree, change: Callable[[str], str], message: str) -> None:
+def test_damaged_annotations_are_refused_by_name(coco_tree, change: Callable[[str], str], message: str) -> None:
     root = coco_tree(SPLITS)
     path = root / "annotations" / "instances_train2014.json"
     path.write_text(change(path.read_text()))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,12 @@ import pytest
 from edge.data import REPORT, open_dataset
 from edge.errors import EdgeError
 
-Tree = Callable[..., Path]
 
-
-def test_a_csv_folder_is_read(csv_tree: Tree) -> None:
+def test_a_csv_folder_is_read(csv_tree) -> None:
     root = csv_tree("a.png,train,cat;dog", "b.png,test,emu", "sub/c.png,train,", '"d,1.png",train, dog ; cat;dog')
     train, test = open_dataset(f"csv:{root}", "train"), open_dataset(f"csv:{root}", "test")
     assert train.classes == test.classes == ("cat", "dog", "emu")
     assert (train.name, train.split, train.splits, train.report_split) == ("things", "train", ("train", "test"), "test")
-    assert train.labels is not None
     assert train.labels.dtype == np.int8
     assert train.labels.tolist() == [[1, 1, -1], [-1, -1, -1], [1, 1, -1]]
     assert [train[index].name for index in range(len(train))] == ["a.png", "sub/c.png", "d,1.png"]
@@ -25,20 +21,19 @@ def test_a_csv_folder_is_read(csv_tree: Tree) -> None:
     assert open_dataset(f"csv:{root}", REPORT).split == "test"
 
 
-def test_classes_txt_rules_names_and_order(csv_tree: Tree) -> None:
+def test_classes_txt_rules_names_and_order(csv_tree) -> None:
     root = csv_tree("a.png,train,dog", classes="zebra\ndog\n\ncat\n")
     dataset = open_dataset(f"csv:{root}", "train")
     assert dataset.classes == ("zebra", "dog", "cat")
-    assert dataset.labels is not None
     assert dataset.labels.tolist() == [[-1, 1, -1]]
 
 
-def test_a_mark_at_the_start_and_more_columns_do_not_matter(csv_tree: Tree) -> None:
+def test_a_mark_at_the_start_and_more_columns_do_not_matter(csv_tree) -> None:
     root = csv_tree("a.png,dog,me,train", header="\ufeffimage,labels,who,split")
     assert open_dataset(f"csv:{root}", "train").classes == ("dog",)
 
 
-def test_report_is_val_where_there_is_no_test(csv_tree: Tree) -> None:
+def test_report_is_val_where_there_is_no_test(csv_tree) -> None:
     root = csv_tree("a.png,train,dog", "b.png,val,dog")
     assert open_dataset(f"csv:{root}", REPORT).split == open_dataset(f"csv:{root}", "train").report_split == "val"
 
@@ -59,7 +54,7 @@ def test_report_is_val_where_there_is_no_test(csv_tree: Tree) -> None:
         ([], r"names no image"),
     ],
 )
-def test_a_damaged_table_is_refused_with_its_line(csv_tree: Tree, lines: list[str], message: str) -> None:
+def test_a_damaged_table_is_refused_with_its_line(csv_tree, lines: list[str], message: str) -> None:
     root = csv_tree()
     (root / "labels.csv").write_text("\n".join(["image,split,labels", *lines]) + "\n")
     with pytest.raises(EdgeError, match=message):
@@ -67,12 +62,12 @@ def test_a_damaged_table_is_refused_with_its_line(csv_tree: Tree, lines: list[st
 
 
 @pytest.mark.parametrize("header", ["", "picture,split,labels", "image,split", "image,image,split,labels"])
-def test_a_header_without_the_columns_is_refused(csv_tree: Tree, header: str) -> None:
+def test_a_header_without_the_columns_is_refused(csv_tree, header: str) -> None:
     with pytest.raises(EdgeError, match=r"line 1: .*image,split,labels"):
         open_dataset(f"csv:{csv_tree(header=header)}", "train")
 
 
-def test_a_missing_image_is_named_with_its_line(csv_tree: Tree) -> None:
+def test_a_missing_image_is_named_with_its_line(csv_tree) -> None:
     root = csv_tree("a.png,test,dog", "b.png,train,dog", "c.png,train,dog")
     (root / "images" / "c.png").unlink()
     with pytest.raises(EdgeError, match=r"labels.csv, line 4: there is no file .*images/c.png. Restore it"):
@@ -80,7 +75,7 @@ def test_a_missing_image_is_named_with_its_line(csv_tree: Tree) -> None:
     assert len(open_dataset(f"csv:{root}", "test")) == 1
 
 
-def test_an_unknown_class_is_named_with_its_line(csv_tree: Tree) -> None:
+def test_an_unknown_class_is_named_with_its_line(csv_tree) -> None:
     root = csv_tree("a.png,train,dog", "b.png,train,dgo", classes="cat\ndog\n")
     with pytest.raises(EdgeError, match=r"line 3: 'dgo' is not in .*classes.txt"):
         open_dataset(f"csv:{root}", "train")
@@ -89,13 +84,13 @@ def test_an_unknown_class_is_named_with_its_line(csv_tree: Tree) -> None:
         open_dataset(f"csv:{root}", "train")
 
 
-def test_a_missing_split_names_those_present(csv_tree: Tree) -> None:
+def test_a_missing_split_names_those_present(csv_tree) -> None:
     root = csv_tree("a.png,training,dog", "b.png,test,dog")
     with pytest.raises(EdgeError, match=r"no split 'train'; it has training and test"):
         open_dataset(f"csv:{root}", "train")
 
 
-def test_missing_folders_and_binary_tables_are_refused(csv_tree: Tree, tmp_path: Path) -> None:
+def test_missing_folders_and_binary_tables_are_refused(csv_tree, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="no folder"):
         open_dataset(f"csv:{tmp_path / 'absent'}", "train")
     with pytest.raises(EdgeError, match=r"labels.csv: No such file"):
@@ -106,7 +101,7 @@ def test_missing_folders_and_binary_tables_are_refused(csv_tree: Tree, tmp_path:
         open_dataset(f"csv:{root}", "train")
 
 
-def test_the_digest_follows_labels_and_pixels(csv_tree: Tree) -> None:
+def test_the_digest_follows_labels_and_pixels(csv_tree) -> None:
     root = csv_tree("a.png,train,cat;dog", "b.png,train,dog")
     first = open_dataset(f"csv:{root}", "train").digest
     assert first == open_dataset(f"csv:{root}", "train").digest
@@ -117,7 +112,7 @@ def test_the_digest_follows_labels_and_pixels(csv_tree: Tree) -> None:
     assert len({first, second, open_dataset(f"csv:{root}", "train").digest}) == 3
 
 
-def test_large_data_is_digested_by_sizes(csv_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_data_is_digested_by_sizes(csv_tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = csv_tree("a.png,train,dog")
     monkeypatch.setattr("edge.data.files.MAX_DIGESTED", 10)
     first = open_dataset(f"csv:{root}", "train").digest

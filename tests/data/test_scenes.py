@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edge.data import scenes
-from edge.data.scenes import CLASSES, KINDS, SIZE, SPLITS, Scenes
+from edge.data.scenes import SIZE, SPLITS, Scenes
+from edge.data.shapes import CLASSES, KINDS
 from edge.errors import EdgeError
 
 
@@ -25,13 +26,6 @@ from edge.errors import EdgeError
 )
 def test_pixels_are_golden(seed: int, split: str, index: int, digest: str) -> None:
     assert hashlib.sha256(scenes.render(seed, split, index).tobytes()).hexdigest()[:16] == digest
-
-
-def test_images_are_rgb_bytes_and_fill_their_range() -> None:
-    image = scenes.render(0, "train", 3)
-    assert image.shape == (SIZE, SIZE, 3)
-    assert image.dtype == np.uint8
-    assert image.std() > 20
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ from PIL import Image
 
 from edge.data import REPORT, match_labels, open_dataset
 from edge.errors import EdgeError
-
-Tree = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
@@ -60,12 +57,11 @@ def test_images_are_decoded_only_when_asked_for(tmp_path: Path) -> None:
         dataset[0]
 
 
-def test_a_subset_keeps_order_labels_and_has_its_own_digest(csv_tree: Tree) -> None:
+def test_a_subset_keeps_order_labels_and_has_its_own_digest(csv_tree) -> None:
     root = csv_tree("a.png,train,cat", "b.png,train,dog", "c.png,train,")
     whole = open_dataset(f"csv:{root}", "train")
     part = whole.subset([2, 0])
     assert (len(part), part.name, part.split, part.splits, part.classes) == (2, "things", "train", ("train",), ("cat", "dog"))
-    assert part.labels is not None
     assert part.labels.tolist() == [[-1, -1], [1, -1]]
     assert [part[0].name, part[1].name] == ["c.png", "a.png"]
     assert part.subset([1])[0].name == "a.png"
@@ -75,20 +71,19 @@ def test_a_subset_keeps_order_labels_and_has_its_own_digest(csv_tree: Tree) -> N
             whole.subset(wrong)
 
 
-def test_labels_of_the_model_rule_the_columns(csv_tree: Tree) -> None:
+def test_labels_of_the_model_rule_the_columns(csv_tree) -> None:
     dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat', 'b.png,train,dog;cat')}", "train")
     assert match_labels(dataset, ("cat", "dog")) is dataset
     with pytest.warns(UserWarning, match="things has no labels for emu"):
         matched = match_labels(dataset, ["dog", "emu", "cat"])
     assert matched.classes == ("dog", "emu", "cat")
-    assert matched.labels is not None
     assert matched.labels.tolist() == [[-1, -1, 1], [1, -1, 1]]
     assert matched[1].name == "b.png"
     assert matched.digest != dataset.digest
-    assert matched.subset([1]).labels.tolist() == [[1, -1, 1]]  # type: ignore[union-attr]
+    assert matched.subset([1]).labels.tolist() == [[1, -1, 1]]
 
 
-def test_a_class_the_model_lacks_is_an_error(csv_tree: Tree) -> None:
+def test_a_class_the_model_lacks_is_an_error(csv_tree) -> None:
     dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat;yak')}", "train")
     with pytest.raises(EdgeError, match=r"the bundle does not know: yak. Rename .*cat, dog"):
         match_labels(dataset, ["cat", "dog"], "the bundle")
@@ -97,7 +92,6 @@ def test_a_class_the_model_lacks_is_an_error(csv_tree: Tree) -> None:
 def test_scenes_open_by_the_same_call() -> None:
     test = open_dataset("scenes", REPORT)
     assert test.split == "test"
-    assert test.labels is not None
     assert test.labels.shape == (len(test), len(test.classes))
     with pytest.raises(EdgeError, match=r"train and test"):
         open_dataset("scenes", "val")

@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from benchmarks.gpu import engines, run
+from benchmarks import participants
+from benchmarks.gpu import engines, report, run
 from benchmarks.participants import Participant
 from edge.backends import Support
 
@@ -84,8 +85,8 @@ def test_engines_are_compared_with_the_reference_and_timed_in_turns(small_bundle
         engines,
         "contenders",
         lambda args, built, batch: [
-            engines.OnGPU("mine", "onnxruntime", "fp32", "gpu-bundle", {"path": str(built["mine"]), "graphs": True}),
-            Participant("absent", "onnxruntime", "fp32", "session", {"path": str(tmp_path / "none.onnx")}),
+            Participant("mine", "onnxruntime", "fp32", partial(engines.bundle, built["mine"], graphs=True)),
+            Participant("absent", "onnxruntime", "fp32", partial(participants.session, tmp_path / "none.onnx")),
         ],
     )
     file = tmp_path / "found.json"
@@ -98,7 +99,7 @@ def test_engines_are_compared_with_the_reference_and_timed_in_turns(small_bundle
     assert row["class_agreement"] == 1.0
     assert row["p50_ms"] > 0
     assert list(found["answers"]) == ["absent, batch 1"]
-    table = "\n".join(run.engine_tables(found))
+    table = "\n".join(report.engine_tables(found))
     assert "| mine |" in table
     assert "- absent, batch 1 answered: " in table
 
@@ -116,8 +117,7 @@ def test_every_way_of_our_operations_into_tensorrt_is_built_once() -> None:
 def test_the_table_says_whether_the_crop_is_fast_enough() -> None:
     def table(percent: float) -> str:
         row = {"version": 5, "block_size": 128, "microseconds": 12.0, "percent_of_copy": percent}
-        made = run.Run(Path(), 0.0, result={"ladders": {"roi_resize": {"copy_gb_per_s": 4300, "rows": [row]}}})
-        return run.table(made, "a GPU")
+        return report.table({"ladders": {"roi_resize": {"copy_gb_per_s": 4300, "rows": [row]}}}, "a GPU")
 
     assert "- met: 80 % of the copy bandwidth or more" in table(83.5)
     assert "- NOT met: 80 % of the copy bandwidth or more" in table(70.0)

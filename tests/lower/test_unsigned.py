@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edge.cpu import needs_reduced_range
 from edge.lower.replace_ops import replace_ops
 from edge.lower.unsigned import unsigned
-from edge.processor import needs_reduced_range
 
 
 class Found:

@@ -13,41 +13,21 @@ from edge.errors import EdgeError
 from edge.measure.latency import Comparison, Latency, Plan, interleave, judge, measure, median_interval, timed, warm
 
 
-class Clock:
-    """Seconds that pass only in ``spend``."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def spend(self, seconds: float) -> None:
-        self.now += seconds
-
-
-def call_taking(clock: Clock, durations):
-    durations = iter(durations)
-    return lambda: clock.spend(next(durations))
-
-
-def turn_taking(clock: Clock, durations):
-    return timed(call_taking(clock, durations), clock)
+def turn_taking(clock, durations):
+    return timed(clock.call_taking(durations), clock)
 
 
 def milliseconds(values) -> Latency:
     return Latency(np.asarray(values, np.float64) / 1e3)
 
 
-def test_percentiles_of_a_known_run_are_exact():
-    clock = Clock()
+def test_percentiles_of_a_known_run_are_exact(clock):
     # Ten equal warm-up calls settle at once; then 1 … 101 ms in a shuffled order.
     counted = list(range(1, 102))
     random.Random(3).shuffle(counted)
     durations = [0.05] * 10 + [value / 1e3 for value in counted]
-    latency = measure(call_taking(clock, durations), images=4, plan=Plan(samples=101, least_s=0), clock=clock)
+    latency = measure(clock.call_taking(durations), images=4, plan=Plan(samples=101, least_s=0), clock=clock)
     assert latency.warm_up == 10
-    assert latency.settled
     figures = asdict(latency.percentiles)
     assert {name: round(value, 6) for name, value in figures.items()} == {
         "p50": 51,
@@ -61,15 +41,13 @@ def test_percentiles_of_a_known_run_are_exact():
     assert latency.throughput == pytest.approx(4 * 101 / sum(range(1, 102)) * 1e3)
 
 
-def test_warm_up_goes_on_until_two_windows_agree():
-    clock = Clock()
+def test_warm_up_goes_on_until_two_windows_agree(clock):
     falling = [0.05] * 5 + [0.03] * 5 + [0.02] * 5 + [0.01] * 5 + [0.0101] * 5
     calls, settled = warm(turn_taking(clock, falling), Plan(warm_s=100))
     assert (calls, settled) == (25, True)
 
 
-def test_warm_up_that_never_settles_ends_at_its_bounds():
-    clock = Clock()
+def test_warm_up_that_never_settles_ends_at_its_bounds(clock):
     growing = (0.01 * 1.2**index for index in itertools.count())
     calls, settled = warm(turn_taking(clock, growing), Plan(warm_calls=30, warm_s=1e9))
     assert (calls, settled) == (30, False)
@@ -78,29 +56,25 @@ def test_warm_up_that_never_settles_ends_at_its_bounds():
     assert (calls, settled) == (2, True)
 
 
-def test_counting_stops_at_its_time_limit():
-    clock = Clock()
-    latency = measure(call_taking(clock, itertools.repeat(4.0)), plan=Plan(limit_s=20), clock=clock)
+def test_counting_stops_at_its_time_limit(clock):
+    latency = measure(clock.call_taking(itertools.repeat(4.0)), plan=Plan(limit_s=20), clock=clock)
     assert len(latency.seconds) == 5
-    assert judge(latency).reasons == ("too few samples: 5 of at least 10",)
+    assert judge(latency) == ("too few samples: 5 of at least 10",)
 
 
-def test_counting_goes_on_until_the_least_time_has_passed():
-    clock = Clock()
-    latency = measure(call_taking(clock, itertools.repeat(0.001)), plan=Plan(samples=10, least_s=0.5), clock=clock)
+def test_counting_goes_on_until_the_least_time_has_passed(clock):
+    latency = measure(clock.call_taking(itertools.repeat(0.001)), plan=Plan(samples=10, least_s=0.5), clock=clock)
     assert len(latency.seconds) == pytest.approx(500, abs=1)
 
 
 def test_a_steady_run_is_valid():
     noise = np.random.default_rng(0).normal(20, 0.2, 200)
-    verdict = judge(milliseconds(noise))
-    assert verdict.valid
-    assert str(verdict) == "VALID"
+    assert judge(milliseconds(noise)) == ()
 
 
 def test_a_single_outlier_does_not_make_a_run_invalid():
     values = [20.0] * 199 + [400.0]
-    assert judge(milliseconds(values)).valid
+    assert judge(milliseconds(values)) == ()
     assert milliseconds(values).variation > 1
 
 
@@ -114,15 +88,8 @@ def test_a_single_outlier_does_not_make_a_run_invalid():
     ],
 )
 def test_an_unsound_run_is_called_invalid_with_its_reason(values, reason):
-    verdict = judge(milliseconds(values))
-    assert not verdict.valid
-    assert any(reason in one for one in verdict.reasons), verdict
-
-
-def test_a_run_that_waits_for_images_is_bound_by_decode():
-    steady = milliseconds([10.0] * 100)
-    assert judge(steady, waited_s=0.05).valid
-    assert "bound by decode: 50%" in str(judge(steady, waited_s=1.0))
+    reasons = judge(milliseconds(values))
+    assert any(reason in one for one in reasons), reasons
 
 
 def test_median_interval_matches_the_binomial_table():
@@ -150,16 +117,14 @@ def noisy(seed: int, scale: float):
     return (scale * value for value in iter(lambda: float(generator.normal(0.01, 0.0002)), None))
 
 
-def test_an_engine_against_itself_shows_no_difference():
-    clock = Clock()
+def test_an_engine_against_itself_shows_no_difference(clock):
     rounds = interleave({"a": turn_taking(clock, noisy(0, 1)), "b": turn_taking(clock, noisy(1, 1))}, rounds=9)
     comparison = rounds.compare("b", "a")
     assert comparison.verdict == "no difference"
     assert "no difference" in str(comparison)
 
 
-def test_an_engine_slowed_by_three_percent_is_found():
-    clock = Clock()
+def test_an_engine_slowed_by_three_percent_is_found(clock):
     rounds = interleave({"a": turn_taking(clock, noisy(0, 1)), "b": turn_taking(clock, noisy(1, 1.03))}, rounds=9)
     comparison = rounds.compare("b", "a")
     assert comparison.verdict == "slower"
@@ -167,8 +132,7 @@ def test_an_engine_slowed_by_three_percent_is_found():
     assert rounds.compare("a", "b").verdict == "faster"
 
 
-def test_a_machine_that_slows_down_weighs_on_both_sides_of_a_ratio():
-    clock = Clock()
+def test_a_machine_that_slows_down_weighs_on_both_sides_of_a_ratio(clock):
     slowing = lambda scale: (scale * 0.01 * (1 + clock.now / 1000) for _ in itertools.count())  # noqa: E731
     rounds = interleave({"a": turn_taking(clock, slowing(1)), "b": turn_taking(clock, slowing(1.2))}, rounds=8)
     assert rounds.compare("b", "a").ratio == pytest.approx(1.2, rel=0.01)

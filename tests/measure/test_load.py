@@ -11,49 +11,30 @@ import pytest
 from edge.measure.load import WINDOWS, soak, streams
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def call_taking(clock, seconds):
-    def call():
-        clock.now += next(seconds)
-
-    return call
-
-
-def test_steady_soak_has_nothing_to_say():
-    clock = Clock()
-    found = soak(call_taking(clock, itertools.repeat(0.01)), 60, clock=clock, memory=lambda: 200.0)
+def test_steady_soak_has_nothing_to_say(clock):
+    found = soak(clock.call_taking(itertools.repeat(0.01)), 60, clock=clock, memory=lambda: 200.0)
     assert found.reasons == ()
     assert len(found.windows) == WINDOWS
     assert found.seconds == pytest.approx(60, abs=0.02)
     assert sum(window.calls for window in found.windows) == pytest.approx(6000, abs=1)
 
 
-def test_latency_that_creeps_up_is_found():
-    clock = Clock()
-    call = call_taking(clock, (0.01 * (1 + clock.now / 300) for _ in itertools.count()))
+def test_latency_that_creeps_up_is_found(clock):
+    call = clock.call_taking(0.01 * (1 + (clock.now - 100) / 300) for _ in itertools.count())
     found = soak(call, 60, clock=clock, memory=lambda: None)
     assert found.latency_drift == pytest.approx(0.15, abs=0.02)
     assert any("latency moved" in reason for reason in found.reasons)
     assert found.memory_growth_mb is None
 
 
-def test_memory_that_leaks_is_found():
-    clock = Clock()
+def test_memory_that_leaks_is_found(clock):
     held = itertools.count(200, 5)
-    found = soak(call_taking(clock, itertools.repeat(0.01)), 60, clock=clock, memory=lambda: float(next(held)))
+    found = soak(clock.call_taking(itertools.repeat(0.01)), 60, clock=clock, memory=lambda: float(next(held)))
     assert any("memory grew by 75 MB" in reason for reason in found.reasons)
 
 
-def test_soak_shorter_than_its_calls_says_so():
-    clock = Clock()
-    found = soak(call_taking(clock, itertools.repeat(5.0)), 3, clock=clock, memory=lambda: 1.0)
+def test_soak_shorter_than_its_calls_says_so(clock):
+    found = soak(clock.call_taking(itertools.repeat(5.0)), 3, clock=clock, memory=lambda: 1.0)
     assert any("too short" in reason for reason in found.reasons)
 
 

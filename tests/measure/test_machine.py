@@ -7,23 +7,15 @@ import json
 import pytest
 
 from edge.measure import machine, memory
-
-
-def plant(root, files):
-    for path, text in files.items():
-        target = root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
-    return root
+from edge.plain import to_plain
 
 
 def stat(user, idle, steal=0):
     return f"cpu  {user} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 2 3\n"
 
 
-def test_description_holds_what_decides_the_speed(tmp_path):
+def test_description_holds_what_decides_the_speed(plant):
     root = plant(
-        tmp_path,
         {
             "proc/cpuinfo": "processor\t: 0\nmodel name\t: Fast CPU 9\nflags\t\t: fpu avx2 avx512f avx512_vnni amx_int8\n",
             "proc/meminfo": "MemTotal:       2097152 kB\nMemFree: 1 kB\n",
@@ -34,20 +26,19 @@ def test_description_holds_what_decides_the_speed(tmp_path):
         },
     )
     facts = machine.describe(root)
-    assert facts["cpu"] == "Fast CPU 9"
-    assert facts["instructions"] == ["avx2", "avx512f", "avx512_vnni", "amx_int8"]
-    assert (facts["memory_mb"], facts["governor"], facts["clock_mhz"]) == (2048, "performance", 2400)
-    assert facts["container"] == {"cpu_limit": 1.5, "memory_limit_mb": 1024}
-    assert "jetson" not in facts
+    assert facts.cpu == "Fast CPU 9"
+    assert facts.instructions == ("avx2", "avx512f", "avx512_vnni", "amx_int8")
+    assert (facts.memory_mb, facts.governor, facts.clock_mhz) == (2048, "performance", 2400)
+    assert facts.container == machine.Container(1.5, 1024)
+    assert "jetson" not in to_plain(facts)
     line = machine.sentence(facts)
     assert "Fast CPU 9" in line
     assert "amx-int8" in line
-    json.dumps(facts, allow_nan=False)
+    json.dumps(to_plain(facts), allow_nan=False)
 
 
-def test_jetson_names_its_board_and_power_mode(tmp_path):
+def test_jetson_names_its_board_and_power_mode(plant):
     root = plant(
-        tmp_path,
         {
             "proc/device-tree/model": "NVIDIA Jetson Orin Nano\0",
             "var/lib/nvpmodel/status": "pmode:0002",
@@ -55,44 +46,43 @@ def test_jetson_names_its_board_and_power_mode(tmp_path):
         },
     )
     facts = machine.describe(root)
-    assert facts["jetson"] == {"model": "NVIDIA Jetson Orin Nano", "power_mode": "0002 (15W)"}
+    assert facts.jetson == machine.Jetson("NVIDIA Jetson Orin Nano", "0002 (15W)")
     assert "power mode 0002 (15W)" in machine.sentence(facts)
 
 
 def test_an_empty_machine_still_answers(tmp_path):
     facts = machine.describe(tmp_path)
-    assert facts["instructions"] == []
-    assert facts["memory_mb"] is None
+    assert facts.instructions == ()
+    assert facts.memory_mb is None
     assert machine.sentence(facts)
-    assert machine.between(machine.state(tmp_path), machine.state(tmp_path)).reasons == ()
+    assert machine.between(machine.state(tmp_path), machine.state(tmp_path))[0] == ()
 
 
-def test_version_one_of_the_cgroup_limits_is_read(tmp_path):
+def test_version_one_of_the_cgroup_limits_is_read(plant):
     root = plant(
-        tmp_path,
         {
             "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
             "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
         },
     )
-    assert machine.describe(root)["container"] == {"cpu_limit": 0.5, "memory_limit_mb": None}
+    assert machine.describe(root).container == machine.Container(0.5, None)
 
 
-def test_throttling_and_a_falling_clock_are_found(tmp_path):
+def test_throttling_and_a_falling_clock_are_found(plant):
     count = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     clock = "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
-    before = machine.state(plant(tmp_path, {"proc/stat": stat(100, 900), count: "3", clock: "2000000"}))
-    after = machine.state(plant(tmp_path, {"proc/stat": stat(100, 1900), count: "5", clock: "1500000"}))
-    reasons = machine.between(before, after).reasons
+    before = machine.state(plant({"proc/stat": stat(100, 900), count: "3", clock: "2000000"}))
+    after = machine.state(plant({"proc/stat": stat(100, 1900), count: "5", clock: "1500000"}))
+    reasons, _ = machine.between(before, after)
     assert any("2 thermal events" in reason for reason in reasons)
     assert any("from 2000 to 1500 MHz" in reason for reason in reasons)
 
 
-def test_other_processes_and_stolen_time_disturb(tmp_path):
-    before = machine.state(plant(tmp_path, {"proc/stat": stat(0, 0)}))
-    after = machine.state(plant(tmp_path, {"proc/stat": stat(50_000, 45_000, 5_000)}))
-    text = "; ".join(machine.between(before, after).reasons)
+def test_other_processes_and_stolen_time_disturb(plant):
+    before = machine.state(plant({"proc/stat": stat(0, 0)}))
+    after = machine.state(plant({"proc/stat": stat(50_000, 45_000, 5_000)}))
+    text = "; ".join(machine.between(before, after)[0])
     assert "other processes took 50%" in text
     assert "hypervisor took 5%" in text
 
@@ -123,9 +113,9 @@ def test_memory_is_found_without_proc(tmp_path):
 
 def test_this_machine_can_be_described():
     facts = machine.describe()
-    assert facts["cores"] >= 1
-    assert facts["cpu"]
+    assert facts.cores >= 1
+    assert facts.cpu
     before = machine.state()
-    assert machine.between(before, machine.state()).facts["busy_elsewhere"] >= 0
+    assert machine.between(before, machine.state())[1].busy_elsewhere >= 0
     with pytest.raises(AttributeError):
         before.busy = 0  # type: ignore[misc]

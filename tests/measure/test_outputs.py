@@ -11,7 +11,7 @@ import pytest
 from edge.data import loader
 from edge.data.base import Dataset, Sample
 from edge.errors import EdgeError
-from edge.measure.outputs import Outputs, cached, collect, sample
+from edge.measure.outputs import cached, collect, sample
 from edge.spec import ImageSpec
 
 
@@ -28,9 +28,9 @@ def infer(images):
 def test_outputs_come_in_the_order_of_the_images():
     seen = []
     found = collect(infer, batches([3, 3, 1]), 7, progress=lambda done, total: seen.append((done, total)))
-    assert found.scores[:, 0].tolist() == list(range(7))
-    assert found.values["regions"].shape == (7, 2, 4)
-    assert "something" not in found.values
+    assert found.outputs["scores"][:, 0].tolist() == list(range(7))
+    assert found.outputs["regions"].shape == (7, 2, 4)
+    assert "something" not in found.outputs
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
@@ -57,7 +57,7 @@ def test_reused_output_buffers_are_copied():
         buffer[:] = images
         return {"scores": buffer}
 
-    assert collect(reusing, batches([2, 2]), 4).scores[:, 0].tolist() == [0, 1, 2, 3]
+    assert collect(reusing, batches([2, 2]), 4).outputs["scores"][:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_no_image_outlives_its_turn_however_many_there_are():
@@ -88,7 +88,7 @@ def test_no_image_outlives_its_turn_however_many_there_are():
             tracemalloc.reset_peak()
             found = collect(counting, loader.batches(dataset, ImageSpec(64), 4), count)
             peaks.append(tracemalloc.get_traced_memory()[1])
-            assert len(found) == count
+            assert len(found.outputs["scores"]) == count
     finally:
         tracemalloc.stop()
     assert max(held) <= 2
@@ -116,24 +116,24 @@ def test_cache_answers_for_the_same_key_only(tmp_path):
 
     def make():
         made.append(1)
-        return Outputs({"scores": np.full((2, 3), len(made), np.float32)})
+        return {"scores": np.full((2, 3), len(made), np.float32)}
 
     first = cached({"graph": "a"}, make, tmp_path)
     again = cached({"graph": "a"}, make, tmp_path)
     other = cached({"graph": "b"}, make, tmp_path)
-    assert (first.scores[0, 0], again.scores[0, 0], other.scores[0, 0]) == (1, 1, 2)
+    assert [one["scores"][0, 0] for one in (first, again, other)] == [1, 1, 2]
 
 
 def test_a_damaged_or_unwritable_cache_is_made_anew(tmp_path):
     key = {"graph": "a"}
 
     def make():
-        return Outputs({"scores": np.ones((2, 3), np.float32)})
+        return {"scores": np.ones((2, 3), np.float32)}
 
     cached(key, make, tmp_path)
     (entry,) = tmp_path.iterdir()
     entry.write_bytes(entry.read_bytes()[:40])
-    assert cached(key, make, tmp_path).scores.shape == (2, 3)
+    assert cached(key, make, tmp_path)["scores"].shape == (2, 3)
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    assert cached(key, make, blocked).scores.shape == (2, 3)
+    assert cached(key, make, blocked)["scores"].shape == (2, 3)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from edge.measure import quality
-from edge.measure.outputs import Outputs
 
 
 def dataset(labels, classes=("cat", "dog")):
@@ -23,7 +22,7 @@ ROTTEN = np.array([[0.9, 0.9], [0.1, 0.2], [0.8, 0.8], [0.2, 0.1], [0.7, 0.7]], 
 
 
 def test_drop_is_reference_minus_engine_and_the_worst_are_named():
-    facts = quality.accuracy(Outputs({"scores": ROTTEN}), Outputs({"scores": PERFECT}), dataset(LABELS), 0.6)
+    facts = quality.accuracy({"scores": ROTTEN}, {"scores": PERFECT}, dataset(LABELS), 0.6)
     assert facts.map_reference == pytest.approx(100)
     assert facts.map_drop == pytest.approx(facts.map_reference - facts.map)
     assert facts.map_drop > 5
@@ -34,19 +33,11 @@ def test_drop_is_reference_minus_engine_and_the_worst_are_named():
 
 
 def test_without_a_reference_the_drop_is_unknown():
-    facts = quality.accuracy(Outputs({"scores": PERFECT}), None, dataset(LABELS), 0.6)
+    facts = quality.accuracy({"scores": PERFECT}, None, dataset(LABELS), 0.6)
     assert facts.map == pytest.approx(100)
     assert facts.map_drop is facts.map_reference is facts.map_drop_interval is None
     assert facts.per_class["cat"] == quality.ClassAp(pytest.approx(100), None, None)
 
 
 def test_unlabelled_images_have_no_accuracy():
-    assert quality.accuracy(Outputs({"scores": PERFECT}), None, dataset(None), 0.6) is None
-
-
-def test_drift_needs_regions_and_a_reference():
-    boxes = {"region_classes": np.array([[1, 2]]), "regions": np.array([[[0, 0, 10, 10], [5, 5, 20, 20]]], np.float32)}
-    with_regions = Outputs({"scores": np.zeros((1, 4)), **boxes})
-    assert quality.drifted(Outputs({"scores": PERFECT}), Outputs({"scores": PERFECT})) is None
-    assert quality.drifted(with_regions, None) is None
-    assert quality.drifted(with_regions, with_regions).class_agreement == 1
+    assert quality.accuracy({"scores": PERFECT}, None, dataset(None), 0.6) is None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from edge.models import create
 from edge.models.network import Network
 
 
@@ -27,3 +28,10 @@ def untaught() -> Callable[[Network, torch.Tensor], list[str]]:
         return [name for name in silent if not name.startswith("features")]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def small() -> Network:
+    """An MCAR of five classes with random weights, which nobody changes."""
+    torch.manual_seed(0)
+    return create("mcar-mobilenetv2", num_classes=5, regions=2)

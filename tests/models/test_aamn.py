@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edge.errors import EdgeError
 from edge.models import create, load_checkpoint
 from edge.models.aamn import AAMN, CategoricalMemory, ChannelRelation, SpatialRelation
-from edge.models.checkpoint import describe, save_checkpoint
 from edge.models.plain import Plain
 
 
@@ -136,28 +134,6 @@ def test_only_training_fills_the_memory(model, images):
     model.observe(outputs, torch.eye(5)[:2])
     changed = (model.memory.prototypes != before).any(1)
     assert changed.tolist() == [True, True, False, False, False]
-
-
-def test_a_memory_of_other_classes_is_refused(model, tmp_path):
-    path = tmp_path / "ours.pth"
-    save_checkpoint(path, model, name="aamn-mobilenetv2", classes=tuple("abcde"), size=64)
-    told = describe(path)
-    assert told.options == model.spec_options()
-    again = load_checkpoint(create(told.model, told.num_classes, **told.options), path)
-    assert torch.equal(again.memory.prototypes, model.memory.prototypes)
-    with pytest.raises(EdgeError, match=r"memory\.prototypes \(5, 1280\) for \(6, 1280\)") as caught:
-        load_checkpoint(create("aamn-mobilenetv2", num_classes=6), path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(EdgeError, match=r"missing \(memory"):
-        load_checkpoint(create("aamn-mobilenetv2", num_classes=5), create("mcar-mobilenetv2", num_classes=5).state_dict())
-
-
-@pytest.mark.parametrize(
-    "options", [{"width": 0}, {"memory": 1}, {"momentum": 1.0}, {"pooling": "sum"}, {"regions": 4}], ids=str
-)  # fmt: skip
-def test_options_that_cannot_be_are_refused(options):
-    with pytest.raises(EdgeError, match=next(iter(options))):
-        create("aamn-mobilenetv2", num_classes=5, **options)
 
 
 def test_larger_backbones_have_wider_modules():

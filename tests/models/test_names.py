@@ -1,4 +1,4 @@
-"""What commands say of architectures comes from the table of names, and the picture of a run from its log."""
+"""Names and options of architectures: the help, what is refused; and the picture of a run from its log."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from edge import train
-from edge.models import DEFAULT_MODEL, FAMILIES, MODELS
-from edge.models.checkpoint import describe
-from edge.models.curve import draw_curve
-from edge.models.source import ASSETS, shipped, weights_file
+from edge.charts.marks import SERIES
+from edge.charts.sheet import COLOURS
+from edge.errors import EdgeError
+from edge.models import DEFAULT_MODEL, FAMILIES, MODELS, create
+from edge.training.curve import draw_curve
 
 
 def test_every_architecture_has_its_line_in_the_help():
@@ -23,17 +24,29 @@ def test_every_architecture_has_its_line_in_the_help():
     assert DEFAULT_MODEL in MODELS
 
 
-def test_a_shipped_name_is_its_file_and_any_other_a_path(tmp_path):
-    for name in shipped():
-        assert weights_file(name) == ASSETS / f"{name}.pth"
-    assert weights_file(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
+# Per architecture: the options, and what the refusal names where that is not the option itself.
+REFUSED = {
+    "mcar-mobilenetv2": [
+        ({"threshold": 0.0}, ""), ({"threshold": 1.0}, ""), ({"threshold": "0.5"}, ""), ({"threshold": float("nan")}, ""),
+        ({"regions": 0}, ""), ({"regions": 6}, "1 to 5"), ({"regions": "4"}, ""), ({"regions": 2.5}, ""), ({"regions": True}, ""),
+        ({"pooling": "mean"}, "avg, gwp or max"), ({"pooling": ["avg"]}, ""), ({"topn": 4}, "pooling, regions or threshold"),
+        ({"num_classes": 0}, "needs classes"), ({"num_classes": -1}, "needs classes"), ({"num_classes": "5"}, "needs classes"),
+    ],
+    "mcar-vgg16": [({}, "mcar-resnet101")],
+    "rma-mobilenetv2": [
+        ({"regions": 0}, ""), ({"regions": 2.0}, ""), ({"score": "share"}, ""), ({"anchors": "none"}, ""), ({"pooling": "gwp"}, ""),
+        ({"grid": 1}, ""), ({"hidden": "many"}, ""),
+    ],
+    "aamn-mobilenetv2": [({"width": 0}, ""), ({"memory": 1}, ""), ({"momentum": 1.0}, ""), ({"pooling": "sum"}, ""), ({"regions": 4}, "")],
+}  # fmt: skip
 
 
-def test_an_unknown_checkpoint_is_not_taken_for_one_architecture():
-    import torch
-
-    with pytest.raises(Exception, match=r"or what edge\.train writes"):
-        describe({"fc.weight": torch.zeros(5, 2)})
+@pytest.mark.parametrize(
+    ("name", "options", "says"), [(name, options, says) for name, cases in REFUSED.items() for options, says in cases], ids=str
+)
+def test_options_that_cannot_be_are_refused(name, options, says):
+    with pytest.raises(EdgeError, match=says or next(iter(options))):
+        create(name, **{"num_classes": 5, **options})
 
 
 @pytest.mark.parametrize("streams", [("scores",), ("whole", "parts", "both"), tuple("abcde")])
@@ -43,5 +56,5 @@ def test_the_curve_shows_every_stream_of_any_network(streams):
         for epoch in (1, 2)
     ]
     colours = set(map(tuple, np.asarray(Image.open(io.BytesIO(draw_curve(rows))).convert("RGB")).reshape(-1, 3).tolist()))
-    drawn = {(0xCC, 0x44, 0x44), (0x22, 0x88, 0x33), (0x99, 0x99, 0x99), (0x22, 0x77, 0xAA), (0xAA, 0x77, 0x22)}
-    assert len(drawn & colours) == 1 + min(4, len(streams))
+    series = [tuple(bytes.fromhex(COLOURS[f"c{index}"][1:])) for index in range(SERIES)]
+    assert [colour in colours for colour in series] == [index < len(streams) for index in range(SERIES)]

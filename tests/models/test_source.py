@@ -9,7 +9,7 @@ import pytest
 from edge.errors import EdgeError
 from edge.models import create
 from edge.models.checkpoint import save_checkpoint
-from edge.models.source import open_source, shipped
+from edge.models.source import ASSETS, open_source, shipped, weights_file
 
 
 def saved(folder: Path, **extra: object) -> str:
@@ -17,6 +17,12 @@ def saved(folder: Path, **extra: object) -> str:
     path = folder / "best.pth"
     save_checkpoint(path, network, name="plain-mobilenetv2", classes=("a", "b"), size=64, epoch=1, best_score=0.0, extra=extra)
     return str(path)
+
+
+def test_a_shipped_name_is_its_file_and_any_other_a_path(tmp_path: Path) -> None:
+    for name in shipped():
+        assert weights_file(name) == ASSETS / f"{name}.pth"
+    assert weights_file(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
 
 
 @pytest.mark.parametrize(("data", "default"), [("scenes", "scenes"), ("csv:photos", None), (None, None)])

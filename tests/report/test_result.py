@@ -11,7 +11,9 @@ import pytest
 
 from edge.measure.energy import Energy, NoEnergy
 from edge.measure.latency import Percentiles
+from edge.measure.machine import Disturbance
 from edge.measure.quality import ClassAp
+from edge.plain import to_plain
 from edge.report.result import Memory, Outcome, Result, Run
 
 RUN = {
@@ -37,6 +39,13 @@ KEYS = {
     "accuracy.top": {"k", "cf1", "of1"},
     "accuracy.per_class": {"ap", "ap_reference", "drop"},
     "accuracy.causes": {"scores", "classes", "boxes", "local"},
+    "machine": {
+        *("cpu", "architecture", "cores", "cores_online", "instructions", "memory_mb", "governor", "clock_mhz", "system", "python"),
+        *("container", "gpu", "jetson"),
+    },
+    "machine.container": {"cpu_limit", "memory_limit_mb"},
+    "machine.jetson": {"model", "power_mode"},
+    "disturbance": {"busy_elsewhere", "stolen", "clock_mhz"},
     "regions": {"class_agreement", "mean_iou", "iou_above", "images_changed"},
     "sensitivity": {"map_drop", "map_drop_all_int8", "returned_to_float", "ranking"},
     "sensitivity.ranking": {"unit", "map_points", "score_error", "class_agreement", "mean_iou"},
@@ -85,7 +94,7 @@ def test_a_file_is_read_into_its_types():
 def test_what_a_file_lacks_is_unknown_or_empty():
     result = Result.from_plain({"latency_ms": {}, "accuracy": "much", "sweep": 3, "batch": "8", "regions": {"mean_iou": True}, "new": 1})
     assert all(math.isnan(getattr(result.latency_ms, field.name)) for field in fields(Percentiles))
-    assert (result.batch, result.model, result.accuracy, result.sweep, result.machine) == (0, "", None, (), {})
+    assert (result.batch, result.model, result.accuracy, result.sweep, result.machine.cpu) == (0, "", None, (), "")
     assert result.regions is not None
     assert result.regions.mean_iou is None
     assert result.memory_mb == Memory(None, None, None)
@@ -115,8 +124,8 @@ def test_what_was_not_asked_for_is_no_key_and_what_is_unknown_is_null():
 
 def test_a_result_survives_its_file():
     percentiles = Percentiles(1.0, 2.0, 2.0, 3.0, 1.5, 1.0, 3.0)
-    run = Run(2, percentiles, 10.0, (1.0, 2.0), 0.1, (1.0, 2.0), 3, True, (), {"stolen": 0.5, "clock_mhz": [None, 2.0]})
-    more = {"memory_mb": {"bundle": 1.0}, "load_ms": 1, "first_ms": 2, "size": 64, "sweep": [vars(run) | {"latency_ms": vars(percentiles)}]}
+    run = Run(2, percentiles, 10.0, (1.0, 2.0), 0.1, (1.0, 2.0), 3, True, (), Disturbance(0.25, 0.5, (None, 2.0)))
+    more = {"memory_mb": {"bundle": 1.0}, "load_ms": 1, "first_ms": 2, "size": 64, "sweep": [to_plain(run)]}
     one = Result.from_plain(json.loads(json.dumps({**more["sweep"][0], **more})))
     assert one.sweep == (run,)
     whole = {**one.plain(), "engines": [one.plain(), one.plain()], "gates": [{"engine": "a", "condition": "p99>5", "limit": 5.0}]}

@@ -31,7 +31,7 @@ PROVIDES: Mapping[str, Vendor] = {
         load=_tensorrt,
         install='On a Jetson: apt install python3-libnvinfer (JetPack 6.1 or later); else pip install "mcar-edge[tensorrt]"',
         plugins=True,
-        portable=False,
+        for_other_gpus=False,
     ),
     "tensorrt-rtx": Vendor(
         name="tensorrt-rtx",
@@ -39,6 +39,6 @@ PROVIDES: Mapping[str, Vendor] = {
         load=_tensorrt_rtx,
         install='pip install "mcar-edge[tensorrt-rtx]"',
         plugins=False,
-        portable=True,
+        for_other_gpus=True,
     ),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 import numpy as np
 
@@ -72,8 +74,4 @@ def _from_capsule(capsule: Native) -> View:
 
 
 def _strides(shape: tuple[int, ...], step: int) -> tuple[int, ...]:
-    found: list[int] = []
-    for count in reversed(shape):
-        found.insert(0, step)
-        step *= count
-    return tuple(found)
+    return tuple(accumulate(shape[:0:-1], mul, initial=step))[::-1]

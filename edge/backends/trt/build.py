@@ -86,7 +86,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
 
     machine = {"version": str(trt.__version__), **(device.plain() if device else {})}
     # Timings hold for this GPU and these versions only; without a GPU nothing is timed.
-    timings = None if vendor.portable else cache.folder("timings") / f"{digest_json(machine)[:24]}.cache"
+    timings = None if vendor.for_other_gpus else cache.folder("timings") / f"{digest_json(machine)[:24]}.cache"
     if timings is not None:
         known = config.create_timing_cache(timings.read_bytes() if timings.is_file() else b"")
         config.set_timing_cache(known, ignore_mismatch=False)
@@ -96,10 +96,10 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if plan is None:
         raise _NoPlan(
             "backend",
-            f"The builder of {vendor.name} made no plan: {logger.last() or 'it does not say why'}",
+            f"The builder of {vendor.name} made no plan: {logger.said or 'it does not say why'}",
             "Close other programs, or build with a smaller `batch`; else report the graph",
         )
-    if vendor.portable:
+    if vendor.for_other_gpus:
         (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 6))
     else:
         (folder / PAYLOAD).write_bytes(plan)

@@ -13,6 +13,7 @@ from pathlib import Path
 from edge.backends.base import Facts
 
 MARK = "EDGE-RESULT "
+SIGNALS = {each.value: each.name for each in signal.Signals}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def build_in_child(request: Request, lowered: bytes) -> Answer:
     words = [line.strip() for line in said.splitlines() if line.strip()]
     last = f": {words[-1][:200]}" if words else ""
     killed = code == -9  # SIGKILL, a name that Windows does not have
-    ended = _signal_name(-code) if code < 0 else f"exit code {code}"
+    ended = SIGNALS.get(-code, f"signal {-code}") if code < 0 else f"exit code {code}"
     return Answer(
         error=(
             "backend",
@@ -83,10 +84,3 @@ def build_in_child(request: Request, lowered: bytes) -> Answer:
         ),
         again=killed,
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -7,8 +7,8 @@ lives in a PyCUDA context: its context is used, in whichever thread calls.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TypeVar
@@ -26,12 +26,11 @@ LEGACY_STREAM = 1  # the stream that CUDA libraries use unless told otherwise; 0
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU. ``integrated``: it shares its memory with the CPU (Jetson). ``memory``: bytes in all."""
+    """A GPU. ``integrated``: it shares its memory with the CPU (Jetson)."""
 
     name: str
     compute_capability: tuple[int, int]
     integrated: bool
-    memory: int
     driver: str
     runtime: str
 
@@ -94,7 +93,6 @@ class Bindings:
             _text(facts.name).rstrip("\0"),
             (facts.major, facts.minor),
             bool(facts.integrated),
-            facts.totalGlobalMem,
             version(self._call("cudaDriverGetVersion")),
             version(self._call("cudaRuntimeGetVersion")),
         )
@@ -103,13 +101,11 @@ class Bindings:
         """Bytes of the GPU that nobody holds."""
         return int(self._call("cudaMemGetInfo")[0])
 
-    def enter(self) -> None:
-        """Make the context current in this thread."""
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The context made current in this thread; the primary one stays so, for that is how the runtime works."""
         self._call("cudaSetDevice", 0)
-
-    def leave(self) -> None:
-        """Undo ``enter``; the primary context stays current: that is how the runtime works."""
-        return None
+        yield
 
     def stream(self) -> int:
         # Non-blocking: the default stream of another library must not hold ours up.
@@ -206,16 +202,17 @@ class PyCuda(Bindings):
             device.name(),
             tuple(device.compute_capability()),
             bool(device.get_attribute(attribute.INTEGRATED)),
-            device.total_memory(),
             version(self._driver.get_driver_version()),
             ".".join(map(str, self._driver.get_version())),
         )
 
-    def enter(self) -> None:
+    @contextmanager
+    def current(self) -> Iterator[None]:
         self._try("push", self._context.push)
-
-    def leave(self) -> None:
-        self._try("pop", self._driver.Context.pop)
+        try:
+            yield
+        finally:
+            self._try("pop", self._driver.Context.pop)
 
     def stream(self) -> int:
         stream = self._try("Stream", self._driver.Stream, 1)  # 1: CU_STREAM_NON_BLOCKING

@@ -118,5 +118,5 @@ class Lane:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            said = self._logger.last() or "it does not say why"
+            said = self._logger.said or "it does not say why"
             raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")

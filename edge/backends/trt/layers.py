@@ -26,13 +26,12 @@ CONVOLUTIONS = frozenset({"convolution", "caskconvolution", "cudnnconvolution", 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the engine: type and format of its first input and first output; the precision is the input's."""
+    """One layer of the engine: types of its first input (the precision) and first output."""
 
     name: str
     kind: str
     precision: str
     output: str
-    format: str
 
 
 @dataclass(frozen=True)
@@ -100,22 +99,18 @@ def parse_layers(information: str) -> Layers:
 
 def _layer(entry: Facts | str) -> Layer:
     if isinstance(entry, str):
-        return Layer(entry, "", "", "", "")
+        return Layer(entry, "", "", "")
     inputs, outputs = entry.get("Inputs") or [{}], entry.get("Outputs") or [{}]
-    words = _words(inputs[0])
     kind = str(entry.get("LayerType", ""))
     if kind.lower() in ("kgen", "gemm", "conv") or not kind:
         kind = str(entry.get("ParameterType") or kind)
-    return Layer(str(entry.get("Name", "")), kind, _type(words), _type(_words(outputs[0])), words)
+    return Layer(str(entry.get("Name", "")), kind, _type(inputs[0]), _type(outputs[0]))
 
 
-def _words(tensor: dict[str, str]) -> str:
+def _type(tensor: dict[str, str]) -> str:
     both = tensor.get("Format/Datatype")
-    return str(both) if both is not None else " ".join(str(tensor[key]) for key in ("Datatype", "Format") if key in tensor)
-
-
-def _type(words: str) -> str:
-    lower = words.lower()
+    words = [both] if both is not None else [tensor[key] for key in ("Datatype", "Format") if key in tensor]
+    lower = " ".join(map(str, words)).lower()
     for name, spellings in TYPES:
         if any(spelling in lower for spelling in spellings):
             return name

@@ -24,18 +24,13 @@ def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
 
 
 def quiet_logger(trt: Native) -> Native:
-    """A logger that keeps the last warnings and errors instead of printing them."""
+    """A logger that keeps the last error instead of printing it."""
 
     class Quiet(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.said: list[str] = []
+        said = ""
 
         def log(self, severity: Native, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.said = [*self.said[-9:], " ".join(msg.split())[:300]]
-
-        def last(self) -> str:
-            return self.said[-1] if self.said else ""
+                self.said = " ".join(msg.split())[:300]
 
     return Quiet()

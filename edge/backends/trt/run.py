@@ -68,19 +68,15 @@ class TensorRTRunner(Runner):
         self.graphless = ""
         if facts.get("plugin"):  # before deserialising: the engine's plugin nodes are looked up there
             self._register_plugin(facts["plugin"]["file"], payload)
-        self._cuda.enter()
-        try:
+        with self._cuda.current():
             device = self._cuda.device()
             self._integrated = device.integrated
             self._engine = self._deserialised(vendor, payload, facts)
             self._config = self._runtime_config(device, facts)
-        finally:
-            self._cuda.leave()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = inputs[INPUT]
-        self._cuda.enter()
-        try:
+        with self._cuda.current():
             if not self.memory:
                 self._choose_memory()
             batch, mode = images.shape[0], self.memory
@@ -89,16 +85,13 @@ class TensorRTRunner(Runner):
                 return lane.run(images)
             finally:
                 self._idle[batch, mode].append(lane)
-        finally:
-            self._cuda.leave()
 
     def on_device(self, images: Native) -> dict[str, DeviceArray]:
         """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs, left on the device.
 
         Nothing passes through the host. The outputs are overwritten by this thread's next call.
         """
-        self._cuda.enter()
-        try:
+        with self._cuda.current():
             found = view(images, LEGACY_STREAM)
             size = self._engine.get_tensor_shape(INPUT)[2]
             if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
@@ -114,24 +107,19 @@ class TensorRTRunner(Runner):
             if name not in loans:
                 loans[name] = _Loan(self._take(batch, "pinned"), self._idle[batch, "pinned"])
             return loans[name].lane.run_on_device(images, count, loans[name])
-        finally:
-            self._cuda.leave()
 
     def layers(self) -> Facts:
         return read_layers(self._trt, self._engine).plain()
 
     def close(self) -> None:
         """Free everything; keep the kernels that TensorRT-RTX made, for the next start."""
-        self._cuda.enter()
-        try:
+        with self._cuda.current():
             if self._cache is not None:
                 with suppress(EdgeError):  # a cache that cannot be written costs time only
                     write_atomically(self._cache[1], bytes(self._cache[0].serialize()))
             while self._lanes:
                 self._lanes.pop().close()
             self._config = self._cache = self._engine = None
-        finally:
-            self._cuda.leave()
 
     def _take(self, batch: int, mode: str) -> Lane:
         """A lane for this caller alone, until it is put back to the idle ones."""
@@ -172,7 +160,7 @@ class TensorRTRunner(Runner):
         index = next(i for i, (least, _, most) in enumerate(self._profiles) if least <= batch <= most)
         context = self._engine.create_execution_context(self._config) if self._config else self._engine.create_execution_context()
         if context is None:
-            problem = f"The GPU has no memory for the engine's activations: {self._logger.last() or 'TensorRT does not say why'}"
+            problem = f"The GPU has no memory for the engine's activations: {self._logger.said or 'TensorRT does not say why'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
         cuda = open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
@@ -214,7 +202,7 @@ class TensorRTRunner(Runner):
         runtime = self._trt.Runtime(self._logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            said = " ".join([self._logger.last() or "it does not say why", *self._diagnosis(runtime, plan)])
+            said = " ".join([self._logger.said or "it does not say why", *self._diagnosis(runtime, plan)])
             fix = "Rebuild it here: python -m edge.build --from BUNDLE --force"
             raise EdgeError("load", f"The library of {vendor} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine

@@ -40,7 +40,7 @@ class Vendor(Backend):
         load: imports its module.
         install: how one gets it.
         plugins: whether it takes our plugin (TensorRT-RTX aborts on plugins).
-        portable: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
+        for_other_gpus: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
             the GPU they run on, one profile per batch.
     """
 
@@ -49,12 +49,8 @@ class Vendor(Backend):
     load: Callable[[], Native]
     install: str
     plugins: bool
-    portable: bool
+    for_other_gpus: bool
     on_gpu = True
-
-    @property
-    def for_other_gpus(self) -> bool:  # type: ignore[override]
-        return self.portable
 
     def probe(self) -> Support:
         """What that library can do here."""
@@ -63,7 +59,7 @@ class Vendor(Backend):
         except Exception as error:  # a wheel without its libraries raises what its loader raises
             return Support(reason=f"{self.name} does not import ({' '.join(str(error).split())[:160]})", fix=self.install)
         version = str(module.__version__)
-        if not self.portable and _numbers(version) < OLDEST:
+        if not self.for_other_gpus and _numbers(version) < OLDEST:
             fix = "Install TensorRT 10 (JetPack 6.1 or later)"
             return Support(reason=f"TensorRT {version} is older than 10.0", fix=fix, version=version)
         try:
@@ -79,7 +75,7 @@ class Vendor(Backend):
             version=version,
             device=device.name if device else "",
             float16="fp16",
-            builds=self.portable or device is not None,
+            builds=self.for_other_gpus or device is not None,
             facts={"plugin": plugin.words, **(device.plain() if device else {})},
             # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
             int8_float16="fp16",
@@ -124,11 +120,11 @@ class Vendor(Backend):
             size=len(graph),
         )
         answer = Answer()
-        for share in (0.0,) if self.portable else LADDER:
+        for share in (0.0,) if self.for_other_gpus else LADDER:
             answer = build_in_child(replace(request, share=share), graph)
             if answer.facts is not None:
                 return {
-                    "payload": PACKED if self.portable else PAYLOAD,
+                    "payload": PACKED if self.for_other_gpus else PAYLOAD,
                     "profiles": request.profiles,
                     "plugin": shipped,
                     "level": LEVEL,
@@ -174,7 +170,7 @@ class Vendor(Backend):
             problem = f"The engine was built with {self.name} {built.get('version')}, and {support.version} is installed"
             raise EdgeError("load", problem, rebuild)
         allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
-        if (not self.portable or facts.get("compute_capabilities")) and here not in allowed:
+        if (not self.for_other_gpus or facts.get("compute_capabilities")) and here not in allowed:
             built_for = " or ".join(allowed) or "no GPU"
             problem = f"The engine was built for compute capability {built_for}, and this GPU ({support.device}) has {here}"
             raise EdgeError("load", problem, rebuild)
@@ -202,7 +198,7 @@ class Vendor(Backend):
         Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
         profile would only add to the file: it gets one range.
         """
-        if self.portable:
+        if self.for_other_gpus:
             return [[target.batches[0], target.max_batch, target.max_batch]]
         return [[batch, batch, batch] for batch in target.batches]
 

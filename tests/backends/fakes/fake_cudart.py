@@ -6,9 +6,11 @@ Work on a stream happens when the stream is synchronised, not before: a missing 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 cudaStreamNonBlocking = 1
 cudaEventDisableTiming = 2
@@ -19,54 +21,52 @@ cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 OK, INVALID, CAPTURED = 0, 1, 900
 Work = Callable[[], None]
 
-
-class State:
-    def __init__(self) -> None:
-        self.memory: dict[int, ctypes.Array] = {}
-        self.host: dict[int, ctypes.Array] = {}
-        self.streams: dict[int, list[Work]] = {}
-        self.captures: dict[int, list[Work] | None] = {}
-        self.graphs: dict[int, list[Work]] = {}
-        self.events: set[int] = set()
-        self.next = 1000
-        self.launches = 0
-
-    def handle(self) -> int:
-        self.next += 1
-        return self.next
+made: dict[tuple[str, int], Any] = {}  # (kind, handle or address) → blocks of memory, or lists of work
+captures: dict[int, list[Work] | None] = {}
+launches: list[int] = []
+handles = itertools.count(1001)
 
 
-state = State()
-
-
-def reset() -> None:
-    global state
-    state = State()
-
-
-def holds() -> int:
+def holds(kind: str = "") -> int:
     """Things made and not freed."""
-    return len(state.memory) + len(state.host) + len(state.streams) + len(state.graphs) + len(state.events)
+    return sum(kind in ("", each) for each, _ in made)
 
 
 def enqueue(stream: int, work: Work) -> bool:
     """Put work on a stream, as the library does; false where the stream may not take it."""
-    if stream not in state.streams:
+    if ("stream", stream) not in made:
         raise AssertionError(f"work on stream {stream}, which is not ours: the default stream holds everything up")
-    if stream in state.captures:
-        if os.environ.get("EDGE_FAKE_CAPTURE") == "refused":
-            state.captures[stream] = None
-            return False
-        captured = state.captures[stream]
-        assert captured is not None
-        captured.append(work)
-    else:
-        state.streams[stream].append(work)
+    if stream in captures and os.environ.get("EDGE_FAKE_CAPTURE") == "refused":
+        captures[stream] = None
+        return False
+    (captures[stream] if stream in captures else made["stream", stream]).append(work)
     return True
 
 
-def cudaGetDeviceCount() -> tuple[int, int]:
-    return OK, 1
+def _answer(*values: Any) -> Any:
+    return lambda *_: (OK, *values)
+
+
+def _make(kind: str, thing: Any, handle: int = 0) -> tuple[int, int]:
+    handle = handle or next(handles)
+    made[kind, handle] = thing
+    return OK, handle
+
+
+def _destroy(kind: str) -> Any:
+    def destroy(handle: int) -> tuple[int]:
+        del made[kind, handle]
+        return (OK,)
+
+    return destroy
+
+
+cudaGetDeviceCount = _answer(1)
+cudaDriverGetVersion = cudaRuntimeGetVersion = _answer(12060)
+cudaMemGetInfo = _answer(4 << 30, 8 << 30)
+cudaSetDevice = cudaEventRecord = _answer()
+cudaStreamDestroy, cudaEventDestroy, cudaFree, cudaFreeHost = map(_destroy, ("stream", "event", "memory", "host"))
+cudaGraphDestroy, cudaGraphExecDestroy = map(_destroy, ("graph", "executable"))
 
 
 def cudaGetErrorString(code: int) -> tuple[int, bytes]:
@@ -75,70 +75,35 @@ def cudaGetErrorString(code: int) -> tuple[int, bytes]:
 
 def cudaGetDeviceProperties(device: int) -> tuple[int, SimpleNamespace]:
     integrated = int(os.environ.get("EDGE_FAKE_INTEGRATED", "0"))
-    return OK, SimpleNamespace(name=b"Orin", major=8, minor=7, integrated=integrated, totalGlobalMem=8 << 30)
-
-
-def cudaDriverGetVersion() -> tuple[int, int]:
-    return OK, 12060
-
-
-def cudaRuntimeGetVersion() -> tuple[int, int]:
-    return OK, 12060
-
-
-def cudaMemGetInfo() -> tuple[int, int, int]:
-    return OK, 4 << 30, 8 << 30
-
-
-def cudaSetDevice(device: int) -> tuple[int]:
-    return (OK,)
+    return OK, SimpleNamespace(name=b"Orin", major=8, minor=7, integrated=integrated)
 
 
 def cudaStreamCreateWithFlags(flags: int) -> tuple[int, int]:
     assert flags == cudaStreamNonBlocking
-    handle = state.handle()
-    state.streams[handle] = []
-    return OK, handle
-
-
-def cudaStreamDestroy(stream: int) -> tuple[int]:
-    del state.streams[stream]
-    return (OK,)
+    return _make("stream", [])
 
 
 def cudaStreamSynchronize(stream: int) -> tuple[int]:
-    if stream in state.captures:
-        state.captures[stream] = None
+    if stream in captures:
+        captures[stream] = None
         return (CAPTURED,)
-    while state.streams[stream]:
-        state.streams[stream].pop(0)()
+    while made["stream", stream]:
+        made["stream", stream].pop(0)()
     return (OK,)
 
 
 def cudaMalloc(size: int) -> tuple[int, int]:
     block = (ctypes.c_uint8 * size)(*([0xFF] * min(size, 64)))
-    state.memory[ctypes.addressof(block)] = block
-    return OK, ctypes.addressof(block)
-
-
-def cudaFree(address: int) -> tuple[int]:
-    del state.memory[address]
-    return (OK,)
+    return _make("memory", block, ctypes.addressof(block))
 
 
 def cudaHostAlloc(size: int, flags: int) -> tuple[int, int]:
     block = (ctypes.c_uint8 * size)()
-    state.host[ctypes.addressof(block)] = block
-    return OK, ctypes.addressof(block)
+    return _make("host", block, ctypes.addressof(block))
 
 
 def cudaHostGetDevicePointer(address: int, flags: int) -> tuple[int, int]:
     return OK, address
-
-
-def cudaFreeHost(address: int) -> tuple[int]:
-    del state.host[address]
-    return (OK,)
 
 
 def cudaMemcpyAsync(to: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
@@ -146,55 +111,28 @@ def cudaMemcpyAsync(to: int, source: int, size: int, kind: int, stream: int) -> 
 
 
 def cudaEventCreateWithFlags(flags: int) -> tuple[int, int]:
-    handle = state.handle()
-    state.events.add(handle)
-    return OK, handle
-
-
-def cudaEventRecord(event: int, stream: int) -> tuple[int]:
-    return (OK,)
+    return _make("event", None)
 
 
 def cudaStreamWaitEvent(stream: int, event: int, flags: int) -> tuple[int]:
-    return (OK if event in state.events and stream in state.streams else INVALID,)
-
-
-def cudaEventDestroy(event: int) -> tuple[int]:
-    state.events.remove(event)
-    return (OK,)
+    return (OK if {("event", event), ("stream", stream)} <= set(made) else INVALID,)
 
 
 def cudaStreamBeginCapture(stream: int, mode: int) -> tuple[int]:
-    state.captures[stream] = []
+    captures[stream] = []
     return (OK,)
 
 
 def cudaStreamEndCapture(stream: int) -> tuple[int, int]:
-    captured = state.captures.pop(stream)
-    if captured is None:
-        return CAPTURED, 0
-    handle = state.handle()
-    state.graphs[handle] = captured
-    return OK, handle
+    captured = captures.pop(stream)
+    return (CAPTURED, 0) if captured is None else _make("graph", captured)
 
 
 def cudaGraphInstantiate(graph: int, flags: int) -> tuple[int, int]:
-    handle = state.handle()
-    state.graphs[handle] = list(state.graphs[graph])
-    return OK, handle
-
-
-def cudaGraphDestroy(graph: int) -> tuple[int]:
-    del state.graphs[graph]
-    return (OK,)
-
-
-def cudaGraphExecDestroy(graph: int) -> tuple[int]:
-    del state.graphs[graph]
-    return (OK,)
+    return _make("executable", list(made["graph", graph]))
 
 
 def cudaGraphLaunch(graph: int, stream: int) -> tuple[int]:
-    state.launches += 1
-    state.streams[stream].extend(state.graphs[graph])
+    launches.append(graph)
+    made["stream", stream].extend(made["executable", graph])
     return (OK,)

@@ -38,9 +38,7 @@ class Context:
     @staticmethod
     def get_device() -> Any:
         _need_context()
-        return SimpleNamespace(
-            name=lambda: "Orin", compute_capability=lambda: (8, 7), total_memory=lambda: 8 << 30, get_attribute=lambda which: 0
-        )
+        return SimpleNamespace(name=lambda: "Orin", compute_capability=lambda: (8, 7), get_attribute=lambda which: 0)
 
     @staticmethod
     def synchronize() -> None:
@@ -68,7 +66,7 @@ class Stream:
         _need_context()
 
     def __del__(self) -> None:
-        cudart.state.streams.pop(self.handle, None)
+        cudart.made.pop(("stream", self.handle), None)
 
 
 class Event:
@@ -77,15 +75,9 @@ class Event:
         return self
 
 
-class _Allocation:
-    def __init__(self, address: int) -> None:
-        self._address = address
-
-    def __int__(self) -> int:
-        return self._address
-
+class _Allocation(int):
     def free(self) -> None:
-        cudart.cudaFree(self._address)
+        cudart.cudaFree(self)
 
 
 def mem_alloc(size: int) -> _Allocation:

@@ -1,8 +1,8 @@
 """Plays TensorRT's Python module: exactly the names recorded for one version, with the numbers recorded for it.
 
-A name that version lacks raises AttributeError, a recorded one that is not played raises NotImplementedError. Engines are
-the ONNX graph in a pickle; they run on ONNX Runtime, on the memory that ``fake_cudart`` holds. The environment chooses the
-version (EDGE_FAKE_TENSORRT) and the fate of a build (EDGE_FAKE_BUILD).
+A name that version lacks raises AttributeError; a recorded method that is not played does nothing. Engines are the ONNX graph in a
+pickle; they run on ONNX Runtime, on the memory that ``fake_cudart`` holds. The environment chooses the version (EDGE_FAKE_TENSORRT)
+and the fate of a build (EDGE_FAKE_BUILD).
 """
 
 from __future__ import annotations
@@ -17,49 +17,50 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import fake_cudart
-import fake_trt_plugin
 import numpy as np
+import onnx
+import onnxruntime
 
 sys.modules["cuda.bindings.runtime"] = fake_cudart
 
-SURFACE = json.loads((Path(__file__).parent.parent / "surfaces" / f"{os.environ['EDGE_FAKE_TENSORRT']}.json").read_text())
+FOLDER = Path(__file__).parent.parent
+SURFACE = json.loads((FOLDER / "surfaces" / f"{os.environ['EDGE_FAKE_TENSORRT']}.json").read_text())
+INSPECTED = FOLDER / "inspected" / "tensorrt-8.6-mobilenetv2-256-fp32.json.gz"
 __version__ = os.environ.get("EDGE_FAKE_VERSION", SURFACE["version"] + ".0.30")
-MAJOR = int(__version__.split(".")[0])
-INSPECTED = Path(__file__).parent.parent / "inspected" / "tensorrt-8.6-mobilenetv2-256-fp32.json.gz"
 
-for _name, _members in SURFACE["enums"].items():
-    _known = {member: number for member, number in _members.items() if number is not None}
-    _rest = {member: 500 + index for index, member in enumerate(m for m, number in _members.items() if number is None)}
-    globals()[_name] = enum.IntEnum(_name, {**_known, **_rest})
-
-
-assert not SURFACE["plugin"] or set(fake_trt_plugin.RECORDED) <= set(SURFACE["plugin"])
-sys.modules["tensorrt.plugin"] = fake_trt_plugin if SURFACE["plugin"] else None  # type: ignore[assignment]
+ENUMS = {
+    name: enum.IntEnum(name, {member: 500 + index if number is None else number for index, (member, number) in enumerate(members.items())})
+    for name, members in SURFACE["enums"].items()
+}
+globals().update(ENUMS)
+KINDS = {"Conv": "CONVOLUTION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Relu": "ACTIVATION", "Cast": "CAST"}
+TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 
 
-def _played(cls: type) -> type:
-    """The class reduced to what is recorded for it; attributes with a leading underscore are the fake's own."""
-    recorded = set(SURFACE["classes"][cls.__name__])
-    for name in [name for name in vars(cls) if not name.startswith("_")]:
-        if name not in recorded:
+class Played:
+    """Has the names recorded for its class and no other; attributes with a leading underscore are the fake's own."""
+
+    def __init_subclass__(cls) -> None:
+        recorded = cls._recorded = set(SURFACE["classes"].get(cls.__name__, ()))
+        for name in [name for name in vars(cls) if not name.startswith("_") and name not in recorded]:
             delattr(cls, name)
 
-    def missing(self: Any, name: str) -> Any:
-        if name in recorded:
-            raise NotImplementedError(f"{cls.__name__}.{name} is recorded but not played")
-        raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
+    def __init__(self, **own: Any) -> None:
+        self.__dict__.update(own)
 
-    def put(self: Any, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in recorded:
-            raise AttributeError(f"TensorRT {__version__} has no {cls.__name__}.{name}")
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._recorded:
+            raise AttributeError(f"TensorRT {__version__} has no {type(self).__name__}.{name}")
+        return lambda *_, **__: True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in self._recorded:
+            raise AttributeError(f"TensorRT {__version__} has no {type(self).__name__}.{name}")
         object.__setattr__(self, name, value)
-
-    cls.__getattr__ = missing  # type: ignore[attr-defined]
-    cls.__setattr__ = put  # type: ignore[method-assign, assignment]
-    return cls
 
 
 class ILogger:
@@ -68,54 +69,61 @@ class ILogger:
     def __init__(self) -> None:
         self.ready = True
 
-    def log(self, severity: int, msg: str) -> None:
-        raise NotImplementedError
+
+class IProfiler: ...
 
 
-class IProfiler:
-    def __init__(self) -> None:
-        self.ready = True
-
-
-@_played
-class IPluginRegistry:
-    def __init__(self) -> None:
-        self._creators: set[tuple[str, str, str]] = set()
-
-    def load_library(self, plugin_path: str) -> object | None:
-        if not Path(plugin_path).read_bytes().startswith(b"edge plugin") or self._creators:
-            return None
-        self._creators = {("RegionBoxes", "1", "edge"), ("RoiResize", "1", "edge")}
-        return object()
+class IPluginRegistry(Played):
+    def load_library(self, plugin_path: str) -> None:
+        if Path(plugin_path).read_bytes().startswith(b"edge plugin"):
+            self._creators.update({("RegionBoxes", "1", "edge"), ("RoiResize", "1", "edge")})
 
     def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
         return object() if (type, version, plugin_namespace) in self._creators else None
 
 
-_registry = IPluginRegistry()
+_registry = IPluginRegistry(_creators=set())
 
 
 def get_plugin_registry() -> IPluginRegistry:
     return _registry
 
 
-KINDS = {"Conv": "CONVOLUTION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE", "Relu": "ACTIVATION", "Cast": "CAST"}
-TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
+OPERATIONS: dict[str, dict[str, Any]] = {}  # what tensorrt.plugin was given: operation → decorator → function
 
 
-@_played
-class ITensor:
-    def __init__(self, name: str, kind: int, shape: tuple[int, ...] = ()) -> None:
-        self.name, self.dtype, self.shape = name, DataType[TYPES.get(kind, "FLOAT")], shape  # type: ignore[name-defined]  # noqa: F821
+def _decorator(kind: str) -> Any:
+    def named(operation: str) -> Any:
+        def decorate(function: Any) -> Any:
+            OPERATIONS.setdefault(operation, {})[kind] = function
+            _registry._creators.add((operation.removeprefix("edge::"), "1", "edge"))
+            return function
+
+        return decorate
+
+    return named
 
 
-@_played
-class ILayer:
-    def __init__(self, node: Any, kinds: dict[str, int]) -> None:
-        self.type = LayerType[KINDS.get(node.op_type, "ELEMENTWISE")]  # type: ignore[name-defined]  # noqa: F821
-        self._inputs = [ITensor(name, kinds.get(name, 1)) for name in node.input]
-        self._outputs = [ITensor(name, kinds.get(name, 1)) for name in node.output]
+# Dimensions are plain numbers here; TensorRT's symbolic ones can be multiplied and added too.
+PLUGIN = {
+    **{kind: _decorator(kind) for kind in ("register", "autotune", "aot_impl")},
+    "TensorDesc": SimpleNamespace,
+    "KernelLaunchParams": type("KernelLaunchParams", (SimpleNamespace,), {}),
+    "SymInt32": int,
+    "SymIntExprs": type("SymIntExprs", (list,), {"from_tuple": classmethod(lambda cls, values: cls(values))}),
+    "AutoTuneCombination": lambda types, layouts: (types, layouts),
+    "from_shape_expr": lambda shape, dtype: SimpleNamespace(shape_expr=shape, dtype=dtype),
+}
+sys.modules["tensorrt.plugin"] = None  # type: ignore[assignment]
+if SURFACE["plugin"]:
+    sys.modules["tensorrt.plugin"] = ModuleType("tensorrt.plugin")
+    vars(sys.modules["tensorrt.plugin"]).update({name: PLUGIN[name] for name in PLUGIN if name in SURFACE["plugin"]})
 
+
+class ITensor(Played): ...
+
+
+class ILayer(Played):
     def get_input(self, index: int) -> ITensor:
         return self._inputs[index]
 
@@ -123,14 +131,8 @@ class ILayer:
         return self._outputs[index]
 
 
-@_played
-class INetworkDefinition:
-    def __init__(self, flags: int) -> None:
-        members = NetworkDefinitionCreationFlag.__members__  # type: ignore[name-defined]  # noqa: F821
-        assert flags < 1 << (1 + max(members.values())), "a flag that this version does not know"
-        self._strong = MAJOR >= 11 or bool(flags >> members["STRONGLY_TYPED"] & 1)
-        self._jit = bool("PREFER_JIT_PYTHON_PLUGINS" in members and flags >> members["PREFER_JIT_PYTHON_PLUGINS"] & 1)
-        self._layers: list[ILayer] = []
+class INetworkDefinition(Played):
+    _layers: tuple[ILayer, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -143,34 +145,34 @@ class INetworkDefinition:
         return self._input
 
 
-@_played
-class ParserError:
-    def __init__(self, words: str) -> None:
-        self._words = words
-
+class ParserError(Played):
     def desc(self) -> str:
         return self._words
 
 
-@_played
-class OnnxParser:
+class OnnxParser(Played):
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        assert logger.ready
+        assert logger.ready, "TensorRT's constructor was not called"
         self._network, self._errors = network, []
 
     def parse(self, model: bytes, path: str | None = None) -> bool:
-        import onnx
-
         proto = onnx.load_from_string(model)
         for node in proto.graph.node:
             if node.domain == "edge" and _registry.get_creator(node.op_type, "1", "edge") is None:
-                self._errors = [ParserError(f"Plugin not found, are the plugin name, version, and namespace correct? {node.op_type}")]
+                words = f"Plugin not found, are the plugin name, version, and namespace correct? {node.op_type}"
+                self._errors = [ParserError(_words=words)]
                 return False
         graph = onnx.shape_inference.infer_shapes(proto).graph
         kinds = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info, *graph.output]}
-        self._network._layers = [ILayer(node, kinds) for node in graph.node]
-        shape = tuple(each.dim_value or -1 for each in graph.input[0].type.tensor_type.shape.dim)
-        self._network._input = ITensor(graph.input[0].name, 1, shape)
+
+        def tensors(names: Any) -> list[ITensor]:
+            return [ITensor(name=name, dtype=ENUMS["DataType"][TYPES[kinds.get(name, 1)]]) for name in names]
+
+        self._network._layers = [
+            ILayer(type=ENUMS["LayerType"][KINDS.get(n.op_type, "ELEMENTWISE")], _inputs=tensors(n.input), _outputs=tensors(n.output))
+            for n in graph.node
+        ]
+        self._network._input = ITensor(shape=_shape(graph.input[0]))
         self._network._model = model
         return True
 
@@ -182,147 +184,110 @@ class OnnxParser:
         return self._errors[index]
 
 
-@_played
-class IOptimizationProfile:
-    def __init__(self) -> None:
-        self._shapes: dict[str, tuple] = {}
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(each.dim_value or -1 for each in value.type.tensor_type.shape.dim)
 
+
+class IOptimizationProfile(Played):
     def set_shape(self, input: str, min: tuple, opt: tuple, max: tuple) -> None:
-        self._shapes[input] = (min, opt, max)
+        self._range = (min, max)
 
 
-@_played
-class ITimingCache:
-    def __init__(self, blob: bytes) -> None:
-        self._blob = blob
-
+class ITimingCache(Played):
     def serialize(self) -> bytes:
         return self._blob + b"timed;"
 
 
-@_played
-class IBuilderConfig:
-    def __init__(self) -> None:
-        self._flags = {BuilderFlag["TF32"]}  # type: ignore[name-defined]  # noqa: F821
-        self._profiles: list[IOptimizationProfile] = []
-        self._pools: dict[int, int] = {}
-
+class IBuilderConfig(Played):
     def set_flag(self, flag: int) -> None:
-        self._flags.add(flag)
+        self._flags.add(flag.name)
 
     def clear_flag(self, flag: int) -> None:
-        self._flags.discard(flag)
+        self._flags.discard(flag.name)
 
     def set_memory_pool_limit(self, pool: int, pool_size: int) -> None:
-        self._pools[pool] = pool_size
+        self._workspace = pool_size
 
-    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> None:
         self._profiles.append(profile)
-        return len(self._profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-        return ITimingCache(bytes(serialized_timing_cache))
+        return ITimingCache(_blob=serialized_timing_cache)
 
-    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> None:
         self._timings = cache
-        return True
 
     def get_timing_cache(self) -> ITimingCache:
         return self._timings
 
 
-@_played
-class Builder:
+class Builder(Played):
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
-        return INetworkDefinition(flags)
+        strong = ENUMS["NetworkDefinitionCreationFlag"].__members__.get("STRONGLY_TYPED")
+        assert flags == 0 or flags == 1 << strong, "a flag by number became another flag"
+        return INetworkDefinition(_strong=flags != 0 or int(__version__.split(".")[0]) >= 11)
 
     def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig()
+        return IBuilderConfig(_flags={"TF32"}, _profiles=[], _workspace=1 << 60)
 
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
 
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> Any:
-        fate = os.environ.get("EDGE_FAKE_BUILD", "")
-        workspace = config._pools.get(MemoryPoolType["WORKSPACE"], 1 << 60)  # type: ignore[name-defined]  # noqa: F821
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        fate, _, limit = os.environ.get("EDGE_FAKE_BUILD", "").partition(" above ")
+        failing = config._workspace > int(limit or 0)
         if fate == "abort":
             print("terminate called without an active exception", file=sys.stderr, flush=True)
             os.abort()
-        if fate.startswith("kill above ") and workspace > int(fate.split()[-1]):
+        if fate == "kill" and failing:
             os.kill(os.getpid(), signal.SIGKILL)
-        if fate.startswith("none above ") and workspace > int(fate.split()[-1]):
+        if fate == "none" and failing:
             self._logger.log(ILogger.ERROR, "Error Code 10: Could not find any implementation for node conv1.")
             return None
         if fate == "sleep":
             time.sleep(60)
-        assert not network._jit, "a flag by number became another flag"
-        kernels = _kernels(network) if fake_trt_plugin.OPERATIONS else {}
-        reduced = {flag.name for flag in config._flags} & {"FP16", "INT8"}
-        assert not (network._strong and reduced), "strongly typed networks refuse precision flags"
-        profiles = [tuple(profile._shapes.items()) for profile in config._profiles]
-        plan = {"version": __version__, "model": network._model, "profiles": profiles, "flags": sorted(f.name for f in config._flags)}
-        plan["kernels"] = kernels  # an engine that carries its kernels needs no plugin beside it
+        assert not (network._strong and config._flags & {"FP16", "INT8"}), "strongly typed networks refuse precision flags"
         # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
-        return pickle.dumps(plan)
-
-
-def _kernels(network: INetworkDefinition) -> dict[str, Any]:
-    """Node of ours → what is launched for it, for a batch of one."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(network._model)).graph
-    shapes = {
-        value.name: tuple(each.dim_value or 1 for each in value.type.tensor_type.shape.dim)
-        for value in [*graph.input, *graph.value_info, *graph.output]
-    }
-    return {
-        node.op_type: fake_trt_plugin.launches(
-            f"edge::{node.op_type}",
-            [shapes[name] for name in node.input],
-            ["FP32"] * len(node.input),
-            {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute},
+        return pickle.dumps(
+            {
+                "version": __version__,
+                "model": network._model,
+                "profiles": [profile._range for profile in config._profiles],
+                "flags": config._flags,
+                "kernels": sorted(OPERATIONS),  # an engine that carries its kernels needs no plugin beside it
+            }
         )
-        for node in graph.node
-        if node.domain == "edge"
-    }
 
 
-@_played
-class Runtime:
+class Runtime(Played):
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         try:
             plan = pickle.loads(serialized_engine)
-        except Exception:
-            self._logger.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag does not match)")
-            return None
-        if plan["version"] != __version__:
-            self._logger.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is of another version")
-            return None
+        except pickle.UnpicklingError:
+            return self._refuse("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag does not match)")
         if b"plugin_namespace" in plan["model"] and not plan["kernels"] and _registry.get_creator("RoiResize", "1", "edge") is None:
-            self._logger.log(ILogger.ERROR, "IPluginRegistry::getCreator: Error Code 4: Cannot find plugin: RoiResize")
-            return None
+            return self._refuse("IPluginRegistry::getCreator: Error Code 4: Cannot find plugin: RoiResize")
         return ICudaEngine(plan)
 
+    def _refuse(self, words: str) -> None:
+        self._logger.log(ILogger.ERROR, words)
 
-@_played
-class ICudaEngine:
+
+class ICudaEngine(Played):
     def __init__(self, plan: dict[str, Any]) -> None:
-        import onnx
-        import onnxruntime
+        from edge import lower
 
         model = onnx.load_from_string(plan["model"])
         if any(node.domain == "edge" for node in model.graph.node):
-            from edge import lower
-
             model = lower.reference(model)
-        self._plan = plan
-        self._graph = model.graph
+        self._profiles = plan["profiles"]
+        self._source = model.graph.input[0].name
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         self._values = {value.name: value for value in [*model.graph.input, *model.graph.output]}
 
@@ -334,80 +299,52 @@ class ICudaEngine:
         return list(self._values)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return TensorIOMode["INPUT" if name == self._graph.input[0].name else "OUTPUT"]  # type: ignore[name-defined]  # noqa: F821
+        return ENUMS["TensorIOMode"]["INPUT" if name == self._source else "OUTPUT"]
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return DataType[TYPES[self._values[name].type.tensor_type.elem_type]]  # type: ignore[name-defined]  # noqa: F821
+        return ENUMS["DataType"][TYPES[self._values[name].type.tensor_type.elem_type]]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(each.dim_value or -1 for each in self._values[name].type.tensor_type.shape.dim)
+        return _shape(self._values[name])
 
-    def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
-        return IExecutionContext(self)
-
-    def create_runtime_config(self) -> IRuntimeConfig:
-        return IRuntimeConfig()
+    def create_execution_context(self) -> IExecutionContext:
+        return IExecutionContext(_engine=self, _addresses={})
 
     def create_engine_inspector(self) -> EngineInspector:
-        return EngineInspector(self)
+        return EngineInspector()
 
 
-class IRuntimeConfig:
-    def set_execution_context_allocation_strategy(self, strategy: Any) -> None: ...
-
-
-if "IRuntimeConfig" in SURFACE["classes"]:
-    _played(IRuntimeConfig)
-
-
-@_played
-class EngineInspector:
-    def __init__(self, engine: ICudaEngine) -> None:
-        self._engine = engine
-
+class EngineInspector(Played):
     def get_engine_information(self, format: Any) -> str:
         """What a real one answered, of another engine."""
         assert format.name == "JSON"
         return os.environ.get("EDGE_FAKE_INSPECTED") or gzip.decompress(INSPECTED.read_bytes()).decode()
 
 
-@_played
-class IExecutionContext:
-    def __init__(self, engine: ICudaEngine) -> None:
-        self._engine = engine
-        self._addresses: dict[str, int] = {}
-        self._profile: dict[str, tuple] | None = None
-
+class IExecutionContext(Played):
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        self._profile = dict(self._engine._plan["profiles"][profile_index])
+        self._least, self._most = self._engine._profiles[profile_index]
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert self._profile is not None
-        least, _, most = self._profile[name]
         self._shape = shape
-        return all(low <= here <= high for low, here, high in zip(least, shape, most, strict=True))
+        return all(low <= here <= high for low, here, high in zip(self._least, shape, self._most, strict=True))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        static = self._engine.get_tensor_shape(name)
-        return tuple(self._shape[0] if each == -1 else each for each in static)
+        return tuple(self._shape[0] if each == -1 else each for each in self._engine.get_tensor_shape(name))
 
-    def set_tensor_address(self, name: str, memory: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> None:
         self._addresses[name] = memory
-        return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        addresses, shape = dict(self._addresses), self._shape
-        return fake_cudart.enqueue(stream_handle, lambda: self._run(addresses, shape))
+        return fake_cudart.enqueue(stream_handle, self._run)
 
-    def _run(self, addresses: dict[str, int], shape: tuple[int, ...]) -> None:
-        source = self._engine._graph.input[0].name
-        data = (ctypes.c_float * int(np.prod(shape))).from_address(addresses[source])
-        session = self._engine._session
+    def _run(self) -> None:
+        source, session = self._engine._source, self._engine._session
+        data = (ctypes.c_float * int(np.prod(self._shape))).from_address(self._addresses[source])
         names = [output.name for output in session.get_outputs()]
-        for name, value in zip(names, session.run(names, {source: np.array(data, np.float32).reshape(shape)}), strict=True):
-            flat = np.ascontiguousarray(value)
-            ctypes.memmove(addresses[name], flat.ctypes.data, flat.nbytes)
-        profiler = self.__dict__.get("profiler")
-        if profiler is not None:
-            profiler.report_layer_time("conv1", 0.25)
+        values = session.run(names, {source: np.array(data, np.float32).reshape(self._shape)})
+        for name, value in zip(names, map(np.ascontiguousarray, values), strict=True):
+            ctypes.memmove(self._addresses[name], value.ctypes.data, value.nbytes)
+        if "profiler" in self.__dict__:
+            self.profiler.report_layer_time("conv1", 0.25)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+
+class Fields(Protocol):
+    """A value of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
 # Metadata of a field that is no key at all where it is None; any other None is written as null.
 LEFT_OUT: Mapping[str, bool] = MappingProxyType({"left_out": True})
 # By type: whether a JSON value is one, and what stands for it where there is none.
@@ -20,19 +29,21 @@ SCALARS: Mapping[type, tuple[Callable[[object], bool], object]] = {
 }
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: Fields) -> dict[str, Json]:
     """The value as JSON types."""
-    if is_dataclass(value):
-        named = ((field, getattr(value, field.name)) for field in fields(value))
-        return {field.name: to_plain(one) for field, one in named if one is not None or not field.metadata.get("left_out")}
+    named = ((field, getattr(value, field.name)) for field in fields(value))  # any class's fields are known by name only
+    return {field.name: _plain(one) for field, one in named if one is not None or not field.metadata.get("left_out")}
+
+
+def _plain(value: Fields | Json) -> Json:
     if isinstance(value, Mapping):
-        return {name: to_plain(one) for name, one in value.items()}
+        return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [to_plain(one) for one in value]
-    return value
+        return [_plain(one) for one in value]
+    return to_plain(value) if is_dataclass(value) else value
 
 
-def from_plain(kind: type[T], content: object) -> T:
+def from_plain(kind: type[T], content: Json) -> T:
     """A value of a frozen class from JSON types.
 
     Keys that are unknown are passed over. What is missing or of another type becomes None where the field may be that, else
@@ -43,7 +54,7 @@ def from_plain(kind: type[T], content: object) -> T:
     return kind(**{field.name: _read(hints[field.name], content.get(field.name)) for field in fields(kind)})  # type: ignore[arg-type]
 
 
-def _read(hint: Any, value: Any) -> Any:
+def _read(hint: Any, value: Any) -> Any:  # a type at run time, and what it stands for
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         # Of several classes, the first of which every key is there.
@@ -63,7 +74,7 @@ def _read(hint: Any, value: Any) -> Any:
     return {name: _read(inner[1], one) if inner[1] is not Any else one for name, one in value.items()} if known else {}
 
 
-def _is(hint: Any, value: object, *, whole: bool = False) -> bool:
+def _is(hint: Any, value: Json, *, whole: bool = False) -> bool:
     """Whether a JSON value has the form of a type; ``whole``: with all its keys."""
     if hint in SCALARS:
         return SCALARS[hint][0](value)

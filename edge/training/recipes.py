@@ -1,69 +1,9 @@
-"""What a training run does, as frozen values: phases, optimiser, augmentation. Nothing here touches a tensor."""
+"""The recipes a training run may follow. Nothing here touches a tensor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edge.errors import EdgeError
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What may happen to a training image.
-
-    Attributes:
-        crop: least share of the area a random crop keeps; 1 keeps the whole image.
-        turns: also turn by 90, 180 and 270 degrees, which overhead images allow.
-        jitter: brightness, contrast and saturation are scaled by a factor within 1 ± jitter.
-    """
-
-    crop: float = 1.0
-    turns: bool = False
-    jitter: float = 0.3
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs at one image size.
-
-    Attributes:
-        streams: ``global`` trains on whole images only, ``both`` adds the zoomed regions (about five times the cost).
-        lr: learning rate at the first and the last step, joined by half a cosine.
-        share: part of the training images one epoch visits.
-        regions: how many of an image's regions get a gradient per step; None for all.
-        fixed_norm: batch normalisation keeps its statistics.
-    """
-
-    size: int
-    epochs: int
-    lr: tuple[float, float]
-    batch: int = 32
-    streams: str = "global"
-    share: float = 1.0
-    regions: int | None = None
-    fixed_norm: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole run.
-
-    Attributes:
-        backbone_lr: the backbone's learning rate as a multiple of the classifier's.
-        ema: decay of the running mean of the weights that is evaluated and shipped; 0 for none.
-    """
-
-    name: str
-    phases: tuple[Phase, ...]
-    optimiser: str
-    weight_decay: float
-    backbone_lr: float = 1.0
-    ema: float = 0.0
-    augmentation: Augmentation = Augmentation()
-
-    @property
-    def epochs(self) -> int:
-        return sum(phase.epochs for phase in self.phases)
+from edge.models.recipe import Augmentation, Phase, Recipe
 
 
 def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
@@ -104,17 +44,14 @@ def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
         Phase(size, full, (5e-4, 3e-4), batch=16),
         Phase(size, both, (4e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),
     )
-    return Recipe("scratch", _some(phases), "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+    some = tuple(phase for phase in phases if phase.epochs)
+    return Recipe("scratch", some, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
 
 
 def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
     """What follows ``scratch`` where time allows: both streams on all images at full size."""
     phases = (Phase(size, epochs, (5e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
     return Recipe("refine", phases, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
-
-
-def _some(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    return tuple(phase for phase in phases if phase.epochs)
 
 
 def _augmentation(overhead: bool) -> Augmentation:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from edge.models.recipes import Augmentation
+from edge.models.recipe import Augmentation
 from edge.spec import ImageSpec
 
 SPEC = ImageSpec()

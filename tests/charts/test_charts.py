@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
-from edge.report import charts
+from edge import charts
+from edge.charts import Bar
+from edge.charts.marks import decades, figure, ticks
+from edge.charts.sheet import png, sheet
+
+BARS = charts.bars([Bar("x", 10.0, 0, "ten"), Bar("y", 200.0, 2)], unit="ms", logarithmic=True)
 
 
 def numbers(drawing, attribute):
@@ -22,7 +29,8 @@ def numbers(drawing, attribute):
         charts.timeline([3.0] * 10 + [900.0]),
         charts.pareto([("one", 3.0, 80.0)], reference=80.0),
         charts.dumbbells([("x", 50.0, 50.0)], before="a", after="b"),
-        charts.bars([("x", 0.0), ("y", -1.0)], unit="points"),
+        charts.bars([Bar("x", 0.0), Bar("y", -1.0)], unit="points"),
+        BARS,
         charts.stacks({"x": {"a": 0.0, "b": 1.0}}, colours={}),
         charts.lines({"x": [(1.0, 2.0)]}, x_unit="batch", y_unit="ms"),
     ],
@@ -38,7 +46,27 @@ def test_degenerate_numbers_stay_on_the_drawing(drawing):
     [(0, 10, [0, 2, 4, 6, 8, 10]), (0.13, 0.92, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (78.2, 80.1, [78, 78.5, 79, 79.5, 80, 80.5])],
 )
 def test_ticks_are_round_and_cover(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(5.5, 107, [5, 10, 20, 50, 100, 200]), (10, 20, [10, 20]), (0.03, 0.04, [0.02, 0.05])]
+)
+def test_decades_cover(low, high, expected):
+    assert decades(low, high) == pytest.approx(expected)
+
+
+def test_charts_below_one_another_are_one_drawing_and_one_picture():
+    whole = sheet(
+        {"First & last": charts.lines({"a": [(1, 2), (2, 4)], "b": [(1, 3)]}, x_unit="batch", y_unit="ms"), "Second": BARS},
+        title="two",
+        foot="seen",
+    )
+    assert [svg.get("y") for svg in ElementTree.fromstring(whole).iter("{http://www.w3.org/2000/svg}svg")] == [None, "24", "288"]
+    picture = Image.open(io.BytesIO(png(whole)))
+    assert picture.size == (960, 288 + 24 + 22 * 2 + 44 + 24)
+    colours = {colour for _, colour in picture.getcolors(1 << 24)}
+    assert {(0x25, 0x63, 0xC9), (0xD9, 0x73, 0x0D), (0x1F, 0x8A, 0x5B)} <= colours, "both curves and the second bar"
 
 
 def test_front_holds_what_nobody_beats():
@@ -50,7 +78,7 @@ def test_front_holds_what_nobody_beats():
     ("value", "text"), [(0, "0"), (61.234, "61.2"), (1234.5, "1234"), (0.05, "0.05"), (5.0, "5"), (0.12345, "0.123"), (100.0, "100")]
 )
 def test_figures_have_three_digits_that_count(value, text):
-    assert charts.figure(value) == text
+    assert figure(value) == text
 
 
 def test_names_of_engines_that_lie_close_together_can_be_read():

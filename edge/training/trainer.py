@@ -7,37 +7,31 @@ saved whole every few minutes: on a CPU with a fixed number of threads a resumed
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.atomic import check_folder_writable, is_partial, write_atomically
+from edge.atomic import write_atomically
 from edge.errors import EdgeError
+from edge.events import Progress
 from edge.manifest import digest_bytes, digest_json
-from edge.models.augmentation import augment, normalise, resize
 from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
-from edge.models.curve import draw_curve
 from edge.models.network import Network
-from edge.models.recipes import Phase, Recipe
+from edge.models.recipe import Phase, Recipe
+from edge.training.augmentation import augment, normalise, resize
+from edge.training.curve import draw_curve
+from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
 
-STATE, BEST, LOG, CURVE, PIXELS = "state.pt", "best.pth", "log.csv", "curve.png", ".pixels"
 SAVE_SECONDS = 120.0
-STATE_KEYS = ("identity", "model", "mean", "optimiser", "epoch", "step", "updates", "loss", "seconds", "rows", "best", "autocast")
-_ANOTHER = "Start again in another `output`"
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,10 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def identity(self) -> tuple[tuple[int, ...], str, str]:
+        """What tells one part of a data set from another."""
+        return self.labels.shape, digest_bytes(np.ascontiguousarray(self.labels).tobytes()), self.digest
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Outcome:
 
     best_epoch: int
     best_map: float
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Row, ...]
     seconds: float
 
 
@@ -95,32 +93,29 @@ class Trainer:
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = _optimiser(self.model, self.recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
-        self.autocast = _has_fast_bfloat16(self.device)
-        self.epoch = self.step = self.updates = 0
-        self.loss = self.seconds = 0.0
-        self.rows: list[dict[str, Any]] = []
-        self.best = (-1, -1.0, 0)  # (evaluated as shipped, mAP, epoch)
-        self.identity = digest_json([asdict(self.recipe), seed, _data(train), _data(validation), asdict(about), model.spec_options()])
+        self.state = State(autocast=_has_fast_bfloat16(self.device))
+        data = [train.identity(), validation.identity()]
+        self.identity = digest_json([asdict(self.recipe), seed, *data, asdict(about), model.spec_options()])
 
     # ---- the loop --------------------------------------------------------------------------------------------------
 
     def run(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> Outcome:
         """Train to the end of the recipe, or until ``stop()`` says so after a step (state saved)."""
-        total = sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
+        state, total = self.state, sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
         saved = time.monotonic()
         for epoch, (phase, first) in enumerate(self._plan()):
-            if epoch < self.epoch:
+            if epoch < state.epoch:
                 continue
             steps, order = self._steps(phase), self._order(epoch)
-            while self.step < steps:
+            while state.step < steps:
                 started = time.monotonic()
-                chosen = order[self.step * phase.batch : (self.step + 1) * phase.batch]
-                generator = _generator(self.seed, epoch, self.step)
-                self._update(phase, (epoch - first) * steps + self.step, chosen, generator)
-                self.step += 1
-                self.seconds += time.monotonic() - started
+                chosen = order[state.step * phase.batch : (state.step + 1) * phase.batch]
+                generator = _generator(self.seed, epoch, state.step)
+                self._update(phase, (epoch - first) * steps + state.step, chosen, generator)
+                state.step += 1
+                state.seconds += time.monotonic() - started
                 if progress:
-                    progress(self.updates, total)
+                    progress(state.updates, total)
                 if stop():
                     self.save()
                     return self._outcome()
@@ -160,20 +155,20 @@ class Trainer:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.state.autocast):
             outputs = self.model.training_outputs(images, streams=phase.streams, sample=phase.regions, generator=generator)
         loss = self.model.loss(outputs, targets)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         self.model.observe(outputs, targets)
-        self.updates += 1
-        self.loss += float(loss.detach())
+        self.state.updates += 1
+        self.state.loss += float(loss.detach())
         self._average()
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.recipe.ema, (1 + self.state.updates) / (10 + self.state.updates))
         means, values = self.mean.state_dict(), self.model.state_dict()
         floats = [name for name, value in values.items() if value.is_floating_point()]
         torch._foreach_lerp_([means[name] for name in floats], [values[name] for name in floats], 1 - decay)
@@ -181,68 +176,61 @@ class Trainer:
     def _finish_epoch(self, phase: Phase, steps: int) -> None:
         if not (self.folder / STATE).is_file():
             self.save()  # before any other file: by its state a folder is known as a run
-        as_shipped = phase.size == self.recipe.phases[-1].size
-        scores = predict(self.mean, self.validation.images, phase.size, all_streams=as_shipped, autocast=self.autocast, device=self.device)
+        state, as_shipped = self.state, phase.size == self.recipe.phases[-1].size
+        scores = predict(self.mean, self.validation.images, phase.size, all_streams=as_shipped, autocast=state.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
         shipped = points.get(self.model.streams[-1], points[next(iter(points))])
-        self.epoch, self.step = self.epoch + 1, 0
-        row = {
-            "epoch": self.epoch, "size": phase.size, "streams": phase.streams, "lr": round(self.optimiser.param_groups[0]["lr"], 8),
-            "loss": round(self.loss / steps, 5),
+        state.epoch, state.step = state.epoch + 1, 0
+        row: Row = {
+            "epoch": state.epoch, "size": phase.size, "streams": phase.streams, "lr": round(self.optimiser.param_groups[0]["lr"], 8),
+            "loss": round(state.loss / steps, 5),
             **{f"map_{name}": round(points[name], 3) if name in points else "" for name in self.model.streams},
-            "seconds": round(self.seconds, 1),
+            "seconds": round(state.seconds, 1),
         }  # fmt: skip
-        self.rows.append(row)
-        self.loss = 0.0
-        candidate = (int(as_shipped), shipped, self.epoch)
-        if candidate[:2] > self.best[:2]:
-            self.best = candidate
+        state.rows.append(row)
+        state.loss = 0.0
+        if (as_shipped, shipped) > state.best[:2]:
+            state.best = (int(as_shipped), shipped, state.epoch)
             self.write_best()
         self.save()
-        write_atomically(self.folder / LOG, _csv(self.rows))
-        write_atomically(self.folder / CURVE, draw_curve(self.rows))
+        write_log(self.folder, state.rows)
+        write_atomically(self.folder / CURVE, draw_curve(state.rows))
 
     def _outcome(self) -> Outcome:
-        return Outcome(self.best[2], self.best[1], tuple(self.rows), self.seconds)
+        return Outcome(self.state.best[2], self.state.best[1], tuple(self.state.rows), self.state.seconds)
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def write_best(self) -> None:
         """The averaged weights in the official format, with our ``edge`` key."""
-        extra = {"data": self.about.data, "recipe": self.recipe.name, "seed": self.seed, "validation_map": round(self.best[1], 3)}
-        about = self.about
+        about, points = self.about, self.state.best[1]
         save_checkpoint(
-            self.folder / BEST, self.mean, name=about.model, classes=about.classes, size=about.size, epoch=self.epoch,
-            best_score=self.best[1], extra=extra,
+            self.folder / BEST, self.mean, name=about.model, classes=about.classes, size=about.size, epoch=self.state.epoch,
+            best_score=points,
+            extra={"data": about.data, "recipe": self.recipe.name, "seed": self.seed, "validation_map": round(points, 3)},
         )  # fmt: skip
 
     def save(self) -> None:
         """Write the whole state beside its final name, then rename it."""
-        content = {
-            "identity": self.identity, "model": self.model.state_dict(), "mean": self.mean.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "epoch": self.epoch, "step": self.step, "updates": self.updates, "loss": self.loss,
-            "seconds": self.seconds, "rows": self.rows, "best": list(self.best), "autocast": self.autocast,
-        }  # fmt: skip
-        write_atomically(self.folder / STATE, _saved(content))
+        modules = {"model": self.model.state_dict(), "mean": self.mean.state_dict(), "optimiser": self.optimiser.state_dict()}
+        write_state(self.folder, self.identity, self.state, modules)
 
     def resume(self) -> bool:
         """Take up the folder's saved state; False where there is none, an error where it belongs to another run."""
         path = self.folder / STATE
         if not path.is_file():
             return False
-        state = _read_state(path)
-        if state["identity"] != self.identity:
+        identity, state, modules = read_state(path)
+        if identity != self.identity:
             raise EdgeError(
                 "train",
                 f"The run in {self.folder} was started with another model, recipe, seed or size, or with other images or labels",
                 "Give the same arguments and data again, or choose another `output`",
             )
-        self.model.load_state_dict(state["model"])
-        self.mean.load_state_dict(state["mean"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch, self.step, self.updates, self.loss = state["epoch"], state["step"], state["updates"], state["loss"]
-        self.seconds, self.rows, self.autocast = state["seconds"], state["rows"], state["autocast"]
-        self.best = tuple(state["best"])
+        self.state = state
+        self.model.load_state_dict(modules["model"])
+        self.mean.load_state_dict(modules["mean"])
+        self.optimiser.load_state_dict(modules["optimiser"])
         return True
 
 
@@ -276,33 +264,6 @@ def choose_device(name: str) -> str:
             "train", f"The device {name} cannot be used: {str(error).splitlines()[0][:80]}", "Set `device` to auto, cpu or cuda"
         ) from error
     return name
-
-
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go on."""
-    check_folder_writable(folder)
-    found = sorted(os.listdir(folder)) if folder.is_dir() else []
-    if STATE in found:
-        if not resume:
-            raise EdgeError("train", f"{folder} holds a run already", "Add `resume` to go on with it, or choose another `output`")
-        _read_state(folder / STATE)
-        return
-    foreign = [name for name in found if name != PIXELS and not is_partial(name)]
-    if foreign:
-        raise EdgeError("train", f"{folder} holds {foreign[0]}, and is no folder of a run", "Choose a new or an empty folder: `output`")
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """A saved state, of which run ever; an error where it is damaged or something else."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = [name for name in STATE_KEYS if name not in state]
-    except Exception as error:  # torch, zipfile and pickle each raise their own
-        why = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise EdgeError("train", f"{path} is damaged, or no state of a run: {why}", _ANOTHER) from error
-    if missing:
-        raise EdgeError("train", f"{path} is no state of a run: it lacks {missing[0]!r}", _ANOTHER)
-    return dict(state)
 
 
 def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
@@ -347,24 +308,6 @@ def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    # getattr: a name of torch's own use, which another version may lack.
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-
-
-def _data(part: Part) -> list[Any]:
-    """What tells one part of a data set from another."""
-    return [list(part.labels.shape), digest_bytes(np.ascontiguousarray(part.labels).tobytes()), part.digest]
-
-
-def _saved(content: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -12,14 +12,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edge.errors import EdgeError  # noqa: E402
-from edge.models import create, recipes, training  # noqa: E402
-from edge.models.augmentation import augment, normalise  # noqa: E402
+from edge.models import create  # noqa: E402
 from edge.models.checkpoint import read  # noqa: E402
-from edge.models.recipes import Augmentation, Phase, Recipe  # noqa: E402
-from edge.models.training import predict  # noqa: E402
+from edge.models.recipe import Augmentation, Phase, Recipe  # noqa: E402
 from edge.spec import ImageSpec  # noqa: E402
+from edge.training import recipes  # noqa: E402
+from edge.training.augmentation import augment, normalise  # noqa: E402
+from edge.training.folder import BEST, STATE, check_folder  # noqa: E402
+from edge.training.trainer import About, Part, Trainer, _optimiser, predict, start  # noqa: E402
 
-ABOUT = training.About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
+ABOUT = About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
 RECIPE = Recipe(
     "toy",
     (Phase(32, 1, (1e-3, 1e-3), batch=4), Phase(32, 1, (1e-3, 1e-5), batch=4, streams="both", regions=1, fixed_norm=True)),
@@ -38,52 +40,49 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def part(count: int, seed: int = 0) -> training.Part:
+def part(count: int, seed: int = 0) -> Part:
     generator = np.random.default_rng(seed)
     labels = generator.choice(np.array([-1, 0, 1], np.int8), (count, 3))
-    return training.Part(generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels)
+    return Part(generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), labels)
 
 
-def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0, name: str = "mcar-mobilenetv2", **options: Any) -> training.Trainer:
-    model = training.start(create(name, num_classes=3, **(options or {"regions": 2})), seed)
-    return training.Trainer(model, part(12), part(5, 1), recipe, lambda scores, _: float(scores.mean() * 100), folder, ABOUT, seed=seed)
+def trainer(folder: Path, recipe: Recipe = RECIPE, seed: int = 0, name: str = "mcar-mobilenetv2", **options: Any) -> Trainer:
+    model = start(create(name, num_classes=3, **(options or {"regions": 2})), seed)
+    return Trainer(model, part(12), part(5, 1), recipe, lambda scores, _: float(scores.mean() * 100), folder, ABOUT, seed=seed)
 
 
-def weights(made: training.Trainer) -> list[torch.Tensor]:
+def weights(made: Trainer) -> list[torch.Tensor]:
     return [*made.model.state_dict().values(), *made.mean.state_dict().values()]
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
-def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the first epoch, at its end, in the second: the weights come out the same to the last bit."""
-    whole = trainer(tmp_path / "whole")
-    outcome = whole.run()
+def equal(one: Trainer, other: Trainer) -> bool:
+    return all(torch.equal(value, its) for value, its in zip(weights(one), weights(other), strict=True))
 
-    first = trainer(tmp_path / "parts")
-    first.run(stop=lambda: first.updates == stop_after)
-    second = trainer(tmp_path / "parts")
+
+@pytest.mark.parametrize(
+    ("name", "options", "stop_after"),
+    [
+        ("mcar-mobilenetv2", {"regions": 2}, 1),  # in the first epoch
+        ("mcar-mobilenetv2", {"regions": 2}, 3),  # at its end
+        ("mcar-mobilenetv2", {"regions": 2}, 4),  # in the second
+        ("rma-mobilenetv2", {"regions": 2}, 2),
+        ("aamn-mobilenetv2", {"width": 8}, 2),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, name: str, options: dict[str, int], stop_after: int) -> None:
+    whole, first, second = (trainer(tmp_path / folder, name=name, **options) for folder in ("whole", "parts", "parts"))
+    outcome = whole.run()
+    first.run(stop=lambda: first.state.updates == stop_after)
     assert second.resume()
-    assert second.updates == stop_after
+    assert second.state.updates == stop_after
     again = second.run()
 
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    assert equal(whole, second)
     untimed = [[{**row, "seconds": 0} for row in rows] for rows in (outcome.rows, again.rows)]
     assert untimed[0] == untimed[1]
-    best = [read(tmp_path / name / training.BEST)["state_dict"] for name in ("whole", "parts")]
-    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
-
-
-@pytest.mark.parametrize(("name", "options"), [("rma-mobilenetv2", {"regions": 2}), ("aamn-mobilenetv2", {"width": 8})])
-def test_the_other_architectures_go_on_bit_equal_too(tmp_path: Path, name: str, options: dict[str, int]) -> None:
-    whole = trainer(tmp_path / "whole", name=name, **options)
-    outcome = whole.run()
-    assert [key for key in outcome.rows[0] if key.startswith("map")] == ["map_scores"]
-    first = trainer(tmp_path / "parts", name=name, **options)
-    first.run(stop=lambda: first.updates == 2)
-    second = trainer(tmp_path / "parts", name=name, **options)
-    assert second.resume()
-    second.run()
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(second), strict=True))
+    assert [key for key in outcome.rows[0] if key.startswith("map")] == [f"map_{stream}" for stream in whole.model.streams]
+    best = [read(tmp_path / folder / BEST)["state_dict"] for folder in ("whole", "parts")]
+    assert all(torch.equal(best[0][key], best[1][key]) for key in best[0])
     if name.startswith("aamn"):
         assert whole.model.memory.seen.tolist() == [1, 1, 1]
         assert whole.mean.memory.prototypes.any(1).all()  # what is shipped remembers too
@@ -105,8 +104,8 @@ def test_another_recipe_may_not_resume_a_run(tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="same arguments"):
         trainer(tmp_path, replace(RECIPE, weight_decay=0.02)).resume()
     with pytest.raises(EdgeError, match="Add `resume`"):
-        training.check_folder(tmp_path, resume=False)
-    training.check_folder(tmp_path, resume=True)
+        check_folder(tmp_path, resume=False)
+    check_folder(tmp_path, resume=True)
     assert not trainer(tmp_path / "empty").resume()
 
 
@@ -120,22 +119,22 @@ def test_other_data_may_not_resume_a_run(tmp_path: Path, what: str) -> None:
         "digest": replace(data, digest="of other images"),
         "count": part(13),
     }[what]
-    other = training.Trainer(first.model, changed, first.validation, RECIPE, first.metric, tmp_path, ABOUT)
+    other = Trainer(first.model, changed, first.validation, RECIPE, first.metric, tmp_path, ABOUT)
     with pytest.raises(EdgeError, match="other images or labels"):
         other.resume()
-    same = training.Trainer(first.model, part(12), first.validation, RECIPE, first.metric, tmp_path, ABOUT)
+    same = Trainer(first.model, part(12), first.validation, RECIPE, first.metric, tmp_path, ABOUT)
     assert same.resume()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "another", "a list"])
 def test_a_damaged_state_is_one_clear_line(tmp_path: Path, damage: str) -> None:
-    made, state = trainer(tmp_path), tmp_path / training.STATE
+    made, state = trainer(tmp_path), tmp_path / STATE
     made.save()
     if damage in ("cut", "empty"):
         state.write_bytes(state.read_bytes()[: 5000 if damage == "cut" else 0])
     else:
         torch.save({"weights": torch.zeros(3)} if damage == "another" else [1], state)
-    for refuse in (made.resume, lambda: training.check_folder(tmp_path, resume=True)):
+    for refuse in (made.resume, lambda: check_folder(tmp_path, resume=True)):
         with pytest.raises(EdgeError, match=r"state.pt is (damaged, or )?no state of a run.*another `output`"):
             refuse()
 
@@ -143,19 +142,19 @@ def test_a_damaged_state_is_one_clear_line(tmp_path: Path, damage: str) -> None:
 def test_the_first_lasting_file_of_a_run_is_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By it the folder is known as ours: killed while the first best weights are written, the run can be resumed."""
 
-    def killed(_: training.Trainer) -> None:
+    def killed(_: Trainer) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "write_best", killed)
+        patched.setattr(Trainer, "write_best", killed)
         with pytest.raises(KeyboardInterrupt):
             trainer(tmp_path / "parts").run()
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [training.STATE]
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [STATE]
     whole, again = trainer(tmp_path / "whole"), trainer(tmp_path / "parts")
     whole.run()
     assert again.resume()
     again.run()
-    assert all(torch.equal(one, other) for one, other in zip(weights(whole), weights(again), strict=True))
+    assert equal(whole, again)
 
 
 def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +182,7 @@ def test_fixed_norm_keeps_the_statistics(tmp_path: Path) -> None:
 
 
 def test_stream_scores_are_the_models_scores() -> None:
-    model = training.start(create("mcar-mobilenetv2", num_classes=5, regions=3), 0)
+    model = start(create("mcar-mobilenetv2", num_classes=5, regions=3), 0)
     images = normalise(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
         expected = model(images)
@@ -194,7 +193,7 @@ def test_stream_scores_are_the_models_scores() -> None:
 
 
 def test_scores_of_a_part_fuse_as_the_maximum() -> None:
-    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0)
+    model = start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0)
     scores = predict(model, part(3).images, 32, all_streams=True, autocast=False, device=torch.device("cpu"), batch=2)
     assert scores["fused"].shape == (3, 3)
     assert np.array_equal(scores["fused"], np.maximum(scores["global"], scores["local"]))
@@ -225,7 +224,7 @@ def test_the_official_recipe_is_the_published_one() -> None:
     assert {(phase.size, phase.batch, phase.streams, phase.regions) for phase in recipe.phases} == {(448, 16, "both", None)}
     assert (recipe.optimiser, recipe.weight_decay, recipe.backbone_lr, recipe.ema) == ("sgd", 1e-4, 0.1, 0)
     assert recipe.augmentation == Augmentation(crop=1, turns=False, jitter=0.3)
-    optimiser = training._optimiser(create("mcar-mobilenetv2", num_classes=3, regions=2), recipe)
+    optimiser = _optimiser(create("mcar-mobilenetv2", num_classes=3, regions=2), recipe)
     assert {group["factor"]: group["momentum"] for group in optimiser.param_groups} == {1.0: 0.9, 0.1: 0.9}
 
 
@@ -237,18 +236,12 @@ def test_from_scratch_has_the_epochs_asked_for_and_ends_with_both_streams(epochs
     assert all(one.size <= other.size for one, other in zip(recipe.phases, recipe.phases[1:], strict=False))
 
 
-def test_another_architecture_gives_its_backbone(tmp_path: Path) -> None:
-    source = training.start(create("mcar-mobilenetv2", num_classes=7), 5)
+@pytest.mark.parametrize("name", ["mcar-mobilenetv2", "rma-mobilenetv2"])
+def test_weights_of_other_classes_or_another_architecture_give_their_backbone(tmp_path: Path, name: str) -> None:
+    source = start(create("mcar-mobilenetv2", num_classes=7), 5)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
-    model = training.start(create("rma-mobilenetv2", num_classes=3), 0, tmp_path / "other.pth")
-    assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
-    with pytest.raises(EdgeError, match="features"):
-        training.start(create("aamn-resnet50", num_classes=3, width=8), 0, tmp_path / "other.pth")
-
-
-def test_pretrained_weights_may_have_other_classes(tmp_path: Path) -> None:
-    source = training.start(create("mcar-mobilenetv2", num_classes=7), 5)
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "other.pth")
-    model = training.start(create("mcar-mobilenetv2", num_classes=3, regions=2), 0, tmp_path / "other.pth")
+    model = start(create(name, num_classes=3, regions=2), 0, tmp_path / "other.pth")
     assert torch.equal(model.features[0][0][0].weight, source.features[0][0][0].weight)
     assert model.convclass.weight.shape[0] == 3
+    with pytest.raises(EdgeError, match="features"):
+        start(create("aamn-resnet50", num_classes=3, width=8), 0, tmp_path / "other.pth")

@@ -1,0 +1,38 @@
+"""What an image shows: the answer of ``Engine.predict``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region the second pass looked at.
+
+    Attributes:
+        box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive.
+        label: the class whose map the box was found on.
+        score: fused score of that class.
+    """
+
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an image shows.
+
+    Attributes:
+        scores: (C,) float32 in [0, 1], fused.
+        labels: (name, score) of the classes at or above their thresholds, best first.
+        regions: the regions in rank order; empty for a model without regions.
+    """
+
+    scores: NDArray[np.float32]
+    labels: list[tuple[str, float]]
+    regions: list[Region]
