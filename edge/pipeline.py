@@ -206,7 +206,8 @@ def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> bytes:
     from edge import lower
 
     lowered = lower.lower(graph.parse(), backend=lowering, precision=target.precision, float16=target.float16)
-    return lowered.SerializeToString(deterministic=True)
+    proto: bytes = lowered.SerializeToString(deterministic=True)
+    return proto
 
 
 def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> bytes:
