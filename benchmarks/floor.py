@@ -8,22 +8,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 from onnx import helper
 
-from edge.graph import cut
+from edge.graph import CLOSER, LOOK, WHOLE, cut
 
 POOLINGS = ("ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool")
-STREAMS = {"global": "image", "local": "crop"}
+STREAMS = {"global": (LOOK, "image"), "local": (CLOSER, "crop")}
 
 
-def backbones(lowered: onnx.ModelProto, size: int, batch: int, regions: int, folder: Path) -> dict[str, Path]:
+def backbones(lowered: Mapping[str, bytes], size: int, batch: int, regions: int, folder: Path) -> dict[str, Path]:
     """Write ``global.onnx`` and ``local.onnx``, batches fixed to B and B·K.
 
     Args:
-        lowered: the graph in a bundle's ``lowered.onnx``.
+        lowered: what the backend parsed, by stage.
         size: S; regions: K.
 
     Raises:
@@ -31,10 +32,11 @@ def backbones(lowered: onnx.ModelProto, size: int, batch: int, regions: int, fol
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for stream, source in STREAMS.items():
+    for stream, (stage, source) in STREAMS.items():
         count = batch * (regions if stream == "local" else 1)
         paths[stream] = folder / f"{stream}.onnx"
-        onnx.save(backbone(lowered, stream, source, (count, 3, size, size)), str(paths[stream]))
+        model = onnx.load_from_string(lowered[stage if stage in lowered else WHOLE])
+        onnx.save(backbone(model, stream, source, (count, 3, size, size)), str(paths[stream]))
     return paths
 
 

@@ -1,9 +1,9 @@
-"""Which form of the crop is fastest on which backend, and what boxes and crop cost of the whole engine.
+"""Which form of the crop is fastest on which backend.
 
     python -m benchmarks.ops --model mcar-mobilenetv2 --size 256 --batch 1
 
-Random weights: time does not depend on them. One engine per backend and form, all interleaved in one run; then each engine's
-own profile, summed over the nodes ``boxes/…`` and ``crop/…``. Findings stand in docs/lowering.md.
+Random weights: time does not depend on them. One engine per backend and form, all interleaved in one run. Findings stand in
+docs/lowering.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from edge import backends
 from edge import lower as lowering
-from edge.backends import Runner
+from edge.engine import Engine
 from edge.measure.latency import interleave, timed
 from edge.ops import roi_resize
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
@@ -28,8 +28,8 @@ from edge.spec import ImageSpec, ModelSpec, TargetSpec
 BACKENDS = {name: backends.backend(name) for name in ("openvino", "onnxruntime")}
 
 
-def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Runner]:
-    """``backend form`` → an opened network; the backend's 16-bit float where it has one."""
+def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Engine]:
+    """``backend form`` → an engine; the backend's 16-bit float where it has one."""
     import torch
 
     from edge.models import create
@@ -38,7 +38,7 @@ def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Runner
     torch.manual_seed(0)
     network = create(model, num_classes=20)
     spec = ModelSpec(model, tuple(f"class_{index:02}" for index in range(20)), network.spec_options())
-    canonical = export_graph(network, spec, ImageSpec(size)).parse()
+    graph = export_graph(network, spec, ImageSpec(size))
     opened = {}
     for name, backend in BACKENDS.items():
         float16 = backend.probe().float16
@@ -47,9 +47,8 @@ def engines(model: str, size: int, batch: int, folder: Path) -> dict[str, Runner
             place = folder / f"{name}-{form}"
             place.mkdir()
             with mock.patch.dict(lowering.CROPS, {name: form}):
-                graph = lowering.lower(canonical, backend=name, precision=target.precision, float16=float16)
-            facts = backend.build(graph.SerializeToString(), target, place)
-            opened[f"{name} {form}"] = backends.open_built(backend, place, target, facts)
+                lowered = lowering.lower_stages(graph.parse(), target, row=name, in_stages=True)
+            opened[f"{name} {form}"] = Engine.from_lowered(lowered, graph, target, place)
     return opened
 
 
@@ -63,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     images = np.random.default_rng(0).normal(size=(options.batch, 3, options.size, options.size)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        networks = engines(options.model, options.size, options.batch, Path(folder))
-        turns = {name: timed(partial(network, images)) for name, network in networks.items()}
+        made = engines(options.model, options.size, options.batch, Path(folder))
+        turns = {name: timed(partial(engine.infer, images)) for name, engine in made.items()}
         rounds = interleave(turns, rounds=options.rounds, turn_s=0.3)
         print(f"{options.model} {options.size}, batch {options.batch}; ratios of round medians to the form the tables choose")
-        for name, network in networks.items():
+        for name in made:
             backend, _ = name.split()
             base = f"{backend} {lowering.CROPS[backend]}"
             print(f"{name:32}{1e3 * np.median(rounds.latency(name).seconds):9.2f} ms  × {rounds.compare(name, base)}")

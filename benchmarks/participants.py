@@ -71,7 +71,7 @@ def openvino(path: Path, target: TargetSpec) -> Runner:
     """An ONNX file, or OpenVINO's XML with its weights beside it."""
     from edge.backends.openvino import OpenVINORunner
 
-    return OpenVINORunner(path.read_bytes(), target, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
+    return OpenVINORunner.read(path.read_bytes(), target, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
 
 
 def bundle(path: Path) -> Runner:

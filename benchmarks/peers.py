@@ -24,7 +24,7 @@ from benchmarks import defaults, participants
 from benchmarks.table import FLOORS, REFERENCE_ROW, Peers, Quality, Table, floors, rows, terminal
 from benchmarks.workers import Apart, Failed, Worker
 from edge import __version__, backends, command
-from edge.bundle import CALIBRATION, LOWERED, REFERENCE, Bundle
+from edge.bundle import CALIBRATION, REFERENCE, Bundle
 from edge.data import REPORT, Dataset, batches, calibration_subset, match_labels, open_dataset
 from edge.errors import EdgeError
 from edge.graph import OUTPUTS, Outputs
@@ -170,8 +170,6 @@ def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Tab
 
 def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration: Path, work: Path, table: Table) -> None:
     """Each engine's own backbone passes, and for int8 the same backbone quantised by NNCF."""
-    import onnx
-
     from benchmarks.floor import backbones
 
     for name, bundle in bundles.items():
@@ -181,8 +179,7 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
             continue
         floor = f"floor-{precision}-{backend}"
         try:
-            graph = onnx.load_from_string(bundle.read_file(LOWERED))
-            paths = backbones(graph, bundle.image.size, args.batch, regions, work / floor)
+            paths = backbones(bundle.lowered(), bundle.image.size, args.batch, regions, work / floor)
         except LookupError as error:
             table.fail(floor, backend, precision, str(error))
             continue

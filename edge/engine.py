@@ -164,6 +164,11 @@ class Engine:
             got = f"{classes.min()} to {classes.max()}"
             raise EdgeError("infer", f"The engine found regions of classes {got}; the bundle has {len(self.labels)} classes", REBUILD)
 
+    @property
+    def runners(self) -> Mapping[str, backends.Runner]:
+        """What runs each of its stages, by name; none once it is closed."""
+        return self._stages.runners if self._stages is not None else {}
+
     def layers(self) -> dict[str, Any]:
         """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
         return self._stages.layers() if self._stages is not None else {}

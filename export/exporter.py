@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import onnx
 import torch
-from torch._ops import OpOverload
 
 from edge.errors import EdgeError
 from edge.graph import BATCH, FLOAT32_NODES, INPUT, IR_VERSION, OPSET, OUTPUTS, PRODUCER, Graph
@@ -75,7 +74,7 @@ def _output_names(model: torch.nn.Module, example: torch.Tensor) -> list[str]:
         return list(model(mode.from_tensor(example)))
 
 
-def _translations() -> dict[OpOverload, Callable[..., Value]]:
+def _translations() -> dict[Callable[..., Value], Callable[..., Value]]:
     from onnxscript.values import Opset
 
     operators = Opset(DOMAIN, 1)

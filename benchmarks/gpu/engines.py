@@ -29,9 +29,9 @@ from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Apart, Failed, Worker
 from edge import backends
 from edge.atomic import write_atomically
-from edge.bundle import LOWERED, REFERENCE, Bundle
+from edge.bundle import REFERENCE, Bundle, lowered_file
 from edge.engine import Engine, check_fit
-from edge.graph import Outputs
+from edge.graph import WHOLE, Outputs
 from edge.measure import latency, machine
 from edge.measure.regions import drift
 from edge.pipeline import BuildOptions, build
@@ -55,12 +55,13 @@ def bundle(path: Path, graphs: bool) -> Runner:
     if graphs:
         engine = Engine.load(path)
         engine.infer(np.zeros((1, 3, engine.bundle.image.size, engine.bundle.image.size), np.float32))
-        if engine._runner is not None and engine._runner.graphless:
-            raise RuntimeError(f"no CUDA graph: {engine._runner.graphless}")
+        reasons = [runner.graphless for runner in engine.runners.values() if runner.graphless]
+        if reasons:
+            raise RuntimeError(f"no CUDA graph: {reasons[0]}")
         return engine.infer
     opened, payload = Bundle.load(path)
     check_fit(opened)
-    return backends.backend(opened.target.backend).open(payload, opened.target, opened.manifest["engine"], graphs=False)
+    return backends.backend(opened.target.backend).open(payload, opened.target, opened.manifest["engine"], graphs=False)[WHOLE]
 
 
 def network(source: Callable[[], Source], way: str, half: bool, device: str, batch: int) -> Runner:
@@ -250,7 +251,7 @@ def main(args: argparse.Namespace) -> int:
         for batch in args.batches:
             measure(args, built, batch, result, save)
         if args.work:
-            result["lowered"] = {name: str(path / LOWERED) for name, path in built.items()}
+            result["lowered"] = {name: str(path / lowered_file(WHOLE)) for name, path in built.items()}
     save()
     return 0
 

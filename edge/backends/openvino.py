@@ -99,6 +99,14 @@ class OpenVINORunner(Runner):
         self._lock = threading.Lock()
         self._requests = threading.local()
 
+    @classmethod
+    def read(cls, model: bytes, target: TargetSpec, weights: bytes = b"") -> OpenVINORunner:
+        """A model of somebody else: OpenVINO's XML with its weights, or ONNX."""
+        import openvino
+
+        core = openvino.Core()
+        return cls(core, core.read_model(model, weights), target)
+
     def forms(self) -> dict[str, Form]:
         with vendor_errors("load", "OpenVINO cannot tell the form of the engine", REBUILD):
             return {

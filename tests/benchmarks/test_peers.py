@@ -19,7 +19,7 @@ from benchmarks.floor import backbones  # noqa: E402
 from benchmarks.participants import Participant  # noqa: E402
 from benchmarks.table import Floor, Peers, Table, rows, terminal  # noqa: E402
 from benchmarks.workers import Failed, Worker  # noqa: E402
-from edge.bundle import LOWERED, Bundle  # noqa: E402
+from edge.bundle import Bundle  # noqa: E402
 from edge.measure.latency import Rounds  # noqa: E402
 from edge.plain import from_plain, to_plain  # noqa: E402
 
@@ -56,8 +56,7 @@ def test_a_worker_that_cannot_open_says_why(tmp_path):
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_floor_is_the_backbone_of_each_stream_and_nothing_else(small_bundle, backend, tmp_path):
     bundle = Bundle.read(small_bundle(backend))
-    lowered = onnx.load(str(bundle.path / LOWERED))
-    paths = backbones(lowered, 64, 2, 4, tmp_path)
+    paths = backbones(bundle.lowered(), 64, 2, 4, tmp_path)
     convolutions = {}
     for stream, path in paths.items():
         part = onnx.load(str(path))
