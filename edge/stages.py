@@ -43,13 +43,21 @@ class Stages:
 
     def run(self, images: np.ndarray, timing: Timing | None = None) -> Outputs:
         """images: (B, 3, S, S) float32, B up to the largest batch → the outputs of ``Engine.infer``."""
-        timing = timing or Timing()
-        if self._spec is None:
-            return self._whole_images(WHOLE, images, timing)
-        found = self._whole_images(LOOK, images, timing)
-        looked = np.ones(found["regions"].shape[:2], bool)
-        local = np.zeros_like(found["global_scores"])  # 0 is below every score: where nothing was looked at, the first pass decides
-        np.maximum.at(local, np.nonzero(looked)[0], self._region_scores(images, found["regions"], looked, timing))
+        timing, count = timing or Timing(), len(images)
+        size = next(size for size in self._batches if size >= count)
+        if size > count:
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
+        stage = WHOLE if self._spec is None else LOOK
+        with self.runners[stage].hold(images) as held:
+            found = timing.run(stage, self.runners[stage], {INPUT: held})
+            if size > count:
+                found = {name: value[:count] for name, value in found.items()}
+            if self._spec is None:
+                return found
+            looked = np.ones(found["regions"].shape[:2], bool)
+            scores = self._region_scores(held, found["regions"], looked, timing)
+        local = np.zeros_like(found["global_scores"])  # below every score: where nothing was looked at, the first pass decides
+        np.maximum.at(local, np.nonzero(looked)[0], scores)
         return {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
 
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
@@ -64,15 +72,6 @@ class Stages:
     def close(self) -> None:
         for runner in self.runners.values():
             runner.close()
-
-    def _whole_images(self, stage: str, images: np.ndarray, timing: Timing) -> Outputs:
-        """A stage that takes images alone, padded to the next batch it was compiled for."""
-        count = len(images)
-        size = next(size for size in self._batches if size >= count)
-        if size > count:
-            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
-        outputs = timing.run(stage, self.runners[stage], {INPUT: images})
-        return {name: value[:count] for name, value in outputs.items()} if size > count else outputs
 
     def _region_scores(self, images: np.ndarray, regions: np.ndarray, looked: np.ndarray, timing: Timing) -> np.ndarray:
         """regions (B, K, 4), looked (B, K) bool → (R, C) float32 of the R regions that are looked at, image by image."""

@@ -104,6 +104,12 @@ class Runner(ABC):
         """images: (B, 3, S, S) float32 → the outputs of a stage that takes nothing else."""
         return self.run({INPUT: images})
 
+    @contextmanager
+    def hold(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """images: (B, 3, S, S) float32, B one of the target's batches → what stands for them as the input ``image`` of this stage and,
+        until the context ends, of *closer*: on a GPU they need then be copied only once."""
+        yield images
+
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
         """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked where the backend is ``on_gpu``."""
         raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
