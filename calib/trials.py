@@ -103,9 +103,7 @@ def runs_here(target: TargetSpec) -> bool:
 
 def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
     """An engine of a graph in a new folder below ``folder``."""
-    row, in_stages = backends.lowering(target.backend), backends.backend(target.backend).in_stages
-    lowered = lower.lower_stages(graph.parse(), target, row=row, in_stages=in_stages)
-    return Engine.from_lowered(lowered, graph, target, Path(tempfile.mkdtemp(dir=folder)))
+    return Engine.from_lowered(backends.lowered(graph, target), graph, target, Path(tempfile.mkdtemp(dir=folder)))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     if target.precision == "int8":
         final = quantise(exported.graph, source, target, options, events)
     lowering = backends.lowering(backend)
-    lowered = _lowered(final.graph, target, lowering)
+    lowered = backends.lowered(final.graph, target)
     return write_bundle(
         output,
         graph=final.graph,
@@ -204,12 +204,6 @@ def _export(source: Source, events: Events) -> _Exported:
     return _Exported(graph, reference, parity)
 
 
-def _lowered(graph: Graph, target: TargetSpec, lowering: str) -> dict[str, bytes]:
-    from edge import lower
-
-    return lower.lower_stages(graph.parse(), target, row=lowering, in_stages=backends.backend(target.backend).in_stages)
-
-
 def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, bytes]:
     """The graph of a bundle, lowered: it comes from outside and may be anything."""
     try:
@@ -221,7 +215,7 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, b
             f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:
-        return _lowered(old.graph(), target, lowering)
+        return backends.lowered(old.graph(), target)
     except EdgeError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge import Engine, backends, command, doctor
-from edge.bundle import CALIBRATION, ENGINE_FILES, LOWERED, REFERENCE, Bundle
+from edge.bundle import CALIBRATION, ENGINE_FILES, REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.manifest import digest_bytes, digest_file
 
@@ -51,11 +51,14 @@ def other(bundle, tmp_path):
 
     folder = shutil.copytree(bundle, tmp_path / "other")
     read = Bundle.read(folder)
-    model = onnx.load_from_string(read.read_file(LOWERED))
-    for constant in model.graph.initializer:
-        if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 4:
-            constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * np.float32(0.5), constant.name))
-    backends.backend(read.target.backend).build(model.SerializeToString(), read.target, folder)
+    lowered = {}
+    for stage, data in read.lowered().items():
+        model = onnx.load_from_string(data)
+        for constant in model.graph.initializer:
+            if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 4:
+                constant.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(constant) * np.float32(0.5), constant.name))
+        lowered[stage] = model.SerializeToString()
+    backends.backend(read.target.backend).build(lowered, read.target, read.stages, folder)
     return resealed(folder, model={"thresholds": [0.25] * len(read.model.labels)})
 
 
@@ -228,13 +231,12 @@ def test_a_tensor_that_nobody_described_is_refused(small_bundle, tmp_path):
     import onnx
 
     folder = shutil.copytree(small_bundle("onnxruntime"), tmp_path / "bundle")
-    model = onnx.load(str(folder / "engine.onnx"))
+    model = onnx.load(str(folder / "engine.closer.onnx"))
     for node in model.graph.node:
-        node.output[:] = ["guesses" if name == "scores" else name for name in node.output]
-        node.input[:] = ["guesses" if name == "scores" else name for name in node.input]
-    next(value for value in model.graph.output if value.name == "scores").name = "guesses"
-    onnx.save(model, str(folder / "engine.onnx"))
-    with pytest.raises(EdgeError, match="has no scores"):
+        node.output[:] = ["guesses" if name == "region_scores" else name for name in node.output]
+    model.graph.output[0].name = "guesses"
+    onnx.save(model, str(folder / "engine.closer.onnx"))
+    with pytest.raises(EdgeError, match="has no region_scores"):
         Engine.load(resealed(folder))
 
 

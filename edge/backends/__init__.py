@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support
 from edge.errors import EdgeError, UnavailableError, one_of
-from edge.graph import WHOLE
+from edge.graph import WHOLE, Graph
 from edge.spec import ModelSpec, StagesSpec, TargetSpec
 
 __all__ = ["AUTOMATIC", "BACKENDS", "Backend", "Form", "Runner", "Support"]
@@ -55,6 +55,13 @@ def open_built(
 def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, target: TargetSpec) -> StagesSpec | None:
     """How a lowered graph runs on a backend; None where it is one stage."""
     return None if WHOLE in lowered else StagesSpec(backend.closer_sizes(int(model.options["regions"]), target))
+
+
+def lowered(graph: Graph, target: TargetSpec) -> dict[str, bytes]:
+    """A canonical graph as a target's backend takes it here, by stage; needs onnx."""
+    from edge.lower import lower_stages
+
+    return lower_stages(graph.parse(), target, row=lowering(target.backend), in_stages=backend(target.backend).in_stages)
 
 
 def lowering(name: str) -> str:

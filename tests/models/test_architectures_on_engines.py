@@ -17,7 +17,7 @@ from edge import backends, lower
 from edge.backends.onnxruntime import Session
 from edge.draw import draw
 from edge.engine import Engine
-from edge.graph import Graph
+from edge.graph import WHOLE, Graph
 from edge.lower.backbone import convolutions
 from edge.lower.sixteen_bit import FLOAT16
 from edge.models.network import Network
@@ -64,8 +64,8 @@ def engine(graph: Graph, folder: Path, backend: str, precision: str) -> Engine:
     float16 = {"fp16": support.float16, "int8": support.int8_float16}.get(precision)
     if precision == "fp16" and float16 is None:
         pytest.skip(f"{backend} has no 16-bit float here")
-    lowered = lower.lower(graph.parse(), backend=backends.lowering(backend), precision=precision, float16=float16)
-    return Engine.from_lowered(lowered.SerializeToString(), graph, TargetSpec(backend, precision, (1, 2), float16), folder)
+    target = TargetSpec(backend, precision, (1, 2), float16, support.reduced_range)
+    return Engine.from_lowered(backends.lowered(graph, target), graph, target, folder)
 
 
 def test_the_graph_computes_what_the_network_computes(case: Case) -> None:
@@ -105,7 +105,7 @@ def test_reduced_precision_stays_close(case: Case, int8: Graph, precision: str, 
     reference = Session(lower.reference(case.graph.parse()).SerializeToString())(images)
     with engine(int8 if precision == "int8" else case.graph, tmp_path, "openvino", precision) as made:
         found = made.infer(images)
-        nodes = runtime_nodes(made._runner.compiled(1))
+        nodes = runtime_nodes(made.runners[WHOLE].compiled(1))
     # What decides where the next region lies; on AAMN, what attends. (A cast before it is named after it.)
     origins = {origin: node["precision"] for node in nodes for origin in node["origin"].split(",") if "/fp32_" not in origin}
     exact = {origin: precision for origin, precision in origins.items() if any(word in origin for word in EXACT)}
