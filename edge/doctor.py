@@ -82,6 +82,8 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         reduced = f" ({target.float16})" if target.float16 else ""
         command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
+        if bundle.stages is not None:
+            command.say(f"  two stages: look at a batch, then closer at {', '.join(map(str, bundle.stages.sizes))} regions at once")
         facts = bundle.manifest.get("engine", {})
         for line in backends.describe_engine(target.backend, facts):
             command.say(f"  {line}")
