@@ -17,7 +17,7 @@ VNNI = ("avx512_vnni", "avx_vnni")
 
 def cores() -> int:
     """Cores that this process may run on."""
-    # Only Linux tells a process which cores are its own.
+    # Only Linux tells a process which cores are its own: elsewhere the function is missing.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

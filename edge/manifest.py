@@ -159,7 +159,7 @@ def _digest_blocks(file: BinaryIO, size: int) -> tuple[bytes, str]:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def _refuse_constant(name: str) -> None:

@@ -80,10 +80,10 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (("precision", PRECISIONS), ("backend", (AUTO, *BACKENDS)), ("calib_method", METHODS)):
-            self._check_one_of(name, getattr(self, name), allowed)
+            self._check_one_of(name, vars(self)[name], allowed)
         for name, allowed in (("model", tuple(MODELS)), ("pooling", POOLINGS)):
-            if getattr(self, name) is not None:
-                self._check_one_of(name, getattr(self, name), allowed)
+            if vars(self)[name] is not None:
+                self._check_one_of(name, vars(self)[name], allowed)
         for repair in self.repair:
             self._check_one_of("repair", repair, REPAIRS)
         for name, least, most, range_ in (
@@ -92,7 +92,7 @@ class BuildOptions:
             ("calib_images", 1, None, f"1 or more; {CALIBRATION_IMAGES} are usual"),
             ("seed", 0, None, "0 or more"),
         ):
-            value = getattr(self, name)
+            value = vars(self)[name]
             self._check(name, value is None or (_is_whole(value) and least <= value <= (most or value)), range_)
         if self.size is not None:
             self._check("size", _is_whole(self.size), "a multiple of 32")
@@ -106,11 +106,11 @@ class BuildOptions:
     @property
     def given(self) -> frozenset[str]:
         """Names of the fields that differ from their defaults."""
-        return frozenset(field.name for field in fields(self) if getattr(self, field.name) != field.default)
+        return frozenset(field.name for field in fields(self) if vars(self)[field.name] != field.default)
 
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            value = getattr(self, name)
+            value = vars(self)[name]
             shown = f"{value:g}" if isinstance(value, float) else repr(value)
             raise EdgeError("build", f"`{name}` is {shown}", f"Give `{name}` {allowed}")
 

@@ -173,7 +173,7 @@ def _open(options: BuildOptions, events: Events) -> Source:
         model=options.model,
         labels=Path(options.labels) if options.labels else None,
         size=options.size,
-        options={name: getattr(options, name) for name in ("pooling", "regions", "threshold") if getattr(options, name) is not None},
+        options={name: vars(options)[name] for name in ("pooling", "regions", "threshold") if vars(options)[name] is not None},
         seed=options.seed,
     )
     check_size(source.image.size)

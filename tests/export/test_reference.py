@@ -1,4 +1,4 @@
-"""The recorded outputs of the official implementation, through torch's graph on ONNX Runtime and OpenVINO."""
+"""The recorded outputs of the official implementation, through torch's graph on ONNX Runtime and through engines in stages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 
 from edge import backends, lower
 from edge.backends.onnxruntime import Session
+from edge.engine import Engine
+from edge.graph import CLOSER, LOOK
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 from export import export_graph
 
@@ -32,11 +34,11 @@ def test_graph_on_onnxruntime_gives_the_official_outputs(case):
     agree(session(images), expected)
 
 
-def test_graph_on_openvino_gives_the_official_outputs(case, tmp_path):
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_both_stages_of_an_engine_give_the_official_outputs(case, tmp_path, backend):
+    pytest.importorskip(backend)
     graph, images, expected = case
-    target = TargetSpec("openvino", "fp32", (len(images),))
-    lowered = lower.lower(graph.parse(), backend="openvino", precision="fp32").SerializeToString()
-    openvino = backends.backend("openvino")
-    openvino.build(lowered, target, tmp_path)
-    agree(backends.open_built(openvino, tmp_path, target, {})(images), expected)
+    target = TargetSpec(backend, "fp32", (len(images),))
+    with Engine.from_lowered(backends.lowered(graph, target), graph, target, tmp_path) as engine:
+        assert set(engine.runners) == {LOOK, CLOSER}
+        agree(engine.infer(images), expected)
