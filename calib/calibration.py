@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_dtypes import bfloat16  # which onnx brings
 
 from calib.fingerprint import fingerprint
 from calib.histogram import BINS, Histogram
@@ -124,20 +125,11 @@ class Calibration:
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """float64 values as the table can hold them: bfloat16, relative error at most 1/256, counts below 257 exact."""
-    return _from_codes(_codes(values))
-
-
-def _codes(values: np.ndarray) -> np.ndarray:
-    bits = np.asarray(values, np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _from_codes(codes: np.ndarray) -> np.ndarray:
-    return (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.asarray(values, np.float32).astype(bfloat16).astype(np.float64)
 
 
 def _packed(values: np.ndarray) -> str:
-    codes = _codes(values)
+    codes = np.asarray(values, np.float32).astype(bfloat16).view(np.uint16)
     # High bytes hold sign and exponent, which hardly vary: apart from the low ones they compress to nothing.
     planes = (codes >> 8).astype(np.uint8).tobytes() + (codes & 255).astype(np.uint8).tobytes()
     return base64.b64encode(zlib.compress(planes, 9)).decode()
@@ -150,7 +142,7 @@ def _unpacked(text: str, count: int | None = None) -> np.ndarray:
     if engine.unconsumed_tail or len(planes) % 2 or (count is not None and len(planes) != 2 * count):
         raise ValueError("numbers of another count")
     high, low = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
-    values = _from_codes((high << 8) | low)
+    values: np.ndarray = ((high << 8) | low).view(bfloat16).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("numbers that are not finite")
     return values

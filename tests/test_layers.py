@@ -47,11 +47,11 @@ COMMANDS = frozenset(name for name, layer in LAYERS.items() if layer == 6)
 ARRAYS = frozenset({"numpy", "PIL"})
 ANYWHERE: dict[str, frozenset[str]] = {
     **{name: ARRAYS for name, layer in LAYERS.items() if layer >= 2},
-    "edge.lower": ARRAYS | {"onnx"},
+    "edge.lower": ARRAYS | {"onnx", "ml_dtypes"},
     "edge.models": ARRAYS | {"torch", "torchvision"},
     "edge.training": ARRAYS | {"torch", "torchvision"},
     "export": ARRAYS | {"torch", "torchvision", "onnx", "onnxscript"},
-    "calib": ARRAYS | {"onnx"},
+    "calib": ARRAYS | {"onnx", "ml_dtypes"},
 }
 IN_FUNCTIONS: dict[str, frozenset[str]] = {
     **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], frozenset({"onnx"})),

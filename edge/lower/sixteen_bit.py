@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -111,9 +112,7 @@ def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.Tens
             worst = float(np.abs(values).max())
             raise EdgeError("lower", f"{tensor.name} holds {worst:g}; fp16 ends at 65504", "Change `precision` to fp32")
         return numpy_helper.from_array(halves)
-    bits = values.view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return helper.make_tensor("", TensorProto.BFLOAT16, values.shape, rounded.tobytes(), raw=True)
+    return numpy_helper.from_array(values.astype(ml_dtypes.bfloat16))
 
 
 def _widened_output(nodes: list[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
