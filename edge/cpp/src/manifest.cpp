@@ -1,5 +1,6 @@
 // manifest.json to a Bundle, by the rules of edge/manifest.py and edge/bundle.py. Opens no file.
 #include <algorithm>
+#include <functional>
 #include <set>
 
 #include "bundle.h"
