@@ -13,8 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
         // What a parsed manifest promises, whatever it was made of.
         if (bundle.labels.empty() || bundle.thresholds.size() != bundle.labels.size() || bundle.batches.empty())
             __builtin_trap();
-        if (std::adjacent_find(bundle.sizes.begin(), bundle.sizes.end(), std::greater_equal<>()) !=
-            bundle.sizes.end())
+        if (std::adjacent_find(bundle.sizes.begin(), bundle.sizes.end(), std::greater_equal<>()) != bundle.sizes.end())
             __builtin_trap();
         for (const auto& [name, entry] : bundle.files)
             if (name.find('/') != std::string::npos || name == "..") __builtin_trap();
