@@ -38,10 +38,11 @@ DIGEST = "ab" * 32
 def manifest() -> dict:
     """A small valid one, of every kind of field."""
     return {
-        "schema": 1,
+        "schema": 2,
         "model": {"name": "mcar-mobilenetv2", "labels": ["cat", "dog", "é"], "options": {"regions": 4}, "thresholds": [0.5, 0.25, 1e-3]},
         "image": {"size": 64, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
-        "target": {"backend": "tensorrt", "precision": "int8", "batches": [1, 8], "float16": None},
+        "target": {"backend": "tensorrt", "precision": "int8", "batches": [1, 8], "float16": None, "reduced_range": None},
+        "stages": {"sizes": [1, 2, 4]},
         "engine": {
             "payload": "engine.plan",
             "plugin": {"file": "engine.plugin.so", "sha256": DIGEST},
@@ -66,6 +67,10 @@ def manifests() -> dict[str, bytes]:
         "many": lambda one: one["model"].update(labels=[str(i) for i in range(3000)]),
         "surrogate": lambda one: one["files"].update({"\ud800": {"sha256": DIGEST, "bytes": 1}}),
         "unknown": lambda one: one["image"].update({"in\nput": "uint8"}),
+        "unknown_stages": lambda one: one["stages"].update({"ru\nle": "rank"}),
+        "falling_sizes": lambda one: one["stages"].update(sizes=[4, 2]),
+        "one_graph": lambda one: one.update(stages=None),
+        "first_schema": lambda one: (one.update(schema=1), one.pop("stages"), one["target"].pop("reduced_range")),
     }
     for name, change in changes.items():
         one = manifest()

@@ -8,6 +8,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 from edge import Engine
 from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.graph import WHOLE
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
+from edge.stages import Stages
 
 IMAGE = np.zeros((1, 3, 64, 64), np.float32)
 STRESS = int(os.environ.get("EDGE_STRESS", "60"))  # images of each thread; a tenth as many loads
@@ -96,11 +99,11 @@ class Held:
     def __init__(self) -> None:
         self.entered, self.let_go, self.closed = threading.Event(), threading.Event(), threading.Event()
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.entered.set()
         assert self.let_go.wait(60)
         assert not self.closed.is_set(), "closed under a call"
-        return {"scores": np.zeros((len(images), 1), np.float32)}
+        return {"scores": np.zeros((len(inputs["image"]), 1), np.float32)}
 
     def close(self) -> None:
         self.closed.set()
@@ -108,7 +111,9 @@ class Held:
 
 def test_closing_waits_for_calls_under_way_and_refuses_later_ones() -> None:
     runner = Held()
-    engine = Engine(Bundle(Path(), {}, ModelSpec("held", ("a",)), ImageSpec(64), TargetSpec("openvino", "fp32", (1,))), runner)
+    target = TargetSpec("openvino", "fp32", (1,))
+    bundle = Bundle(Path(), {}, ModelSpec("held", ("a",)), ImageSpec(64), target)
+    engine = Engine(bundle, Stages({WHOLE: runner}, target, None))
     with ThreadPoolExecutor(2) as pool:
         call = pool.submit(engine.infer, IMAGE)
         assert runner.entered.wait(60)

@@ -53,7 +53,7 @@ def test_the_same_numbers_as_python_on_the_same_input(engine: Engine, native, co
     expected, found = engine.infer(batch), native.infer(batch)
     assert native.labels == engine.labels
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_a_batch_between_two_sizes_is_padded(copied: Path, rewrite, open_native, native) -> None:
@@ -212,14 +212,16 @@ def test_the_runtime_gives_what_python_gives(architecture: tuple[str, Path], ope
     check(bundle, native, OUTPUTS[name])
 
 
-def test_an_output_with_further_names_is_found(copied: Path, open_native, rewrite) -> None:
+def test_an_output_with_further_names_is_found(copied: Path, native, open_native, rewrite) -> None:
     """A reshape swapped with what followed it leaves an output with both their names."""
     model = (copied / "engine.xml").read_text()
-    for name in OUTPUTS["mcar"]:
+    for name in ("look/global_scores", "look/regions", "look/region_classes", "closer/region_scores"):
         assert f'output_names="{name}"' in model
-        model = model.replace(f'names="{name}"', f'names="{name},a_{name}"')  # OpenVINO calls the first of them any name
+        model = model.replace(f'names="{name}"', f'names="{name},{name}_again,a_{name}"')  # OpenVINO may call any of them first
     rewrite(copied, {"engine.xml": model.encode()})
-    check(copied, open_native(copied), OUTPUTS["mcar"])
+    found, expected = open_native(copied).infer(IMAGES), native.infer(IMAGES)
+    for name in OUTPUTS["mcar"]:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_the_version_is_the_packages(repository: Path) -> None:

@@ -85,9 +85,9 @@ def test_a_file_that_stands_beside_the_listed_ones_is_not_taken(copied: Path, op
 FORMS = {
     "two labels": (lambda manifest: manifest["model"].update(labels=["a", "b"]), {}, "global_scores"),
     "another size": (lambda manifest: manifest["image"].update(size=96), {}, "image"),
-    "another name of the input": (None, {'"image"': '"picture"'}, "image"),
-    "no scores": (None, {'"scores"': '"other"'}, "other"),
-    "no regions": (None, {'"regions"': '"other"'}, "other"),
+    "another name of the input": (None, {'"look/image"': '"look/picture"'}, "image"),
+    "no scores": (None, {'"look/global_scores"': '"look/other"'}, "global_scores"),
+    "no regions": (None, {'"look/regions"': '"look/other"'}, "regions"),
 }
 
 

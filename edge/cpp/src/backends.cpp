@@ -6,12 +6,12 @@
 namespace edge {
 
 #ifdef MCAR_EDGE_OPENVINO
-std::unique_ptr<Runner> open_openvino(const Bundle& bundle, const Contents& contents);
+Runners open_openvino(const Bundle& bundle, const Contents& contents);
 #else
 constexpr decltype(Backend::open) open_openvino = nullptr;
 #endif
 #ifdef MCAR_EDGE_TENSORRT
-std::unique_ptr<Runner> open_tensorrt(const Bundle& bundle, const Contents& contents);
+Runners open_tensorrt(const Bundle& bundle, const Contents& contents);
 #else
 constexpr decltype(Backend::open) open_tensorrt = nullptr;
 #endif

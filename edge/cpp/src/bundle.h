@@ -17,7 +17,9 @@ namespace edge {
 
 constexpr const char* MANIFEST = "manifest.json";
 constexpr const char* REBUILD = "Rebuild the bundle: python -m edge.build --force";
-constexpr std::int64_t MAX_BATCH = 4096;  // as edge/bundle.py: what is allocated follows from it
+// As edge/bundle.py: what is allocated follows from these.
+constexpr std::int64_t MAX_BATCH = 4096;
+constexpr std::int64_t MAX_REGIONS = 100000;  // of a batch
 
 // What the manifest says; every field has been checked for type and range.
 struct Bundle {
@@ -33,6 +35,7 @@ struct Bundle {
     ImageSpec image;
     std::string backend, precision, float16;  // float16: bf16, fp16, or empty
     std::vector<std::size_t> batches;         // ascending
+    std::vector<std::size_t> sizes;           // numbers of regions of the second stage, ascending; empty for one graph
     std::string architecture, runtime;        // it was built on and with; empty where the manifest does not tell
     std::map<std::string, File> files;
     nlohmann::json engine;  // what the backend wrote of its engine; checked, and read, by the backend alone

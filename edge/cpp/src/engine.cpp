@@ -10,7 +10,7 @@
 #include <shared_mutex>
 #include <tuple>
 
-#include "runner.h"
+#include "stages.h"
 
 namespace edge {
 namespace {
@@ -29,7 +29,7 @@ void check_process(const char* stage, pid_t loaded_in) {
 
 [[noreturn]] void refuse_closed() { throw Error("infer", "The engine is closed", "Load it again"); }
 
-std::unique_ptr<Runner> open_runner(const Bundle& bundle, const Contents& contents) {
+Runners open_runners(const Bundle& bundle, const Contents& contents) {
     struct utsname machine{};
     uname(&machine);
     if (!bundle.architecture.empty() && bundle.architecture != machine.machine)
@@ -50,7 +50,7 @@ std::unique_ptr<Runner> open_runner(const Bundle& bundle, const Contents& conten
 
 struct Engine::State {
     Bundle bundle;
-    std::unique_ptr<Runner> runner;
+    std::unique_ptr<Stages> stages;  // null once closed
     Layout layout;
     pid_t process = getpid();
     // normalised[c][v]: the input's value of byte v in channel c.
@@ -58,8 +58,8 @@ struct Engine::State {
     mutable std::shared_mutex closing;  // shared by calls under way, held alone by close
 
     ~State() {
-        // In a forked child the runner's threads are gone: waiting for them would hang, so it is left to the exit.
-        if (process != getpid()) static_cast<void>(runner.release());
+        // In a forked child the engine's threads are gone: waiting for them would hang, so it is left to the exit.
+        if (process != getpid()) static_cast<void>(stages.release());
     }
 };
 
@@ -74,8 +74,8 @@ Engine Engine::load(const std::filesystem::path& path) {
     auto state = std::make_unique<State>();
     Contents contents;
     std::tie(state->bundle, contents) = read_bundle(path);
-    state->runner = open_runner(state->bundle, contents);
-    state->layout = check_forms(state->bundle, state->runner->forms());
+    state->stages = std::make_unique<Stages>(state->bundle, open_runners(state->bundle, contents));
+    state->layout = state->stages->layout();
     const ImageSpec& image = state->bundle.image;
     for (std::size_t channel = 0; channel < 3; ++channel)
         for (std::size_t value = 0; value < 256; ++value)
@@ -94,21 +94,14 @@ void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) con
     if (!state_) refuse_closed();
     check_process("infer", state_->process);
     const std::shared_lock<std::shared_mutex> open(state_->closing);
-    if (!state_->runner) refuse_closed();
+    if (!state_->stages) refuse_closed();
     if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
     if (batch < 1 || batch > max_batch())
         throw Error(
             "infer",
             "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(max_batch()),
             "Split it, or build with a larger `batch`");
-    const Layout& layout = state_->layout;
-    outputs.scores.resize(batch * layout.classes);
-    outputs.global_scores.resize(layout.global_scores ? batch * layout.classes : 0);
-    outputs.local_scores.resize(layout.local_scores ? batch * layout.classes : 0);
-    outputs.regions.resize(batch * layout.regions * 4);
-    outputs.region_classes.resize(batch * layout.regions);
-    const auto& sizes = state_->bundle.batches;
-    state_->runner->run(images, batch, *std::lower_bound(sizes.begin(), sizes.end(), batch), outputs);
+    state_->stages->run(images, batch, outputs);
 }
 
 void Engine::preprocess(const View& photo, float* output) const {
@@ -196,7 +189,7 @@ std::size_t Engine::max_batch() const { return state_->bundle.batches.back(); }
 void Engine::close() {
     if (!state_ || state_->process != getpid()) return;
     const std::unique_lock<std::shared_mutex> alone(state_->closing);
-    state_->runner.reset();
+    state_->stages.reset();
 }
 
 }  // namespace edge

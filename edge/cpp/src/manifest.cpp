@@ -1,5 +1,6 @@
 // manifest.json to a Bundle, by the rules of edge/manifest.py and edge/bundle.py. Opens no file.
 #include <algorithm>
+#include <functional>
 #include <set>
 
 #include "bundle.h"
@@ -9,9 +10,9 @@
 namespace edge {
 namespace {
 
-constexpr int SCHEMA = 1;
+constexpr int OLDEST = 1, SCHEMA = 2;  // 1: every engine is one graph
 constexpr int MAX_DEPTH = 64;
-// The bounds of edge/bundle.py: what is allocated later follows from these.
+// Further bounds of edge/bundle.py.
 constexpr std::int64_t MAX_SIZE = 4096;
 constexpr std::size_t MAX_CLASSES = 100000;
 
@@ -20,6 +21,16 @@ constexpr std::size_t MAX_CLASSES = 100000;
 bool plain(const std::string& name) {
     return !name.empty() && name.size() < 200 && name != "." && name != ".." &&
            name.find_first_of(std::string_view("/\\:\0", 4)) == std::string::npos;
+}
+
+// Whole numbers from 1 on.
+std::vector<std::size_t> ascending(const json& object, const char* name, std::int64_t most) {
+    std::vector<std::size_t> values;
+    for (const json& value : member(object, name, json::value_t::array))
+        values.push_back(static_cast<std::size_t>(integer(value, name, 1, most)));
+    if (values.empty() || std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) != values.end())
+        refuse_value(name, "are not ascending");
+    return values;
 }
 
 std::array<float, 3> channels(const json& image, const char* name) {
@@ -59,18 +70,26 @@ void read_image(const json& image, Bundle& bundle) {
 }
 
 void read_target(const json& target, Bundle& bundle) {
-    refuse_unknown(target, "target", {"backend", "precision", "batches", "float16"});
+    refuse_unknown(target, "target", {"backend", "precision", "batches", "float16", "reduced_range"});
     bundle.backend = text(target, "backend");
     bundle.precision = text(target, "precision");
     if (bundle.precision != "fp32" && bundle.precision != "fp16" && bundle.precision != "int8")
         refuse_value("precision", "is " + bundle.precision.substr(0, 40) + ", not fp32, fp16 or int8");
-    for (const json& batch : member(target, "batches", json::value_t::array))
-        bundle.batches.push_back(static_cast<std::size_t>(integer(batch, "batches", 1, MAX_BATCH)));
-    if (bundle.batches.empty() || std::adjacent_find(bundle.batches.begin(), bundle.batches.end(),
-                                                     std::greater_equal<>()) != bundle.batches.end())
-        refuse_value("batches", "are not ascending");
+    bundle.batches = ascending(target, "batches", MAX_BATCH);
     const auto float16 = target.find("float16");
     if (float16 != target.end() && !float16->is_null()) bundle.float16 = text(target, "float16");
+    // Only engines of ONNX Runtime differ by it, which is not run here.
+    const auto range = target.find("reduced_range");
+    if (range != target.end() && !range->is_null()) member(target, "reduced_range", json::value_t::boolean);
+}
+
+// How a second pass runs; null where the engine is one graph.
+void read_stages(const json& manifest, Bundle& bundle) {
+    const auto found = manifest.find("stages");
+    if (found == manifest.end() || found->is_null()) return;
+    const json& stages = member(manifest, "stages", json::value_t::object);
+    refuse_unknown(stages, "stages", {"sizes"});
+    bundle.sizes = ascending(stages, "sizes", MAX_REGIONS);
 }
 
 void read_files(const json& manifest, Bundle& bundle) {
@@ -99,15 +118,16 @@ Bundle parse_manifest(std::string_view text_, const std::filesystem::path& folde
     }
     if (!manifest.is_object()) refuse((folder / MANIFEST).string() + " is no JSON object");
     const auto schema = manifest.find("schema");
-    if (schema == manifest.end() || !schema->is_number_integer() || *schema != SCHEMA)
-        refuse((folder / MANIFEST).string() + " has another schema; this version reads schema " +
-               std::to_string(SCHEMA));
+    if (schema == manifest.end() || !schema->is_number_integer() || *schema < OLDEST || *schema > SCHEMA)
+        refuse((folder / MANIFEST).string() + " has another schema; this version reads schemas " +
+               std::to_string(OLDEST) + " and " + std::to_string(SCHEMA));
     Bundle bundle;
     bundle.path = folder;
     read_files(manifest, bundle);
     read_model(member(manifest, "model", json::value_t::object), bundle);
     read_image(member(manifest, "image", json::value_t::object), bundle);
     read_target(member(manifest, "target", json::value_t::object), bundle);
+    read_stages(manifest, bundle);
     bundle.engine = member(manifest, "engine", json::value_t::object);
     // A backend of another release is refused where the engine is opened.
     const auto backend = backends().find(bundle.backend);

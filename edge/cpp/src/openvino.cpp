@@ -1,6 +1,5 @@
-// OpenVINO on the CPU, compiled as edge/backends/openvino.py compiles it: same properties, same exact batches.
+// OpenVINO on the CPU, compiled as edge/backends/openvino.py compiles it: same properties, same exact sizes.
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <openvino/runtime/core.hpp>
@@ -9,6 +8,9 @@
 
 namespace edge {
 namespace {
+
+constexpr const char* PAYLOAD = "engine.xml";
+constexpr const char* WEIGHTS = "engine.bin";
 
 // What OpenVINO throws, in our form: not only its own exceptions come out of it.
 template <typename Work>
@@ -24,97 +26,92 @@ auto guarded(const char* stage, const char* problem, const Bundle& bundle, Work 
     }
 }
 
-constexpr const char* PAYLOAD = "engine.xml";
-constexpr const char* WEIGHTS = "engine.bin";
+template <typename Work>
+void run_guarded(const Bundle& bundle, Work work) {
+    guarded("infer", "OpenVINO cannot run the engine", bundle, work);
+}
 
-// A result of the model.
-struct Result {
-    std::size_t index;
-    const Field* field;
-    bool four_bytes;
+// The name of an input or output behind the prefix of its stage; empty without a name of that stage. A reshape swapped
+// with what followed it leaves a port with both their names: ours is among them.
+std::string own_name(const ov::Output<ov::Node>& port, const std::string& prefix) {
+    constexpr std::string_view OURS[] = {INPUT, BOXES, OWNER, REGION_SCORES};
+    std::string name;
+    for (const std::string& each : port.get_names()) {
+        if (each.rfind(prefix, 0) != 0) continue;
+        const std::string own = each.substr(prefix.size());
+        const bool ours = find_field(own) || std::find(std::begin(OURS), std::end(OURS), own) != std::end(OURS);
+        if (name.empty() || ours) name = own;
+    }
+    return name;
+}
+
+// What the stages of an engine share.
+struct Opened {
+    Opened(const Bundle& bundle_, const Content& weights_) : bundle(bundle_), weights(weights_) {}
+
+    const Bundle bundle;
+    const Content weights;  // the models, and what is compiled from them, refer to them
+    ov::Core core;
+    std::mutex compiling;
 };
 
-class OpenVino : public Runner {
+// A stage, compiled for each exact size when that is first asked for.
+class Model {
   public:
-    OpenVino(const Bundle& bundle, const Contents& contents)
-        : bundle_(bundle), weights_(content_of(contents, WEIGHTS, bundle)) {
-        check_fit();
-        const Content& payload = content_of(contents, PAYLOAD, bundle);
-        // From memory, not from the files: those may be overwritten while the engine runs.
-        model_ = core_.read_model(std::string(payload.data.get(), payload.bytes),
-                                  ov::Tensor(ov::element::u8, {weights_.bytes}, weights_.data.get()));
-        for (const auto& port : model_->inputs()) add_form(port);
-        for (std::size_t i = 0; i < model_->outputs().size(); ++i) {
-            const ov::Output<ov::Node> port = model_->output(i);
-            if (const Field* field = find_field(add_form(port)))
-                results_.push_back({i, field, port.get_element_type() == ov::element::i32});
-        }
-    }
-
-    Forms forms() const override { return forms_; }
-
-    void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) override {
-        guarded("infer", "OpenVINO cannot run the engine", bundle_, [&] { infer(images, count, batch, outputs); });
-    }
-
-  private:
     // An infer request, used by one thread at a time; as many are made as threads ever called at once.
     struct Lane {
         ov::InferRequest request;
         ov::Tensor padded;
     };
 
-    void infer(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) {
-        Lane lane = take(batch);
-        const std::size_t pixels =
-            3 * static_cast<std::size_t>(bundle_.image.size) * static_cast<std::size_t>(bundle_.image.size);
-        if (count == batch) {
-            // The request only reads its input; the tensor type has no const form.
-            lane.request.set_input_tensor(ov::Tensor(ov::element::f32, shape(batch), const_cast<float*>(images)));
-        } else {
-            if (!lane.padded) lane.padded = ov::Tensor(ov::element::f32, shape(batch));
-            float* own = lane.padded.data<float>();
-            std::fill(std::copy_n(images, count * pixels, own), own + batch * pixels, 0.0f);
-            lane.request.set_input_tensor(lane.padded);
-        }
-        lane.request.infer();
-        for (const Result& result : results_) {
-            const ov::Tensor tensor = lane.request.get_output_tensor(result.index);
-            const std::size_t kept = result.field->size(outputs);
-            if (tensor.get_size() != kept / count * batch)
-                throw Error("infer",
-                            "The engine gave a result of another size than for " + std::to_string(batch) + " images",
-                            bundle_.rebuild());
-            result.field->copy(tensor.data(), result.four_bytes, outputs);
-        }
+    Model(std::shared_ptr<Opened> opened, std::shared_ptr<ov::Model> model, const std::string& prefix)
+        : opened_(std::move(opened)), model_(std::move(model)) {
+        for (const auto& port : model_->inputs()) inputs_.push_back(add_form(port, prefix));
+        for (const auto& port : model_->outputs()) outputs_.push_back(add_form(port, prefix));
+    }
+
+    const Bundle& bundle() const { return opened_->bundle; }
+    const Forms& forms() const { return forms_; }
+    const std::vector<std::string>& outputs() const { return outputs_; }
+
+    // Its place among the inputs, which has been checked to be there.
+    std::size_t input(const char* name) const {
+        return static_cast<std::size_t>(std::find(inputs_.begin(), inputs_.end(), name) - inputs_.begin());
+    }
+
+    ov::Shape images(std::size_t count) const {
+        const auto side = static_cast<std::size_t>(bundle().image.size);
+        return {count, 3, side, side};
+    }
+
+    Lane take(std::size_t size) {
         const std::lock_guard<std::mutex> guard(lock_);
-        idle_[batch].push_back(std::move(lane));
+        auto& idle = idle_[size];
+        if (!idle.empty()) {
+            Lane lane = std::move(idle.back());
+            idle.pop_back();
+            return lane;
+        }
+        auto compiled = compiled_.find(size);
+        if (compiled == compiled_.end()) compiled = compiled_.emplace(size, compile(size)).first;
+        return {compiled->second.create_infer_request(), {}};
     }
 
-    ov::Shape shape(std::size_t batch) const {
-        const auto side = static_cast<std::size_t>(bundle_.image.size);
-        return {batch, 3, side, side};
+    void give_back(std::size_t size, Lane lane) {
+        const std::lock_guard<std::mutex> guard(lock_);
+        idle_[size].push_back(std::move(lane));
     }
 
-    void check_fit() {
-        const std::string version = ov::get_openvino_version().buildNumber;
-        const auto major = [](const std::string& text) { return text.substr(0, text.find('.')); };
-        if (!bundle_.runtime.empty() && major(bundle_.runtime) != major(version))
-            throw Error("load", "The engine was built with openvino " + bundle_.runtime + "; here is " + version,
-                        bundle_.rebuild());
-        const auto able = core_.get_property("CPU", ov::device::capabilities);
-        const auto has = [&](const char* name) { return std::find(able.begin(), able.end(), name) != able.end(); };
-        const std::string here = has("BF16") ? "bf16" : has("FP16") ? "fp16" : "no 16-bit float";
-        if (!bundle_.float16.empty() && bundle_.float16 != here)
-            throw Error("load", "The engine was built for " + bundle_.float16 + "; this processor has " + here,
-                        bundle_.rebuild());
+    // Refuses a result that is not of this many values.
+    void check_size(const ov::Tensor& result, std::size_t values, std::size_t size) const {
+        if (result.get_size() != values)
+            throw Error("infer", "The engine gave a result of another size than for " + std::to_string(size),
+                        bundle().rebuild());
     }
 
-    // Gives its name. A reshape swapped with what followed it leaves a port with both their names: ours is among them.
-    std::string add_form(const ov::Output<ov::Node>& port) {
-        std::string name;
-        for (const std::string& each : port.get_names())
-            if (name.empty() || each == INPUT || find_field(each)) name = each;
+  private:
+    std::string add_form(const ov::Output<ov::Node>& port, const std::string& prefix) {
+        const std::string name = own_name(port, prefix);
         Form& form = forms_[name];
         form.type = port.get_element_type().to_string();
         for (const ov::Dimension& size : port.get_partial_shape())
@@ -122,43 +119,167 @@ class OpenVino : public Runner {
         return name;
     }
 
-    Lane take(std::size_t batch) {
-        const std::lock_guard<std::mutex> guard(lock_);
-        auto& idle = idle_[batch];
-        if (!idle.empty()) {
-            Lane lane = std::move(idle.back());
-            idle.pop_back();
-            return lane;
+    ov::CompiledModel compile(std::size_t size) const {
+        const std::lock_guard<std::mutex> guard(opened_->compiling);
+        const auto model = model_->clone();
+        std::map<std::size_t, ov::PartialShape> shapes;
+        for (std::size_t i = 0; i < inputs_.size(); ++i) {
+            shapes[i] = model->input(i).get_partial_shape();
+            // Of how many images the regions are is left open: only the crop reads them.
+            const bool open = inputs_.size() > 1 && inputs_[i] == INPUT;
+            shapes[i][0] = open ? ov::Dimension() : ov::Dimension(static_cast<std::int64_t>(size));
         }
-        auto compiled = compiled_.find(batch);
-        if (compiled == compiled_.end()) {
-            const auto model = model_->clone();
-            model->reshape(ov::PartialShape(shape(batch)));
-            // With the precision hint unset, a CPU with bf16 runs the coordinates in bf16 too, and boxes move.
-            const ov::AnyMap properties = {{"PERFORMANCE_HINT", "LATENCY"},
-                                           {"INFERENCE_PRECISION_HINT", bundle_.float16.empty() ? "f32" : "dynamic"},
-                                           {"NUM_STREAMS", "1"}};
-            compiled = compiled_.emplace(batch, core_.compile_model(model, "CPU", properties)).first;
-        }
-        return {compiled->second.create_infer_request(), {}};
+        model->reshape(shapes);
+        // With the precision hint unset, a CPU with bf16 runs the coordinates in bf16 too, and boxes move.
+        const ov::AnyMap properties = {{"PERFORMANCE_HINT", "LATENCY"},
+                                       {"INFERENCE_PRECISION_HINT", bundle().float16.empty() ? "f32" : "dynamic"},
+                                       {"NUM_STREAMS", "1"}};
+        return opened_->core.compile_model(model, "CPU", properties);
     }
 
-    const Bundle bundle_;
-    const Content weights_;  // the model, and what is compiled from it, refer to them
+    const std::shared_ptr<Opened> opened_;
+    const std::shared_ptr<ov::Model> model_;
     Forms forms_;
-    ov::Core core_;
-    std::shared_ptr<ov::Model> model_;
-    std::vector<Result> results_;
+    std::vector<std::string> inputs_, outputs_;  // in the model's order
     std::mutex lock_;
     std::map<std::size_t, ov::CompiledModel> compiled_;
     std::map<std::size_t, std::vector<Lane>> idle_;
 };
 
+// The tensor type has no const form; a request only reads its inputs.
+template <typename T>
+ov::Tensor wrapped(ov::element::Type type, const ov::Shape& shape, const T* values) {
+    return ov::Tensor(type, shape, const_cast<T*>(values));
+}
+
+class OpenVino : public Runner {
+  public:
+    OpenVino(const std::shared_ptr<Opened>& opened, std::shared_ptr<ov::Model> model, const std::string& prefix)
+        : model_(opened, std::move(model), prefix) {
+        for (std::size_t i = 0; i < model_.outputs().size(); ++i)
+            if (const Field* field = find_field(model_.outputs()[i]))
+                results_.push_back({i, field, model_.forms().at(field->name).type == "i32"});
+    }
+
+    Forms forms() const override { return model_.forms(); }
+
+    void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) override {
+        run_guarded(model_.bundle(), [&] { infer(images, count, batch, outputs); });
+    }
+
+  private:
+    // A result of the model.
+    struct Result {
+        std::size_t index;
+        const Field* field;
+        bool four_bytes;
+    };
+
+    void infer(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) {
+        Model::Lane lane = model_.take(batch);
+        const ov::Shape shape = model_.images(batch);
+        if (count == batch) {
+            lane.request.set_input_tensor(wrapped(ov::element::f32, shape, images));
+        } else {
+            if (!lane.padded) lane.padded = ov::Tensor(ov::element::f32, shape);
+            const std::size_t values = lane.padded.get_size();
+            float* own = lane.padded.data<float>();
+            std::fill(std::copy_n(images, values / batch * count, own), own + values, 0.0f);
+            lane.request.set_input_tensor(lane.padded);
+        }
+        lane.request.infer();
+        for (const Result& result : results_) {
+            const ov::Tensor tensor = lane.request.get_output_tensor(result.index);
+            model_.check_size(tensor, result.field->size(outputs) / count * batch, batch);
+            result.field->copy(tensor.data(), result.four_bytes, outputs);
+        }
+        model_.give_back(batch, std::move(lane));
+    }
+
+    Model model_;
+    std::vector<Result> results_;
+};
+
+class OpenVinoCloser : public Closer {
+  public:
+    OpenVinoCloser(const std::shared_ptr<Opened>& opened, std::shared_ptr<ov::Model> model, const std::string& prefix)
+        : model_(opened, std::move(model), prefix) {}
+
+    Forms forms() const override { return model_.forms(); }
+
+    void run(const float* images, std::size_t count, const float* boxes, const std::int32_t* owner, std::size_t size,
+             float* scores) override {
+        run_guarded(model_.bundle(), [&] {
+            Model::Lane lane = model_.take(size);
+            const auto give = [&](const char* name, const ov::Tensor& tensor) {
+                lane.request.set_input_tensor(model_.input(name), tensor);
+            };
+            give(INPUT, wrapped(ov::element::f32, model_.images(count), images));
+            give(BOXES, wrapped(ov::element::f32, {size, 4}, boxes));
+            give(OWNER, wrapped(ov::element::i32, {size}, owner));
+            lane.request.infer();
+            const ov::Tensor found = lane.request.get_output_tensor();
+            model_.check_size(found, size * model_.bundle().labels.size(), size);
+            std::copy_n(found.data<const float>(), found.get_size(), scores);
+            model_.give_back(size, std::move(lane));
+        });
+    }
+
+  private:
+    Model model_;
+};
+
+void check_fit(const Bundle& bundle, const ov::Core& core) {
+    const std::string version = ov::get_openvino_version().buildNumber;
+    const auto major = [](const std::string& text) { return text.substr(0, text.find('.')); };
+    if (!bundle.runtime.empty() && major(bundle.runtime) != major(version))
+        throw Error("load", "The engine was built with openvino " + bundle.runtime + "; here is " + version,
+                    bundle.rebuild());
+    const auto able = core.get_property("CPU", ov::device::capabilities);
+    const auto has = [&](const char* name) { return std::find(able.begin(), able.end(), name) != able.end(); };
+    const std::string here = has("BF16") ? "bf16" : has("FP16") ? "fp16" : "no 16-bit float";
+    if (!bundle.float16.empty() && bundle.float16 != here)
+        throw Error("load", "The engine was built for " + bundle.float16 + "; this processor has " + here,
+                    bundle.rebuild());
+}
+
+// The part of a model whose inputs and outputs are named after a stage.
+std::shared_ptr<ov::Model> part(const ov::Model& whole, const std::string& prefix) {
+    ov::ParameterVector parameters;
+    ov::ResultVector results;
+    for (const auto& each : whole.get_parameters())
+        if (!own_name(each->output(0), prefix).empty()) parameters.push_back(each);
+    for (const auto& each : whole.get_results())
+        if (!own_name(each->output(0), prefix).empty()) results.push_back(each);
+    return std::make_shared<ov::Model>(results, parameters, prefix);
+}
+
+Runners open(const Bundle& bundle, const Contents& contents) {
+    const auto opened = std::make_shared<Opened>(bundle, content_of(contents, WEIGHTS, bundle));
+    check_fit(bundle, opened->core);
+    const Content& payload = content_of(contents, PAYLOAD, bundle);
+    const Content& weights = opened->weights;
+    // From memory, not from the files: those may be overwritten while the engine runs.
+    const auto model = opened->core.read_model(std::string(payload.data.get(), payload.bytes),
+                                               ov::Tensor(ov::element::u8, {weights.bytes}, weights.data.get()));
+    const std::string look = std::string(LOOK) + "/", closer = std::string(CLOSER) + "/";
+    ov::OutputVector ports = model->inputs();
+    for (const auto& each : model->outputs()) ports.push_back(each);
+    const auto of_none = [&](const ov::Output<ov::Node>& port) {
+        return own_name(port, look).empty() && own_name(port, closer).empty();
+    };
+    const auto other = std::find_if(ports.begin(), ports.end(), of_none);
+    if (std::all_of(ports.begin(), ports.end(), of_none))
+        return {std::make_unique<OpenVino>(opened, model, ""), nullptr};
+    if (other != ports.end()) refuse_form(bundle, "it has " + own_name(*other, "") + ", which is of no stage");
+    return {std::make_unique<OpenVino>(opened, part(*model, look), look),
+            std::make_unique<OpenVinoCloser>(opened, part(*model, closer), closer)};
+}
+
 }  // namespace
 
-std::unique_ptr<Runner> open_openvino(const Bundle& bundle, const Contents& contents) {
-    return guarded("load", "OpenVINO cannot read the engine", bundle,
-                   [&] { return std::make_unique<OpenVino>(bundle, contents); });
+Runners open_openvino(const Bundle& bundle, const Contents& contents) {
+    return guarded("load", "OpenVINO cannot read the engine", bundle, [&] { return open(bundle, contents); });
 }
 
 }  // namespace edge

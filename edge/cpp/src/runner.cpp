@@ -17,17 +17,25 @@ std::string words(const std::vector<std::int64_t>& shape) {
     return "(" + line + ")";
 }
 
-// expected: a shape whose first size, the batch, is left open.
-void check_form(const Bundle& bundle, const std::string& name, const Form& form, const std::string& type,
-                const std::vector<std::int64_t>& expected) {
-    const auto& shape = form.shape;
-    const bool sizes =
-        shape.size() == expected.size() && std::equal(shape.begin() + 1, shape.end(), expected.begin() + 1);
-    const bool batch = sizes && (shape[0] == -1 || (bundle.batches.size() == 1 &&
-                                                    shape[0] == static_cast<std::int64_t>(bundle.batches.front())));
-    if (!batch || (form.type != type && !(type == "i64" && form.type == "i32")))
-        refuse_form(bundle,
-                    name + " is " + form.type + " " + words(shape) + " and not " + type + " " + words(expected));
+// Of one stage; its name leads those of its inputs and outputs, with a stroke. The first size of each shape is left
+// open, or the only one that the engine runs for.
+void check_stage(const Bundle& bundle, const std::string& prefix, const Forms& found, const Forms& needed,
+                 const Forms& allowed, const std::vector<std::size_t>& sizes) {
+    for (const auto& [name, form] : needed)
+        if (!found.count(name)) refuse_form(bundle, "it has no " + prefix + name);
+    for (const auto& [name, form] : found) {
+        const auto described = allowed.find(name);
+        if (described == allowed.end())
+            refuse_form(bundle, "it has " + (name.empty() ? "an output without a name" : prefix + name));
+        const auto& [type, expected] = described->second;
+        const auto& shape = form.shape;
+        const bool fits = shape.size() == expected.size() &&
+                          std::equal(shape.begin() + 1, shape.end(), expected.begin() + 1) &&
+                          (shape[0] == -1 || (sizes.size() == 1 && shape[0] == static_cast<std::int64_t>(sizes[0])));
+        if (!fits || (form.type != type && !(type == "i64" && form.type == "i32")))
+            refuse_form(bundle, prefix + name + " is " + form.type + " " + words(shape) + " and not " + type + " " +
+                                    words(expected));
+    }
 }
 
 }  // namespace
@@ -52,30 +60,28 @@ void refuse_form(const Bundle& bundle, const std::string& found) {
                 bundle.rebuild());
 }
 
-Layout check_forms(const Bundle& bundle, const Forms& found) {
-    if (!found.count(INPUT)) refuse_form(bundle, "it has no " + std::string(INPUT));
+Layout check_forms(const Bundle& bundle, const Runners& found) {
+    const bool staged = !bundle.sizes.empty();
+    if (staged != (found.closer != nullptr))
+        refuse_form(bundle, staged ? "it is one graph and not two stages" : "it is in two stages and not one graph");
+    const Forms forms = found.first->forms();
     const auto classes = static_cast<std::int64_t>(bundle.labels.size()), side = std::int64_t{bundle.image.size};
-    const auto boxes = found.find("regions");
-    const bool counted = boxes != found.end() && boxes->second.shape.size() == 3;
+    const auto boxes = forms.find("regions");
+    const bool counted = boxes != forms.end() && boxes->second.shape.size() == 3;
     const std::int64_t regions = counted ? std::max<std::int64_t>(boxes->second.shape[1], 1) : 0;
-    for (const auto& [name, form] : found) {
-        const Field* field = find_field(name);
-        if (name == INPUT)
-            check_form(bundle, name, form, "f32", {-1, 3, side, side});
-        else if (!field)
-            refuse_form(bundle, "it has " + (name.empty() ? "an output without a name" : name));
-        else if (!field->floats)
-            check_form(bundle, name, form, "i64", {-1, regions});
-        else if (field->of_regions)
-            check_form(bundle, name, form, "f32", {-1, regions, 4});
-        else
-            check_form(bundle, name, form, "f32", {-1, classes});
+    const Form image{"f32", {-1, 3, side, side}}, scores{"f32", {-1, classes}};
+    const Forms places{{"regions", {"f32", {-1, regions, 4}}}, {"region_classes", {"i64", {-1, regions}}}};
+    Forms needed{{INPUT, image}, {staged ? "global_scores" : "scores", scores}};
+    if (staged || boxes != forms.end() || forms.count("region_classes")) needed.insert(places.begin(), places.end());
+    Forms allowed = needed;
+    if (!staged) allowed.insert({{"global_scores", scores}, {"local_scores", scores}});
+    check_stage(bundle, staged ? std::string(LOOK) + "/" : "", forms, needed, allowed, bundle.batches);
+    if (staged) {
+        const Forms closer{{INPUT, image}, {BOXES, {"f32", {-1, 4}}}, {OWNER, {"i32", {-1}}}, {REGION_SCORES, scores}};
+        check_stage(bundle, std::string(CLOSER) + "/", found.closer->forms(), closer, closer, bundle.sizes);
     }
-    if (!found.count("scores")) refuse_form(bundle, "it has no scores");
-    if (found.count("regions") != found.count("region_classes"))
-        refuse_form(bundle, "it has one of regions and region_classes");
-    return {bundle.labels.size(), static_cast<std::size_t>(regions), found.count("global_scores") > 0,
-            found.count("local_scores") > 0};
+    return {bundle.labels.size(), static_cast<std::size_t>(regions), staged || forms.count("global_scores") > 0,
+            staged || forms.count("local_scores") > 0};
 }
 
 }  // namespace edge

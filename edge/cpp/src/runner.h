@@ -20,6 +20,13 @@ struct Form {
 using Forms = std::map<std::string, Form>;
 
 constexpr const char* INPUT = "image";
+// What the second stage takes beside the images, and gives.
+constexpr const char* BOXES = "boxes";
+constexpr const char* OWNER = "owner";
+constexpr const char* REGION_SCORES = "region_scores";
+// The stages of an engine that has two: one finds regions, the other recognises what is in them.
+constexpr const char* LOOK = "look";
+constexpr const char* CLOSER = "closer";
 
 // An output that engines may have: the field of Outputs that it fills.
 struct Field {
@@ -42,13 +49,10 @@ struct Layout {
     bool global_scores = false, local_scores = false;
 };
 
-// Refuses an engine that takes or gives anything else than its manifest describes; the batch alone may be left open.
-Layout check_forms(const Bundle& bundle, const Forms& found);
-
 // Refuses the engine as another than its manifest describes; found: a sentence of what it has.
 [[noreturn]] void refuse_form(const Bundle& bundle, const std::string& found);
 
-// A loaded engine. Threads may call at once.
+// A loaded engine of one graph, or the first stage of one that has two. Threads may call at once.
 class Runner {
   public:
     virtual ~Runner() = default;
@@ -61,13 +65,34 @@ class Runner {
     virtual void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) = 0;
 };
 
+// The second stage. Threads may call at once.
+class Closer {
+  public:
+    virtual ~Closer() = default;
+
+    virtual Forms forms() const = 0;
+
+    // images: (count, 3, S, S); boxes: (size, 4); owner: (size,), whose image a box is of; size: one of the bundle's.
+    // Writes scores: (size, C).
+    virtual void run(const float* images, std::size_t count, const float* boxes, const std::int32_t* owner,
+                     std::size_t size, float* scores) = 0;
+};
+
+struct Runners {
+    std::unique_ptr<Runner> first;
+    std::unique_ptr<Closer> closer;  // null for an engine of one graph
+};
+
+// Refuses an engine that takes or gives anything else than its manifest describes; how many at once may be left open.
+Layout check_forms(const Bundle& bundle, const Runners& found);
+
 // A row of the table.
 struct Backend {
     // Checks what the backend wrote into the manifest's `engine`, which it alone can judge; names the files it opens.
     std::vector<std::string> (*files)(const nlohmann::json& engine);
     // Refuses, before it reads the engine, a bundle that does not fit this machine. Null where the library is built
     // without this backend.
-    std::unique_ptr<Runner> (*open)(const Bundle& bundle, const Contents& contents);
+    Runners (*open)(const Bundle& bundle, const Contents& contents);
 };
 
 // By the names that manifests give them.

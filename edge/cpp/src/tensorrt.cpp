@@ -298,8 +298,8 @@ class TensorRt : public Runner {
 
 }  // namespace
 
-std::unique_ptr<Runner> open_tensorrt(const Bundle& bundle, const Contents& contents) {
-    return std::make_unique<TensorRt>(bundle, contents);
+Runners open_tensorrt(const Bundle& bundle, const Contents& contents) {
+    return {std::make_unique<TensorRt>(bundle, contents), nullptr};
 }
 
 }  // namespace edge
