@@ -144,7 +144,7 @@ class OpenVINORunner(Runner):
         return requests[name]
 
     def _own(self, port: Native) -> str:
-        return _name(port).removeprefix(self._prefix)
+        return _name(port, self._prefix).removeprefix(self._prefix)
 
     def close(self) -> None:
         self._compiled.clear()
@@ -160,14 +160,16 @@ def _stage(model: Native, stage: str) -> Native:
     """The part of a model whose inputs and outputs are named after that stage."""
     import openvino
 
-    results = [result for result in model.get_results() if _name(result.output(0)).startswith(_prefix(stage))]
-    parameters = [parameter for parameter in model.get_parameters() if _name(parameter.output(0)).startswith(_prefix(stage))]
-    return openvino.Model(results, parameters, stage)
+    def belongs(node: Native) -> bool:
+        return any(name.startswith(_prefix(stage)) for name in node.output(0).names)
+
+    return openvino.Model(list(filter(belongs, model.get_results())), list(filter(belongs, model.get_parameters())), stage)
 
 
-def _name(port: Native) -> str:
+def _name(port: Native, prefix: str = "") -> str:
     """The graph's name of an input or output; a reshape swapped with what followed it leaves a port with both their names."""
-    return next((name for name in OUTPUTS if name in port.names), port.any_name)
+    ours = (name for name in port.names if (name.startswith(prefix) if prefix else name in OUTPUTS))
+    return next(ours, port.any_name)
 
 
 def properties(target: TargetSpec) -> dict[str, str | bool]:
