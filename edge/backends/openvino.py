@@ -168,8 +168,9 @@ def _stage(model: Native, stage: str) -> Native:
 
 def _name(port: Native, prefix: str = "") -> str:
     """The graph's name of an input or output; a reshape swapped with what followed it leaves a port with both their names."""
-    ours = (name for name in port.names if (name.startswith(prefix) if prefix else name in OUTPUTS))
-    return next(ours, port.any_name)
+    names: set[str] = port.names
+    ours = (name for name in names if (name.startswith(prefix) if prefix else name in OUTPUTS))
+    return next(ours, str(port.any_name))
 
 
 def properties(target: TargetSpec) -> dict[str, str | bool]:
