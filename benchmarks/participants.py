@@ -17,6 +17,7 @@ from edge.graph import Outputs
 from edge.spec import TargetSpec
 
 if TYPE_CHECKING:
+    from edge.backends import Runner as Stage
     from edge.models.source import Source
 
 Runner = Callable[[np.ndarray], Outputs]
@@ -64,14 +65,21 @@ def eager(source: Callable[[], Source], bf16: bool = False, compiled: bool = Fal
 def session(path: Path) -> Runner:
     from edge.backends.onnxruntime import Session
 
-    return Session(path.read_bytes())
+    return _of_one_input(Session(path.read_bytes()))
 
 
 def openvino(path: Path, target: TargetSpec) -> Runner:
     """An ONNX file, or OpenVINO's XML with its weights beside it."""
     from edge.backends.openvino import OpenVINORunner
 
-    return OpenVINORunner.read(path.read_bytes(), target, path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b"")
+    weights = path.with_suffix(".bin").read_bytes() if path.suffix == ".xml" else b""
+    return _of_one_input(OpenVINORunner.read(path.read_bytes(), target, weights))
+
+
+def _of_one_input(stage: Stage) -> Runner:
+    """A model of somebody else, whatever its input is called."""
+    name = next(iter(stage.forms()))
+    return lambda images: stage.run({name: images})
 
 
 def bundle(path: Path) -> Runner:

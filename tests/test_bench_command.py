@@ -94,7 +94,7 @@ def test_json_holds_the_pinned_keys(bundle, photos, measured):
     assert set(result["accuracy"]["causes"]) == {"scores", "classes", "boxes", "local"}
     assert sum(result["accuracy"]["causes"].values()) == pytest.approx(result["accuracy"]["map_drop"])
     assert result["regions"]["class_agreement"] == 1
-    assert {"decode", "preprocess", "global", "local"} <= set(result["stages_ms"])
+    assert {"decode", "preprocess", "look", "closer"} <= set(result["stages_ms"])
     order = [result["latency_ms"][key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
     assert order == sorted(order)
     assert 0 < result["throughput_images_per_s"] < 2e3 / result["latency_ms"]["min"]

@@ -130,7 +130,7 @@ class OpenVINORunner(Runner):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with vendor_errors("infer", "OpenVINO cannot run the engine", REBUILD):
-            request = self._request(len(inputs.get(BOXES, inputs[INPUT])))
+            request = self._request(len(inputs[BOXES] if BOXES in inputs else next(iter(inputs.values()))))
             given = {self._prefix + name: value for name, value in inputs.items()}
             result = request.infer(given, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
