@@ -17,7 +17,7 @@ from edge.errors import EdgeError
 from edge.folder import Folder
 from edge.graph import CLOSER, LOOK, WHOLE, Graph
 from edge.manifest import REBUILD, check_replaceable, fits, held, read_manifest, read_verified, verify_files, write_manifest
-from edge.spec import MAX_BATCH, ImageSpec, ModelSpec, StagesSpec, TargetSpec, from_plain, to_plain
+from edge.spec import MAX_BATCH, MAX_REGIONS, ImageSpec, ModelSpec, StagesSpec, TargetSpec, from_plain, to_plain
 
 GRAPH = "graph.onnx"
 REFERENCE = "reference.onnx"
@@ -26,7 +26,6 @@ CALIBRATION = "calibration.json"
 # What is allocated for a bundle follows from these, so its manifest may not exceed them.
 MAX_SIZE = 4096
 MAX_CLASSES = 100_000
-MAX_REGIONS = 100_000  # of a batch
 STAGES = (WHOLE, LOOK, CLOSER)
 BuildEngine: TypeAlias = Callable[[Mapping[str, bytes], TargetSpec, StagesSpec | None, Path], Mapping[str, Any]]
 ENGINE_FILES = "engine."  # what the names of the engine's own files begin with

@@ -85,12 +85,14 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         if bundle.stages is not None:
             command.say(f"  two stages: look at a batch, then closer at {', '.join(map(str, bundle.stages.sizes))} regions at once")
         facts = bundle.manifest.get("engine", {})
-        for line in backends.describe_engine(target.backend, facts):
+        said = backends.describe_engine(target.backend, facts)
+        for line in said:
             command.say(f"  {line}")
         with Engine.load(path) as engine:
             # An engine built without a GPU shows its layers only where it runs.
-            for line in [] if facts.get("layers") else backends.describe_engine(target.backend, {"layers": engine.layers()}):
-                command.say(f"  {line}")
+            for line in backends.describe_engine(target.backend, {"layers": engine.layers()}):
+                if line not in said:
+                    command.say(f"  {line}")
     except EdgeError as error:
         print(f"  {error}", file=sys.stderr)
         return {"path": str(path), "loads": False, "reason": str(error)}, error.exit_code

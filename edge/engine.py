@@ -103,8 +103,8 @@ class Engine:
 
         Args:
             batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
-                there (``__cuda_array_interface__`` or DLPack): nothing then passes through the host, and the outputs, left on
-                the GPU, are overwritten by this thread's next call.
+                there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
+                leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
             timing: is told the seconds inside each stage.
 
         Returns:

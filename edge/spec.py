@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from edge.errors import EdgeError, one_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
-MAX_BATCH = 4096  # what is allocated follows from it, and it may come from a manifest
+# What is allocated follows from these, and they may come from a manifest.
+MAX_BATCH = 4096
+MAX_REGIONS = 100_000  # of a batch
 
 
 @dataclass(frozen=True)

@@ -47,22 +47,17 @@ class Stages:
         size = next(size for size in self._batches if size >= count)
         if size > count:
             images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
-        stage = WHOLE if self._spec is None else LOOK
-        with self.runners[stage].hold(images) as held:
-            found = timing.run(stage, self.runners[stage], {INPUT: held})
-            if size > count:
-                found = {name: value[:count] for name, value in found.items()}
-            if self._spec is None:
-                return found
-            looked = np.ones(found["regions"].shape[:2], bool)
-            scores = self._region_scores(held, found["regions"], looked, timing)
-        local = np.zeros_like(found["global_scores"])  # below every score: where nothing was looked at, the first pass decides
-        np.maximum.at(local, np.nonzero(looked)[0], scores)
-        return {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
+        if self._spec is None:
+            with self.runners[WHOLE].hold(images) as held:
+                found = timing.run(WHOLE, self.runners[WHOLE], {INPUT: held})
+            return {name: value[:count] for name, value in found.items()}
+        return self._both(images, count, timing)
 
-    def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
-        """The same for an array on the GPU."""
-        return self.runners[WHOLE].on_device(images)
+    def on_device(self, images: Native) -> Mapping[str, DeviceArray] | Outputs:
+        """The same for an array on the GPU; the outputs of one stage stay there."""
+        if self._spec is None:
+            return self.runners[WHOLE].on_device(images)
+        return self._both(images, None, Timing())
 
     def layers(self) -> Facts:
         """What the stages are made of, where their backend can tell: by stage where there are two."""
@@ -73,7 +68,18 @@ class Stages:
         for runner in self.runners.values():
             runner.close()
 
-    def _region_scores(self, images: np.ndarray, regions: np.ndarray, looked: np.ndarray, timing: Timing) -> np.ndarray:
+    def _both(self, images: Native, count: int | None, timing: Timing) -> Outputs:
+        """*look*, then *closer*; the outputs of the first ``count`` images, or of all."""
+        with self.runners[LOOK].hold(images) as held:
+            found = timing.run(LOOK, self.runners[LOOK], {INPUT: held})
+            found = {name: value[:count] for name, value in found.items()}
+            looked = np.ones(found["regions"].shape[:2], bool)
+            scores = self._region_scores(held, found["regions"], looked, timing)
+        local = np.zeros_like(found["global_scores"])  # below every score: where nothing was looked at, the first pass decides
+        np.maximum.at(local, np.nonzero(looked)[0], scores)
+        return {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
+
+    def _region_scores(self, images: Native, regions: np.ndarray, looked: np.ndarray, timing: Timing) -> np.ndarray:
         """regions (B, K, 4), looked (B, K) bool → (R, C) float32 of the R regions that are looked at, image by image."""
         assert self._spec is not None
         owner, boxes = np.nonzero(looked)[0].astype(np.int32), regions[looked]

@@ -3,9 +3,8 @@
 // int32 arguments, then its outputs; a float attribute travels as its bits.
 //
 //   edge_region_boxes           grid x = 2 * B * K                                      block x = 256
-//   edge_roi_resize_<in>_<out>  grid x = ceil(size / columns * ceil(size / 8) / 128)    block x = 128    grid y = B * K
+//   edge_roi_resize_<in>_<out>  grid x = ceil(size / columns * ceil(size / 8) / 128)    block x = 128    grid y = R
 //                               columns: fp32 linear 1, fp16 linear 2, int8 linear 4, packed formats 1
-//   edge_roi_resize_owned_<in>_<out>  the same with a third input, the owner of each box; grid y = R
 //
 // size must be a multiple of 4 (model inputs are multiples of 32). No shared memory is asked for at launch.
 
@@ -31,18 +30,12 @@ __device__ __forceinline__ void resize_block(const RoiResize& op, const In* imag
 
 }  // namespace edge
 
-#define EDGE_ROI_RESIZE(form, In, Out, layout)                                                                         \
-    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads)                                              \
-        edge_roi_resize_##form(const In* __restrict__ image, const float* __restrict__ boxes, int regions, int height, \
-                               int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                   \
-        const edge::RoiResize op = {0, regions, height, width, size, edge::float_of(inverse_scale_bits)};              \
-        edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, nullptr, out);                             \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads) edge_roi_resize_owned_##form(                \
-        const In* __restrict__ image, const float* __restrict__ boxes, const int* __restrict__ owner, int images,      \
-        int height, int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                              \
-        const edge::RoiResize op = {images, 0, height, width, size, edge::float_of(inverse_scale_bits)};               \
-        edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, owner, out);                               \
+#define EDGE_ROI_RESIZE(form, In, Out, layout)                                                                    \
+    extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads) edge_roi_resize_##form(                 \
+        const In* __restrict__ image, const float* __restrict__ boxes, const int* __restrict__ owner, int images, \
+        int height, int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                         \
+        const edge::RoiResize op = {images, 0, height, width, size, edge::float_of(inverse_scale_bits)};          \
+        edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, owner, out);                          \
     }
 
 EDGE_ROI_RESIZE(fp32_fp32_linear, float, float, kLinear)

@@ -87,9 +87,10 @@ def launch_ahead_of_time(ptx: bytes, image: Tensor, boxes: Tensor, maps: Tensor)
     found = torch.full_like(boxes, float("nan"))
     crops = torch.full((BATCH * REGIONS, 3, SIZE, SIZE), float("nan"), device="cuda", dtype=torch.float16)
     blocks = -(-(SIZE // 2 * (SIZE // 8)) // 128)
-    resize_numbers = [REGIONS, SIZE, SIZE, SIZE, bits(1.0)]
+    owner = torch.arange(BATCH, device="cuda", dtype=torch.int32).repeat_interleave(REGIONS)
+    resize_numbers = [BATCH, SIZE, SIZE, SIZE, bits(1.0)]
     launch(b"edge_region_boxes", (2 * BATCH * REGIONS, 1), 256, [maps], [GRID, SIZE, bits(THRESHOLD)], found)
-    launch(b"edge_roi_resize_fp16_fp16_linear", (blocks, BATCH * REGIONS), 128, [image, boxes], resize_numbers, crops)
+    launch(b"edge_roi_resize_fp16_fp16_linear", (blocks, BATCH * REGIONS), 128, [image, boxes, owner], resize_numbers, crops)
     torch.cuda.synchronize()
     return found, crops
 

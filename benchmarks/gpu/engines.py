@@ -29,14 +29,15 @@ from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Apart, Failed, Worker
 from edge import backends
 from edge.atomic import write_atomically
-from edge.bundle import REFERENCE, Bundle, lowered_file
+from edge.bundle import REFERENCE, Bundle
 from edge.engine import Engine, check_fit
-from edge.graph import WHOLE, Outputs
+from edge.graph import Outputs
 from edge.measure import latency, machine
 from edge.measure.regions import drift
 from edge.pipeline import BuildOptions, build
 from edge.plain import to_plain
 from edge.spec import PRECISIONS
+from edge.stages import Stages
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,8 @@ def bundle(path: Path, graphs: bool) -> Runner:
         return engine.infer
     opened, payload = Bundle.load(path)
     check_fit(opened)
-    return backends.backend(opened.target.backend).open(payload, opened.target, opened.manifest["engine"], graphs=False)[WHOLE]
+    runners = backends.backend(opened.target.backend).open(payload, opened.target, opened.manifest["engine"], graphs=False)
+    return Stages(runners, opened.target, opened.stages).run
 
 
 def network(source: Callable[[], Source], way: str, half: bool, device: str, batch: int) -> Runner:
@@ -251,7 +253,7 @@ def main(args: argparse.Namespace) -> int:
         for batch in args.batches:
             measure(args, built, batch, result, save)
         if args.work:
-            result["lowered"] = {name: str(path / lowered_file(WHOLE)) for name, path in built.items()}
+            result["lowered"] = {name: sorted(map(str, path.glob("lowered*.onnx"))) for name, path in built.items()}
     save()
     return 0
 

@@ -47,7 +47,7 @@ class Engines(TypedDict):
     answers: dict[str, str]
     batches: dict[str, dict[str, EngineRow]]
     warnings: list[str]
-    lowered: dict[str, str]
+    lowered: dict[str, list[str]]
 
 
 class Found(TypedDict, total=False):

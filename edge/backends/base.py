@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edge.errors import EdgeError
-from edge.graph import INPUT
+from edge.graph import CLOSER, INPUT, LOOK
 from edge.manifest import REBUILD
 from edge.spec import StagesSpec, TargetSpec
 
@@ -97,7 +97,8 @@ class Runner(ABC):
 
         Args:
             inputs: ``image`` (B, 3, S, S) float32, with B one of the target's batches. For *closer* B may be any up to the largest,
-                and there are ``boxes`` (R, 4) float32 and ``owner`` (R) int32, with R one of the sizes of its ``StagesSpec``.
+                and there are ``boxes`` (R, 4) float32 and ``owner`` (R) int32, with R one of the sizes of its ``StagesSpec``. On a GPU
+                its ``image`` is what the runner of *look* holds.
         """
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -105,13 +106,16 @@ class Runner(ABC):
         return self.run({INPUT: images})
 
     @contextmanager
-    def hold(self, images: np.ndarray) -> Iterator[np.ndarray]:
+    def hold(self, images: Native) -> Iterator[Native]:
         """images: (B, 3, S, S) float32, B one of the target's batches → what stands for them as the input ``image`` of this stage and,
-        until the context ends, of *closer*: on a GPU they need then be copied only once."""
+        until the context ends, of *closer*: on a GPU they need then be copied only once.
+
+        Where the backend is ``on_gpu`` they may be an array there, B any up to the largest batch: the outputs then have B rows.
+        """
         yield images
 
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
-        """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked where the backend is ``on_gpu``."""
+        """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked of a whole graph where ``on_gpu``."""
         raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
 
     def layers(self) -> Facts:
@@ -162,7 +166,7 @@ class Backend(ABC):
             compute_capabilities: GPUs to build for, ``8.6`` and so on; given only where ``for_other_gpus``.
 
         Returns:
-            Plain facts for the manifest's ``engine``, its own to read; ``payload`` names the main file.
+            Plain facts for the manifest's ``engine``, its own to read; ``payload`` names the main file, where there is one.
         """
 
     @abstractmethod
@@ -211,15 +215,18 @@ class Backend(ABC):
 
     def describe(self, facts: Facts) -> list[str]:
         """What an engine is made of, in sentences; facts of another form may raise what Python raises."""
-        layers = facts.get("layers")
-        if not layers:
-            return []
-        if "unread" in layers:
-            return [f"engine: its layers could not be read: {layers['unread']}"]
-        kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
-        share = layers.get("int8_share")
-        read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
-        return [f"engine: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}"]
+        layers = facts.get("layers") or {}
+        by_stage = layers if set(layers) <= {LOOK, CLOSER} else {"engine": layers}
+        return [_describe_layers(stage, each) for stage, each in by_stage.items()]
+
+
+def _describe_layers(stage: str, layers: Facts) -> str:
+    if "unread" in layers:
+        return f"{stage}: its layers could not be read: {layers['unread']}"
+    kinds = ", ".join(f"{count} {kind or 'of unknown type'}" for kind, count in layers["precisions"].items())
+    share = layers.get("int8_share")
+    read = "" if share is None else f"; {share:.0%} of the convolutions read int8"
+    return f"{stage}: {layers['layers']} layers ({kinds}), {layers['reformats']} reformats, {layers['casts']} casts{read}"
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from edge import backends
 from edge.bundle import Bundle, write_bundle
-from edge.graph import Graph
+from edge.graph import WHOLE, Graph
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 FAKES = Path(__file__).parent / "fakes"
@@ -70,6 +71,39 @@ def small_graph():
 
 
 @pytest.fixture(scope="session")
+def two_passes():
+    """A function (precision) → the miniature of a canonical graph with two passes: 5 classes, 2 regions, 64 pixels."""
+    path = Path(__file__).parents[1] / "lower" / "conftest.py"
+    location = importlib.util.spec_from_file_location("lower_conftest", path)
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    return lambda precision="fp32": module.Streams(quantised=precision == "int8").build()
+
+
+@pytest.fixture(scope="session")
+def staged(two_passes):
+    """A function (folder, target) → the bundle of that graph, its engine in two stages."""
+    from edge.lower import lower_stages, reference
+
+    def write(folder: Path, target: TargetSpec) -> Bundle:
+        backend, support, model = backends.backend(target.backend), backends.probe(target.backend), two_passes(target.precision)
+        graph = Graph.of(model, ModelSpec("mcar-mobilenetv2", tuple("abcde"), {"regions": 2}), ImageSpec(64), {})
+        lowered = lower_stages(model, target, row=backends.lowering(target.backend), in_stages=True)
+        return write_bundle(
+            folder,
+            graph=graph,
+            reference=reference(model).SerializeToString(),
+            lowered=lowered,
+            target=target,
+            stages=backends.stages_of(backend, lowered, graph.model, target),
+            build_engine=backend.build,
+            facts={"tools": {target.backend: support.version}},
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def bundled():
     """A function (folder, graph as bytes, target, what builds the engine, facts) → the small graph's bundle."""
 
@@ -78,8 +112,9 @@ def bundled():
             folder,
             graph=Graph(proto, ModelSpec("mcar-mobilenetv2", tuple("abcdefghijklmnop")), ImageSpec(32)),
             reference=proto,
-            lowered=proto,
+            lowered={WHOLE: proto},
             target=target,
+            stages=None,
             build_engine=build_engine or backends.backend(target.backend).build,
             facts={"tools": {target.backend: backends.probe(target.backend).version}, **facts},
         )

@@ -17,10 +17,12 @@ import pytest
 from edge import backends
 from edge.backends.trt import aot
 from edge.errors import EdgeError
+from edge.graph import WHOLE
 from edge.spec import TargetSpec
 
 BATCH, REGIONS, SIZE, GRID = 8, 4, 448, 14
-IMAGE, BOXES, MAPS = (BATCH, 3, SIZE, SIZE), (BATCH, REGIONS, 4), (BATCH, REGIONS, GRID, GRID)
+IMAGE, MAPS = (BATCH, 3, SIZE, SIZE), (BATCH, REGIONS, GRID, GRID)
+OWNED = [(5, 4), (5,)]  # boxes of any images, and the owner of each
 PTX = b"// PTX"
 
 
@@ -57,7 +59,7 @@ def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
 def by_the_fake(fake_tensorrt):
     trt = fake_tensorrt("11.1").tensorrt
     aot.register(trt, PTX)
-    named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF}
+    named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF, "INT32": trt.DataType.INT32}
     words = {kind: word for word, kind in named.items()}
 
     def launches(operation, shapes, types, attributes):
@@ -101,7 +103,7 @@ def launches(request, fake_tensorrt, monkeypatch):
 def test_a_box_finding_is_two_blocks_per_region(launches):
     for launched in launches:
         found = launched("edge::RegionBoxes", [MAPS], ["FP32"], {"size": SIZE, "threshold": 0.3})
-        assert found.pop("shape") == BOXES
+        assert found.pop("shape") == (BATCH, REGIONS, 4)
         numbers = [GRID, SIZE, bits(0.3)]
         assert found == {"FP32 FP32 / LINEAR": ("edge_region_boxes", (2 * BATCH * REGIONS, 1, 1), (256, 1, 1), numbers)}
 
@@ -109,19 +111,19 @@ def test_a_box_finding_is_two_blocks_per_region(launches):
 @pytest.mark.parametrize("size", [SIZE, 64])
 def test_crops_have_an_entry_for_every_type_and_format(launches, size):
     def grid(columns: int) -> tuple[int, int, int]:
-        return -(-(size // columns * (size // 8)) // 128), BATCH * REGIONS, 1
+        return -(-(size // columns * (size // 8)) // 128), 5, 1
 
-    numbers, image = [REGIONS, size, size, size, bits(1.0)], (BATCH, 3, size, size)
+    numbers, image = [BATCH, size, size, size, bits(1.0)], (BATCH, 3, size, size)
     for launched in launches:
-        found = launched("edge::RoiResize", [image, BOXES], ["FP16", "FP32"], {"size": size})
-        assert found.pop("shape") == (BATCH * REGIONS, 3, size, size)
+        found = launched("edge::RoiResize", [image, *OWNED], ["FP16", "FP32", "INT32"], {"size": size})
+        assert found.pop("shape") == (5, 3, size, size)
         assert found == {
-            "FP16 FP32 FP16 / LINEAR": ("edge_roi_resize_fp16_fp16_linear", grid(2), (128, 1, 1), numbers),
-            "FP16 FP32 FP16 / HWC8": ("edge_roi_resize_fp16_fp16_hwc8", grid(1), (128, 1, 1), numbers),
+            "FP16 FP32 INT32 FP16 / LINEAR": ("edge_roi_resize_fp16_fp16_linear", grid(2), (128, 1, 1), numbers),
+            "FP16 FP32 INT32 FP16 / HWC8": ("edge_roi_resize_fp16_fp16_hwc8", grid(1), (128, 1, 1), numbers),
         }
-        found = launched("edge::RoiResize", [image, BOXES], ["FP32", "FP32"], {"size": size})
+        found = launched("edge::RoiResize", [image, *OWNED], ["FP32", "FP32", "INT32"], {"size": size})
         del found["shape"]
-        assert found == {"FP32 FP32 FP32 / LINEAR": ("edge_roi_resize_fp32_fp32_linear", grid(1), (128, 1, 1), numbers)}
+        assert found == {"FP32 FP32 INT32 FP32 / LINEAR": ("edge_roi_resize_fp32_fp32_linear", grid(1), (128, 1, 1), numbers)}
 
 
 def test_entries_take_inputs_then_numbers_then_the_output(ptx, fake_tensorrt):
@@ -129,8 +131,8 @@ def test_entries_take_inputs_then_numbers_then_the_output(ptx, fake_tensorrt):
     entries = {name: re.findall(r"\.param \.(u64|u32)", body) for name, body in re.findall(r"\.entry (\w+)\((.*?)\)", ptx, re.DOTALL)}
     asked = {
         **launched("edge::RegionBoxes", [MAPS], ["FP32"], {"size": SIZE, "threshold": 0.5}),
-        **launched("edge::RoiResize", [IMAGE, BOXES], ["FP16", "FP32"], {"size": SIZE}),
-        **launched("edge::RoiResize", [IMAGE, BOXES], ["FP32", "FP32"], {"size": SIZE}),
+        **launched("edge::RoiResize", [IMAGE, *OWNED], ["FP16", "FP32", "INT32"], {"size": SIZE}),
+        **launched("edge::RoiResize", [IMAGE, *OWNED], ["FP32", "FP32", "INT32"], {"size": SIZE}),
     }
     del asked["shape"]
     assert len(asked) == 4
@@ -155,11 +157,11 @@ def test_an_engine_carries_its_kernels(ptx, fake_tensorrt, small_graph, monkeypa
     assert backends.backend("tensorrt").probe().lowering == ""
     target = TargetSpec("tensorrt", "fp32", (1, 3))
     backend = backends.backend("tensorrt")
-    facts = backend.build(small_graph(regions=True), target, tmp_path)
+    facts = backend.build({WHOLE: small_graph(regions=True)}, target, None, tmp_path)
     assert (facts["regions"], facts["plugin"]) == ("plugin, ahead of time", None)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("engine.")] == ["engine.plan"]
     monkeypatch.delenv("EDGE_TENSORRT_PLUGIN")  # the runtime is not asked for anything
-    boxes = backends.open_built(backend, tmp_path, target, facts)(np.zeros((3, 3, 32, 32), np.float32))["regions"]
+    boxes = backends.open_built(backend, tmp_path, target, facts)[WHOLE](np.zeros((3, 3, 32, 32), np.float32))["regions"]
     assert boxes.shape == (3, 2, 4)
 
 
@@ -248,7 +250,7 @@ def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return trt.DynamicPluginTensorDesc(desc=desc)
 
     def launches(operation: str, shapes: list[tuple[int, ...]], types: list[str], attributes: dict[str, Any]) -> dict[str, Any]:
-        named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF}
+        named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF, "INT32": trt.DataType.INT32}
         words = {kind: word for word, kind in named.items()}
         # The parser hands an attribute over as int32 or float32, whatever type the creator declares.
         fields = [SimpleNamespace(name=name, data=np.float32(v) if isinstance(v, float) else np.int32(v)) for name, v in attributes.items()]

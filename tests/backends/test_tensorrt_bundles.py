@@ -73,7 +73,7 @@ def test_a_plugin_changed_after_the_build_is_never_loaded(bundled, fake_tensorrt
 
 
 def test_a_bundle_from_the_host_is_rebuilt_on_the_device_without_onnx(bundled, fake_tensorrt, small_graph, tmp_path, monkeypatch, images):
-    def on_the_host(lowered, target, folder):
+    def on_the_host(lowered, target, stages, folder):
         (folder / "engine.plan.z").write_bytes(b"for RTX")
         return {"payload": "engine.plan.z"}
 

@@ -7,14 +7,15 @@ import pytest
 from edge import Engine, backends, doctor
 from edge.backends.trt.plan import unpacked_plan
 from edge.errors import EdgeError
-from edge.spec import TargetSpec
+from edge.graph import CLOSER, LOOK, WHOLE
+from edge.spec import StagesSpec, TargetSpec
 
 pytest.importorskip("tensorrt_rtx")
 BACKEND = backends.backend("tensorrt-rtx")
 
 
 def test_a_plan_is_packed_and_found_again(small_graph, tmp_path):
-    facts = BACKEND.build(small_graph(), TargetSpec("tensorrt-rtx", "fp32", (1, 3)), tmp_path)
+    facts = BACKEND.build({WHOLE: small_graph()}, TargetSpec("tensorrt-rtx", "fp32", (1, 3)), None, tmp_path)
     assert facts["profiles"] == [[1, 3, 3]], "one range of batches serves all"
     data = (tmp_path / facts["payload"]).read_bytes()
     plan = unpacked_plan(facts["payload"], data, facts["plan_bytes"])
@@ -23,16 +24,35 @@ def test_a_plan_is_packed_and_found_again(small_graph, tmp_path):
         unpacked_plan(facts["payload"], data[:-20], facts["plan_bytes"])
 
 
+def test_both_stages_are_parsed_and_built_with_any_number_of_images_and_regions(staged, tmp_path):
+    for precision, float16 in (("fp32", None), ("int8", "fp16")):
+        bundle = staged(tmp_path / precision, TargetSpec("tensorrt-rtx", precision, (1, 3), float16))
+        assert bundle.stages == StagesSpec((1, 2, 4, 6))
+        facts = bundle.manifest["engine"]
+        assert {path.name for path in bundle.path.glob("engine.*")} == {"engine.look.plan.z", "engine.closer.plan.z"}
+        for stage, profiles in ((LOOK, [[1, 3, 3]]), (CLOSER, [[1, 6, 6]])):
+            own = facts["stages"][stage]
+            assert own["profiles"] == profiles
+            assert own["network"]["convolutions"] > 4
+            assert bool(own["network"]["int8_convolutions"]) == (precision == "int8")
+            assert len(unpacked_plan(own["payload"], (bundle.path / own["payload"]).read_bytes(), own["plan_bytes"])) == own["plan_bytes"]
+        assert "GRID_SAMPLE" in facts["stages"][CLOSER]["network"]["kinds"]
+        assert not {"GRID_SAMPLE", "PLUGIN_V3"} & set(facts["stages"][LOOK]["network"]["kinds"])
+        if BACKEND.probe().reason:
+            with pytest.raises(EdgeError, match="no GPU answers"):
+                Engine.load(bundle.path)
+
+
 def test_an_unknown_compute_capability_is_refused_with_those_known(small_graph, tmp_path):
     with pytest.raises(EdgeError, match=r"does not know compute capability 8\.7\..*8\.9"):
-        BACKEND.build(small_graph(), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path, compute_capabilities=("8.7",))
+        BACKEND.build({WHOLE: small_graph()}, TargetSpec("tensorrt-rtx", "fp32", (1,)), None, tmp_path, compute_capabilities=("8.7",))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nodes_of_ours_never_reach_it(small_graph, tmp_path):
     # It aborts on plugins: none may be loaded for it.
     with pytest.raises(EdgeError, match=r"tensorrt-rtx takes none.* standard nodes"):
-        BACKEND.build(small_graph(regions=True), TargetSpec("tensorrt-rtx", "fp32", (1,)), tmp_path)
+        BACKEND.build({WHOLE: small_graph(regions=True)}, TargetSpec("tensorrt-rtx", "fp32", (1,)), None, tmp_path)
 
 
 @pytest.fixture

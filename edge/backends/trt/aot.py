@@ -76,31 +76,33 @@ def register(trt: Native, ptx: bytes) -> None:
         images, regions, side = (maps.shape_expr[axis] for axis in range(3))
         return launch("edge_region_boxes", BOX_THREADS, (images * regions * 2, 1), (side, size, _bits(threshold)))
 
-    # image: (B, 3, H, W) float32 or float16, boxes: (B, K, 4) float32 → crops: (B * K, 3, size, size) of the image's type
-    def crops(image: Native, boxes: Native, size: int) -> Native:
-        count = boxes.shape_expr[0] * boxes.shape_expr[1]
-        return plugin.from_shape_expr((count, image.shape_expr[1], size, size), dtype=image.dtype)
+    # image: (B, 3, H, W) float32 or float16, boxes: (R, 4) float32, owner: (R) int32 → crops: (R, 3, size, size) of the image's type
+    def crops(image: Native, boxes: Native, owner: Native, size: int) -> Native:
+        return plugin.from_shape_expr((boxes.shape_expr[0], image.shape_expr[1], size, size), dtype=image.dtype)
 
-    def crop_formats(image: Native, boxes: Native, outputs: Native) -> Native:
+    def crop_formats(image: Native, boxes: Native, owner: Native, outputs: Native) -> Native:
         made = plugin.AutoTuneCombination
-        return [made("FP32|FP16, FP32, FP32|FP16", "LINEAR"), made("FP16, FP32, FP16", "LINEAR, LINEAR, HWC8")]
+        return [
+            made("FP32|FP16, FP32, INT32, FP32|FP16", "LINEAR"),
+            made("FP16, FP32, INT32, FP16", "LINEAR, LINEAR, LINEAR, HWC8"),
+        ]
 
-    def launch_crops(image: Native, boxes: Native, size: int, outputs: Native, tactic: int) -> Native:
+    def launch_crops(image: Native, boxes: Native, owner: Native, size: int, outputs: Native, tactic: int) -> Native:
         kind = "fp16" if image.dtype == trt.DataType.HALF else "fp32"
         layout = "hwc8" if outputs[0].format == trt.TensorFormat.HWC8 else "linear"
         columns = 2 if (kind, layout) == ("fp16", "linear") else 1
         tiles = _ceil_div(size, columns) * _ceil_div(size, CROP_ROWS)
-        grid = _ceil_div(tiles, CROP_THREADS), boxes.shape_expr[0] * boxes.shape_expr[1]
-        numbers = boxes.shape_expr[1], image.shape_expr[2], image.shape_expr[3], size, _bits(1.0)
+        grid = _ceil_div(tiles, CROP_THREADS), boxes.shape_expr[0]
+        numbers = image.shape_expr[0], image.shape_expr[2], image.shape_expr[3], size, _bits(1.0)
         return launch(f"edge_roi_resize_{kind}_{kind}_{layout}", CROP_THREADS, grid, numbers)
 
     launched = tuple[str, bytes, plugin.KernelLaunchParams, plugin.SymIntExprs]  # type: ignore[name-defined]
-    boxed, cropped = {"size": int, "threshold": float}, {"size": int}
+    boxed, cut, sized = {"size": int, "threshold": float}, {"image": desc, "boxes": desc, "owner": desc}, {"size": int}
     plugin.register("edge::RegionBoxes")(_annotated(boxes, {"maps": desc, **boxed, "return": desc}))
     plugin.aot_impl("edge::RegionBoxes")(_annotated(launch_boxes, {"maps": desc, **boxed, "return": launched}))
-    plugin.register("edge::RoiResize")(_annotated(crops, {"image": desc, "boxes": desc, **cropped, "return": desc}))
-    plugin.autotune("edge::RoiResize")(_annotated(crop_formats, {"image": desc, "boxes": desc}))
-    plugin.aot_impl("edge::RoiResize")(_annotated(launch_crops, {"image": desc, "boxes": desc, **cropped, "return": launched}))
+    plugin.register("edge::RoiResize")(_annotated(crops, {**cut, **sized, "return": desc}))
+    plugin.autotune("edge::RoiResize")(_annotated(crop_formats, cut))
+    plugin.aot_impl("edge::RoiResize")(_annotated(launch_crops, {**cut, **sized, "return": launched}))
 
 
 def _annotated(function: Callable[..., Native], annotations: dict[str, Native]) -> Callable[..., Native]:

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,11 +18,11 @@ from edge.backends.base import Facts, Native
 from edge.backends.trt import PROVIDES, aot, cuda
 from edge.backends.trt.child import MARK, Answer, Request
 from edge.backends.trt.layers import read_layers
-from edge.backends.trt.plan import PACKED, PAYLOAD, quiet_logger
+from edge.backends.trt.plan import packed_plan, quiet_logger
 from edge.backends.trt.plugin import PLUGIN_VARIABLE, Route, register_plugin
 from edge.backends.trt.vendor import LEVEL, Vendor
 from edge.errors import EdgeError, one_of
-from edge.graph import INPUT
+from edge.graph import BOXES, INPUT
 from edge.manifest import digest_json
 from edge.ops.region_boxes import KERNEL_MAX_SIZE
 
@@ -48,7 +47,7 @@ class _NoPlan(EdgeError):
 
 
 def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
-    """Parse, build and write the plan; returns facts for the manifest."""
+    """Parse, build and write the plan of one stage; returns facts for the manifest."""
     trt = vendor.load()
     logger = quiet_logger(trt)
     device, *_ = cuda.present()
@@ -59,11 +58,12 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     elif route is Route.AHEAD_OF_TIME:
         aot.register(trt, aot.compile_kernels(device.compute_capability if device else (8, 0)))
     network = _parse(trt, builder, logger, lowered, weakly_typed=request.weakly_typed)
-    shape = tuple(network.get_input(0).shape)[1:]
-    if route is not Route.NONE and shape[-1] > KERNEL_MAX_SIZE:
+    inputs = {each.name: tuple(each.shape)[1:] for each in map(network.get_input, range(network.num_inputs))}
+    size = inputs[INPUT][-1]
+    if route is not Route.NONE and size > KERNEL_MAX_SIZE:
         raise EdgeError(
             "backend",
-            f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {shape[-1]} px",
+            f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {size} px",
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
@@ -79,9 +79,11 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         if request.precision == "int8":
             config.set_flag(trt.BuilderFlag.INT8)
     _set_compute_capabilities(trt, config, request.compute_capabilities)
-    for least, best, most in request.profiles:
+    for counts in request.profiles:
         profile = builder.create_optimization_profile()
-        profile.set_shape(INPUT, (least, *shape), (best, *shape), (most, *shape))
+        for name, shape in inputs.items():
+            of_images = name == INPUT and BOXES in inputs
+            profile.set_shape(name, *((count, *shape) for count in (request.images if of_images else counts)))
         config.add_optimization_profile(profile)
 
     machine = {"version": str(trt.__version__), **(device.plain() if device else {})}
@@ -99,18 +101,12 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
             f"The builder of {vendor.name} made no plan: {logger.said or 'it does not say why'}",
             "Close other programs, or build with a smaller `batch`; else report the graph",
         )
-    if vendor.for_other_gpus:
-        (folder / PACKED).write_bytes(zlib.compress(bytes(plan), 6))
-    else:
-        (folder / PAYLOAD).write_bytes(plan)
+    (folder / request.payload).write_bytes(packed_plan(request.payload, bytes(plan)))
     if timings is not None:
         with suppress(EdgeError, OSError):  # timings that cannot be kept cost the next build time only
             write_atomically(timings, bytes(config.get_timing_cache().serialize()))
     facts = {
         "machine": machine,
-        "compute_capabilities": request.compute_capabilities,
-        "typing": "weak" if request.weakly_typed else "strong",
-        "regions": route.regions,
         "workspace": workspace,
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),

@@ -22,8 +22,9 @@ class Request:
 
     Attributes:
         backend: the row of the table of vendors.
-        folder: where the plan goes.
-        profiles: smallest, best and largest batch of each.
+        folder, payload: where the plan goes, and the name of its file.
+        profiles: smallest, best and largest number of images of each; of regions where the graph takes any.
+        images: smallest, best and largest number of images that regions are of.
         route: of our operations, a value of ``plugin.Route``; ``plugin`` is the library's file in the folder, on its route.
         share: of the free memory, as workspace; 0 leaves it to the library.
         size: bytes of the graph that follows.
@@ -31,8 +32,10 @@ class Request:
 
     backend: str
     folder: str
+    payload: str
     precision: str
     profiles: list[list[int]]
+    images: list[int]
     route: str
     plugin: str
     compute_capabilities: list[str]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edge.backends.base import DeviceArray, Native
-from edge.backends.trt.arrays import view
+from edge.backends.trt.arrays import View
 from edge.backends.trt.cuda import Bindings
 from edge.errors import EdgeError
 from edge.graph import INPUT
@@ -15,106 +17,158 @@ ALIGNMENT = 256  # bytes, as cudaMalloc aligns
 MODES = ("pinned", "mapped")
 
 
-class Lane:
-    """One context with stream, buffers and, where it can be captured, a CUDA graph of copy in, run, copy out.
+class Arena:
+    """Arrays side by side in one buffer of the host and one of the GPU, so that one copy moves them all.
 
-    All outputs lie in one arena, so that one copy brings them back.
+    Attributes:
+        arrays: those of the host, by name; zeros at first.
+        addresses: those of the GPU.
+    """
+
+    def __init__(self, cuda: Bindings, forms: Mapping[str, tuple[tuple[int, ...], np.dtype]], *, mapped: bool) -> None:
+        places, end = {}, 0
+        for name, (shape, dtype) in forms.items():
+            size = int(np.prod(shape)) * dtype.itemsize
+            places[name] = slice(end, end + size)
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        self._cuda, self._bytes = cuda, end
+        self._host = cuda.allocate_host(end, mapped=mapped)
+        self._host.array[:] = 0
+        self._device = self._host.mapped or cuda.allocate(end)
+        self.arrays = {name: self._host.array[places[name]].view(dtype).reshape(shape) for name, (shape, dtype) in forms.items()}
+        self.addresses = {name: self._device + place.start for name, place in places.items()}
+
+    def send(self, stream: int) -> None:
+        """To the GPU."""
+        if not self._host.mapped:
+            self._cuda.copy(self._device, self._host.array.ctypes.data, self._bytes, stream)
+
+    def fetch(self, stream: int) -> None:
+        """To the host."""
+        if not self._host.mapped:
+            self._cuda.copy(self._host.array.ctypes.data, self._device, self._bytes, stream)
+
+
+class Lane:
+    """One context with stream, buffers and, where it can be captured, a CUDA graph.
+
+    A lane holds the images of one call: ``load`` brings them to the GPU, ``run`` computes. A lane beside it reads the same images on
+    the same stream, and copies only its other inputs.
+
+    Attributes:
+        stream: on which all of its work goes.
+        cuda: what is made by it is freed with the lane.
+        shape: of its images.
+        beside: the lanes beside this one, by what their owner tells them apart. They end with it.
+
+    Args:
+        shapes: of the inputs, by name.
+        images: the lane whose images this one reads, made with the same ``cuda``.
     """
 
     def __init__(
-        self, trt: Native, engine: Native, context: Native, cuda: Bindings, profile: int, batch: int, mode: str, logger: Native
+        self,
+        trt: Native,
+        engine: Native,
+        context: Native,
+        cuda: Bindings,
+        profile: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        mode: str,
+        logger: Native,
+        images: Lane | None = None,
     ) -> None:
-        self.context, self._cuda, self._logger = context, cuda, logger
-        self._stream = cuda.stream()
-        self._graph = 0
-        shape = (batch, *tuple(engine.get_tensor_shape(INPUT))[1:])
-        self._require(context.set_optimization_profile_async(profile, self._stream), "select the profile")
-        self._require(context.set_input_shape(INPUT, shape), f"take a batch of {batch}")
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-        self._forms: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}  # output → offset in the arena, shape, type
-        end = 0
-        for name in outputs:
-            form, dtype = tuple(context.get_tensor_shape(name)), np.dtype(NUMPY[engine.get_tensor_dtype(name).name])
-            self._forms[name] = (end, form, dtype)
-            end += -(-int(np.prod(form)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        self._arena_bytes, self._input_bytes = end, int(np.prod(shape)) * 4
+        self.context, self.mode, self.cuda, self._logger = context, mode, cuda, logger
+        self.shape = shapes[INPUT]
+        self.beside: dict[int, Lane] = {}
+        self.stream: int = images.stream if images else cuda.stream()
+        self._beside_another = images is not None
+        self._graph = self._count = 0
+        self._require(context.set_optimization_profile_async(profile, self.stream), "select the profile")
+        for name, shape in shapes.items():
+            self._require(context.set_input_shape(name, shape), f"take {name} {shape}")
 
-        self._mapped = mode == "mapped"
-        self._host_in = cuda.allocate_host(self._input_bytes, mapped=self._mapped)
-        self._host_out = cuda.allocate_host(end, mapped=self._mapped)
-        self._images = self._host_in.array.view(np.float32).reshape(shape)
-        self._images[:] = 0
-        self._device_in = self._host_in.mapped or cuda.allocate(self._input_bytes)
-        self._device_out = self._host_out.mapped or cuda.allocate(end)
-        context.set_tensor_address(INPUT, self._device_in)
-        for name, (offset, _, _) in self._forms.items():
-            context.set_tensor_address(name, self._device_out + offset)
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        types = {name: np.dtype(NUMPY[engine.get_tensor_dtype(name).name]) for name in names}
+        outputs = {name: tuple(context.get_tensor_shape(name)) for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT}
+        inputs = {name: shape for name, shape in shapes.items() if images is None or name != INPUT}
+        self._in, self._out = (
+            Arena(cuda, {name: (shape, types[name]) for name, shape in each.items()}, mapped=mode == "mapped") for each in (inputs, outputs)
+        )
+        self._images: int = images._images if images else self._in.addresses[INPUT]
+        for name, address in {INPUT: self._images, **self._in.addresses, **self._out.addresses}.items():
+            context.set_tensor_address(name, address)
 
     def capture(self) -> str:
-        """Record one call as a graph; returns why that was not possible, or nothing."""
+        """Record one ``run`` as a graph; returns why that was not possible, or nothing."""
+        self._in.send(self.stream)
         self._enqueue()  # once outside: the library allocates on its first call
-        self._cuda.synchronize(self._stream)
+        self.cuda.synchronize(self.stream)
         asked = hasattr(self.context, "is_stream_capturable")  # not every version can be
-        if asked and not self.context.is_stream_capturable(self._stream):
+        if asked and not self.context.is_stream_capturable(self.stream):
             return "the engine says that it cannot be captured"
         try:
-            self._cuda.begin_capture(self._stream)
+            self.cuda.begin_capture(self.stream)
             try:
                 self._enqueue()
             finally:
-                graph = self._cuda.end_capture(self._stream)
+                graph = self.cuda.end_capture(self.stream)
             self._graph = graph
-            self._cuda.launch(graph, self._stream)
-            self._cuda.synchronize(self._stream)
+            self.cuda.launch(graph, self.stream)
+            self.cuda.synchronize(self.stream)
         except EdgeError as error:
             self._graph = 0
             return error.problem
         return ""
 
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        np.copyto(self._images, images)
+    def load(self, images: np.ndarray | View) -> None:
+        """Copy images (B, 3, S, S) float32 to the GPU, or there, B at most the lane's batch; rows beyond keep what they held.
+
+        An array on the GPU must live until the next ``run`` has ended.
+        """
+        self._count = images.shape[0]
+        if isinstance(images, np.ndarray):
+            self._in.arrays[INPUT][: self._count] = images
+            self._in.send(self.stream)
+        else:
+            if images.stream is not None:
+                self.cuda.wait(self.stream, images.stream)
+            self.cuda.copy(self._images, images.address, int(np.prod(images.shape)) * 4, self.stream)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs other than the images, by name → outputs by name, as many rows as were loaded; of a lane beside another all rows."""
+        for name, value in inputs.items():
+            np.copyto(self._in.arrays[name], value)
         if self._graph:
-            self._cuda.launch(self._graph, self._stream)
+            self.cuda.launch(self._graph, self.stream)
         else:
             self._enqueue()
-        self._cuda.synchronize(self._stream)
-        arena = self._host_out.array
-        return {
-            name: arena[offset : offset + int(np.prod(form)) * dtype.itemsize].view(dtype).reshape(form).copy()
-            for name, (offset, form, dtype) in self._forms.items()
-        }
+        self.cuda.synchronize(self.stream)
+        return {name: value[: self._count or None].copy() for name, value in self._out.arrays.items()}
 
-    def run_on_device(self, images: Native, count: int, owner: object) -> dict[str, DeviceArray]:
-        """Runs without the graph, which would fetch the host's images; rows beyond ``count`` keep what they held.
+    def run_on_device(self, owner: object) -> dict[str, DeviceArray]:
+        """Runs without the graph, which would fetch the outputs, and leaves them on the GPU.
 
         ``owner``: what the outputs keep alive.
         """
-        found = view(images, self._stream)
-        if found.stream is not None:
-            self._cuda.wait(self._stream, found.stream)
-        self._cuda.copy(self._device_in, found.address, int(np.prod(found.shape)) * 4, self._stream)
-        self._execute()
-        self._cuda.synchronize(self._stream)
+        self._require(self.context.execute_async_v3(self.stream), "run")
+        self.cuda.synchronize(self.stream)
         return {
-            name: DeviceArray(self._device_out + offset, (count, *form[1:]), dtype, owner)
-            for name, (offset, form, dtype) in self._forms.items()
+            name: DeviceArray(self._out.addresses[name], (self._count, *value.shape[1:]), value.dtype, owner)
+            for name, value in self._out.arrays.items()
         }
 
     def close(self) -> None:
-        """Free what is its own; it cannot run any more."""
-        del self.context, self._images, self._host_in, self._host_out
-        self._cuda.release()
+        """Free what is its own, and the lanes beside it; it cannot run any more."""
+        self.beside.clear()
+        del self.context, self._in, self._out
+        self.cuda.release()
 
     def _enqueue(self) -> None:
-        if not self._mapped:
-            self._cuda.copy(self._device_in, self._host_in.array.ctypes.data, self._input_bytes, self._stream)
-        self._execute()
-        if not self._mapped:
-            self._cuda.copy(self._host_out.array.ctypes.data, self._device_out, self._arena_bytes, self._stream)
-
-    def _execute(self) -> None:
-        self._require(self.context.execute_async_v3(self._stream), "run")
+        if self._beside_another:
+            self._in.send(self.stream)
+        self._require(self.context.execute_async_v3(self.stream), "run")
+        self._out.fetch(self.stream)
 
     def _require(self, done: bool, what: str) -> None:
         if not done:

@@ -6,8 +6,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +15,29 @@ import numpy as np
 from edge import cache
 from edge.atomic import write_atomically
 from edge.backends.base import DeviceArray, Facts, Form, Native, Runner, engine_file
-from edge.backends.trt.arrays import view
+from edge.backends.trt.arrays import View, view
 from edge.backends.trt.cuda import LEGACY_STREAM, Device, open_cuda
 from edge.backends.trt.lane import MODES, NUMPY, Lane
 from edge.backends.trt.layers import read_layers
 from edge.backends.trt.plan import quiet_logger, unpacked_plan
 from edge.backends.trt.plugin import PLUGIN, register_plugin
 from edge.errors import EdgeError
-from edge.graph import INPUT
-from edge.manifest import digest_json
+from edge.graph import BOXES, INPUT
+from edge.manifest import REBUILD, digest_json
 from edge.spec import TargetSpec
 
 
 class TensorRTRunner(Runner):
-    """A loaded engine. Every call has a lane to itself: a context with its stream and buffers, for one batch.
+    """One stage of a loaded engine. Every call has a lane to itself: a context with its stream and buffers, for one batch.
 
     Lanes that no call uses wait in a pool, so that there are as many as calls at once, however many threads come and go;
-    with device arrays, as threads that call.
+    with device arrays that a whole graph takes, as threads that call. *closer* has no lanes of its own: it runs beside the lane
+    of *look* that holds the images, one lane for each number of regions.
 
     Attributes:
         memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the GPU reads the host's
-            memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both, else ``pinned``.
+            memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both (of two stages
+            *look*), else ``pinned``.
         graphless: why no CUDA graph is used; empty when one is.
 
     Args:
@@ -74,17 +76,35 @@ class TensorRTRunner(Runner):
             self._engine = self._deserialised(vendor, payload, facts)
             self._config = self._runtime_config(device, facts)
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Native]) -> dict[str, np.ndarray]:
+        """As every runner's; ``image`` of *closer* must come from ``hold``."""
         images = inputs[INPUT]
+        if not isinstance(images, Lane):
+            with self.hold(images) as held:
+                return self.run({**inputs, INPUT: held})
+        others = {name: value for name, value in inputs.items() if name != INPUT}
         with self._cuda.current():
-            if not self.memory:
+            lane = self._beside(images, others) if others else images
+            return lane.run(others)
+
+    @contextmanager
+    def hold(self, images: Native) -> Iterator[Lane]:
+        """The lane of a call, its images on the GPU; back in the pool when the context ends, unless something failed in it."""
+        with self._cuda.current():
+            on_host = isinstance(images, np.ndarray)
+            if on_host and not self.memory:
                 self._choose_memory()
-            batch, mode = images.shape[0], self.memory
+            batch, mode = (images.shape[0], self.memory) if on_host else (self._batch(images), "pinned")
             lane = self._take(batch, mode)
             try:
-                return lane.run(images)
-            finally:
-                self._idle[batch, mode].append(lane)
+                source: np.ndarray | View = images if on_host else view(images, lane.stream)
+                lane.load(source)
+                yield lane
+            except BaseException:
+                with suppress(EdgeError):  # what failed before is worth more
+                    self._free(lane)
+                raise
+            self._idle[batch, mode].append(lane)
 
     def on_device(self, images: Native) -> dict[str, DeviceArray]:
         """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs, left on the device.
@@ -92,21 +112,28 @@ class TensorRTRunner(Runner):
         Nothing passes through the host. The outputs are overwritten by this thread's next call.
         """
         with self._cuda.current():
-            found = view(images, LEGACY_STREAM)
-            size = self._engine.get_tensor_shape(INPUT)[2]
-            if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
-                got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
-                raise EdgeError("infer", f"The device array is {got}", f"Make it (B, 3, {size}, {size}) float32, contiguous")
-            count = found.shape[0]
-            if not 1 <= count <= self._target.max_batch:
-                problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
-                raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
-            batch = next(each for each in self._target.batches if each >= count)
+            batch = self._batch(images)
             loans: dict[str, _Loan] = self._loans.__dict__
             name = str(batch)
             if name not in loans:
                 loans[name] = _Loan(self._take(batch, "pinned"), self._idle[batch, "pinned"])
-            return loans[name].lane.run_on_device(images, count, loans[name])
+            lane = loans[name].lane
+            source = view(images, lane.stream)  # kept until the call ends
+            lane.load(source)
+            return lane.run_on_device(loans[name])
+
+    def _batch(self, images: Native) -> int:
+        """The batch that takes a device array."""
+        found = view(images, LEGACY_STREAM)
+        size = self._engine.get_tensor_shape(INPUT)[2]
+        if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
+            got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
+            raise EdgeError("infer", f"The device array is {got}", f"Make it (B, 3, {size}, {size}) float32, contiguous")
+        count = found.shape[0]
+        if not 1 <= count <= self._target.max_batch:
+            problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
+            raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
+        return next(each for each in self._target.batches if each >= count)
 
     def layers(self) -> Facts:
         return read_layers(self._trt, self._engine).plain()
@@ -129,7 +156,18 @@ class TensorRTRunner(Runner):
         with self._lock:
             with suppress(IndexError):  # another call may have ended meanwhile
                 return idle.pop()
-            return self._made(batch, mode, graph=self._graphs)
+            lane = self._made({INPUT: self._images(batch)}, batch, mode)
+            self._lanes.add(lane)
+            return lane
+
+    def _beside(self, images: Lane, inputs: Mapping[str, np.ndarray]) -> Lane:
+        """The lane for that many regions beside the one that holds their images."""
+        size = len(inputs[BOXES])
+        if size not in images.beside:
+            shapes = {INPUT: images.shape, **{name: value.shape for name, value in inputs.items()}}
+            with self._lock:
+                images.beside[size] = self._made(shapes, size, images.mode, beside=images)
+        return images.beside[size]
 
     def _choose_memory(self) -> None:
         with self._lock:
@@ -137,40 +175,49 @@ class TensorRTRunner(Runner):
                 self.memory = self._quicker_memory() if self._integrated else "pinned"
 
     def _quicker_memory(self) -> str:
-        """Copying the image once, or reading it in place several times (whole, then in crops): which costs less, this GPU says."""
+        """Copying the image once, or reading it in place, in a whole graph several times: which costs less, this GPU says."""
         batch = self._target.batches[0]
-        size = self._engine.get_tensor_shape(INPUT)[2]
-        images = np.zeros((batch, 3, size, size), np.float32)
+        images = np.zeros(self._images(batch), np.float32)
         lanes: dict[str, Lane] = {}
         taken: dict[str, list[float]] = {mode: [] for mode in MODES}
         try:
             for mode in MODES:
-                lanes[mode] = self._made(batch, mode)
+                lanes[mode] = self._made({INPUT: images.shape}, batch, mode)
             for _ in range(30):  # interleaved: clocks change meanwhile
                 for mode, lane in lanes.items():
                     start = time.perf_counter()
-                    lane.run(images)
+                    lane.load(images)
+                    lane.run({})
                     taken[mode].append(time.perf_counter() - start)
         finally:
             for lane in lanes.values():
-                self._free(lane)
+                lane.close()
         return min(taken, key=lambda mode: float(np.median(taken[mode][10:])))
 
-    def _made(self, batch: int, mode: str, *, graph: bool = True) -> Lane:
-        index = next(i for i, (least, _, most) in enumerate(self._profiles) if least <= batch <= most)
-        context = self._engine.create_execution_context(self._config) if self._config else self._engine.create_execution_context()
+    def _images(self, batch: int) -> tuple[int, ...]:
+        """The shape of so many images."""
+        return (batch, *tuple(self._engine.get_tensor_shape(INPUT))[1:])
+
+    def _made(self, shapes: Mapping[str, tuple[int, ...]], size: int, mode: str, *, beside: Lane | None = None) -> Lane:
+        """A new lane for inputs of those shapes, by the profile for ``size``."""
+        index = next((i for i, (least, _, most) in enumerate(self._profiles) if least <= size <= most), None)
+        if index is None:
+            raise EdgeError("infer", f"The engine has no profile for {size} {'regions' if beside else 'images'}", REBUILD)
+        # Memory for the lane's own profile; else every lane would take what the largest one needs.
+        own = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        context = self._engine.create_execution_context(self._config or own)
         if context is None:
             problem = f"The GPU has no memory for the engine's activations: {self._logger.said or 'TensorRT does not say why'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
-        cuda = open_cuda(self._cuda.name)  # of its own: what it made is freed with it
+        cuda = beside.cuda if beside else open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
-            lane = Lane(self._trt, self._engine, context, cuda, index, batch, mode, self._logger)
-            if graph:
+            lane = Lane(self._trt, self._engine, context, cuda, index, shapes, mode, self._logger, beside)
+            if self._graphs:
                 self.graphless = lane.capture()
         except BaseException:
-            cuda.release()
+            if beside is None:
+                cuda.release()
             raise
-        self._lanes.add(lane)
         return lane
 
     def _free(self, lane: Lane) -> None:

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge import cache
-from edge.backends.base import Backend, Facts, Native, Support
+from edge.backends.base import Backend, Facts, Native, Support, powers_of_two
 from edge.backends.trt import aot, cuda
 from edge.backends.trt.child import Answer, Request, build_in_child
-from edge.backends.trt.plan import PACKED, PAYLOAD
+from edge.backends.trt.plan import parts_of, plan_file
 from edge.backends.trt.plugin import NO_PLUGIN, PLUGIN, PLUGIN_VARIABLE, Plugin, Route, chosen_plugin
 from edge.backends.trt.run import TensorRTRunner
 from edge.errors import EdgeError
-from edge.graph import WHOLE, node_domains
+from edge.graph import CLOSER, LOOK, WHOLE, node_domains
 from edge.manifest import digest_file, fits
 from edge.ops import DOMAIN
-from edge.spec import MAX_BATCH, StagesSpec, TargetSpec
+from edge.spec import MAX_REGIONS, StagesSpec, TargetSpec
 
 STANDARD_NODES = "standard-nodes"  # the row of edge.lower's table that leaves no node of ours
 # Shares of the free memory a build may use as workspace, tried from the left until one does.
@@ -41,7 +41,7 @@ class Vendor(Backend):
         install: how one gets it.
         plugins: whether it takes our plugin (TensorRT-RTX aborts on plugins).
         for_other_gpus: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
-            the GPU they run on, one profile per batch.
+            the GPU they run on, one profile per batch, or number of regions.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Vendor(Backend):
     plugins: bool
     for_other_gpus: bool
     on_gpu = True
+    in_stages = True
 
     def probe(self) -> Support:
         """What that library can do here."""
@@ -92,76 +93,82 @@ class Vendor(Backend):
         compute_capabilities: tuple[str, ...] = (),
         weakly_typed: bool = False,
     ) -> Facts:
-        """Write the plan (and the plugin it needs) into the folder.
+        """Write a plan for each stage (and the plugin they need) into the folder.
 
-        The library works in a child process: what kills or aborts it there becomes one line here.
+        The library works in a child process for each: what kills or aborts it there becomes one line here.
 
         Args:
-            lowered: the ONNX graph, whole. Nodes of ours in it need the plugin, as a library or ahead of time.
+            lowered: ONNX graphs by stage. Nodes of ours in them need the plugin, as a library or ahead of time.
             compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
             weakly_typed: let the library choose types, as far as this version still can; only to compare.
 
         Returns:
-            Facts for the manifest: payload, profiles, typing, plugin, the parsed network, the layers, where it was built.
+            Facts for the manifest: plugin, typing, where it was built; and of each plan, in ``stages`` where there are two, its file
+            ``payload``, its profiles, the parsed network, the layers.
         """
-        graph = lowered[WHOLE]
-        plugin = self._plugin_for(graph)
+        plugin = self._plugin_for(lowered)
         shipped = _shipped(plugin.library, folder) if plugin.library else None
-        request = Request(
-            backend=self.name,
-            folder=str(folder.resolve()),
-            precision=target.precision,
-            profiles=self.profiles(target),
-            route=plugin.route.value,
-            plugin=shipped["file"] if shipped else "",
-            compute_capabilities=list(compute_capabilities),
-            weakly_typed=weakly_typed,
-            share=0.0,
-            size=len(graph),
-        )
-        answer = Answer()
-        for share in (0.0,) if self.for_other_gpus else LADDER:
-            answer = build_in_child(replace(request, share=share), graph)
-            if answer.facts is not None:
-                return {
-                    "payload": PACKED if self.for_other_gpus else PAYLOAD,
-                    "profiles": request.profiles,
-                    "plugin": shipped,
-                    "level": LEVEL,
-                    **answer.facts,
-                }
-            if not answer.again:
-                break
-        for leftover in folder.glob("engine.*"):
-            leftover.unlink()
-        raise EdgeError(*answer.error)
+        shared: Facts = {
+            "plugin": shipped,
+            "level": LEVEL,
+            "compute_capabilities": list(compute_capabilities),
+            "typing": "weak" if weakly_typed else "strong",
+            "regions": plugin.route.regions,
+        }
+        plans = {}
+        for stage, graph in lowered.items():
+            request = Request(
+                backend=self.name,
+                folder=str(folder.resolve()),
+                payload=plan_file(stage, packed=self.for_other_gpus),
+                precision=target.precision,
+                profiles=self._profiles(stages.sizes if stages and stage == CLOSER else target.batches),
+                images=[1, target.max_batch, target.max_batch],
+                route=plugin.route.value,
+                plugin=shipped["file"] if shipped else "",
+                compute_capabilities=list(compute_capabilities),
+                weakly_typed=weakly_typed,
+                share=0.0,
+                size=len(graph),
+            )
+            answer = self._built(request, graph)
+            if answer.facts is None:
+                for leftover in folder.glob("engine.*"):
+                    leftover.unlink()
+                raise EdgeError(*answer.error)
+            shared["machine"] = answer.facts.pop("machine")
+            plans[stage] = {"payload": request.payload, "profiles": request.profiles, **answer.facts}
+        return {**shared, **plans[WHOLE]} if WHOLE in plans else {**shared, "stages": plans}
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> Mapping[str, TensorRTRunner]:
-        """Load the plan; ``cuda`` names the adapter of ``trt.adapters``."""
-        return {WHOLE: TensorRTRunner(self.name, self.load(), payload, target, facts, cuda, graphs)}
+        """Load the plans; ``cuda`` names the adapter of ``trt.cuda``."""
+        runners: dict[str, TensorRTRunner] = {}
+        try:
+            for stage, part in parts_of(facts).items():
+                runners[stage] = TensorRTRunner(self.name, self.load(), payload, target, part, cuda, graphs)
+        except BaseException:
+            for runner in runners.values():
+                runner.close()
+            raise
+        return runners
 
     def misfits(self, facts: Facts) -> list[str]:
-        plugin, profiles, machine = facts.get("plugin"), facts.get("profiles", []), facts.get("machine", {})
-        capabilities = facts.get("compute_capabilities", [])
-        checks = {
-            "plugin": plugin is None or (isinstance(plugin, dict) and isinstance(plugin.get("file"), str)),
-            "profiles": isinstance(profiles, list)
-            and all(isinstance(each, list) and len(each) == 3 and all(fits(batch, 1, MAX_BATCH) for batch in each) for each in profiles),
-            "plan_bytes": fits(facts.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
-            "machine": isinstance(machine, dict)
-            and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
-            "compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
-        }
-        return [name for name, holds in checks.items() if not holds]
+        stages = facts.get("stages")
+        if stages is not None and not (
+            isinstance(stages, dict) and set(stages) == {LOOK, CLOSER} and all(isinstance(each, dict) for each in stages.values())
+        ):
+            return ["stages"]
+        return sorted({name for part in parts_of(facts).values() for name in _misfits(part)})
 
     def files(self, facts: Facts) -> list[str | None]:
-        return [facts.get("payload"), *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
+        plans = [part.get("payload") for part in parts_of(facts).values()]
+        return [*plans, *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
 
     def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
         """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
-        missing = [name for name in ("profiles", "plan_bytes") if name not in facts]
+        missing = [name for name in ("profiles", "plan_bytes") if any(name not in part for part in parts_of(facts).values())]
         if missing:
             raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
         built = facts.get("machine", {})
@@ -181,30 +188,45 @@ class Vendor(Backend):
             f"it is for compute capability {' or '.join(wanted)}, and {support.device} has {here}" if wanted and here not in wanted else ""
         )
 
+    def closer_sizes(self, regions: int, target: TargetSpec) -> tuple[int, ...]:
+        # The regions of one image do not fill a GPU: those of a batch go in together.
+        return powers_of_two(regions * target.max_batch)
+
     def describe(self, facts: Facts) -> list[str]:
-        network, said = facts.get("network"), super().describe(facts)
-        if network:
-            int8 = f"{network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
-            said.insert(0, f"parsed: {network['layers']} layers; {int8}")
+        said = []
+        for stage, part in parts_of(facts).items():
+            if network := part.get("network"):
+                int8 = f"{network['int8_convolutions']} of {network['convolutions']} convolutions in int8"
+                said.append(f"{stage} parsed: {network['layers']} layers; {int8}".lstrip())
+            said += super().describe({"layers": {stage: part["layers"]} if stage else part["layers"]} if part.get("layers") else {})
         if "regions" in facts:
             gpu = facts.get("machine", {}).get("gpu")
             where = f"built on {gpu}" if gpu else "built on a machine without a GPU and never run there: try it where it shall run"
             said.append(f"boxes and crops by {facts['regions']}; {where}")
         return said
 
-    def profiles(self, target: TargetSpec) -> list[list[int]]:
-        """Smallest, best and largest batch of each optimisation profile.
+    def _profiles(self, sizes: tuple[int, ...]) -> list[list[int]]:
+        """Smallest, best and largest size of each optimisation profile.
 
-        Exact batches give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the batch it meets, and every
+        Exact sizes give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the size it meets, and every
         profile would only add to the file: it gets one range.
         """
         if self.for_other_gpus:
-            return [[target.batches[0], target.max_batch, target.max_batch]]
-        return [[batch, batch, batch] for batch in target.batches]
+            return [[sizes[0], sizes[-1], sizes[-1]]]
+        return [[size, size, size] for size in sizes]
 
-    def _plugin_for(self, lowered: bytes) -> Plugin:
-        """How the nodes of ours in a graph get into the engine."""
-        if DOMAIN not in node_domains(lowered):
+    def _built(self, request: Request, graph: bytes) -> Answer:
+        """The plan of one stage, built with as much workspace as works."""
+        answer = Answer()
+        for share in (0.0,) if self.for_other_gpus else LADDER:
+            answer = build_in_child(replace(request, share=share), graph)
+            if answer.facts is not None or not answer.again:
+                break
+        return answer
+
+    def _plugin_for(self, lowered: Mapping[str, bytes]) -> Plugin:
+        """How the nodes of ours in graphs get into the engine."""
+        if all(DOMAIN not in node_domains(graph) for graph in lowered.values()):
             return NO_PLUGIN
         if not self.plugins:
             raise EdgeError(
@@ -218,6 +240,21 @@ class Vendor(Backend):
                 f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}, or build the bundle again without it",
             )
         return plugin
+
+
+def _misfits(part: Facts) -> list[str]:
+    plugin, profiles, machine = part.get("plugin"), part.get("profiles", []), part.get("machine", {})
+    capabilities = part.get("compute_capabilities", [])
+    checks = {
+        "plugin": plugin is None or (isinstance(plugin, dict) and isinstance(plugin.get("file"), str)),
+        "profiles": isinstance(profiles, list)
+        and all(isinstance(each, list) and len(each) == 3 and all(fits(size, 1, MAX_REGIONS) for size in each) for each in profiles),
+        "plan_bytes": fits(part.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
+        "machine": isinstance(machine, dict)
+        and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
+        "compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
+    }
+    return [name for name, holds in checks.items() if not holds]
 
 
 def _shipped(library: Path, folder: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ Work = Callable[[], None]
 made: dict[tuple[str, int], Any] = {}  # (kind, handle or address) → blocks of memory, or lists of work
 captures: dict[int, list[Work] | None] = {}
 launches: list[int] = []
+copies: list[tuple[int, int, int]] = []  # to, from, bytes: those that were done
 handles = itertools.count(1001)
 
 
@@ -107,7 +108,11 @@ def cudaHostGetDevicePointer(address: int, flags: int) -> tuple[int, int]:
 
 
 def cudaMemcpyAsync(to: int, source: int, size: int, kind: int, stream: int) -> tuple[int]:
-    return (OK if enqueue(stream, lambda: ctypes.memmove(to, source, size)) else CAPTURED,)
+    def copied() -> None:
+        ctypes.memmove(to, source, size)
+        copies.append((to, source, size))
+
+    return (OK if enqueue(stream, copied) else CAPTURED,)
 
 
 def cudaEventCreateWithFlags(flags: int) -> tuple[int, int]:

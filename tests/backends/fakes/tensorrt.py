@@ -141,8 +141,12 @@ class INetworkDefinition(Played):
     def get_layer(self, index: int) -> ILayer:
         return self._layers[index]
 
+    @property
+    def num_inputs(self) -> int:
+        return len(self._inputs)
+
     def get_input(self, index: int) -> ITensor:
-        return self._input
+        return self._inputs[index]
 
 
 class ParserError(Played):
@@ -172,7 +176,7 @@ class OnnxParser(Played):
             ILayer(type=ENUMS["LayerType"][KINDS.get(n.op_type, "ELEMENTWISE")], _inputs=tensors(n.input), _outputs=tensors(n.output))
             for n in graph.node
         ]
-        self._network._input = ITensor(shape=_shape(graph.input[0]))
+        self._network._inputs = [ITensor(name=value.name, shape=_shape(value)) for value in graph.input]
         self._network._model = model
         return True
 
@@ -189,8 +193,11 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 class IOptimizationProfile(Played):
+    def __init__(self) -> None:
+        self._ranges: dict[str, Any] = {}
+
     def set_shape(self, input: str, min: tuple, opt: tuple, max: tuple) -> None:
-        self._range = (min, max)
+        self._ranges[input] = (min, opt, max)
 
 
 class ITimingCache(Played):
@@ -249,13 +256,15 @@ class Builder(Played):
             return None
         if fate == "sleep":
             time.sleep(60)
+        names = {value.name for value in network._inputs}
+        assert all(set(profile._ranges) == names for profile in config._profiles), "a profile must say the shape of every input"
         assert not (network._strong and config._flags & {"FP16", "INT8"}), "strongly typed networks refuse precision flags"
         # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
         return pickle.dumps(
             {
                 "version": __version__,
                 "model": network._model,
-                "profiles": [profile._range for profile in config._profiles],
+                "profiles": [profile._ranges for profile in config._profiles],
                 "flags": config._flags,
                 "kernels": sorted(OPERATIONS),  # an engine that carries its kernels needs no plugin beside it
             }
@@ -287,7 +296,7 @@ class ICudaEngine(Played):
         if any(node.domain == "edge" for node in model.graph.node):
             model = lower.reference(model)
         self._profiles = plan["profiles"]
-        self._source = model.graph.input[0].name
+        self._inputs = {value.name for value in model.graph.input}
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         self._values = {value.name: value for value in [*model.graph.input, *model.graph.output]}
 
@@ -299,7 +308,7 @@ class ICudaEngine(Played):
         return list(self._values)[index]
 
     def get_tensor_mode(self, name: str) -> Any:
-        return ENUMS["TensorIOMode"]["INPUT" if name == self._source else "OUTPUT"]
+        return ENUMS["TensorIOMode"]["INPUT" if name in self._inputs else "OUTPUT"]
 
     def get_tensor_dtype(self, name: str) -> Any:
         return ENUMS["DataType"][TYPES[self._values[name].type.tensor_type.elem_type]]
@@ -307,8 +316,8 @@ class ICudaEngine(Played):
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return _shape(self._values[name])
 
-    def create_execution_context(self) -> IExecutionContext:
-        return IExecutionContext(_engine=self, _addresses={})
+    def create_execution_context(self, strategy: Any = ENUMS["ExecutionContextAllocationStrategy"]["STATIC"]) -> IExecutionContext:
+        return IExecutionContext(_engine=self, _addresses={}, _shapes={}, _strategy=strategy)
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector()
@@ -323,15 +332,20 @@ class EngineInspector(Played):
 
 class IExecutionContext(Played):
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        self._least, self._most = self._engine._profiles[profile_index]
+        self._profile = self._engine._profiles[profile_index]
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self._shape = shape
-        return all(low <= here <= high for low, here, high in zip(self._least, shape, self._most, strict=True))
+        self._shapes[name] = shape
+        least, _, most = self._profile[name]
+        return all(low <= here <= high for low, here, high in zip(least, shape, most, strict=True))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._shape[0] if each == -1 else each for each in self._engine.get_tensor_shape(name))
+        def sizes(of: str) -> Any:
+            return self._engine._values[of].type.tensor_type.shape.dim
+
+        known = {each.dim_param: here for of, shape in self._shapes.items() for each, here in zip(sizes(of), shape, strict=True)}
+        return tuple(each.dim_value or known[each.dim_param] for each in sizes(name))
 
     def set_tensor_address(self, name: str, memory: int) -> None:
         self._addresses[name] = memory
@@ -340,11 +354,12 @@ class IExecutionContext(Played):
         return fake_cudart.enqueue(stream_handle, self._run)
 
     def _run(self) -> None:
-        source, session = self._engine._source, self._engine._session
-        data = (ctypes.c_float * int(np.prod(self._shape))).from_address(self._addresses[source])
-        names = [output.name for output in session.get_outputs()]
-        values = session.run(names, {source: np.array(data, np.float32).reshape(self._shape)})
+        session = self._engine._session
+        names, given = [output.name for output in session.get_outputs()], {}
+        for name, shape in self._shapes.items():
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self._engine._values[name].type.tensor_type.elem_type)
+            data = (ctypes.c_uint8 * (int(np.prod(shape)) * dtype.itemsize)).from_address(self._addresses[name])
+            given[name] = np.array(data, np.uint8).view(dtype).reshape(shape)
+        values = session.run(names, given)
         for name, value in zip(names, map(np.ascontiguousarray, values), strict=True):
             ctypes.memmove(self._addresses[name], value.ctypes.data, value.nbytes)
-        if "profiler" in self.__dict__:
-            self.profiler.report_layer_time("conv1", 0.25)
