@@ -4,7 +4,7 @@
 #include <functional>
 #include <string_view>
 
-#include "bundle.h"
+#include "runner.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t bytes) {
     try {
@@ -17,7 +17,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
             __builtin_trap();
         for (const auto& [name, entry] : bundle.files)
             if (name.find('/') != std::string::npos || name == "..") __builtin_trap();
-        if (!bundle.files.count(bundle.engine["payload"])) __builtin_trap();
+        const auto backend = edge::backends().find(bundle.backend);
+        if (backend == edge::backends().end()) return 0;
+        for (const std::string& name : backend->second.files(bundle.engine))
+            if (!bundle.files.count(name)) __builtin_trap();
     } catch (const edge::Error&) {
     }
     return 0;

@@ -19,7 +19,7 @@ constexpr decltype(Backend::open) open_tensorrt = nullptr;
 const std::map<std::string, Backend>& backends() {
     static const std::map<std::string, Backend> table{
         {"openvino", {[](const json& engine) { return std::vector{text(engine, "payload")}; }, open_openvino}},
-        {"tensorrt", {[](const json& engine) { return TensorRtPlan(engine).files(); }, open_tensorrt}},
+        {"tensorrt", {[](const json& engine) { return files_of(plans_of(engine)); }, open_tensorrt}},
     };
     return table;
 }

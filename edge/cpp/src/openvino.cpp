@@ -163,8 +163,8 @@ class OpenVino : public Runner {
 
     Forms forms() const override { return model_.forms(); }
 
-    void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) override {
-        run_guarded(model_.bundle(), [&] { infer(images, count, batch, outputs); });
+    void run(Images& images, Outputs& outputs) override {
+        run_guarded(model_.bundle(), [&] { infer(images.values, images.count, images.batch, outputs); });
     }
 
   private:
@@ -207,14 +207,14 @@ class OpenVinoCloser : public Closer {
 
     Forms forms() const override { return model_.forms(); }
 
-    void run(const float* images, std::size_t count, const float* boxes, const std::int32_t* owner, std::size_t size,
+    void run(const Images& images, const float* boxes, const std::int32_t* owner, std::size_t size,
              float* scores) override {
         run_guarded(model_.bundle(), [&] {
             Model::Lane lane = model_.take(size);
             const auto give = [&](const char* name, const ov::Tensor& tensor) {
                 lane.request.set_input_tensor(model_.input(name), tensor);
             };
-            give(INPUT, wrapped(ov::element::f32, model_.images(count), images));
+            give(INPUT, wrapped(ov::element::f32, model_.images(images.count), images.values));
             give(BOXES, wrapped(ov::element::f32, {size, 4}, boxes));
             give(OWNER, wrapped(ov::element::i32, {size}, owner));
             lane.request.infer();

@@ -52,6 +52,20 @@ struct Layout {
 // Refuses the engine as another than its manifest describes; found: a sentence of what it has.
 [[noreturn]] void refuse_form(const Bundle& bundle, const std::string& found);
 
+// What a backend keeps for one call, from its first stage to its last; a GPU has the images there.
+class Held {
+  public:
+    virtual ~Held() = default;
+};
+
+// The images of one call.
+struct Images {
+    const float* values;  // (count, 3, S, S)
+    std::size_t count;
+    std::size_t batch;           // the engine runs for so many, one of the bundle's; at least count
+    std::unique_ptr<Held> held;  // the first stage's; null before it, and where images are read in place
+};
+
 // A loaded engine of one graph, or the first stage of one that has two. Threads may call at once.
 class Runner {
   public:
@@ -60,9 +74,11 @@ class Runner {
     // What it takes and gives, by name.
     virtual Forms forms() const = 0;
 
-    // images: (count, 3, S, S); the engine runs for `batch` >= count, one of the bundle's. Outputs hold `count` rows,
-    // and have been resized for them.
-    virtual void run(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) = 0;
+    // Outputs hold `images.count` rows, and have been resized for them.
+    virtual void run(Images& images, Outputs& outputs) = 0;
+
+    // Takes back what `run` held, for the next call. After an error it is not called: that is destroyed instead.
+    virtual void release(Images&) {}
 };
 
 // The second stage. Threads may call at once.
@@ -72,10 +88,10 @@ class Closer {
 
     virtual Forms forms() const = 0;
 
-    // images: (count, 3, S, S); boxes: (size, 4); owner: (size,), whose image a box is of; size: one of the bundle's.
-    // Writes scores: (size, C).
-    virtual void run(const float* images, std::size_t count, const float* boxes, const std::int32_t* owner,
-                     std::size_t size, float* scores) = 0;
+    // images: those that the first stage of the same engine has run for; boxes: (size, 4); owner: (size,), whose image
+    // a box is of; size: one of the bundle's. Writes scores: (size, C).
+    virtual void run(const Images& images, const float* boxes, const std::int32_t* owner, std::size_t size,
+                     float* scores) = 0;
 };
 
 struct Runners {

@@ -23,24 +23,29 @@ Stages::Stages(const Bundle& bundle, Runners runners)
       runners_(std::move(runners)),
       layout_(check_forms(bundle, runners_)) {}
 
-void Stages::run(const float* images, std::size_t count, Outputs& outputs) {
+void Stages::run(const float* values, std::size_t count, Outputs& outputs) {
     outputs.scores.resize(count * layout_.classes);
     outputs.global_scores.resize(layout_.global_scores ? count * layout_.classes : 0);
     outputs.local_scores.resize(layout_.local_scores ? count * layout_.classes : 0);
     outputs.regions.resize(count * layout_.regions * 4);
     outputs.region_classes.resize(count * layout_.regions);
-    runners_.first->run(images, count, next(batches_, count), outputs);
-    if (!runners_.closer) return;
+    Images images{values, count, next(batches_, count), nullptr};
+    runners_.first->run(images, outputs);
+    if (runners_.closer) look_closer(images, outputs);
+    runners_.first->release(images);
+}
 
+// The second stage, and the maximum of both.
+void Stages::look_closer(const Images& images, Outputs& outputs) {
     std::unique_ptr<Lane> lane;
     {
         const std::lock_guard<std::mutex> guard(lock_);
         if (!idle_.empty()) lane = std::move(idle_.back()), idle_.pop_back();
     }
     if (!lane) lane = std::make_unique<Lane>();
-    lane->looked.resize(count * layout_.regions);
+    lane->looked.resize(images.count * layout_.regions);
     std::iota(lane->looked.begin(), lane->looked.end(), std::size_t{0});
-    look_closer(images, count, *lane, outputs);
+    score_regions(images, *lane, outputs);
     std::transform(outputs.global_scores.begin(), outputs.global_scores.end(), outputs.local_scores.begin(),
                    outputs.scores.begin(), maximum);
     const std::lock_guard<std::mutex> guard(lock_);
@@ -48,7 +53,7 @@ void Stages::run(const float* images, std::size_t count, Outputs& outputs) {
 }
 
 // The best score that each image's regions have, by class.
-void Stages::look_closer(const float* images, std::size_t count, Lane& lane, Outputs& outputs) {
+void Stages::score_regions(const Images& images, Lane& lane, Outputs& outputs) {
     // 0 is below every score: where nothing is looked at, the first stage decides.
     std::fill(outputs.local_scores.begin(), outputs.local_scores.end(), 0.0f);
     const std::size_t most = sizes_.back(), classes = layout_.classes;
@@ -62,7 +67,7 @@ void Stages::look_closer(const float* images, std::size_t count, Lane& lane, Out
                         lane.boxes.begin() + static_cast<std::ptrdiff_t>(4 * i));
             lane.owner[i] = static_cast<std::int32_t>(region / layout_.regions);
         }
-        runners_.closer->run(images, count, lane.boxes.data(), lane.owner.data(), size, lane.scores.data());
+        runners_.closer->run(images, lane.boxes.data(), lane.owner.data(), size, lane.scores.data());
         for (std::size_t i = 0; i < given; ++i) {
             float* best = outputs.local_scores.data() + static_cast<std::size_t>(lane.owner[i]) * classes;
             const float* found = lane.scores.data() + i * classes;

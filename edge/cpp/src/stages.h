@@ -18,8 +18,8 @@ class Stages {
 
     const Layout& layout() const { return layout_; }
 
-    // images: (count, 3, S, S), count up to the largest batch. Outputs are resized for them; threads may call at once.
-    void run(const float* images, std::size_t count, Outputs& outputs);
+    // values: (count, 3, S, S), count up to the largest batch. Outputs are resized for them; threads may call at once.
+    void run(const float* values, std::size_t count, Outputs& outputs);
 
   private:
     // What one call needs between the stages; as many are made as threads ever called at once.
@@ -30,7 +30,8 @@ class Stages {
         std::vector<float> scores;        // (size, C)
     };
 
-    void look_closer(const float* images, std::size_t count, Lane& lane, Outputs& outputs);
+    void look_closer(const Images& images, Outputs& outputs);
+    void score_regions(const Images& images, Lane& lane, Outputs& outputs);
 
     const std::vector<std::size_t> batches_, sizes_;
     const Runners runners_;

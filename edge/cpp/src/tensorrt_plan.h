@@ -3,44 +3,75 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bundle.h"
+#include "runner.h"
 #include "values.h"
 
 namespace edge {
 
+// The plan of an engine, or of one of its stages.
 struct TensorRtPlan {
     std::string payload, plugin, version, compute_capability;  // plugin: empty for an engine without ours
     std::uint64_t bytes = 0;
-    std::vector<std::array<int, 3>> profiles;  // smallest, best, largest batch
+    std::vector<std::array<int, 3>> profiles;  // smallest, best, largest size: of images, or of regions
 
-    // Throws Error where a fact is of another type or out of range.
-    explicit TensorRtPlan(const json& engine) : payload(text(engine, "payload")) {
-        if (const json shipped = engine.value("plugin", json()); !shipped.is_null()) {
+    // most: up to which size profiles go. Throws Error where a fact is of another type or out of range.
+    TensorRtPlan(const json& facts, std::int64_t most) : payload(text(facts, "payload")) {
+        if (const json shipped = facts.value("plugin", json()); !shipped.is_null()) {
             if (!shipped.is_object()) refuse_value("plugin", "is of another type");
             plugin = text(shipped, "file");
         }
         bytes = static_cast<std::uint64_t>(
-            integer(engine.value("plan_bytes", json(0)), "plan_bytes", 0, std::int64_t{1} << 40));
-        for (const json& profile : engine.value("profiles", json::array())) {
-            if (!profile.is_array() || profile.size() != 3) refuse_value("profiles", "do not have three batches each");
-            std::array<int, 3> batches{};
-            for (std::size_t i = 0; i < 3; ++i)
-                batches[i] = static_cast<int>(integer(profile[i], "profiles", 1, MAX_BATCH));
-            profiles.push_back(batches);
+            integer(facts.value("plan_bytes", json(0)), "plan_bytes", 0, std::int64_t{1} << 40));
+        for (const json& profile : facts.value("profiles", json::array())) {
+            if (!profile.is_array() || profile.size() != 3) refuse_value("profiles", "do not have three sizes each");
+            std::array<int, 3> sizes{};
+            for (std::size_t i = 0; i < 3; ++i) sizes[i] = static_cast<int>(integer(profile[i], "profiles", 1, most));
+            profiles.push_back(sizes);
         }
-        const json machine = engine.value("machine", json::object());
+        const json machine = facts.value("machine", json::object());
         if (!machine.is_object()) refuse_value("machine", "is of another type");
         version = text_or_empty(machine, "version");
         compute_capability = text_or_empty(machine, "compute_capability");
     }
-
-    // Names of those that an engine is loaded from.
-    std::vector<std::string> files() const {
-        return plugin.empty() ? std::vector{payload} : std::vector{payload, plugin};
-    }
 };
+
+// By the name of their stage, which is empty for an engine of one graph. What is said of all plans stands beside
+// `stages`, as in parts_of of edge/backends/trt/plan.py.
+using TensorRtPlans = std::map<std::string, TensorRtPlan>;
+
+inline TensorRtPlans plans_of(const json& engine) {
+    TensorRtPlans plans;
+    const auto found = engine.find("stages");
+    if (found == engine.end() || found->is_null()) {
+        plans.emplace("", TensorRtPlan(engine, MAX_BATCH));
+        return plans;
+    }
+    if (!found->is_object() || found->size() != 2 || !found->contains(LOOK) || !found->contains(CLOSER))
+        refuse_value("engine", std::string("has other stages than ") + LOOK + " and " + CLOSER);
+    json shared = engine;
+    shared.erase("stages");
+    for (const auto& [stage, most] : {std::pair{LOOK, MAX_BATCH}, std::pair{CLOSER, MAX_REGIONS}}) {
+        json facts = shared;
+        facts.update(member(*found, stage, json::value_t::object));
+        plans.emplace(stage, TensorRtPlan(facts, most));
+    }
+    return plans;
+}
+
+// Names of those that an engine is loaded from.
+inline std::vector<std::string> files_of(const TensorRtPlans& plans) {
+    std::vector<std::string> files;
+    for (const auto& [stage, plan] : plans) {
+        files.push_back(plan.payload);
+        if (!plan.plugin.empty()) files.push_back(plan.plugin);
+    }
+    return files;
+}
 
 }  // namespace edge
