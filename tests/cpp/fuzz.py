@@ -69,6 +69,9 @@ def manifests() -> dict[str, bytes]:
         "unknown": lambda one: one["image"].update({"in\nput": "uint8"}),
         "unknown_stages": lambda one: one["stages"].update({"ru\nle": "rank"}),
         "falling_sizes": lambda one: one["stages"].update(sizes=[4, 2]),
+        "staged_plans": lambda one: one["engine"].update(
+            stages={"look": {"payload": one["engine"].pop("payload")}, "closer": {"payload": "labels.txt", "profiles": [[1, 1, 9999]]}}
+        ),
         "one_graph": lambda one: one.update(stages=None),
         "first_schema": lambda one: (one.update(schema=1), one.pop("stages"), one["target"].pop("reduced_range")),
     }
