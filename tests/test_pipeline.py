@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from contextlib import contextmanager
@@ -221,8 +222,8 @@ def test_options_do_not_change():
 
 
 def test_every_field_is_described():
-    described = BuildOptions.__doc__.split("Attributes:")[1]
-    assert [name for name in BuildOptions.__dataclass_fields__ if f"        {name}: " not in described] == []
+    described = inspect.getdoc(BuildOptions).split("Attributes:")[1]  # from Python 3.13 on docstrings come without indentation
+    assert [name for name in BuildOptions.__dataclass_fields__ if f"\n    {name}: " not in described] == []
 
 
 def test_what_may_be_chosen_is_what_there_is():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from edge import Engine
+from edge.backends import Form, Runner
 from edge.bundle import Bundle
 from edge.errors import EdgeError
 from edge.graph import WHOLE
@@ -93,11 +94,14 @@ def test_a_fork_of_the_runtime(run, bundle: Path, runtime) -> None:
     run(sys.executable, "-c", FORKED_RUNTIME, bundle, runtime.library)
 
 
-class Held:
+class Held(Runner):
     """A runner that stays in its call until it is let go."""
 
     def __init__(self) -> None:
         self.entered, self.let_go, self.closed = threading.Event(), threading.Event(), threading.Event()
+
+    def forms(self) -> dict[str, Form]:
+        return {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.entered.set()
