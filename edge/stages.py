@@ -73,22 +73,21 @@ class Stages:
         with self.runners[LOOK].hold(images) as held:
             found = timing.run(LOOK, self.runners[LOOK], {INPUT: held})
             found = {name: value[:count] for name, value in found.items()}
-            looked = np.ones(found["regions"].shape[:2], bool)
-            scores = self._region_scores(held, found["regions"], looked, timing)
-        local = np.zeros_like(found["global_scores"])  # below every score: where nothing was looked at, the first pass decides
-        np.maximum.at(local, np.nonzero(looked)[0], scores)
+            batch, regions, _ = found["regions"].shape
+            owner = np.arange(batch, dtype=np.int32).repeat(regions)
+            scores = self._region_scores(held, found["regions"].reshape(-1, 4), owner, timing)
+        local = scores.reshape(batch, regions, -1).max(1)
         return {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
 
-    def _region_scores(self, images: Native, regions: np.ndarray, looked: np.ndarray, timing: Timing) -> np.ndarray:
-        """regions (B, K, 4), looked (B, K) bool → (R, C) float32 of the R regions that are looked at, image by image."""
+    def _region_scores(self, images: Native, boxes: np.ndarray, owner: np.ndarray, timing: Timing) -> np.ndarray:
+        """boxes (R, 4), owner (R) → (R, C) float32, in the sizes that *closer* was compiled for."""
         assert self._spec is not None
-        owner, boxes = np.nonzero(looked)[0].astype(np.int32), regions[looked]
         sizes, scores = self._spec.sizes, []
         for start in range(0, len(owner), sizes[-1]):
-            count = min(sizes[-1], len(owner) - start)
+            given = {BOXES: boxes[start : start + sizes[-1]], OWNER: owner[start : start + sizes[-1]]}
+            count = len(given[OWNER])
             size = next(size for size in sizes if size >= count)
-            # Padding repeats the last region: any valid one does.
-            rows = np.minimum(np.arange(start, start + size), start + count - 1)
-            given = {INPUT: images, BOXES: boxes[rows], OWNER: owner[rows]}
-            scores.append(timing.run(CLOSER, self.runners[CLOSER], given)[REGION_SCORES][:count])
+            if size > count:  # the last region again: any valid one would do
+                given = {name: np.concatenate([value, value[-1:].repeat(size - count, 0)]) for name, value in given.items()}
+            scores.append(timing.run(CLOSER, self.runners[CLOSER], {INPUT: images, **given})[REGION_SCORES][:count])
         return np.concatenate(scores)

@@ -90,6 +90,7 @@ class Session(Runner):
     def __init__(self, model: bytes, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
         with vendor_errors("backend", "ONNX Runtime does not accept the graph", "Rebuild the bundle, or report the graph"):
             self._session: Native = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
+            self._session._model_bytes = None  # kept to start again with other providers, of which there are none
         self.outputs = tuple(outputs or (value.name for value in self._session.get_outputs()))
 
     def forms(self) -> dict[str, Form]:
