@@ -118,7 +118,7 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
     chosen = train.subset(calibration_subset(train, args.calib_images, args.seed))
     if not calibration.is_file():
         # One file on disk: the quantisers read it row by row.
-        rows = np.lib.format.open_memmap(calibration, "w+", np.float32, (len(chosen), 3, size, size))
+        rows = np.lib.format.open_memmap(calibration, "w+", np.float32, (len(chosen), 3, size, size))  # type: ignore[no-untyped-call]
         start = 0
         for _, images in batches(chosen, bundle.image, 8):
             rows[start : start + len(images)] = images

@@ -112,7 +112,7 @@ def _scale(pair: _Pair, arrays: dict[str, Weights]) -> Weights:
     groups = _groups(pair.second[0])
     out, into = output_ranges(first), input_ranges(second, groups)
     alive = (out > out.max() * DEAD_CHANNEL) & (into > into.max() * DEAD_CHANNEL)  # 4
-    scale = np.sqrt(np.divide(out, into, out=np.ones_like(out), where=alive))
+    scale: Weights = np.sqrt(np.divide(out, into, out=np.ones_like(out), where=alive))
     first /= scale.reshape(-1, *[1] * (first.ndim - 1))
     for bias in {name for node in pair.first for name in node.input[2:]}:  # 3: once, however many read it
         arrays[bias] /= scale

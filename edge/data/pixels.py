@@ -33,7 +33,7 @@ def cached_pixels(dataset: Dataset, size: int, folder: Path, *, workers: int = 2
     if not path.is_file():
         with file_written_atomically(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(dataset), size, size, 3)}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]  # until NumPy 2.3
             # Written, not mapped: where a memory map runs out of disk, the process is killed.
             for index, image in enumerate(_resized(dataset, size, workers)):
                 file.write(image.tobytes())

@@ -265,7 +265,8 @@ def _samples_beside_knots(cells: int, size: int) -> np.ndarray:
     if cells == 1:
         return np.array([0])
     knots = np.arange(cells) * (size - 1)
-    return np.unique(np.concatenate([knots // (cells - 1), -(-knots // (cells - 1))]))
+    beside: np.ndarray = np.unique(np.concatenate([knots // (cells - 1), -(-knots // (cells - 1))]))
+    return beside
 
 
 def _masks(length: int, *, inclusive: bool) -> np.ndarray:
