@@ -54,7 +54,14 @@ def open_built(
 
 def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, target: TargetSpec) -> StagesSpec | None:
     """How a lowered graph runs on a backend; None where it is one stage."""
-    return None if WHOLE in lowered else StagesSpec(backend.closer_sizes(int(model.options["regions"]), target))
+    if WHOLE in lowered:
+        return None
+    regions = model.options.get("regions")
+    if not isinstance(regions, int) or regions < 1:
+        raise EdgeError(
+            "backend", f"The model's `regions` is {regions!r}, not the number of an image's regions", "Build again from the weights"
+        )
+    return StagesSpec(backend.closer_sizes(regions, target))
 
 
 def lowered(graph: Graph, target: TargetSpec) -> dict[str, bytes]:
