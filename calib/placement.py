@@ -13,9 +13,8 @@ from calib.calibration import Calibration
 from calib.repair import bias_shift
 from calib.scales import activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
-from edge.graph import Graph
+from edge.graph import Graph, prune
 from edge.lower.backbone import convolutions, residual_adds
-from edge.lower.prune import prune
 from edge.lower.residual_adds import RESIDUAL_SCALES
 
 DEFAULT_METHOD = "mse"

@@ -71,20 +71,33 @@ def outputs_of(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(value.name for value in model.graph.output)
 
 
-def cut(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    """The part of a model between values: ``inputs`` become its inputs, whatever computed them before."""
-    from onnx import helper
-
-    graph, given, needed, kept = model.graph, {value.name for value in inputs}, {value.name for value in outputs}, []
+def prune(graph: onnx.GraphProto) -> None:
+    """Drop, in place, the nodes and constants that no output needs, inputs being given."""
+    given, read = {value.name for value in graph.input}, {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
-        if needed & (set(node.output) - given):
+        if read & (set(node.output) - given):
             kept.append(node)
-            needed.update(node.input)
-    constants = [each for each in graph.initializer if each.name in needed - given]
-    made = helper.make_graph(kept[::-1], graph.name, inputs, outputs, constants)
-    for node in made.node:  # one that computed an input may have other outputs in use
+            read.update(node.input)
+    constants = [each for each in graph.initializer if each.name in read - given]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(constants)
+
+
+def cut(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The part of a model between values, with its metadata: ``inputs`` become its inputs, whatever computed them before."""
+    part = type(model)()
+    part.CopyFrom(model)
+    graph = part.graph
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.extend(inputs)
+    graph.output.extend(outputs)
+    prune(graph)
+    given = {value.name for value in inputs}
+    for node in graph.node:  # one that computed an input may have other outputs in use
         node.output[:] = [f"{name}/unused" if name in given else name for name in node.output]
-    return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return part
 
 
 def node_domains(proto: bytes) -> frozenset[str]:

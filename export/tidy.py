@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import onnx
 
-from edge.graph import BATCH
-from edge.lower.prune import prune
+from edge.graph import BATCH, prune
 
 
 def tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -77,7 +77,7 @@ def lowering(name: str) -> str:
 
 
 def lowering_of(manifest: Mapping[str, Any]) -> str:
-    """The row that a bundle's ``lowered.onnx`` was made by, under its name of today."""
+    """The row that a bundle's lowered graphs were made by, under its name of today."""
     name = str(manifest.get("lowering") or manifest["target"]["backend"])
     return FORMER_LOWERINGS.get(name, name)
 

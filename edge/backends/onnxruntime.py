@@ -16,6 +16,7 @@ from edge.manifest import REBUILD
 from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.onnx"
+SHARED = "engine.weights.onnx"  # of two stages: the constants that both read
 TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
@@ -62,19 +63,19 @@ class ONNXRuntime(Backend):
             from edge.lower.stages import parted
 
             shared, own = parted(lowered)
-            (folder / PAYLOAD).write_bytes(shared)
+            (folder / SHARED).write_bytes(shared)
             for stage, data in own.items():
                 (folder / stage_file(stage)).write_bytes(data)
         # Loading it now is the proof that it loads.
         self.open({path.name: path.read_bytes() for path in folder.glob("engine.*")}, target, {})
-        return {"payload": PAYLOAD}
+        return {"payload": PAYLOAD if stages is None else SHARED}
 
     def open(
         self, payload: Mapping[str, bytes], target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
     ) -> Mapping[str, Session]:
-        shared = engine_file(payload, PAYLOAD)
-        if stage_file(LOOK) not in payload:
-            return {WHOLE: Session(shared)}
+        if SHARED not in payload:
+            return {WHOLE: Session(engine_file(payload, PAYLOAD))}
+        shared = engine_file(payload, SHARED)
         return {stage: Session(shared + engine_file(payload, stage_file(stage))) for stage in (LOOK, CLOSER)}
 
 

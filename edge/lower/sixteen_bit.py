@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import EdgeError, one_of
+from edge.graph import prune
 from edge.lower.backbone import CARRIERS, weighted_nodes
-from edge.lower.prune import prune
 
 FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 

@@ -8,8 +8,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edge.errors import EdgeError
-from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE
-from edge.lower.prune import prune
+from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, cut
 from edge.ops import DOMAIN, roi_resize
 
 LOOK_OUTPUTS = ("global_scores", "regions", "region_classes")
@@ -29,34 +28,26 @@ def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     crops = [node for node in model.graph.node if node.domain == DOMAIN and node.op_type == roi_resize.NAME]
     if not crops:  # 1
         return {WHOLE: model}
-    look, closer = onnx.ModelProto(), onnx.ModelProto()
-    look.CopyFrom(model)
-    closer.CopyFrom(model)
-    _outputs(look.graph, *(value for value in model.graph.output if value.name in LOOK_OUTPUTS))  # 2
-    prune(look.graph)
+    look = cut(model, model.graph.input, [value for value in model.graph.output if value.name in LOOK_OUTPUTS])  # 2
 
-    graph = closer.graph
-    for node in graph.node:
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for node in whole.graph.node:
         if node.name == crops[0].name:  # 3
             node.input[:] = [node.input[0], BOXES, OWNER]
-    logits, classes = _region_logits(graph)
+    logits, classes = _region_logits(whole.graph)
     flat = f"{logits}/flat"
-    graph.node.extend(
+    whole.graph.node.extend(
         [
             helper.make_node("Flatten", [logits], [flat], name=flat, axis=1),
             helper.make_node("Sigmoid", [flat], [REGION_SCORES], name=f"{logits}/{REGION_SCORES}"),  # 4
         ]
     )
-    graph.input.extend(
-        [
-            helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, [REGIONS, 4]),
-            helper.make_tensor_value_info(OWNER, TensorProto.INT32, [REGIONS]),
-        ]
-    )
-    _outputs(graph, helper.make_tensor_value_info(REGION_SCORES, TensorProto.FLOAT, [REGIONS, classes]))
-    prune(graph)
-    del graph.value_info[:]  # they tell the batch B·K
-    if [node.name for node in graph.node if INPUT in node.input] != [crops[0].name]:
+    boxes = helper.make_tensor_value_info(BOXES, TensorProto.FLOAT, [REGIONS, 4])
+    owner = helper.make_tensor_value_info(OWNER, TensorProto.INT32, [REGIONS])
+    scores = helper.make_tensor_value_info(REGION_SCORES, TensorProto.FLOAT, [REGIONS, classes])
+    closer = cut(whole, [*model.graph.input, boxes, owner], [scores])
+    if [node.name for node in closer.graph.node if INPUT in node.input] != [crops[0].name]:
         raise EdgeError("lower", "The second pass reads more of the first than its boxes", "Export the model again")
     return {LOOK: look, CLOSER: closer}
 
@@ -80,12 +71,6 @@ def parted(lowered: Mapping[str, bytes]) -> tuple[bytes, dict[str, bytes]]:
     return both.SerializeToString(deterministic=True), {
         stage: model.SerializeToString(deterministic=True) for stage, model in models.items()
     }
-
-
-def _outputs(graph: onnx.GraphProto, *values: onnx.ValueInfoProto) -> None:
-    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
-    del graph.output[:]
-    graph.output.extend(kept)
 
 
 def _region_logits(graph: onnx.GraphProto) -> tuple[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edge.lower.prune import prune
+from edge.graph import prune
 
 KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 REDUCED = 63  # largest |weight| with 7 bits
