@@ -9,6 +9,8 @@ import onnx
 
 from edge.errors import EdgeError, one_of
 from edge.graph import WHOLE
+from edge.lower.float32_names import float32_names
+from edge.lower.opset_17 import opset_17
 from edge.lower.replace_ops import replace_ops
 from edge.lower.residual_adds import residual_adds
 from edge.lower.sixteen_bit import sixteen_bit
@@ -17,15 +19,17 @@ from edge.lower.unsigned import unsigned
 from edge.spec import TargetSpec
 
 # Row → its passes, in order: each a module here. Those of int8 and of 16-bit floats are left out where there is nothing to do.
-# ``tensorrt`` keeps the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else as it is.
+# ``tensorrt`` and ``tensorrt-8`` (8.5 and 8.6) keep the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else
+# as it is.
 PASSES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("residual_adds", "unsigned", "replace_ops"),
     "openvino": ("residual_adds", "sixteen_bit", "replace_ops"),
     "tensorrt": ("sixteen_bit",),
+    "tensorrt-8": ("float32_names", "opset_17"),
     "standard-nodes": ("sixteen_bit", "replace_ops"),
 }
 # The form of the crop, fastest first by measurement (docs/lowering.md).
-CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "standard-nodes": "grid_sample"}
+CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_each", "standard-nodes": "matmul"}
 
 
 def lower(
@@ -49,6 +53,10 @@ def lower(
             lowered = replace_ops(lowered, crop=CROPS[backend])
         elif name == "sixteen_bit" and float16 is not None:
             lowered = sixteen_bit(lowered, float16=float16)
+        elif name == "float32_names" and float16 is not None:
+            lowered = float32_names(lowered)
+        elif name == "opset_17":
+            lowered = opset_17(lowered)
         elif name == "residual_adds" and precision == "int8":
             lowered = residual_adds(lowered)
         elif name == "unsigned" and precision == "int8":

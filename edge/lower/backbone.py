@@ -49,6 +49,36 @@ def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in weighted_nodes(model) if node.op_type == "Conv"]
 
 
+def backbones(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
+    """Names of the backbones' nodes, and of the floating-point values that they give.
+
+    1. The weighted nodes, ``weighted_nodes``, belong to a backbone.
+    2. So does each carrier all of whose activations come from it.
+    3. So does a QuantizeLinear if its input does; a DequantizeLinear if its QuantizeLinear or one of its weighted readers does.
+    """
+    graph = model.graph
+    constants = {each.name for each in graph.initializer}
+    inner = weighted_nodes(model)
+    fed = {name for node in inner for name in node.input}
+    backbone, values, quantised = {node.name for node in inner}, set(), set()
+    for node in graph.node:
+        activations = [name for name in node.input if name and name not in constants]
+        if node.name in backbone:  # 1
+            values.update(node.output)
+        elif node.op_type == "QuantizeLinear":  # 3
+            if node.input[0] in values:
+                backbone.add(node.name)
+                quantised.update(node.output)
+        elif node.op_type == "DequantizeLinear":
+            if node.input[0] in quantised or node.output[0] in fed:
+                backbone.add(node.name)
+                values.update(node.output)
+        elif node.op_type in CARRIERS and activations and all(name in values for name in activations):  # 2
+            backbone.add(node.name)
+            values.update(node.output)
+    return backbone, values
+
+
 @dataclass(frozen=True)
 class ResidualAdd:
     """An Add of two values of a backbone.

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import EdgeError, one_of
 from edge.graph import prune
-from edge.lower.backbone import CARRIERS, weighted_nodes
+from edge.lower.backbone import backbones
 
 FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -17,36 +17,34 @@ FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     """Rewrite the canonical ``model`` (edge ops still in it) in place and return it.
 
-    1. The weighted nodes of the backbones, ``edge.lower.backbone.weighted_nodes``, get 16 bits.
+    1. The backbones, ``edge.lower.backbone.backbones``, get 16 bits; their QuantizeLinear and DequantizeLinear 16-bit scales, as
+       strongly typed TensorRT asks.
     2. Classifiers, nodes that are to stay exact, and all that follows them stay float32: logits, sigmoid, top K, boxes, crops,
        fusion.
-    3. A backbone includes each carrier all of whose activations come from it.
-    4. A QuantizeLinear belongs to the backbone if its input does; a DequantizeLinear if its QuantizeLinear or one of its
-       weighted readers does. Their scales then have 16 bits too, as strongly typed TensorRT asks.
-    5. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers keep the original.
-    6. Where a value crosses the border it is cast, once for all readers.
+    3. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers keep the original.
+    4. Where a value crosses the border it is cast, once for all readers.
     """
     if float16 not in FLOAT16:
         raise EdgeError("lower", f"There is no 16-bit float {float16!r}", f"Change `float16` to {one_of(FLOAT16)}")
     graph = model.graph
-    backbone, halves = _backbone(model)
+    backbone, halves = backbones(model)
     constants = {each.name: each for each in graph.initializer}
-    narrowed: dict[str, str] = {}  # 5: float32 constant → its 16-bit copy
-    crossed: dict[str, str] = {}  # 6: value → its name on the other side of the border
+    narrowed: dict[str, str] = {}  # 3: float32 constant → its 16-bit copy
+    crossed: dict[str, str] = {}  # 4: value → its name on the other side of the border
     nodes: list[onnx.NodeProto] = []
 
     for node in graph.node:
         inside = node.name in backbone
         for position, name in enumerate(node.input):
             if name in constants:
-                if inside and constants[name].data_type == TensorProto.FLOAT:  # 5
+                if inside and constants[name].data_type == TensorProto.FLOAT:  # 3
                     if name not in narrowed:
                         narrowed[name] = f"{name}/{float16}"
                         copy = _narrow(constants[name], float16, scale=node.op_type.endswith("Linear") and position == 1)
                         copy.name = narrowed[name]
                         graph.initializer.append(copy)
                     node.input[position] = narrowed[name]
-            elif name and (name in halves) != inside and not _is_integer(node, position):  # 6
+            elif name and (name in halves) != inside and not _is_integer(node, position):  # 4
                 if name not in crossed:
                     kind = float16 if inside else "fp32"
                     # Named after its reader: a cast of the crops is no part of the crop.
@@ -56,7 +54,7 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
                 node.input[position] = crossed[name]
         nodes.append(node)
 
-    for output in graph.output:  # 6: outputs keep name and type
+    for output in graph.output:  # 4: outputs keep name and type
         if output.name in halves:
             nodes.extend(_widened_output(nodes, output.name))
     del graph.node[:]
@@ -64,31 +62,6 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     del graph.value_info[:]
     prune(graph)
     return model
-
-
-def _backbone(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
-    """Names of the backbone's nodes, and of the values that become 16-bit."""
-    graph = model.graph
-    constants = {each.name for each in graph.initializer}
-    inner = weighted_nodes(model)
-    fed = {name for node in inner for name in node.input}
-    backbone, halves, quantised = {node.name for node in inner}, set(), set()
-    for node in graph.node:
-        activations = [name for name in node.input if name and name not in constants]
-        if node.name in backbone:  # 3
-            halves.update(node.output)
-        elif node.op_type == "QuantizeLinear":  # 4
-            if node.input[0] in halves:
-                backbone.add(node.name)
-                quantised.update(node.output)
-        elif node.op_type == "DequantizeLinear":
-            if node.input[0] in quantised or node.output[0] in fed:
-                backbone.add(node.name)
-                halves.update(node.output)
-        elif node.op_type in CARRIERS and activations and all(name in halves for name in activations):  # 3
-            backbone.add(node.name)
-            halves.update(node.output)
-    return backbone, halves
 
 
 def _is_integer(node: onnx.NodeProto, position: int) -> bool:
