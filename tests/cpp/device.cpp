@@ -1,9 +1,16 @@
 // What mcar_edge_build does around TensorRT, with stand-ins for the plans:
-//   device layers < INSPECTOR.json    device bundle BUNDLE OUT BATCH [fail]    (BATCH 0: as BUNDLE has it)
+//   device layers < INSPECTOR.json
+//   device bundle BUNDLE OUT BATCH [fail]    (BATCH 0: as BUNDLE has it)
+//   device child OUT answer|throw|no-plan|exit|abort|kill|hang    (what the process that builds a plan may do)
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <iterator>
 
 #include "arguments.h"
+#include "child.h"
 #include "edge/engine.hpp"
 #include "files.h"
 #include "layers.h"
@@ -34,11 +41,31 @@ void write_device_bundle(const std::string& from, const std::string& out, long b
     folder.keep();
 }
 
+void end_so(const std::string& out, const std::string& how) {
+    NewFolder folder(out, false);
+    const Answer answer = in_child([&]() -> json {
+        std::cout << "some words" << std::endl << "the last words" << std::endl << std::endl;
+        if (how == "throw") throw edge::Error("backend", "It failed", "Try again");
+        if (how == "no-plan") throw NoPlan("no plan");
+        if (how == "exit") _exit(3);
+        if (how == "abort") std::abort();
+        if (how == "kill") raise(SIGKILL);
+        if (how == "hang") write_file(folder.path() / "started", ""), pause();
+        return {{"words", how}};
+    });
+    std::cout << json{{"facts", answer.facts}, {"gave_up", answer.gave_up}, {"killed", answer.killed}} << '\n';
+    answer.require();
+}
+
 }  // namespace
 
 int main(int count, char** words) {
+    const std::string mode = words[1];
+    catch_signals();
     return run([&] {
-        if (count == 2) {
+        if (mode == "child") {
+            end_so(words[2], words[3]);
+        } else if (mode == "layers") {
             const std::string told{std::istreambuf_iterator<char>(std::cin), {}};
             std::cout << layer_facts(told) << '\n';
         } else {

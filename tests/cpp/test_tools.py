@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -47,9 +48,14 @@ def bench(runtime) -> Program:
 
 
 @pytest.fixture(scope="session")
-def device(runtime, cmake, builds: Path) -> Program:
-    folder = cmake(Path(__file__).parent, builds / "tests", f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_BUILD_TYPE=Release")
-    return lambda *words, **options: started(folder / "device", *words, **options)
+def device_program(runtime, cmake, builds: Path) -> Path:
+    definitions = f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_BUILD_TYPE=Release"
+    return Path(cmake(Path(__file__).parent, builds / "tests", *definitions) / "device")
+
+
+@pytest.fixture(scope="session")
+def device(device_program: Path) -> Program:
+    return lambda *words, **options: started(device_program, *words, **options)
 
 
 @pytest.fixture
@@ -205,6 +211,43 @@ def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Pat
     (unbuilt / "graph.onnx").unlink()
     refused(device("bundle", unbuilt, folder / "out", 0), "There is no file")
     assert list(folder.iterdir()) == []
+
+
+# How the process that builds may end: what is printed, and whether the builder gave up or was killed.
+ENDS = {
+    "throw": ("[backend] It failed. Try again.\n", False, False),
+    "no-plan": ("no plan\n", True, False),
+    "exit": ("ended with exit code 3: the last words. Report", False, False),
+    "abort": ("ended with Aborted: the last words. Report", False, False),
+    "kill": ("ended with Killed, as for want of memory: the last words. Close other programs", False, True),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_whatever_ends_the_builder_is_one_line(device: Program, tmp_path: Path, how: str) -> None:
+    words, gave_up, killed = ENDS[how]
+    done = device("child", tmp_path / "out", how)
+    refused(done, words)
+    assert json.loads(done.stdout) == {"facts": None, "gave_up": gave_up, "killed": killed}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_builder_answers_comes_through(device: Program, tmp_path: Path) -> None:
+    done = device("child", tmp_path / "out", "answer")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"facts": {"words": "answer"}, "gave_up": False, "killed": False}
+
+
+def test_a_build_that_is_stopped_leaves_nothing(device_program: Path, tmp_path: Path) -> None:
+    running = subprocess.Popen([device_program, "child", tmp_path / "out", "hang"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.partial-*/started")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.terminate()
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 # With TensorRT's libraries
