@@ -327,6 +327,10 @@ json build_plan(const Order& order) {
 #if EDGE_TENSORRT >= 80600
     config->setBuilderOptimizationLevel(order.level);
 #endif
+#if EDGE_TENSORRT >= 80600 && EDGE_TENSORRT < 100000
+    // As later versions always have it: threads that call at once have a context each, for the same sizes.
+    config->setPreviewFeature(nvinfer1::PreviewFeature::kPROFILE_SHARING_0806, true);
+#endif
     const auto workspace = static_cast<std::size_t>(order.share * static_cast<double>(free_memory()));
     config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, workspace);
     const json constraints = set_types(*network, *config, order);
