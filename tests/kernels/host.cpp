@@ -1,10 +1,13 @@
 // The kernels' own code, run on the CPU: one call per thread of the grid, one phase at a time per block.
 // Built into a shared library by the tests and called through ctypes.
 
+#include <cstring>  // defines: std::memset
+
 #include "region_boxes/reference.h"
 #include "region_boxes/region_boxes.cuh"
 #include "roi_resize/reference.h"
 #include "roi_resize/roi_resize.cuh"
+#include "roi_resize/rungs.cuh"
 
 namespace {
 
@@ -34,6 +37,55 @@ void run(const edge::RoiResize& op, const void* image, const float* boxes, const
                                                                           static_cast<Out*>(out));
         }
     }
+}
+
+// As EachLane, for blocks that know threads by their number.
+struct EachThread {
+    int count;
+    template <typename Phase>
+    void operator()(Phase phase) const {
+        for (int thread = 0; thread < count; ++thread) phase(thread);
+    }
+};
+
+template <int COLUMNS, int ROWS, typename Block>
+void run_bands(const edge::RoiResize& op, int crops, int threads, Block block) {
+    for (int crop = 0; crop < crops; ++crop) {
+        for (int y = 0; y < edge::ceil_div(op.size, ROWS); ++y) {
+            for (int z = 0; z < edge::ceil_div(op.size, COLUMNS * threads); ++z) {
+                block(edge::make_band(op, ROWS, COLUMNS * threads, y, crop, z));
+            }
+        }
+    }
+}
+
+struct Crops {
+    edge::RoiResize op;
+    const __half* image;
+    const float* boxes;
+    const int* owner;
+    int count;
+    __half* out;
+};
+
+template <int COLUMNS, int ROWS, bool AHEAD>
+void run_global(const Crops& crops, int threads) {
+    edge::Plan<ROWS> plan;
+    run_bands<COLUMNS, ROWS>(crops.op, crops.count, threads, [&](const edge::Band& band) {
+        edge::roi_resize_band<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS, AHEAD>(
+            crops.op, plan, crops.image, crops.boxes, crops.owner, band, crops.out, EachThread{threads});
+    });
+}
+
+template <int COLUMNS, int ROWS, int THREADS>
+void run_staged(const Crops& crops) {
+    static edge::Stage<__half, COLUMNS, ROWS, THREADS> stage;
+    // NaN where nothing was copied: a pixel beside the stage shows.
+    std::memset(static_cast<void*>(&stage), 0xff, sizeof(stage));
+    run_bands<COLUMNS, ROWS>(crops.op, crops.count, THREADS, [&](const edge::Band& band) {
+        edge::roi_resize_staged<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS, THREADS>(
+            crops.op, stage, crops.image, crops.boxes, crops.owner, band, crops.out, EachThread{THREADS});
+    });
 }
 
 template <typename In>
@@ -66,6 +118,28 @@ int kernel_roi_resize(const void* image, int half_image, const float* boxes, con
     const edge::RoiResize op = {images, crops / images, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
     return half_image ? run_format<__half>(op, image, boxes, owner, crops, format, out)
                       : run_format<float>(op, image, boxes, owner, crops, format, out);
+}
+
+// A version of the ladder, fp16 to fp16 linear, with one of its block sizes; 1 if there is no such version, 2 if it
+// does not take the problem.
+int ladder_roi_resize(int version, int threads, const void* image, const float* boxes, const int* owner, int images,
+                      int crops, int height, int width, int size, void* out) {
+    const edge::RoiResize op = {images, crops / images, height, width, size, 1.0f};
+    const Crops all = {op, static_cast<const __half*>(image), boxes, owner, crops, static_cast<__half*>(out)};
+    if (version >= 11 && !edge::may_stage<__half>(op)) return 2;
+    switch (version * 1000 + threads) {
+        case 9064: run_global<2, 16, false>(all, threads); return 0;
+        case 10128: run_global<2, 16, true>(all, threads); return 0;
+        case 11064: run_staged<2, 16, 64>(all); return 0;
+        case 11128: run_staged<2, 16, 128>(all); return 0;
+        case 12032: run_staged<4, 16, 32>(all); return 0;
+        case 12064: run_staged<4, 16, 64>(all); return 0;
+        case 13064: run_staged<2, 8, 64>(all); return 0;
+        case 13256: run_staged<2, 8, 256>(all); return 0;
+        case 14032: run_staged<2, 24, 32>(all); return 0;
+        case 14064: run_staged<2, 24, 64>(all); return 0;
+        default: return 1;
+    }
 }
 
 void reference_bounds(const float* profiles, int count, int length, float threshold, int* intervals) {
