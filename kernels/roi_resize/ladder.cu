@@ -34,7 +34,7 @@ version 9 lets a block make a band of 16 rows: its rows are found once, differen
 version 10 fetches the next source row ahead
 ./roi_resize_ladder 10
 
-version 11 copies the source pixels under the band to shared memory at once; block sizes 64 and 128
+version 11 copies the source pixels under the band to shared memory at once; block sizes 32 to 128
 ./roi_resize_ladder 11
 
 version 12 does the same with four columns per thread; block sizes 32 and 64
@@ -184,7 +184,7 @@ void launch_staged(const Problem& problem, const __half* image, const float* box
 
 std::vector<int> block_sizes(int version) {
     switch (version) {
-        case 11: return {64, 128};
+        case 11: return {32, 64, 128};
         case 12:
         case 14: return {32, 64};
         case 13: return {64, 128, 256};
@@ -207,7 +207,7 @@ void roi_resize(int version, const Problem& problem, const __half* image, const 
         case 8: launch_tiles<4, 8>(problem, image, boxes, owner, out, block_size); break;
         case 9: launch_bands<2, 16, false>(problem, image, boxes, owner, out, block_size); break;
         case 10: launch_bands<2, 16, true>(problem, image, boxes, owner, out, block_size); break;
-        case 11: launch_staged<2, 16, 64, 128>(problem, image, boxes, owner, out, block_size); break;
+        case 11: launch_staged<2, 16, 32, 64, 128>(problem, image, boxes, owner, out, block_size); break;
         case 12: launch_staged<4, 16, 32, 64>(problem, image, boxes, owner, out, block_size); break;
         case 13: launch_staged<2, 8, 64, 128, 256>(problem, image, boxes, owner, out, block_size); break;
         case 14: launch_staged<2, 24, 32, 64>(problem, image, boxes, owner, out, block_size); break;

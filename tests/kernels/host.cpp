@@ -5,6 +5,7 @@
 
 #include "region_boxes/reference.h"
 #include "region_boxes/region_boxes.cuh"
+#include "region_boxes/rungs.cuh"
 #include "roi_resize/reference.h"
 #include "roi_resize/roi_resize.cuh"
 #include "roi_resize/rungs.cuh"
@@ -88,6 +89,16 @@ void run_staged(const Crops& crops) {
     });
 }
 
+template <typename Find>
+void find_boxes(int count, float* boxes, Find find) {
+    for (int block = 0; block < 2 * count; ++block) {
+        const int region = block / 2, side = block % 2;
+        const edge::Interval found = find(region, static_cast<edge::Side>(side));
+        boxes[region * 4 + side] = static_cast<float>(found.begin);
+        boxes[region * 4 + 2 + side] = static_cast<float>(found.end);
+    }
+}
+
 template <typename In>
 int run_format(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
                int format, void* out) {
@@ -130,6 +141,7 @@ int ladder_roi_resize(int version, int threads, const void* image, const float* 
     switch (version * 1000 + threads) {
         case 9064: run_global<2, 16, false>(all, threads); return 0;
         case 10128: run_global<2, 16, true>(all, threads); return 0;
+        case 11032: run_staged<2, 16, 32>(all); return 0;
         case 11064: run_staged<2, 16, 64>(all); return 0;
         case 11128: run_staged<2, 16, 128>(all); return 0;
         case 12032: run_staged<4, 16, 32>(all); return 0;
@@ -167,13 +179,20 @@ void reference_region_boxes(const float* maps, int count, int grid, int size, fl
 void kernel_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads, float* boxes) {
     static edge::Workspace work;
     const edge::RegionBoxes op = {grid, size, threshold};
-    for (int block = 0; block < 2 * count; ++block) {
-        const int region = block / 2, side = block % 2;
-        const edge::Interval found =
-            edge::run_block(op, work, static_cast<edge::Side>(side), maps + region * grid * grid, EachLane{threads});
-        boxes[region * 4 + side] = static_cast<float>(found.begin);
-        boxes[region * 4 + 2 + side] = static_cast<float>(found.end);
-    }
+    find_boxes(count, boxes, [&](int region, edge::Side side) {
+        return edge::run_block(op, work, side, maps + region * grid * grid, EachLane{threads});
+    });
+}
+
+// Version 6 of the ladder.
+void ladder_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads, float* boxes) {
+    static edge::LineWorkspace work;
+    const edge::RegionBoxes op = {grid, size, threshold};
+    find_boxes(count, boxes, [&](int region, edge::Side side) {
+        // NaN where nothing was loaded.
+        std::memset(static_cast<void*>(&work), 0xff, sizeof(work));
+        return edge::run_lines(op, work, side, maps + region * grid * grid, EachLane{threads});
+    });
 }
 
 }  // extern "C"
