@@ -188,7 +188,7 @@ std::vector<int> block_sizes(int version) {
         case 12:
         case 14: return {32, 64};
         case 13: return {64, 128, 256};
-        default: return {32, 64, 128, 256, 512};
+        default: return {64, 128, 256};
     }
 }
 
