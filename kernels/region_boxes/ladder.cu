@@ -24,9 +24,9 @@ version 6 reads four floats at a time, stretches rows while loading, puts scores
 */
 
 #include "ladder.h"                       // defines: CUDA_CHECK, DeviceArray, cold_microseconds, copy_bandwidth
+#include "region_boxes/lines.cuh"         // defines: region_boxes_lines
 #include "region_boxes/reference.h"       // defines: edge::reference::region_boxes
 #include "region_boxes/region_boxes.cuh"  // defines: run_block and its phases, position, blend, score, widen, Workspace
-#include "region_boxes/rungs.cuh"         // defines: region_boxes_lines
 
 using edge::Interval;
 using edge::RegionBoxes;

@@ -48,9 +48,9 @@ version 14 with bands of 24 rows and narrow blocks: fewer beginnings; block size
 */
 
 #include "ladder.h"                // defines: CUDA_CHECK, DeviceArray, cold_microseconds, copy_bandwidth, print_timing
+#include "roi_resize/bands.cuh"    // defines: roi_resize_bands, roi_resize_staged_bands, Stage
 #include "roi_resize/reference.h"  // defines: edge::reference::roi_resize
 #include "roi_resize/roi_resize.cuh"  // defines: roi_resize_tile, make_axis, image_of, taps_at, lerp, read
-#include "roi_resize/rungs.cuh"       // defines: roi_resize_bands, roi_resize_staged_bands, Stage
 
 #include <type_traits>  // defines: std::integral_constant
 

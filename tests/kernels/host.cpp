@@ -3,12 +3,12 @@
 
 #include <cstring>  // defines: std::memset
 
+#include "region_boxes/lines.cuh"
 #include "region_boxes/reference.h"
 #include "region_boxes/region_boxes.cuh"
-#include "region_boxes/rungs.cuh"
+#include "roi_resize/bands.cuh"
 #include "roi_resize/reference.h"
 #include "roi_resize/roi_resize.cuh"
-#include "roi_resize/rungs.cuh"
 
 namespace {
 
