@@ -301,6 +301,12 @@ struct Stage {
     Plan<ROWS> plan;
 };
 
+constexpr int kStagedRows = 16;
+
+// 128 threads and 30 KB of shared memory, or fewer threads where a thread's columns take more.
+template <typename In, int COLUMNS>
+constexpr int kStagedThreads = 512 / (sizeof(In) * COLUMNS) < 128 ? 512 / static_cast<int>(sizeof(In) * COLUMNS) : 128;
+
 // What the staged kernel asks for beside 16-byte alignment of the image.
 template <typename In>
 EDGE_FUNCTION bool may_stage(const RoiResize& op) {

@@ -1,6 +1,7 @@
 // The kernels' own code, run on the CPU: one call per thread of the grid, one phase at a time per block.
 // Built into a shared library by the tests and called through ctypes.
 
+#include <cstdint>  // defines: std::uintptr_t
 #include <cstring>  // defines: std::memset
 
 #include "region_boxes/lines.cuh"
@@ -20,25 +21,6 @@ struct EachLane {
         for (int lane = 0; lane < count; ++lane) phase(edge::Lane{lane, count});
     }
 };
-
-template <typename In, typename Out, edge::Layout LAYOUT>
-void run(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops, void* out) {
-    constexpr int kColumns = edge::kColumns<Out, LAYOUT>;
-    const auto* pixels = static_cast<const In*>(image);
-    for (int crop = 0; crop < crops; ++crop) {
-        if (op.size % kColumns != 0) {
-            for (int tile = 0; tile < edge::tiles_per_crop<1, edge::kRows>(op.size); ++tile) {
-                edge::roi_resize_tile<In, Out, LAYOUT, 1, edge::kRows>(op, pixels, boxes, owner, crop, tile,
-                                                                       static_cast<Out*>(out));
-            }
-            continue;
-        }
-        for (int tile = 0; tile < edge::tiles_per_crop<kColumns, edge::kRows>(op.size); ++tile) {
-            edge::roi_resize_tile<In, Out, LAYOUT, kColumns, edge::kRows>(op, pixels, boxes, owner, crop, tile,
-                                                                          static_cast<Out*>(out));
-        }
-    }
-}
 
 // As EachLane, for blocks that know threads by their number.
 struct EachThread {
@@ -60,17 +42,28 @@ void run_bands(const edge::RoiResize& op, int crops, int threads, Block block) {
     }
 }
 
+template <typename In, typename Out>
 struct Crops {
     edge::RoiResize op;
-    const __half* image;
+    const In* image;
     const float* boxes;
     const int* owner;
     int count;
-    __half* out;
+    Out* out;
 };
 
+template <typename In, typename Out, edge::Layout LAYOUT, int COLUMNS>
+void run_tiles(const Crops<In, Out>& crops) {
+    for (int crop = 0; crop < crops.count; ++crop) {
+        for (int tile = 0; tile < edge::tiles_per_crop<COLUMNS, edge::kRows>(crops.op.size); ++tile) {
+            edge::roi_resize_tile<In, Out, LAYOUT, COLUMNS, edge::kRows>(crops.op, crops.image, crops.boxes,
+                                                                         crops.owner, crop, tile, crops.out);
+        }
+    }
+}
+
 template <int COLUMNS, int ROWS, bool AHEAD>
-void run_global(const Crops& crops, int threads) {
+void run_global(const Crops<__half, __half>& crops, int threads) {
     edge::Plan<ROWS> plan;
     run_bands<COLUMNS, ROWS>(crops.op, crops.count, threads, [&](const edge::Band& band) {
         edge::roi_resize_band<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS, AHEAD>(
@@ -78,15 +71,38 @@ void run_global(const Crops& crops, int threads) {
     });
 }
 
-template <int COLUMNS, int ROWS, int THREADS>
-void run_staged(const Crops& crops) {
-    static edge::Stage<__half, COLUMNS, ROWS, THREADS> stage;
+template <typename In, typename Out, edge::Layout LAYOUT, int COLUMNS, int ROWS, int THREADS>
+void run_staged(const Crops<In, Out>& crops) {
+    static edge::Stage<In, COLUMNS, ROWS, THREADS> stage;
     // NaN where nothing was copied: a pixel beside the stage shows.
     std::memset(static_cast<void*>(&stage), 0xff, sizeof(stage));
     run_bands<COLUMNS, ROWS>(crops.op, crops.count, THREADS, [&](const edge::Band& band) {
-        edge::roi_resize_staged<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS, THREADS>(
+        edge::roi_resize_staged<In, Out, LAYOUT, COLUMNS, ROWS, THREADS>(
             crops.op, stage, crops.image, crops.boxes, crops.owner, band, crops.out, EachThread{THREADS});
     });
+}
+
+template <int COLUMNS, int ROWS, int THREADS>
+void run_staged(const Crops<__half, __half>& crops) {
+    run_staged<__half, __half, edge::Layout::kLinear, COLUMNS, ROWS, THREADS>(crops);
+}
+
+// As launch.cu chooses; `staged` false leaves the staged version out.
+template <typename In, typename Out, edge::Layout LAYOUT, int COLUMNS>
+void run(const Crops<In, Out>& crops, bool staged) {
+    if (staged && edge::may_stage<In>(crops.op) && reinterpret_cast<std::uintptr_t>(crops.image) % 16 == 0) {
+        run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kStagedThreads<In, COLUMNS>>(crops);
+    } else {
+        run_tiles<In, Out, LAYOUT, COLUMNS>(crops);
+    }
+}
+
+template <typename In, typename Out, edge::Layout LAYOUT>
+void run(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops, void* out,
+         bool staged) {
+    constexpr int kColumns = edge::kColumns<Out, LAYOUT>;
+    const Crops<In, Out> all = {op, static_cast<const In*>(image), boxes, owner, crops, static_cast<Out*>(out)};
+    op.size % kColumns == 0 ? run<In, Out, LAYOUT, kColumns>(all, staged) : run<In, Out, LAYOUT, 1>(all, staged);
 }
 
 template <typename Find>
@@ -101,15 +117,15 @@ void find_boxes(int count, float* boxes, Find find) {
 
 template <typename In>
 int run_format(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
-               int format, void* out) {
+               int format, void* out, bool staged) {
     using edge::Layout;
     switch (format) {
-        case 0: run<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
-        case 1: run<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
-        case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out); return 0;
-        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out); return 0;
-        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out); return 0;
-        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out); return 0;
+        case 0: run<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
+        case 1: run<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
+        case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out, staged); return 0;
+        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
+        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out, staged); return 0;
+        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out, staged); return 0;
         default: return 1;
     }
 }
@@ -123,12 +139,12 @@ void reference_roi_resize(const float* image, const float* boxes, const int* own
     edge::reference::roi_resize(image, boxes, owner, images, crops, height, width, size, out);
 }
 
-// half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 5 in the order of run_format.
+// half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 5 in the order of run_format; staged: see run.
 int kernel_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images, int crops,
-                      int height, int width, int size, float scale, int format, void* out) {
+                      int height, int width, int size, float scale, int format, int staged, void* out) {
     const edge::RoiResize op = {images, crops / images, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
-    return half_image ? run_format<__half>(op, image, boxes, owner, crops, format, out)
-                      : run_format<float>(op, image, boxes, owner, crops, format, out);
+    return half_image ? run_format<__half>(op, image, boxes, owner, crops, format, out, staged != 0)
+                      : run_format<float>(op, image, boxes, owner, crops, format, out, staged != 0);
 }
 
 // A version of the ladder, fp16 to fp16 linear, with one of its block sizes; 1 if there is no such version, 2 if it
@@ -136,7 +152,8 @@ int kernel_roi_resize(const void* image, int half_image, const float* boxes, con
 int ladder_roi_resize(int version, int threads, const void* image, const float* boxes, const int* owner, int images,
                       int crops, int height, int width, int size, void* out) {
     const edge::RoiResize op = {images, crops / images, height, width, size, 1.0f};
-    const Crops all = {op, static_cast<const __half*>(image), boxes, owner, crops, static_cast<__half*>(out)};
+    const Crops<__half, __half> all = {op,    static_cast<const __half*>(image), boxes, owner,
+                                       crops, static_cast<__half*>(out)};
     if (version >= 11 && !edge::may_stage<__half>(op)) return 2;
     switch (version * 1000 + threads) {
         case 9064: run_global<2, 16, false>(all, threads); return 0;

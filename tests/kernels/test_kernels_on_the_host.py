@@ -41,6 +41,7 @@ def kernel_crop(
     form: str = "fp32 linear",
     scale: float = SCALE,
     owner: Array | None = None,
+    staged: bool = True,
 ) -> Array:
     """As reference_crop; out in the layout of the format, poisoned before so that an unwritten element shows."""
     batch, _, height, width = image.shape
@@ -51,7 +52,7 @@ def kernel_crop(
     out = np.full(shape, np.nan if kind != "int8" else 85, dtype)
     code = host.kernel_roi_resize(
         pointer(image), int(image.dtype == np.float16), pointer(boxes), None if owner is None else pointer(owner),
-        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], pointer(out),
+        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], int(staged), pointer(out),
     )  # fmt: skip
     assert code == 0
     return out
@@ -199,7 +200,7 @@ def test_crops_of_the_ladder_equal_the_products(host: ctypes.CDLL, version: int,
         whole = corners.round() if size != 60 else corners
         boxes = np.sort(whole, axis=1).reshape(6, 4).astype(np.float32)
         boxes[0], boxes[1], boxes[2] = (0, 0, width, height), (width - 1, height - 2, width, height), (np.nan, 3, np.nan, 9)
-        expected = kernel_crop(host, image, boxes, size, "fp16 linear", owner=owner)
+        expected = kernel_crop(host, image, boxes, size, "fp16 linear", owner=owner, staged=False)
         found = ladder_crop(host, version, threads, image, boxes, size, owner)
         assert found is not None
         np.testing.assert_array_equal(found, expected)
@@ -209,6 +210,18 @@ def test_crops_of_the_ladder_equal_the_products(host: ctypes.CDLL, version: int,
     assert (found is None) == (version >= 11)
     if found is not None:
         np.testing.assert_array_equal(found, kernel_crop(host, image, boxes, 62, "fp16 linear"))
+
+
+@pytest.mark.parametrize("half_image", [False, True])
+@pytest.mark.parametrize("form", FORMATS)
+def test_staged_crops_equal_those_of_tiles_in_every_format(host: ctypes.CDLL, form: str, half_image: bool) -> None:
+    boxes = np.random.default_rng(1).uniform(0, 144, (6, 4)).astype(np.float32)
+    boxes[:, 2:] = boxes[:, :2] + boxes[::-1, 2:]
+    boxes[0], boxes[1] = (0, 0, 144, 130), (143, 128, 144, 130)
+    for size in (144, 170, 333):  # multiples of 4 and of 2, and neither
+        image = noise(2, 3, 130, 144).astype(np.float16 if half_image else np.float32)
+        tiles = kernel_crop(host, image, boxes, size, form, staged=False)
+        np.testing.assert_array_equal(kernel_crop(host, image, boxes, size, form), tiles)
 
 
 # ----------------------------------------------------------------------------
