@@ -91,7 +91,10 @@ void run_staged(const Crops<__half, __half>& crops) {
 template <typename In, typename Out, edge::Layout LAYOUT, int COLUMNS>
 void run(const Crops<In, Out>& crops, bool staged) {
     if (staged && edge::may_stage<In>(crops.op) && reinterpret_cast<std::uintptr_t>(crops.image) % 16 == 0) {
-        run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kStagedThreads<In, COLUMNS>>(crops);
+        if (edge::prefers_wide<In, COLUMNS>(crops.op.size))
+            run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kWide<In, COLUMNS>>(crops);
+        else
+            run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kNarrow<In, COLUMNS>>(crops);
     } else {
         run_tiles<In, Out, LAYOUT, COLUMNS>(crops);
     }
@@ -165,8 +168,7 @@ int ladder_roi_resize(int version, int threads, const void* image, const float* 
         case 12064: run_staged<4, 16, 64>(all); return 0;
         case 13064: run_staged<2, 8, 64>(all); return 0;
         case 13256: run_staged<2, 8, 256>(all); return 0;
-        case 14032: run_staged<2, 24, 32>(all); return 0;
-        case 14064: run_staged<2, 24, 64>(all); return 0;
+        case 14224: run_staged<2, 10, 224>(all); return 0;
         default: return 1;
     }
 }

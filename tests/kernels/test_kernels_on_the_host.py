@@ -168,7 +168,7 @@ def test_sixteen_bit_error_is_at_most_twice_torchs(host: ctypes.CDLL) -> None:
 
 
 # Versions of the ladder and their threads.
-LADDER = [(9, 64), (10, 128), (11, 32), (11, 64), (11, 128), (12, 32), (12, 64), (13, 64), (13, 256), (14, 32), (14, 64)]
+LADDER = [(9, 64), (10, 128), (11, 32), (11, 64), (11, 128), (12, 32), (12, 64), (13, 64), (13, 256), (14, 224)]
 
 
 def ladder_crop(
