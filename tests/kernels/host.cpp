@@ -4,7 +4,6 @@
 #include <cstdint>  // defines: std::uintptr_t
 #include <cstring>  // defines: std::memset
 
-#include "region_boxes/lines.cuh"
 #include "region_boxes/reference.h"
 #include "region_boxes/region_boxes.cuh"
 #include "roi_resize/bands.cuh"
@@ -200,17 +199,6 @@ void kernel_region_boxes(const float* maps, int count, int grid, int size, float
     const edge::RegionBoxes op = {grid, size, threshold};
     find_boxes(count, boxes, [&](int region, edge::Side side) {
         return edge::run_block(op, work, side, maps + region * grid * grid, EachLane{threads});
-    });
-}
-
-// Version 6 of the ladder.
-void ladder_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads, float* boxes) {
-    static edge::LineWorkspace work;
-    const edge::RegionBoxes op = {grid, size, threshold};
-    find_boxes(count, boxes, [&](int region, edge::Side side) {
-        // NaN where nothing was loaded.
-        std::memset(static_cast<void*>(&work), 0xff, sizeof(work));
-        return edge::run_lines(op, work, side, maps + region * grid * grid, EachLane{threads});
     });
 }
 
