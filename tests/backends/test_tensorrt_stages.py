@@ -86,7 +86,7 @@ def test_each_stage_has_a_plan_and_the_plugin_comes_once(fake_tensorrt, staged, 
     assert set(facts) == {"stages", "plugin", "level", "machine", "compute_capabilities", "typing", "regions"}
     assert facts["regions"] == ("plugin" if route == "library" else "standard nodes")
     for stage, own in facts["stages"].items():
-        assert set(own) == {"payload", "profiles", "workspace", "seconds", "network", "plan_bytes", "layers"}
+        assert set(own) == {"payload", "profiles", "workspace", "seconds", "network", "plan_bytes", "layers", "constraints"}
         assert own["plan_bytes"] == (bundle.path / own["payload"]).stat().st_size
         assert own["payload"] == f"engine.{stage}.plan"
         assert (b"plugin_namespace" in (bundle.path / own["payload"]).read_bytes()) == (route == "library")

@@ -39,6 +39,9 @@ def main() -> int:
         answer = Answer(error=(error.stage, error.problem, error.fix), again=isinstance(error, _NoPlan))
     except OSError as error:
         answer = Answer(error=("backend", f"Cannot write the plan: {error}", "Free some space on the disk"))
+    except Exception as error:  # what a vendor's library may raise is in no documentation
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        answer = Answer(error=("backend", f"Building the plan ended with {words}", "Report the graph with these words"))
     say(answer)
     # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
     os._exit(0)

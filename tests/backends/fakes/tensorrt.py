@@ -252,7 +252,7 @@ class Builder(Played):
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         kinds, major = ENUMS["NetworkDefinitionCreationFlag"].__members__, int(__version__.split(".")[0])
-        wanted = 0 if major >= 11 else 1 << kinds["EXPLICIT_BATCH" if major == 8 else "STRONGLY_TYPED"]
+        wanted = 1 << kinds["EXPLICIT_BATCH" if major == 8 else "STRONGLY_TYPED"]
         assert flags == wanted, "a flag by number became another flag"
         return INetworkDefinition(_strong=major > 8)
 
