@@ -89,8 +89,7 @@ def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return start, end
 
 
-@torch.library.custom_op("edge::region_boxes", mutates_args=())
-def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
+def boxes_of(cams: Tensor, size: int, threshold: float) -> Tensor:
     """cams: (B, K, n, n) sigmoid class maps → boxes: (B, K, 4) float32, x1 y1 x2 y2 in pixels of a size × size image, x2/y2 exclusive."""
     batch, count = cams.shape[:2]
     columns, rows = [], []
@@ -101,6 +100,12 @@ def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
     x = bounds(torch.stack(columns).reshape(-1, size), threshold)
     y = bounds(torch.stack(rows).reshape(-1, size), threshold)
     return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1).reshape(batch, count, 4).float()
+
+
+@torch.library.custom_op("edge::region_boxes", mutates_args=())
+def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
+    """``boxes_of`` as one node of a graph."""
+    return boxes_of(cams, size, threshold)
 
 
 @region_boxes.register_fake
