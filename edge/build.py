@@ -30,6 +30,7 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m edge.build --precision int8\n"
         "  python -m edge.build --weights voc2007-resnet50-avg-448-4-0.5.pth.tar --precision fp16\n"
         "  python -m edge.build --weights mine.pth --precision int8 --dataset csv:photos --max-map-drop 0.5\n"
+        "  python -m edge.build --tensorrt 8.6                             # for a Jetson; there: mcar_edge_build BUNDLE OUT\n"
         "  python -m edge.build --from engines/copied-from-the-host        # rebuild on the device, without torch or images",
     )
     what = made.add_argument_group("model")
@@ -43,6 +44,11 @@ def arguments() -> argparse.ArgumentParser:
     target = made.add_argument_group("engine")
     target.add_argument("--precision", choices=PRECISIONS, help=f"fp16 means the target's 16-bit float (default {DEFAULT.precision})")
     target.add_argument("--backend", choices=(AUTO, *BACKENDS), help=f"default {DEFAULT.backend}: tensorrt, openvino, onnxruntime")
+    target.add_argument(
+        "--tensorrt",
+        metavar="VERSION",
+        help="build no engine here, only what a device with that version of TensorRT (8.5 to 11) builds its plans from",
+    )
     target.add_argument("--batch", type=int, help=f"largest batch (default {BATCH}; with --from that of the bundle)")
     target.add_argument(
         "--compute-capability",
@@ -94,7 +100,8 @@ def main(args: argparse.Namespace) -> int:
     options, events = BuildOptions(**given), command.Terminal(args)
     bundle = build(options, events=events) if args.source is None else rebuild(args.source, options, events=events)
     command.say(f"bundle     {bundle.path} ({bundle.bytes / 1e6:.1f} MB engine)")
-    command.say(f"next       python -m edge.bench {bundle.path}")
+    on_device = f"on the device: mcar_edge_build {bundle.path.name} OUT, or python -m edge.build --from {bundle.path.name}"
+    command.say(f"next       {f'python -m edge.bench {bundle.path}' if options.tensorrt is None else on_device}")
     command.write_json(args.json, {"bundle": str(bundle.path), "manifest": dict(bundle.manifest)})
     return 0
 

@@ -27,6 +27,7 @@ BATCH = "batch"
 WHOLE, LOOK, CLOSER = "", "look", "closer"
 BOXES, OWNER, REGION_SCORES = "boxes", "owner", "region_scores"  # what *closer* takes beside the image, and gives
 PRODUCER = "mcar-edge"
+FLOAT32_PREFIX = "float32/"  # of nodes that must compute in float32 where a runtime would choose types itself
 FLOAT32_NODES = "edge.float32_nodes"  # metadata: JSON list of the nodes that compute in float32 in every precision
 
 

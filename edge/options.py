@@ -20,7 +20,7 @@ METHODS = ("entropy", "percentile", "minmax", "mse")
 REPAIRS = ("bias-correction", "equalisation")
 BATCH = 8  # of a build that names none
 CALIBRATION_IMAGES = 256  # of a calibration that names none
-READ_BY_REBUILD = ("backend", "batch", "compute_capability", "output", "force")
+READ_BY_REBUILD = ("backend", "tensorrt", "batch", "compute_capability", "output", "force")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class BuildOptions:
         precision: ``fp32``, ``fp16`` (the target's 16-bit float) or ``int8``, which is the default.
         backend: a key of ``edge.backends.BACKENDS``, or ``auto`` (the default): tensorrt, openvino or onnxruntime, the first that works
             here; of a rebuild, the bundle's own.
+        tensorrt: build no engine here, only what a device with this version of TensorRT builds its plans from; None (the default): build
+            here.
         batch: largest batch, 1 to 4096 images; None: 8, of a rebuild that of the bundle.
         compute_capability: tensorrt-rtx only: GPUs to build for, such as ``("8.6", "8.9")``; empty (the default): all it knows.
         dataset: int8: calibration images, ``scenes``, ``csv:DIR``, ``voc2007:ROOT``, ``voc2012:ROOT``, ``coco2014:ROOT`` or
@@ -66,6 +68,7 @@ class BuildOptions:
     pooling: str | None = None
     precision: str = "int8"
     backend: str = AUTO
+    tensorrt: str | None = None
     batch: int | None = None
     compute_capability: tuple[str, ...] = ()
     dataset: str | None = None
@@ -101,6 +104,8 @@ class BuildOptions:
         self._check("threshold", self.threshold is None or (_is_number(self.threshold) and 0 < self.threshold < 1), "inside (0, 1)")
         drop = self.max_map_drop
         self._check("max_map_drop", drop is None or (_is_number(drop) and 0 <= drop < math.inf), "0 or more")
+        if self.tensorrt is not None and self.backend not in (AUTO, "tensorrt"):
+            raise EdgeError("build", f"`tensorrt` would change nothing for `backend` {self.backend}", "Leave one of them out")
         self._refuse_unread()
 
     @property

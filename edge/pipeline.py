@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge import backends, cpu
-from edge.backends.base import powers_of_two
+from edge.backends.base import UNBUILT, powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
 from edge.errors import EdgeError, one_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildOptions", "build", "rebuild"]
 
 ENGINES = Path("engines")
+TENSORRT = "tensorrt"  # the backend that builds where its engines run
 # What a rebuild has no means to find out again.
 KEPT = ("weights", "trained", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
 
@@ -50,8 +51,7 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
         EdgeError: something that cannot be built, or not here; nothing is left behind. Its kind ``GateError``: ``max_map_drop``
             does not hold.
     """
-    backend = backends.automatic() if options.backend == AUTO else options.backend
-    support = backends.require(backend, building=True)
+    backend, support = _backend(options)
     target = _target(backend, options.precision, BATCH if options.batch is None else options.batch, support)
     build_engine = _engine_builder(backend, options)
     _check_host_packages()
@@ -65,8 +65,8 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     final = Quantised(exported.graph, {}, {})
     if target.precision == "int8":
         final = quantise(exported.graph, source, target, options, events)
-    lowering = backends.lowering(backend)
-    lowered = backends.lowered(final.graph, target)
+    lowering = backends.lowering(backend, support)
+    lowered = backends.lowered(final.graph, target, lowering)
     return write_bundle(
         output,
         graph=final.graph,
@@ -80,7 +80,7 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
             "parity": exported.parity.plain(),
             "lowering": lowering,
             **final.facts,
-            **_provenance(backend, support),
+            **_provenance(backend, support, options),
         },
         extra_files=final.files,
         check=partial(_loads, events=events),
@@ -101,12 +101,11 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     refuse_unread(options.given - set(READ_BY_REBUILD), keep, "build from the weights")
     old = source if isinstance(source, Bundle) else Bundle.read(source)
     old.verify()
-    backend = old.target.backend if options.backend == AUTO else options.backend
-    support = backends.require(backend, building=True)
+    backend, support = _backend(options, usual=old.target.backend)
     target = _target(backend, old.target.precision, old.target.max_batch if options.batch is None else options.batch, support)
     output = Path(options.output or old.path)
     check_replaceable(output, replace=options.force)
-    lowering = backends.lowering(backend)
+    lowering = backends.lowering(backend, support)
     before = (backends.lowering_of(old.manifest), old.target.float16, old.target.reduced_range)
     same = (lowering, target.float16, target.reduced_range) == before
     lowered = old.lowered() if same else _lowered_anew(old, target, lowering)
@@ -121,7 +120,7 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
         facts={
             **{name: old.manifest[name] for name in KEPT if name in old.manifest},
             "lowering": lowering,
-            **_provenance(backend, support),
+            **_provenance(backend, support, options),
         },
         extra_files={name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]},
         check=partial(_loads, events=events),
@@ -130,6 +129,14 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
 
 
 # What an engine is for.
+
+
+def _backend(options: BuildOptions, usual: str | None = None) -> tuple[str, backends.Support]:
+    """The backend, and what it can do: here, or on the device that shall build the engine."""
+    if options.tensorrt is not None:
+        return TENSORRT, backends.backend(TENSORRT).support_of(options.tensorrt)
+    name = (usual or backends.automatic()) if options.backend == AUTO else options.backend
+    return name, backends.require(name, building=True)
 
 
 def _target(backend: str, precision: str, batch: int, support: backends.Support) -> TargetSpec:
@@ -146,6 +153,9 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
 
 def _engine_builder(backend: str, options: BuildOptions) -> BuildEngine:
     """The backend's ``build``, with what the options add to it."""
+    if options.tensorrt is not None:
+        facts = {UNBUILT: options.tensorrt}
+        return lambda *_: facts
     build_engine = backends.backend(backend).build
     if not options.compute_capability:
         return build_engine
@@ -215,7 +225,7 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, b
             f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:
-        return backends.lowered(old.graph(), target)
+        return backends.lowered(old.graph(), target, lowering)
     except EdgeError:
         raise
     except Exception as error:
@@ -231,11 +241,13 @@ def _origin(source: Source) -> dict[str, Any]:
     return {"weights": source.title, "trained": source.trained, "default_dataset": source.default_dataset}
 
 
-def _provenance(backend: str, support: backends.Support) -> dict[str, Any]:
+def _provenance(backend: str, support: backends.Support, options: BuildOptions) -> dict[str, Any]:
     tools = {"python": platform.python_version(), backend: support.version}
     for name in ("torch", "onnx", "onnxruntime", "numpy"):
         if sys.modules.get(name):
             tools[name] = str(sys.modules[name].__version__)
+    if options.tensorrt is not None:
+        return {"tools": tools}  # who builds the engine says on which machine
     # What the engine is built and judged with: other instructions may round otherwise.
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     machine = {
@@ -251,6 +263,8 @@ def _loads(folder: Path, events: Events) -> dict[str, Any]:
     """The last check of a build: the finished folder loads and answers."""
     import numpy as np
 
+    if UNBUILT in Bundle.read(folder).manifest["engine"]:
+        return {}
     try:
         engine = Engine.load(folder)
     except EdgeError:

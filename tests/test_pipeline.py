@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from edge import backends, cpu, pipeline, quantisation
@@ -138,7 +139,7 @@ def test_the_manifest_says_which_instructions_the_engine_was_built_with(monkeypa
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if limit:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    machine = pipeline._provenance("openvino", backends.Support(device="CPU"))["machine"]
+    machine = pipeline._provenance("openvino", backends.Support(device="CPU"), BuildOptions())["machine"]
     assert machine["instructions"] == list(cpu.instructions())
     assert machine.get("max_cpu_isa") == limit
 
@@ -232,3 +233,22 @@ def test_what_may_be_chosen_is_what_there_is():
 
     assert set(METHODS) == set(scales.METHODS)
     assert set(POOLINGS) == set(pooling.POOLINGS)
+
+
+@pytest.mark.parametrize(("version", "row", "opset"), [("8.6", "tensorrt-8", 17), ("10.3", "tensorrt", 19)])
+def test_a_device_is_given_what_it_builds_its_plans_from(small_bundle, tmp_path, version, row, opset):
+    """From a bundle of another backend; TensorRT need not be here for it."""
+    made = rebuild(small_bundle("onnxruntime"), BuildOptions(tensorrt=version, output=tmp_path / "made"))
+    assert (made.manifest["engine"], made.manifest["lowering"], made.target.backend) == ({"unbuilt": version}, row, "tensorrt")
+    assert made.stages.sizes == (1, 2, 4, 8, 16), "of 4 regions and up to 4 images"
+    for lowered in made.lowered().values():
+        assert {each.domain: each.version for each in onnx.load_from_string(lowered).opset_import}[""] == opset
+    with pytest.raises(EdgeError, match=f"no plan: it is for a device with TensorRT {version}"):
+        backends.backend("tensorrt").check_fit(made.manifest["engine"], backends.Support(version=version), "Rebuild it")
+    assert Bundle.load(made.path)[1] == {}, "and there is nothing to load"
+
+
+@pytest.mark.parametrize("version", ["8.4", "12.0", "8", "new"])
+def test_a_version_that_nobody_knows_is_refused(tmp_path, version):
+    with pytest.raises(EdgeError, match=f"Nothing can be prepared for tensorrt {version}"):
+        build(BuildOptions(**SMALL | {"backend": "auto"}, tensorrt=version, output=tmp_path / "made"))

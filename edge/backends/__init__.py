@@ -64,16 +64,20 @@ def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, 
     return StagesSpec(backend.closer_sizes(regions, target))
 
 
-def lowered(graph: Graph, target: TargetSpec) -> dict[str, bytes]:
-    """A canonical graph as a target's backend takes it here, by stage; needs onnx."""
+def lowered(graph: Graph, target: TargetSpec, row: str | None = None) -> dict[str, bytes]:
+    """A canonical graph as a target's backend takes it, by stage; needs onnx.
+
+    Args:
+        row: of edge.lower's table; None: the one that it takes here.
+    """
     from edge.lower import lower_stages
 
-    return lower_stages(graph.parse(), target, row=lowering(target.backend), in_stages=backend(target.backend).in_stages)
+    return lower_stages(graph.parse(), target, row=row or lowering(target.backend), in_stages=backend(target.backend).in_stages)
 
 
-def lowering(name: str) -> str:
-    """The row of edge.lower's table that a backend takes here."""
-    return probe(name).lowering or backend(name).lowering
+def lowering(name: str, support: Support | None = None) -> str:
+    """The row of edge.lower's table that a backend takes, here or where it has that support."""
+    return (support or probe(name)).lowering or backend(name).lowering
 
 
 def lowering_of(manifest: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from edge.spec import StagesSpec, TargetSpec
 Native: TypeAlias = Any
 # JSON out of a manifest: a backend's own facts of an engine, which it checks in `misfits` before it reads them.
 Facts: TypeAlias = dict[str, Any]
+UNBUILT = "unbuilt"  # a fact: the version of its library that the engine is to be built with, on the device
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,12 @@ class Backend(ABC):
     @abstractmethod
     def probe(self) -> Support:
         """What it can do here; never raises for a missing library."""
+
+    def support_of(self, version: str) -> Support:
+        """What it can do on a device that has that version of its library, to lower a graph for it here."""
+        raise EdgeError(
+            "build", f"Nothing can be prepared for {self.name} {version}", "Give `tensorrt` the version on the device, such as 8.6 or 10.3"
+        )
 
     @abstractmethod
     def build(

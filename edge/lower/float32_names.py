@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from edge.graph import FLOAT32_PREFIX
 from edge.lower.backbone import backbones
-
-FLOAT32 = "float32/"  # how the names of such nodes begin; a builder reads it from the layers
 
 
 def float32_names(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -19,5 +18,5 @@ def float32_names(model: onnx.ModelProto) -> onnx.ModelProto:
     inside, _ = backbones(model)
     for node in model.graph.node:
         if node.name not in inside and not node.op_type.endswith("Linear"):
-            node.name = FLOAT32 + node.name
+            node.name = FLOAT32_PREFIX + node.name
     return model

@@ -1,4 +1,13 @@
-// What the two TensorRT plugins share: IPluginV3 plumbing, attributes, errors. Compiles against TensorRT 10.0 to 11.
+// What both plugin interfaces and both operations share: attributes, errors. Compiles against TensorRT 8.5 to 11.
+//
+// An operation is a plain struct {int32_t size; float number} that knows no plugin interface:
+//     kName, kAttributes      its name and its two attributes, in the order of the members
+//     accepts(dims, inputs)   whether the inputs' shapes fit; -1 is a size that is not known yet
+//     expected(words)         the shapes that fit, for people
+//     output_type             type of the output for these types of inputs; false for types it does not take
+//     output_shape            shape of the output; false for ranks it does not take
+//     supports                type and format of one tensor, given the first input, as TensorRT asks for them
+//     launch                  the kernel on a stream; a cudaError_t, or -1 for shapes that do not fit
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -8,10 +17,24 @@
 #include <cstring>  // defines: strcmp
 #include <new>      // defines: nothrow
 
+#if NV_TENSORRT_MAJOR < 10 && NV_TENSORRT_MINOR < 6
+// TensorRT 8.5 hands out its logger in no such way; the class is 8.6's.
+namespace nvinfer1 {
+class ILoggerFinder {
+  public:
+    virtual ILogger* findLogger() = 0;
+
+  protected:
+    virtual ~ILoggerFinder() = default;
+};
+}  // namespace nvinfer1
+#endif
+
 namespace edge {
 
 constexpr char kNamespace[] = "edge";
 constexpr char kVersion[] = "1";
+constexpr int kMaxInputs = 3;
 
 // Errors go to TensorRT's own logger, once it has told us where to find it.
 inline nvinfer1::ILoggerFinder* logger_finder = nullptr;
@@ -32,6 +55,10 @@ struct Attribute {
     double least, most;
     bool whole;     // int32, else float32
     bool required;  // else 0 stands for "not given"
+
+    nvinfer1::PluginField field(const void* value = nullptr) const {
+        return {name, value, whole ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32, 1};
+    }
 };
 
 // Value of an attribute, or nothing for a wrong type.
@@ -40,122 +67,78 @@ inline bool read_field(const nvinfer1::PluginField& field, double& value) {
     if (field.length != 1 || field.data == nullptr) return false;
     switch (field.type) {
         case Type::kINT32: value = *static_cast<const int32_t*>(field.data); return true;
+#if NV_TENSORRT_MAJOR >= 10
         case Type::kINT64: value = static_cast<double>(*static_cast<const int64_t*>(field.data)); return true;
+#endif
         case Type::kFLOAT32: value = *static_cast<const float*>(field.data); return true;
         case Type::kFLOAT64: value = *static_cast<const double*>(field.data); return true;
         default: return false;
     }
 }
 
-// CRTP base. Derived has kName, kAttributes (two) and the methods that differ; attribute values are `size` and
-// `number`.
-template <typename Derived>
-class Operation : public nvinfer1::IPluginV3,
-                  public nvinfer1::IPluginV3OneCore,
-                  public nvinfer1::IPluginV3OneBuild,
-                  public nvinfer1::IPluginV3OneRuntime {
-  public:
-    nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override {
-        switch (type) {
-            case nvinfer1::PluginCapabilityType::kCORE: return static_cast<nvinfer1::IPluginV3OneCore*>(this);
-            case nvinfer1::PluginCapabilityType::kBUILD: return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
-            case nvinfer1::PluginCapabilityType::kRUNTIME: return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+// Value of an attribute; false, with the reason in the log, if it is missing, of a wrong type or out of range.
+inline bool read_attribute(const char* operation, const Attribute& attribute,
+                           const nvinfer1::PluginFieldCollection* given, double& value) {
+    bool found = false;
+    value = 0;
+    for (int i = 0; given != nullptr && i < given->nbFields; ++i) {
+        if (std::strcmp(given->fields[i].name, attribute.name) != 0) continue;
+        if (!read_field(given->fields[i], value)) {
+            report("[plugin] %s.%s must be one number, got another type. Expected int32 or float32. Do export again.",
+                   operation, attribute.name);
+            return false;
         }
-        return nullptr;
+        found = true;
     }
-    nvinfer1::IPluginV3* clone() noexcept override { return new (std::nothrow) Derived(size, number); }
-
-    const char* getPluginName() const noexcept override { return Derived::kName; }
-    const char* getPluginVersion() const noexcept override { return kVersion; }
-    const char* getPluginNamespace() const noexcept override { return kNamespace; }
-
-    int32_t getNbOutputs() const noexcept override { return 1; }
-    // Tells engines apart in the timing cache: same attributes, same speed.
-    const char* getTimingCacheID() noexcept override { return timing_id; }
-
-    // Shapes come with every enqueue and nothing depends on them.
-    int32_t onShapeChange(const nvinfer1::PluginTensorDesc*, int32_t, const nvinfer1::PluginTensorDesc*,
-                          int32_t) noexcept override {
-        return 0;
+    const bool absent = !attribute.required && value == 0;
+    const bool fits = value >= attribute.least && value <= attribute.most &&
+                      (!attribute.whole || value == static_cast<int32_t>(value));
+    if (absent || (found && fits)) return true;
+    if (found) {
+        report("[plugin] %s.%s must be in range, got %g. Expected %g to %g. Do export again.", operation,
+               attribute.name, value, attribute.least, attribute.most);
+    } else {
+        report("[plugin] %s.%s must be given, got nothing. Expected %g to %g. Do export again.", operation,
+               attribute.name, attribute.least, attribute.most);
     }
-    nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept override { return clone(); }
-    const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override {
-        fields[0] = {Derived::kAttributes[0].name, &size, nvinfer1::PluginFieldType::kINT32, 1};
-        fields[1] = {Derived::kAttributes[1].name, &number, nvinfer1::PluginFieldType::kFLOAT32, 1};
-        collection = {2, fields};
-        return &collection;
+    return false;
+}
+
+// A plugin of an interface from its attributes, nullptr if one of them is refused.
+template <typename Operation, template <typename> class Plugin>
+Plugin<Operation>* create(const nvinfer1::PluginFieldCollection* given) {
+    double values[2];
+    for (int i = 0; i < 2; ++i) {
+        if (!read_attribute(Operation::kName, Operation::kAttributes[i], given, values[i])) return nullptr;
     }
+    return new (std::nothrow) Plugin<Operation>({static_cast<int32_t>(values[0]), static_cast<float>(values[1])});
+}
 
-  protected:
-    Operation(int32_t size, float number) : size(size), number(number) {
-        std::snprintf(timing_id, sizeof(timing_id), "%s=%d;%s=%.9g", Derived::kAttributes[0].name, size,
-                      Derived::kAttributes[1].name, static_cast<double>(number));
-    }
-
-    const int32_t size;
-    const float number;
-
-  private:
-    char timing_id[64];
+// Both attributes as fields: names and types only, or with the values of an operation.
+template <typename Operation>
+struct Fields {
     nvinfer1::PluginField fields[2];
     nvinfer1::PluginFieldCollection collection;
+
+    explicit Fields(const Operation* operation = nullptr) {
+        fields[0] = Operation::kAttributes[0].field(operation ? &operation->size : nullptr);
+        fields[1] = Operation::kAttributes[1].field(operation ? &operation->number : nullptr);
+        collection = {2, fields};
+    }
+    Fields(const Fields&) = delete;
 };
 
-template <typename Plugin>
-class Creator final : public nvinfer1::IPluginCreatorV3One {
-  public:
-    Creator() {
-        for (int i = 0; i < 2; ++i) {
-            const Attribute& attribute = Plugin::kAttributes[i];
-            const auto type = attribute.whole ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32;
-            fields[i] = {attribute.name, nullptr, type, 1};
-        }
-    }
-
-    // nullptr, with the reason in the log, if an attribute is missing, of a wrong type or out of range.
-    nvinfer1::IPluginV3* createPlugin(const char*, const nvinfer1::PluginFieldCollection* given,
-                                      nvinfer1::TensorRTPhase) noexcept override {
-        double values[2];
-        for (int i = 0; i < 2; ++i) {
-            if (!read(Plugin::kAttributes[i], given, values[i])) return nullptr;
-        }
-        return new (std::nothrow) Plugin(static_cast<int32_t>(values[0]), static_cast<float>(values[1]));
-    }
-    const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection; }
-    const char* getPluginName() const noexcept override { return Plugin::kName; }
-    const char* getPluginVersion() const noexcept override { return kVersion; }
-    const char* getPluginNamespace() const noexcept override { return kNamespace; }
-
-  private:
-    static bool read(const Attribute& attribute, const nvinfer1::PluginFieldCollection* given, double& value) {
-        bool found = false;
-        value = 0;
-        for (int i = 0; given != nullptr && i < given->nbFields; ++i) {
-            if (std::strcmp(given->fields[i].name, attribute.name) != 0) continue;
-            if (!read_field(given->fields[i], value)) {
-                report(
-                    "[plugin] %s.%s must be one number, got another type. Expected int32 or float32. Do export again.",
-                    Plugin::kName, attribute.name);
-                return false;
-            }
-            found = true;
-        }
-        const bool absent = !attribute.required && value == 0;
-        const bool fits = value >= attribute.least && value <= attribute.most &&
-                          (!attribute.whole || value == static_cast<int32_t>(value));
-        if (absent || (found && fits)) return true;
-        if (found) {
-            report("[plugin] %s.%s must be in range, got %g. Expected %g to %g. Do export again.", Plugin::kName,
-                   attribute.name, value, attribute.least, attribute.most);
-        } else {
-            report("[plugin] %s.%s must be given, got nothing. Expected %g to %g. Do export again.", Plugin::kName,
-                   attribute.name, attribute.least, attribute.most);
-        }
-        return false;
-    }
-
-    nvinfer1::PluginField fields[2];
-    nvinfer1::PluginFieldCollection collection = {2, fields};
-};
+// Whether the builder's shapes fit; if not, the reason is in the log.
+template <typename Operation>
+bool configure(const Operation& operation, const nvinfer1::DynamicPluginTensorDesc* in, int32_t inputs) {
+    nvinfer1::Dims dims[kMaxInputs] = {};
+    for (int i = 0; i < inputs && i < kMaxInputs; ++i) dims[i] = in[i].desc.dims;
+    if (operation.accepts(dims, inputs)) return true;
+    char words[96];
+    operation.expected(words, sizeof(words));
+    report("[plugin] %s must get inputs of other shapes, got %d inputs. Expected %s. Do export again.",
+           Operation::kName, inputs, words);
+    return false;
+}
 
 }  // namespace edge

@@ -4,80 +4,70 @@
 #pragma once
 
 #include "launch.h"            // defines: edge_roi_resize, EdgeFormat
-#include "plugin/operation.h"  // defines: Operation, Attribute, report
+#include "plugin/operation.h"  // defines: Attribute; says what an operation is
 
 namespace edge {
 
-class RoiResizePlugin final : public Operation<RoiResizePlugin> {
-  public:
+struct RoiResize {
     static constexpr char kName[] = "RoiResize";
     static constexpr Attribute kAttributes[2] = {{"size", 1, 4096, true, true}, {"scale", 1e-12, 1e12, false, false}};
 
-    RoiResizePlugin(int32_t size, float scale) : Operation(size, scale) {}
+    int32_t size;
+    float number;  // scale, 0 without
 
-    int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t inputs,
-                            const nvinfer1::DynamicPluginTensorDesc*, int32_t) noexcept override {
-        if (inputs == 2 || inputs == 3) {
-            const nvinfer1::Dims &image = in[0].desc.dims, &boxes = in[1].desc.dims;
-            const int rank = rank_of_boxes(inputs);
-            const bool fits = image.nbDims == 4 && image.d[1] == 3 && boxes.nbDims == rank && boxes.d[rank - 1] == 4;
-            if (fits && (inputs == 2 || in[2].desc.dims.nbDims == 1)) return 0;
-        }
-        report(
-            "[plugin] RoiResize must get an image and boxes, got %d inputs of other shapes. Expected (B, 3, H, W) and "
-            "(B, K, 4), or (R, 4) and owner (R). Do export again.",
-            inputs);
-        return -1;
+    bool accepts(const nvinfer1::Dims* in, int32_t inputs) const {
+        if (inputs != 2 && inputs != 3) return false;
+        const nvinfer1::Dims &image = in[0], &boxes = in[1];
+        const int rank = rank_of_boxes(inputs);
+        return image.nbDims == 4 && image.d[1] == 3 && boxes.nbDims == rank && boxes.d[rank - 1] == 4 &&
+               (inputs == 2 || in[2].nbDims == 1);
     }
-    int32_t getOutputDataTypes(nvinfer1::DataType* out, int32_t outputs, const nvinfer1::DataType* in,
-                               int32_t inputs) const noexcept override {
-        if (inputs < 2 || inputs > 3 || outputs != 1 || in[1] != nvinfer1::DataType::kFLOAT) return -1;
-        if (inputs == 3 && in[2] != nvinfer1::DataType::kINT32) return -1;
-        if (in[0] != nvinfer1::DataType::kFLOAT && in[0] != nvinfer1::DataType::kHALF) return -1;
-        out[0] = quantised() ? nvinfer1::DataType::kINT8 : in[0];
-        return 0;
+    void expected(char* words, size_t bytes) const {
+        std::snprintf(words, bytes, "an image (B, 3, H, W) and boxes (B, K, 4), or boxes (R, 4) and owner (R)");
     }
-    int32_t getOutputShapes(const nvinfer1::DimsExprs* in, int32_t inputs, const nvinfer1::DimsExprs*, int32_t,
-                            nvinfer1::DimsExprs* out, int32_t outputs,
-                            nvinfer1::IExprBuilder& expressions) noexcept override {
-        if (inputs < 2 || inputs > 3 || outputs != 1 || in[0].nbDims != 4) return -1;
-        if (in[1].nbDims != rank_of_boxes(inputs)) return -1;
-        out[0].nbDims = 4;
-        out[0].d[0] = inputs == 3
-                          ? in[1].d[0]
-                          : expressions.operation(nvinfer1::DimensionOperation::kPROD, *in[1].d[0], *in[1].d[1]);
-        out[0].d[1] = in[0].d[1];
-        out[0].d[2] = expressions.constant(size);
-        out[0].d[3] = expressions.constant(size);
-        return 0;
+    bool output_type(const nvinfer1::DataType* in, int32_t inputs, nvinfer1::DataType& out) const {
+        out = quantised() ? nvinfer1::DataType::kINT8 : in[0];
+        if (inputs < 2 || inputs > 3 || in[1] != nvinfer1::DataType::kFLOAT) return false;
+        if (inputs == 3 && in[2] != nvinfer1::DataType::kINT32) return false;
+        return in[0] == nvinfer1::DataType::kFLOAT || in[0] == nvinfer1::DataType::kHALF;
     }
-    bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* tensors, int32_t inputs,
-                                   int32_t) noexcept override {
-        const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
+    bool output_shape(const nvinfer1::DimsExprs* in, int32_t inputs, nvinfer1::DimsExprs& out,
+                      nvinfer1::IExprBuilder& expressions) const {
+        if (inputs < 2 || inputs > 3 || in[0].nbDims != 4 || in[1].nbDims != rank_of_boxes(inputs)) return false;
+        out.nbDims = 4;
+        out.d[0] = inputs == 3 ? in[1].d[0]
+                               : expressions.operation(nvinfer1::DimensionOperation::kPROD, *in[1].d[0], *in[1].d[1]);
+        out.d[1] = in[0].d[1];
+        out.d[2] = expressions.constant(size);
+        out.d[3] = expressions.constant(size);
+        return true;
+    }
+    bool supports(int32_t position, int32_t inputs, const nvinfer1::PluginTensorDesc& tensor,
+                  const nvinfer1::PluginTensorDesc& image) const {
+        using nvinfer1::DataType;
         const bool linear = tensor.format == nvinfer1::TensorFormat::kLINEAR;
         if (position == inputs) {
             // Widening fp16 pixels to fp32 would only cost bandwidth.
-            const bool widens = tensor.type == nvinfer1::DataType::kFLOAT && tensors[0].desc.type != tensor.type;
-            return !widens && quantised() == (tensor.type == nvinfer1::DataType::kINT8) && format_of(tensor) >= 0;
+            const bool widens = tensor.type == DataType::kFLOAT && image.type != tensor.type;
+            return !widens && quantised() == (tensor.type == DataType::kINT8) && format_of(tensor) >= 0;
         }
         switch (position) {
-            case 0:
-                return linear &&
-                       (tensor.type == nvinfer1::DataType::kFLOAT || tensor.type == nvinfer1::DataType::kHALF);
-            case 1: return linear && tensor.type == nvinfer1::DataType::kFLOAT;
-            case 2: return linear && tensor.type == nvinfer1::DataType::kINT32;
+            case 0: return linear && (tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF);
+            case 1: return linear && tensor.type == DataType::kFLOAT;
+            case 2: return linear && tensor.type == DataType::kINT32;
             default: return false;
         }
     }
-    int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
-                    const void* const* inputs, void* const* outputs, void*, cudaStream_t stream) noexcept override {
-        const nvinfer1::Dims& image = in[0].dims;
+    int32_t launch(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
+                   const void* const* inputs, void* const* outputs, cudaStream_t stream) const {
         // How many inputs there are is not said here; the rank of the boxes tells.
         const bool owned = in[1].dims.nbDims == rank_of_boxes(3);
+        const nvinfer1::Dims dims[] = {in[0].dims, in[1].dims, owned ? in[2].dims : nvinfer1::Dims{}};
+        if (!accepts(dims, owned ? 3 : 2)) return -1;
         return edge_roi_resize(inputs[0], in[0].type == nvinfer1::DataType::kHALF, static_cast<const float*>(inputs[1]),
-                               owned ? static_cast<const int*>(inputs[2]) : nullptr, static_cast<int>(image.d[0]),
-                               static_cast<int>(out[0].dims.d[0]), static_cast<int>(image.d[2]),
-                               static_cast<int>(image.d[3]), size, number, format_of(out[0]), outputs[0], stream);
+                               owned ? static_cast<const int*>(inputs[2]) : nullptr, static_cast<int>(dims[0].d[0]),
+                               static_cast<int>(out[0].dims.d[0]), static_cast<int>(dims[0].d[2]),
+                               static_cast<int>(dims[0].d[3]), size, number, format_of(out[0]), outputs[0], stream);
     }
 
   private:

@@ -396,17 +396,6 @@ def test_a_build_that_fails_is_one_line(fake_tensorrt, backend, tmp_path, how, w
     assert list(tmp_path.glob("engine.*")) == []
 
 
-def test_types_are_left_to_the_library_only_where_it_can_still_choose(fake_tensorrt, backend, tmp_path, small_graph):
-    fake_tensorrt("10.3")
-    assert (
-        backend.build({WHOLE: small_graph("int8")}, TargetSpec("tensorrt", "int8", (1,)), None, tmp_path, weakly_typed=True)["typing"]
-        == "weak"
-    )
-    fake_tensorrt("11.1")
-    with pytest.raises(EdgeError, match="TensorRT 10"):
-        backend.build({WHOLE: small_graph("int8")}, TargetSpec("tensorrt", "int8", (1,)), None, tmp_path, weakly_typed=True)
-
-
 def test_an_unparsable_graph_is_one_line(fake_tensorrt, backend, tmp_path, plugin, small_graph):
     fake_tensorrt("10.3")
     model = onnx.load_from_string(small_graph(regions=True))
@@ -439,6 +428,6 @@ def test_a_damaged_plan_is_refused_with_the_librarys_words(fake_tensorrt, backen
         backends.open_built(backend, tmp_path, TARGET, facts)[WHOLE]
 
 
-def test_tensorrt_8_is_too_old(fake_tensorrt, backend):
-    fake_tensorrt("10.3", EDGE_FAKE_VERSION="8.6.2.3")
-    assert "older than 10.0" in backend.probe().reason
+def test_tensorrt_8_0_is_too_old(fake_tensorrt, backend):
+    fake_tensorrt("10.3", EDGE_FAKE_VERSION="8.0.3")
+    assert "older than 8.5" in backend.probe().reason

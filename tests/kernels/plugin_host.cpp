@@ -9,12 +9,13 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "launch.h"
+#include "plugin/operation.h"  // defines: ILoggerFinder where TensorRT 8.5 has none
 
 using namespace nvinfer1;
 
-extern "C" IPluginCreatorInterface* const* getCreators(int32_t& count);
 extern "C" void setLoggerFinder(ILoggerFinder* finder);
 
 static int failures = 0;
@@ -70,31 +71,37 @@ struct Logger : ILogger {
     void log(Severity, const char* message) noexcept override { last = message; }
 };
 
-struct Finder : ILoggerFinder {
+static struct Finder final : ILoggerFinder {
     Logger logger;
     ILogger* findLogger() noexcept override { return &logger; }
-};
+} finder;
 
 // Symbolic sizes, here plain numbers.
+using Size = decltype(std::declval<IDimensionExpr&>().getConstantValue());  // int32 before TensorRT 10
+
 struct Number final : apiv::VDimensionExpr, IDimensionExpr {
-    explicit Number(int64_t value) : value(value) { mImpl = this; }
+    explicit Number(Size value) : value(value) { mImpl = this; }
     bool isConstant() const noexcept override { return true; }
-    int64_t getConstantValue() const noexcept override { return value; }
+    Size getConstantValue() const noexcept override { return value; }
+#if NV_TENSORRT_MAJOR >= 10
     bool isSizeTensor() const noexcept override { return false; }
-    int64_t value;
+#endif
+    Size value;
 };
 
 struct Numbers final : apiv::VExprBuilder, IExprBuilder {
     Numbers() { mImpl = this; }
-    const IDimensionExpr* constant(int64_t value) noexcept override { return new Number(value); }
+    const IDimensionExpr* constant(Size value) noexcept override { return new Number(value); }
     const IDimensionExpr* operation(DimensionOperation op, const IDimensionExpr& a,
                                     const IDimensionExpr& b) noexcept override {
         EXPECT(op == DimensionOperation::kPROD);
         return new Number(a.getConstantValue() * b.getConstantValue());
     }
+#if NV_TENSORRT_MAJOR >= 10
     const IDimensionExpr* declareSizeTensor(int32_t, const IDimensionExpr&, const IDimensionExpr&) override {
         return nullptr;
     }
+#endif
 };
 
 static Dims dims(std::initializer_list<int64_t> sizes) {
@@ -118,87 +125,74 @@ static PluginTensorDesc tensor(Dims sizes, DataType type, TensorFormat format = 
     return made;
 }
 
-struct Plugin {
-    IPluginV3* plugin;
-    IPluginV3OneCore* core;
-    IPluginV3OneBuild* build;
-    IPluginV3OneRuntime* runtime;
+// Node and Creator: a plugin and a creator of the interface that the headers are for.
+#if NV_TENSORRT_MAJOR >= 10
+#include "plugin_host_v3.h"
+#else
+#include "plugin_host_v2.h"
+#endif
 
-    explicit Plugin(IPluginV3* made) : plugin(made) {
-        core = static_cast<IPluginV3OneCore*>(made->getCapabilityInterface(PluginCapabilityType::kCORE));
-        build = static_cast<IPluginV3OneBuild*>(made->getCapabilityInterface(PluginCapabilityType::kBUILD));
-        runtime = static_cast<IPluginV3OneRuntime*>(made->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-    }
-};
-
-static IPluginV3* create(IPluginCreatorV3One* creator, int32_t size, const char* name, float number) {
+static auto create(const Creator& creator, int32_t size, const char* name, float number) {
     const PluginField fields[] = {{name, &number, PluginFieldType::kFLOAT32, 1},
                                   {"size", &size, PluginFieldType::kINT32, 1}};
     const PluginFieldCollection collection = {2, fields};
-    return creator->createPlugin("node", &collection, TensorRTPhase::kBUILD);
+    return creator.make(&collection);
 }
 
 // Whether the builder may choose these types and formats for all tensors.
-static bool supports(const Plugin& plugin, std::initializer_list<PluginTensorDesc> tensors) {
+static bool supports(const Node& plugin, std::initializer_list<PluginTensorDesc> tensors) {
     DynamicPluginTensorDesc described[4] = {};
     int count = 0;
     for (const PluginTensorDesc& each : tensors) described[count++].desc = each;
     for (int i = 0; i < count; ++i) {
-        if (!plugin.build->supportsFormatCombination(i, described, count - 1, 1)) return false;
+        if (!plugin.supports(i, described, count - 1)) return false;
     }
     return true;
-}
-
-// A serialised engine keeps the fields only: the plugin made from them must be the same one.
-static IPluginV3* restored(const Plugin& plugin, IPluginCreatorV3One* creator) {
-    const PluginFieldCollection* fields = plugin.runtime->getFieldsToSerialize();
-    return creator->createPlugin("node", fields, TensorRTPhase::kRUNTIME);
 }
 
 // ----------------------------------------------------------------------------
 // tests
 
-static void check_creator(IPluginCreatorV3One* creator, const char* name, const char* second, Logger& logger) {
-    EXPECT(!std::strcmp(creator->getPluginName(), name));
-    EXPECT(!std::strcmp(creator->getPluginVersion(), "1"));
-    EXPECT(!std::strcmp(creator->getPluginNamespace(), "edge"));
-    const PluginFieldCollection* names = creator->getFieldNames();
+static void check_creator(const Creator& creator, const char* name, const char* second) {
+    const std::string& words = finder.logger.last;
+    EXPECT(!std::strcmp(creator.name(), name));
+    EXPECT(!std::strcmp(creator.version(), "1"));
+    EXPECT(!std::strcmp(creator.name_space(), "edge"));
+    const PluginFieldCollection* names = creator.names();
     EXPECT(names->nbFields == 2);
     EXPECT(!std::strcmp(names->fields[0].name, "size") && names->fields[0].type == PluginFieldType::kINT32);
     EXPECT(!std::strcmp(names->fields[1].name, second) && names->fields[1].type == PluginFieldType::kFLOAT32);
 
     EXPECT(create(creator, -3, second, 0.5f) == nullptr);
     for (const char* part : {name, "size must", "got -3", "Expected", "Do export"}) {
-        EXPECT(logger.last.find(part) != std::string::npos);
+        EXPECT(words.find(part) != std::string::npos);
     }
     EXPECT(create(creator, 448, second, -0.5f) == nullptr);
-    EXPECT(logger.last.find(second) != std::string::npos);
-    EXPECT(creator->createPlugin("node", nullptr, TensorRTPhase::kBUILD) == nullptr);
-    EXPECT(logger.last.find("got nothing") != std::string::npos);
+    EXPECT(words.find(second) != std::string::npos);
+    EXPECT(creator.make(nullptr) == nullptr);
+    EXPECT(words.find("got nothing") != std::string::npos);
     const PluginField text[] = {{"size", "448", PluginFieldType::kCHAR, 3}};
     const PluginFieldCollection wrong = {1, text};
-    EXPECT(creator->createPlugin("node", &wrong, TensorRTPhase::kBUILD) == nullptr);
-    EXPECT(logger.last.find("another type") != std::string::npos);
+    EXPECT(creator.make(&wrong) == nullptr);
+    EXPECT(words.find("another type") != std::string::npos);
 }
 
-static void check_region_boxes(IPluginCreatorV3One* creator) {
+static void check_region_boxes(const Creator& creator) {
     EXPECT(create(creator, 448, "threshold", 1.0f) == nullptr);
     EXPECT(create(creator, 2048, "threshold", 0.5f) == nullptr);
-    const Plugin plugin(create(creator, 448, "threshold", 0.3f));
-    EXPECT(plugin.build->getNbOutputs() == 1);
-    EXPECT(!std::strcmp(plugin.core->getPluginName(), "RegionBoxes"));
+    const Node plugin(create(creator, 448, "threshold", 0.3f));
+    EXPECT(plugin.outputs() == 1);
+    EXPECT(!std::strcmp(plugin.name(), "RegionBoxes"));
 
     Numbers numbers;
     const DimsExprs in[] = {symbols({8, 4, 14, 14})};
-    DimsExprs out[1] = {};
-    EXPECT(plugin.build->getOutputShapes(in, 1, nullptr, 0, out, 1, numbers) == 0);
-    EXPECT(out[0].nbDims == 3 && out[0].d[0]->getConstantValue() == 8 && out[0].d[1]->getConstantValue() == 4);
-    EXPECT(out[0].d[2]->getConstantValue() == 4);
+    DimsExprs out{};
+    EXPECT(plugin.output_shape(in, 1, out, numbers));
+    EXPECT(out.nbDims == 3 && out.d[0]->getConstantValue() == 8 && out.d[1]->getConstantValue() == 4);
+    EXPECT(out.d[2]->getConstantValue() == 4);
 
     const DataType full = DataType::kFLOAT, half = DataType::kHALF;
-    DataType type = DataType::kINT32;
-    EXPECT(plugin.build->getOutputDataTypes(&type, 1, &full, 1) == 0 && type == DataType::kFLOAT);
-    EXPECT(plugin.build->getOutputDataTypes(&type, 1, &half, 1) != 0);
+    EXPECT(plugin.output_type(&full, 1) == DataType::kFLOAT);
 
     const PluginTensorDesc maps = tensor(dims({8, 4, 14, 14}), full), boxes = tensor(dims({8, 4, 4}), full);
     EXPECT(supports(plugin, {maps, boxes}));
@@ -208,95 +202,93 @@ static void check_region_boxes(IPluginCreatorV3One* creator) {
 
     DynamicPluginTensorDesc described[1] = {};
     described[0].desc = tensor(dims({-1, 4, 14, 14}), full);
-    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) == 0);
+    EXPECT(plugin.configure(described, 1));
     described[0].desc.dims = dims({-1, 4, 14, 13});
-    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) != 0);
+    EXPECT(!plugin.configure(described, 1));
     described[0].desc.dims = dims({-1, 4, 33, 33});
-    EXPECT(plugin.build->configurePlugin(described, 1, nullptr, 1) != 0);
+    EXPECT(!plugin.configure(described, 1));
 
     const void* inputs[] = {reinterpret_cast<void*>(0x100)};
     void* outputs[] = {reinterpret_cast<void*>(0x200)};
     const auto stream = reinterpret_cast<cudaStream_t>(0x300);
-    for (IPluginV3* each : {plugin.plugin, plugin.plugin->clone(), restored(plugin, creator)}) {
+    for (const Node& each : {plugin, plugin.clone(), creator.restored(plugin)}) {
         const int calls = launched.calls;
-        IPluginV3* attached = Plugin(each).runtime->attachToContext(nullptr);
-        EXPECT(Plugin(attached).runtime->onShapeChange(&maps, 1, &boxes, 1) == 0);
-        EXPECT(Plugin(attached).runtime->enqueue(&maps, &boxes, inputs, outputs, nullptr, stream) == 0);
+        EXPECT(each.enqueue(&maps, &boxes, inputs, outputs, stream) == 0);
         EXPECT(launched.calls == calls + 1 && launched.count == 32 && launched.grid == 14 && launched.size == 448);
         EXPECT(launched.threshold == 0.3f && launched.image == inputs[0] && launched.out == outputs[0]);
         EXPECT(launched.stream == stream);
-        EXPECT(!std::strcmp(Plugin(each).build->getTimingCacheID(), "size=448;threshold=0.300000012"));
+        const PluginTensorDesc tall = tensor(dims({8, 4, 14, 13}), full);
+        EXPECT(each.enqueue(&tall, &boxes, inputs, outputs, stream) != 0 && launched.calls == calls + 1);
     }
 }
 
 // The third input: boxes of one rank less, and an owner for each.
-static void check_owner(const Plugin& plugin) {
+static void check_owner(const Node& plugin) {
     Numbers numbers;
     const DimsExprs in[] = {symbols({8, 3, 448, 448}), symbols({5, 4}), symbols({5})};
-    DimsExprs out[1] = {};
-    EXPECT(plugin.build->getOutputShapes(in, 3, nullptr, 0, out, 1, numbers) == 0);
+    DimsExprs out{};
+    EXPECT(plugin.output_shape(in, 3, out, numbers));
     const int64_t expected[] = {5, 3, 448, 448};
-    EXPECT(out[0].nbDims == 4);
-    for (int i = 0; i < 4; ++i) EXPECT(out[0].d[i]->getConstantValue() == expected[i]);
-    EXPECT(plugin.build->getOutputShapes(in, 2, nullptr, 0, out, 1, numbers) != 0);
+    EXPECT(out.nbDims == 4);
+    for (int i = 0; i < 4; ++i) EXPECT(out.d[i]->getConstantValue() == expected[i]);
+    EXPECT(!plugin.output_shape(in, 2, out, numbers));
 
     const DataType full = DataType::kFLOAT, half = DataType::kHALF, whole = DataType::kINT32;
-    DataType type = DataType::kINT8;
-    const DataType types[] = {half, full, whole}, wrong_types[] = {half, full, full};
-    EXPECT(plugin.build->getOutputDataTypes(&type, 1, types, 3) == 0 && type == half);
-    EXPECT(plugin.build->getOutputDataTypes(&type, 1, wrong_types, 3) != 0);
+    const DataType types[] = {half, full, whole};
+    EXPECT(plugin.output_type(types, 3) == half);
 
     const PluginTensorDesc image = tensor(dims({8, 3, 448, 448}), half), boxes = tensor(dims({5, 4}), full);
     const PluginTensorDesc owner = tensor(dims({5}), whole), crops = tensor(dims({5, 3, 448, 448}), half);
     EXPECT(supports(plugin, {image, boxes, owner, crops}));
     EXPECT(supports(plugin, {image, boxes, owner, tensor(crops.dims, half, TensorFormat::kHWC8)}));
-    EXPECT(!supports(plugin, {image, boxes, tensor(owner.dims, DataType::kINT64), crops}));
+    EXPECT(!supports(plugin, {image, boxes, tensor(owner.dims, kNotAnOwner), crops}));
     EXPECT(!supports(plugin, {image, boxes, tensor(owner.dims, whole, TensorFormat::kHWC8), crops}));
     EXPECT(!supports(plugin, {image, boxes, owner, tensor(crops.dims, full)}));
 
     DynamicPluginTensorDesc described[3] = {};
     for (int i = 0; i < 3; ++i) described[i].desc = std::array{image, boxes, owner}[i];
     described[1].desc.dims.d[0] = described[2].desc.dims.d[0] = -1;
-    EXPECT(plugin.build->configurePlugin(described, 3, nullptr, 1) == 0);
-    EXPECT(plugin.build->configurePlugin(described, 2, nullptr, 1) != 0);
+    EXPECT(plugin.configure(described, 3));
+    EXPECT(!plugin.configure(described, 2));
     described[1].desc.dims = dims({8, -1, 4});
-    EXPECT(plugin.build->configurePlugin(described, 3, nullptr, 1) != 0);
-    EXPECT(plugin.build->configurePlugin(described, 2, nullptr, 1) == 0);
+    EXPECT(!plugin.configure(described, 3));
+    EXPECT(plugin.configure(described, 2));
 
     const PluginTensorDesc inputs[] = {image, boxes, owner};
     const void* addresses[] = {reinterpret_cast<void*>(0x100), reinterpret_cast<void*>(0x200),
                                reinterpret_cast<void*>(0x300)};
     void* outputs[] = {reinterpret_cast<void*>(0x400)};
-    EXPECT(plugin.runtime->enqueue(inputs, &crops, addresses, outputs, nullptr, nullptr) == 0);
+    EXPECT(plugin.enqueue(inputs, &crops, addresses, outputs, nullptr) == 0);
     EXPECT(launched.images == 8 && launched.crops == 5 && launched.half_image && launched.format == EDGE_FP16_LINEAR);
     EXPECT(launched.image == addresses[0] && launched.boxes == addresses[1] && launched.owner == addresses[2]);
     EXPECT(launched.out == outputs[0]);
+    const PluginTensorDesc grey[] = {tensor(dims({8, 1, 448, 448}), half), boxes, owner};
+    const int calls = launched.calls;
+    EXPECT(plugin.enqueue(grey, &crops, addresses, outputs, nullptr) != 0 && launched.calls == calls);
 }
 
-static void check_roi_resize(IPluginCreatorV3One* creator) {
-    const Plugin plain(create(creator, 448, "scale", 0.0f)), quantised(create(creator, 256, "scale", 0.02f));
+static void check_roi_resize(const Creator& creator) {
+    const Node plain(create(creator, 448, "scale", 0.0f)), quantised(create(creator, 256, "scale", 0.02f));
     Numbers numbers;
     const DimsExprs in[] = {symbols({8, 3, 448, 448}), symbols({8, 4, 4})};
-    DimsExprs out[1] = {};
-    EXPECT(plain.build->getOutputShapes(in, 2, nullptr, 0, out, 1, numbers) == 0);
+    DimsExprs out{};
+    EXPECT(plain.output_shape(in, 2, out, numbers));
     const int64_t expected[] = {32, 3, 448, 448};
-    EXPECT(out[0].nbDims == 4);
-    for (int i = 0; i < 4; ++i) EXPECT(out[0].d[i]->getConstantValue() == expected[i]);
+    EXPECT(out.nbDims == 4);
+    for (int i = 0; i < 4; ++i) EXPECT(out.d[i]->getConstantValue() == expected[i]);
 
     const DataType full = DataType::kFLOAT, half = DataType::kHALF, byte = DataType::kINT8;
-    const DataType full_in[] = {full, full}, half_in[] = {half, full}, half_boxes[] = {half, half};
-    DataType type = DataType::kINT32;
-    EXPECT(plain.build->getOutputDataTypes(&type, 1, full_in, 2) == 0 && type == full);
-    EXPECT(plain.build->getOutputDataTypes(&type, 1, half_in, 2) == 0 && type == half);
-    EXPECT(quantised.build->getOutputDataTypes(&type, 1, half_in, 2) == 0 && type == byte);
-    EXPECT(plain.build->getOutputDataTypes(&type, 1, half_boxes, 2) != 0);
+    const DataType full_in[] = {full, full}, half_in[] = {half, full};
+    EXPECT(plain.output_type(full_in, 2) == full);
+    EXPECT(plain.output_type(half_in, 2) == half);
+    EXPECT(quantised.output_type(half_in, 2) == byte);
 
     DynamicPluginTensorDesc described[2] = {};
     described[0].desc = tensor(dims({-1, 3, 448, 448}), full);
     described[1].desc = tensor(dims({-1, 4, 4}), full);
-    EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) == 0);
+    EXPECT(plain.configure(described, 2));
     described[0].desc.dims = dims({-1, 4, 448, 448});
-    EXPECT(plain.build->configurePlugin(described, 2, nullptr, 1) != 0);
+    EXPECT(!plain.configure(described, 2));
 
     check_owner(plain);
 
@@ -312,14 +304,14 @@ static void check_roi_resize(IPluginCreatorV3One* creator) {
                     tensor(crops, static_cast<DataType>(out_type), static_cast<TensorFormat>(format));
                 EXPECT(!supports(plain, {tensor(image, source.type, TensorFormat::kHWC8), boxes, made}));
                 EXPECT(!supports(plain, {source, tensor(boxes.dims, half), made}));
-                for (const Plugin* plugin : {&plain, &quantised}) {
+                for (const Node* plugin : {&plain, &quantised}) {
                     if (!supports(*plugin, {source, boxes, made})) continue;
                     ++offered;
                     EXPECT((plugin == &quantised) == (made.type == byte));
                     const PluginTensorDesc inputs[] = {source, boxes};
                     const void* addresses[] = {reinterpret_cast<void*>(0x100), reinterpret_cast<void*>(0x200)};
                     void* outputs[] = {reinterpret_cast<void*>(0x300)};
-                    EXPECT(plugin->runtime->enqueue(inputs, &made, addresses, outputs, nullptr, nullptr) == 0);
+                    EXPECT(plugin->enqueue(inputs, &made, addresses, outputs, nullptr) == 0);
                     const bool linear = made.format == TensorFormat::kLINEAR;
                     const int written = made.type == full   ? EDGE_FP32_LINEAR
                                         : made.type == half ? (linear ? EDGE_FP16_LINEAR : EDGE_FP16_HWC8)
@@ -337,28 +329,18 @@ static void check_roi_resize(IPluginCreatorV3One* creator) {
         }
     }
     EXPECT(offered == 5 + 6);  // fp32 to fp32, fp16, hwc8; fp16 to fp16, hwc8; both to three int8 formats
-
-    const Plugin back(restored(quantised, creator));
-    EXPECT(!std::strcmp(back.build->getTimingCacheID(), quantised.build->getTimingCacheID()));
-    EXPECT(std::strcmp(plain.build->getTimingCacheID(), quantised.build->getTimingCacheID()));
-    const PluginFieldCollection* fields = back.runtime->getFieldsToSerialize();
-    EXPECT(fields->nbFields == 2 && *static_cast<const int32_t*>(fields->fields[0].data) == 256);
-    EXPECT(*static_cast<const float*>(fields->fields[1].data) == 0.02f);
 }
 
 int main() {
-    Finder finder;
-    int32_t count = 0;
-    IPluginCreatorInterface* const* creators = getCreators(count);
-    EXPECT(count == 2);
-    auto* boxes = static_cast<IPluginCreatorV3One*>(creators[0]);
-    auto* resize = static_cast<IPluginCreatorV3One*>(creators[1]);
+    const auto [boxes, resize] = creators();
     EXPECT(create(boxes, -1, "threshold", 0.5f) == nullptr);  // without a logger: refused in silence
     setLoggerFinder(&finder);
-    check_creator(boxes, "RegionBoxes", "threshold", finder.logger);
-    check_creator(resize, "RoiResize", "scale", finder.logger);
+    check_creator(boxes, "RegionBoxes", "threshold");
+    check_creator(resize, "RoiResize", "scale");
     check_region_boxes(boxes);
     check_roi_resize(resize);
+    const Node find(create(boxes, 448, "threshold", 0.3f)), crop(create(resize, 256, "scale", 0.02f));
+    check_interface(boxes, resize, find, crop);
     std::printf("%d failures\n", failures);
     return failures;
 }

@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edge.errors import EdgeError
+from edge.graph import FLOAT32_PREFIX
 from edge.lower import lower, reference
-from edge.lower.float32_names import FLOAT32
 from edge.lower.opset_17 import check, opset_17
 from edge.lower.replace_ops import replace_ops
 
@@ -56,11 +56,13 @@ def test_weights_are_float32_and_round_to_the_same_integers(quantised: onnx.Mode
 
 def test_what_decides_about_classes_and_boxes_is_named_so(quantised: onnx.ModelProto) -> None:
     graph = lowered(quantised, "int8").graph
-    exact = {node.name.removeprefix(FLOAT32) for node in graph.node if node.name.startswith(FLOAT32)}
+    exact = {node.name.removeprefix(FLOAT32_PREFIX) for node in graph.node if node.name.startswith(FLOAT32_PREFIX)}
     assert {"global/classifier", "global/top", "global/boxes", "local/scores"} <= exact
     assert not {"global/stem", "global/block.conv1", "global/block/add"} & exact
-    assert not [node.name for node in graph.node if node.name.startswith(FLOAT32) and node.op_type.endswith("Linear")]
-    assert not [node for node in lowered(quantised, "fp32").graph.node if node.name.startswith(FLOAT32)], "nothing else to hold there"
+    assert not [node.name for node in graph.node if node.name.startswith(FLOAT32_PREFIX) and node.op_type.endswith("Linear")]
+    assert not [node for node in lowered(quantised, "fp32").graph.node if node.name.startswith(FLOAT32_PREFIX)], (
+        "nothing else to hold there"
+    )
 
 
 def changed(model: onnx.ModelProto, op_type: str, change: Callable[[onnx.NodeProto], object]) -> onnx.ModelProto:

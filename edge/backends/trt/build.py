@@ -20,9 +20,9 @@ from edge.backends.trt.child import MARK, Answer, Request
 from edge.backends.trt.layers import read_layers
 from edge.backends.trt.plan import packed_plan, quiet_logger
 from edge.backends.trt.plugin import PLUGIN_VARIABLE, Route, register_plugin
-from edge.backends.trt.vendor import LEVEL, Vendor
+from edge.backends.trt.vendor import LEVEL, Vendor, is_version_8
 from edge.errors import EdgeError, one_of
-from edge.graph import BOXES, INPUT
+from edge.graph import BOXES, FLOAT32_PREFIX, INPUT
 from edge.manifest import digest_json
 from edge.ops.region_boxes import KERNEL_MAX_SIZE
 
@@ -42,6 +42,10 @@ def main() -> int:
     os._exit(0)
 
 
+# Kinds of layers that compute nothing in floats, or choose their own types.
+UNTYPED = frozenset({"CONSTANT", "SHAPE", "PLUGIN", "PLUGIN_V2"})
+
+
 class _NoPlan(EdgeError):
     """The builder gave up; less workspace may help."""
 
@@ -57,7 +61,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         register_plugin(trt.get_plugin_registry(), folder / request.plugin)
     elif route is Route.AHEAD_OF_TIME:
         aot.register(trt, aot.compile_kernels(device.compute_capability if device else (8, 0)))
-    network = _parse(trt, builder, logger, lowered, weakly_typed=request.weakly_typed)
+    network = _parse(trt, builder, logger, lowered)
     inputs = {each.name: tuple(each.shape)[1:] for each in map(network.get_input, range(network.num_inputs))}
     size = inputs[INPUT][-1]
     if route is not Route.NONE and size > KERNEL_MAX_SIZE:
@@ -67,17 +71,17 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
-    config.builder_optimization_level = LEVEL
+    if hasattr(config, "builder_optimization_level"):  # TensorRT 8.5 lacks it
+        config.builder_optimization_level = LEVEL
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so in the graph.
     config.clear_flag(trt.BuilderFlag.TF32)
     workspace = int(request.share * _free_memory(device)) if request.share and device else 0
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    if request.weakly_typed:
-        config.set_flag(trt.BuilderFlag.FP16)
-        if request.precision == "int8":
-            config.set_flag(trt.BuilderFlag.INT8)
+    weak = not _typed_by_graph(trt)
+    if weak:
+        _choose_types(trt, config, network, request.precision)
     _set_compute_capabilities(trt, config, request.compute_capabilities)
     for counts in request.profiles:
         profile = builder.create_optimization_profile()
@@ -94,7 +98,11 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         config.set_timing_cache(known, ignore_mismatch=False)
 
     start = time.perf_counter()
-    plan = builder.build_serialized_network(network, config)
+    plan, constraints = builder.build_serialized_network(network, config), "obeyed" if weak else None
+    if plan is None and weak:
+        config.clear_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+        plan, constraints = builder.build_serialized_network(network, config), "preferred"
     if plan is None:
         raise _NoPlan(
             "backend",
@@ -107,6 +115,8 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
             write_atomically(timings, bytes(config.get_timing_cache().serialize()))
     facts = {
         "machine": machine,
+        "typing": "weak" if weak else "strong",
+        "constraints": constraints,
         "workspace": workspace,
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),
@@ -142,19 +152,38 @@ def describe(network: Native) -> Facts:
     }
 
 
-def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes, *, weakly_typed: bool) -> Native:
-    flags = trt.NetworkDefinitionCreationFlag
-    if weakly_typed and not hasattr(trt.BuilderFlag, "FP16"):  # what its version has, the library's enumerations say by name
-        problem = f"TensorRT {trt.__version__} cannot choose types; TensorRT 10 was the last that could"
-        raise EdgeError("backend", problem, "Build it strongly typed")
-    strong = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0  # TensorRT 11 has no other networks
-    network = builder.create_network(0 if weakly_typed else strong)
+def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> Native:
+    kinds = trt.NetworkDefinitionCreationFlag.__members__
+    # TensorRT 8 has to be told that the batch is a dimension, TensorRT 10 that types are the graph's; 11 has no other networks.
+    kind = kinds.get("STRONGLY_TYPED", None if _typed_by_graph(trt) else kinds.get("EXPLICIT_BATCH"))
+    network = builder.create_network(0 if kind is None else 1 << int(kind))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(lowered):
         errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         said = " ".join(errors.split())[:300] or "it does not say why"
         raise EdgeError("backend", f"The parser refuses the graph: {said}", "Report the graph, or use another `backend`")
     return network
+
+
+def _typed_by_graph(trt: Native) -> bool:
+    """Whether types are those of the graph; TensorRT 8 chooses them itself, as flags and constraints allow."""
+    return not is_version_8(str(trt.__version__))
+
+
+def _choose_types(trt: Native, config: Native, network: Native, precision: str) -> None:
+    """Let TensorRT 8 choose: 16 bits, and 8 between Q and DQ, for all but what the graph names ``float32/``."""
+    if precision == "fp32":
+        return
+    config.set_flag(trt.BuilderFlag.FP16)
+    if precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for layer in map(network.get_layer, range(network.num_layers)):
+        floats = [index for index in range(layer.num_outputs) if layer.get_output(index).dtype == trt.DataType.FLOAT]
+        if layer.name.startswith(FLOAT32_PREFIX) and floats and layer.type.name not in UNTYPED:
+            layer.precision = trt.DataType.FLOAT
+            for index in floats:
+                layer.set_output_type(index, trt.DataType.FLOAT)
 
 
 def _set_compute_capabilities(trt: Native, config: Native, wanted: list[str]) -> None:

@@ -39,7 +39,6 @@ class Request:
     route: str
     plugin: str
     compute_capabilities: list[str]
-    weakly_typed: bool
     share: float
     size: int
 

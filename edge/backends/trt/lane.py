@@ -144,7 +144,7 @@ class Lane:
         else:
             self._enqueue()
         self.cuda.synchronize(self.stream)
-        return {name: value[: self._count or None].copy() for name, value in self._out.arrays.items()}
+        return {name: _kept(value[: self._count or None]) for name, value in self._out.arrays.items()}
 
     def run_on_device(self, owner: object) -> dict[str, DeviceArray]:
         """Runs without the graph, which would fetch the outputs, and leaves them on the GPU.
@@ -174,3 +174,8 @@ class Lane:
         if not done:
             said = self._logger.said or "it does not say why"
             raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
+
+
+def _kept(output: np.ndarray) -> np.ndarray:
+    """A copy; whole numbers as int64, which TensorRT 8 lacks."""
+    return output.astype(np.int64 if output.dtype == np.int32 else output.dtype)

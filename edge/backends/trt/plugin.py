@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -60,10 +61,22 @@ def chosen_plugin() -> Plugin:
     return Plugin(Route.LIBRARY, Path(given)) if given else NO_PLUGIN
 
 
+def find_creator(registry: Native, name: str) -> Native:
+    """What makes our plugin of that name; None where it is not registered."""
+    # Named otherwise before TensorRT 10, which has creators of two interfaces.
+    find = registry.get_creator if hasattr(registry, "get_creator") else registry.get_plugin_creator
+    return find(name, "1", "edge")
+
+
 def register_plugin(registry: Native, path: Path) -> None:
     """Load a plugin library; in a process that has it already, nothing happens."""
-    registry.load_library(str(path))
-    if registry.get_creator("RoiResize", "1", "edge") is None:
+    if hasattr(registry, "load_library"):  # TensorRT 8.5 lacks it
+        registry.load_library(str(path))
+    else:
+        runtime = ctypes.CDLL("libnvinfer.so.8")  # the one that the module has loaded: it is known by this name
+        runtime.getPluginRegistry.restype = ctypes.c_void_p
+        ctypes.CDLL(str(path)).edge_register_plugins(ctypes.c_void_p(runtime.getPluginRegistry()))
+    if find_creator(registry, "RoiResize") is None:
         raise EdgeError(
             "backend",
             f"The plugin library {path.name} does not register edge::RoiResize 1",

@@ -20,7 +20,7 @@ from edge.backends.trt.cuda import LEGACY_STREAM, Device, open_cuda
 from edge.backends.trt.lane import MODES, NUMPY, Lane
 from edge.backends.trt.layers import read_layers
 from edge.backends.trt.plan import quiet_logger, unpacked_plan
-from edge.backends.trt.plugin import PLUGIN, register_plugin
+from edge.backends.trt.plugin import PLUGIN, find_creator, register_plugin
 from edge.errors import EdgeError
 from edge.graph import BOXES, INPUT
 from edge.manifest import REBUILD, digest_json
@@ -203,9 +203,10 @@ class TensorRTRunner(Runner):
         index = next((i for i, (least, _, most) in enumerate(self._profiles) if least <= size <= most), None)
         if index is None:
             raise EdgeError("infer", f"The engine has no profile for {size} {'regions' if beside else 'images'}", REBUILD)
-        # Memory for the lane's own profile; else every lane would take what the largest one needs.
-        own = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        context = self._engine.create_execution_context(self._config or own)
+        # Memory for the lane's own profile; in TensorRT 8, which cannot, every lane takes what the largest one needs.
+        strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
+        how = self._config or (strategies.ON_PROFILE_CHANGE if strategies else None)
+        context = self._engine.create_execution_context(how) if how else self._engine.create_execution_context()
         if context is None:
             problem = f"The GPU has no memory for the engine's activations: {self._logger.said or 'TensorRT does not say why'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
@@ -225,11 +226,13 @@ class TensorRTRunner(Runner):
         lane.close()
 
     def forms(self) -> dict[str, Form]:
-        """What the engine takes and gives, by name."""
+        """What the engine takes and gives, by name; whole numbers it gives are widened to int64, which TensorRT 8 lacks."""
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         found = {}
         for name in names:
             kind = self._engine.get_tensor_dtype(name).name
+            if kind == "INT32" and self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT:
+                kind = "INT64"
             shape = tuple(None if size < 0 else size for size in self._engine.get_tensor_shape(name))
             found[name] = Form(np.dtype(NUMPY[kind]).name if kind in NUMPY else kind, shape)
         return found
@@ -237,7 +240,7 @@ class TensorRTRunner(Runner):
     def _register_plugin(self, name: str, payload: Mapping[str, bytes]) -> None:
         """Load the plugin from its bytes, unless the process has one: TensorRT takes a path, where the bundle may hold another by now."""
         registry = self._trt.get_plugin_registry()
-        if registry.get_creator("RoiResize", "1", "edge") is not None:
+        if find_creator(registry, "RoiResize") is not None:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / PLUGIN

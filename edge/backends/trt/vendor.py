@@ -1,7 +1,7 @@
 """What TensorRT and TensorRT-RTX share as backends: probing, building in a process of its own, and the fit.
 
-One path from TensorRT 10.0 to 11: strongly typed networks, types made in the graph, enumerations by name only, because
-version 11 numbers them anew.
+From TensorRT 10 on networks are strongly typed, types made in the graph; TensorRT 8.5 and 8.6 choose types themselves. Enumerations
+go by name only, because version 11 numbers them anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge import cache
-from edge.backends.base import Backend, Facts, Native, Support, powers_of_two
+from edge.backends.base import UNBUILT, Backend, Facts, Native, Support, powers_of_two
 from edge.backends.trt import aot, cuda
 from edge.backends.trt.child import Answer, Request, build_in_child
 from edge.backends.trt.plan import parts_of, plan_file
@@ -24,10 +24,11 @@ from edge.manifest import digest_file, fits
 from edge.ops import DOMAIN
 from edge.spec import MAX_REGIONS, StagesSpec, TargetSpec
 
-STANDARD_NODES = "standard-nodes"  # the row of edge.lower's table that leaves no node of ours
+# Rows of edge.lower's table: one leaves no node of ours, the other is for TensorRT 8.
+STANDARD_NODES, VERSION_8 = "standard-nodes", "tensorrt-8"
 # Shares of the free memory a build may use as workspace, tried from the left until one does.
 LADDER = (0.75, 0.35, 0.15)
-OLDEST = (10, 0)
+OLDEST, NEXT = (8, 5), (12, 0)  # versions of TensorRT: the oldest that is served, the first that nobody knows
 LEVEL = 3  # the builder's optimisation level, of 0 to 5
 MAX_PLAN_BYTES = 1 << 40
 
@@ -61,12 +62,17 @@ class Vendor(Backend):
             return Support(reason=f"{self.name} does not import ({' '.join(str(error).split())[:160]})", fix=self.install)
         version = str(module.__version__)
         if not self.for_other_gpus and _numbers(version) < OLDEST:
-            fix = "Install TensorRT 10 (JetPack 6.1 or later)"
-            return Support(reason=f"TensorRT {version} is older than 10.0", fix=fix, version=version)
+            fix = "Install TensorRT 8.5 (JetPack 5.1) or later"
+            return Support(reason=f"TensorRT {version} is older than 8.5", fix=fix, version=version)
+        eight = not self.for_other_gpus and is_version_8(version)
         try:
             plugin = chosen_plugin() if self.plugins else NO_PLUGIN
             if plugin.route is Route.AHEAD_OF_TIME:
                 aot.check_version(module)
+            if eight and plugin.route is Route.NONE:
+                raise EdgeError(
+                    "backend", f"TensorRT {version} needs the plugin library", f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}"
+                )
         except EdgeError as error:
             return Support(reason=error.problem, fix=error.fix, version=version)
         device, missing, fix = cuda.present()
@@ -80,7 +86,20 @@ class Vendor(Backend):
             facts={"plugin": plugin.words, **(device.plain() if device else {})},
             # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
             int8_float16="fp16",
-            lowering=STANDARD_NODES if plugin.route is Route.NONE else "",
+            lowering=VERSION_8 if eight else STANDARD_NODES if plugin.route is Route.NONE else "",
+        )
+
+    def support_of(self, version: str) -> Support:
+        numbers = _numbers(version)
+        if self.for_other_gpus or len(numbers) < 2 or not OLDEST <= numbers < NEXT:
+            return super().support_of(version)
+        return Support(
+            reason=f"the plan is to be built on the device, with TensorRT {version}",
+            version=version,
+            float16="fp16",
+            builds=True,
+            int8_float16="fp16",
+            lowering=VERSION_8 if is_version_8(version) else self.lowering,
         )
 
     def build(
@@ -91,7 +110,6 @@ class Vendor(Backend):
         folder: Path,
         *,
         compute_capabilities: tuple[str, ...] = (),
-        weakly_typed: bool = False,
     ) -> Facts:
         """Write a plan for each stage (and the plugin they need) into the folder.
 
@@ -100,7 +118,6 @@ class Vendor(Backend):
         Args:
             lowered: ONNX graphs by stage. Nodes of ours in them need the plugin, as a library or ahead of time.
             compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
-            weakly_typed: let the library choose types, as far as this version still can; only to compare.
 
         Returns:
             Facts for the manifest: plugin, typing, where it was built; and of each plan, in ``stages`` where there are two, its file
@@ -112,7 +129,6 @@ class Vendor(Backend):
             "plugin": shipped,
             "level": LEVEL,
             "compute_capabilities": list(compute_capabilities),
-            "typing": "weak" if weakly_typed else "strong",
             "regions": plugin.route.regions,
         }
         plans = {}
@@ -127,7 +143,6 @@ class Vendor(Backend):
                 route=plugin.route.value,
                 plugin=shipped["file"] if shipped else "",
                 compute_capabilities=list(compute_capabilities),
-                weakly_typed=weakly_typed,
                 share=0.0,
                 size=len(graph),
             )
@@ -136,7 +151,7 @@ class Vendor(Backend):
                 for leftover in folder.glob("engine.*"):
                     leftover.unlink()
                 raise EdgeError(*answer.error)
-            shared["machine"] = answer.facts.pop("machine")
+            shared |= {name: answer.facts.pop(name) for name in ("machine", "typing")}
             plans[stage] = {"payload": request.payload, "profiles": request.profiles, **answer.facts}
         return {**shared, **plans[WHOLE]} if WHOLE in plans else {**shared, "stages": plans}
 
@@ -163,11 +178,17 @@ class Vendor(Backend):
         return sorted({name for part in parts_of(facts).values() for name in _misfits(part)})
 
     def files(self, facts: Facts) -> list[str | None]:
-        plans = [part.get("payload") for part in parts_of(facts).values()]
+        plans = [] if UNBUILT in facts else [part.get("payload") for part in parts_of(facts).values()]
         return [*plans, *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
 
     def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
         """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
+        if UNBUILT in facts:
+            raise EdgeError(
+                "load",
+                f"The bundle holds no plan: it is for a device with TensorRT {facts[UNBUILT]}",
+                "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE",
+            )
         missing = [name for name in ("profiles", "plan_bytes") if any(name not in part for part in parts_of(facts).values())]
         if missing:
             raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
@@ -242,6 +263,11 @@ class Vendor(Backend):
         return plugin
 
 
+def is_version_8(version: str) -> bool:
+    """Whether a version of TensorRT is one of those that choose types themselves, and read opset 17."""
+    return _numbers(version)[:1] == (8,)
+
+
 def _misfits(part: Facts) -> list[str]:
     plugin, profiles, machine = part.get("plugin"), part.get("profiles", []), part.get("machine", {})
     capabilities = part.get("compute_capabilities", [])
@@ -252,6 +278,7 @@ def _misfits(part: Facts) -> list[str]:
         "plan_bytes": fits(part.get("plan_bytes", 0), 0, MAX_PLAN_BYTES),
         "machine": isinstance(machine, dict)
         and all(isinstance(machine.get(name), str | None) for name in ("version", "compute_capability")),
+        UNBUILT: isinstance(part.get(UNBUILT, ""), str),
         "compute_capabilities": isinstance(capabilities, list) and all(isinstance(each, str) for each in capabilities),
     }
     return [name for name, holds in checks.items() if not holds]

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "stages.h"
+#include "tensorrt_plan.h"
 
 namespace edge {
 namespace {
@@ -30,6 +31,7 @@ void check_process(const char* stage, pid_t loaded_in) {
 [[noreturn]] void refuse_closed() { throw Error("infer", "The engine is closed", "Load it again"); }
 
 Runners open_runners(const Bundle& bundle, const Contents& contents) {
+    refuse_unbuilt(bundle.engine);
     struct utsname machine{};
     uname(&machine);
     if (!bundle.architecture.empty() && bundle.architecture != machine.machine)

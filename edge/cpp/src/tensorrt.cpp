@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <optional>
 
 #include "tensorrt_lane.h"
 
@@ -21,9 +23,7 @@ void check_fit(const Bundle& bundle, const TensorRtPlan& plan) {
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "cudaDeviceGetAttribute");
     const std::string capability = std::to_string(major) + "." + std::to_string(minor);
-    const int library = getInferLibVersion();
-    const std::string version = std::to_string(library / 10000) + "." + std::to_string(library / 100 % 100) + "." +
-                                std::to_string(library % 100);
+    const std::string version = trt::library_version();
     const std::string& built = plan.version;
     if (built != version && built.rfind(version + ".", 0) != 0)  // the module's version may have a fourth part
         throw Error("load", "The engine was built with tensorrt " + built + "; here is " + version, bundle.rebuild());
@@ -45,12 +45,13 @@ void load_plugin(const Content& plugin, Loaded& loaded) {
     }
     const bool kept = file >= 0 && written == plugin.bytes &&
                       fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0;
-    const std::string reason = kept ? "" : std::strerror(errno);
+    const std::string reason =
+        kept ? trt::load_plugin("/proc/self/fd/" + std::to_string(file), loaded.logger) : std::strerror(errno);
     // Once loaded it stays open: the loader knows a library by its name, which another file must not get.
-    if (kept && getPluginRegistry()->loadLibrary(("/proc/self/fd/" + std::to_string(file)).c_str())) return;
+    if (reason.empty()) return;
     if (file >= 0) close(file);
     if (!kept) throw Error("load", "Cannot keep the bundle's plugin in memory: " + reason, "Close other programs");
-    throw Error("load", "TensorRT refuses the bundle's plugin: " + loaded.logger.last(), loaded.bundle.rebuild());
+    throw Error("load", "TensorRT refuses the bundle's plugin: " + reason, loaded.bundle.rebuild());
 }
 
 void read_tensors(Loaded& loaded) {
@@ -74,8 +75,7 @@ std::shared_ptr<Loaded> load(const Bundle& bundle, const Contents& contents, con
             "The plan has " + std::to_string(payload.bytes) + " bytes; its manifest says " + std::to_string(plan.bytes),
             bundle.rebuild());
     // Before deserialising: the engine's plugin nodes are looked up there.
-    if (!plan.plugin.empty() && !getPluginRegistry()->getCreator("RoiResize", "1", "edge"))
-        load_plugin(content_of(contents, plan.plugin, bundle), *loaded);
+    if (!plan.plugin.empty() && !trt::has_plugin()) load_plugin(content_of(contents, plan.plugin, bundle), *loaded);
     loaded->runtime.reset(nvinfer1::createInferRuntime(loaded->logger));
     if (loaded->runtime)
         loaded->engine.reset(loaded->runtime->deserializeCudaEngine(payload.data.get(), payload.bytes));
@@ -86,17 +86,9 @@ std::shared_ptr<Loaded> load(const Bundle& bundle, const Contents& contents, con
 }
 
 Forms forms_of(const Loaded& loaded) {
-    const auto words = [](nvinfer1::DataType type) {
-        switch (type) {
-            case nvinfer1::DataType::kFLOAT: return "f32";
-            case nvinfer1::DataType::kINT32: return "i32";
-            case nvinfer1::DataType::kINT64: return "i64";
-            default: return "another type";
-        }
-    };
     Forms forms;
     for (const auto& [name, input, shape, type, field] : loaded.tensors)
-        forms[name] = {words(type), {shape.d, shape.d + std::max<std::int32_t>(shape.nbDims, 0)}};
+        forms[name] = {trt::type_name(type), {shape.d, shape.d + std::max<std::int32_t>(shape.nbDims, 0)}};
     return forms;
 }
 
@@ -134,10 +126,34 @@ class TensorRt : public Runner {
             }
         }
         const std::lock_guard<std::mutex> guard(loaded_->making);
-        return std::make_unique<Lane>(loaded_, batch);
+        if (!mapped_) mapped_ = quicker_mapped();
+        return std::make_unique<Lane>(loaded_, batch, *mapped_);
+    }
+
+    // Where CPU and GPU share their memory: whether reading images in place, or copying them once, costs less here.
+    bool quicker_mapped() const {
+        int shared = 0;
+        check(cudaDeviceGetAttribute(&shared, cudaDevAttrIntegrated, 0), "cudaDeviceGetAttribute");
+        if (!shared) return false;
+        const std::size_t batch = loaded_->bundle.batches.front();
+        Lane copying(loaded_, batch, false), in_place(loaded_, batch, true);
+        const auto side = static_cast<std::size_t>(loaded_->bundle.image.size);
+        const std::vector<float> images(batch * 3 * side * side);
+        std::vector<double> taken[2];
+        for (int round = 0; round < 30; ++round)  // interleaved: clocks change meanwhile
+            for (Lane* lane : {&copying, &in_place}) {
+                const auto start = std::chrono::steady_clock::now();
+                lane->give(INPUT, images.data(), images.size() * sizeof(float));
+                lane->run();
+                const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+                if (round >= 10) taken[lane == &in_place].push_back(seconds.count());
+            }
+        for (auto& each : taken) std::nth_element(each.begin(), each.begin() + 10, each.end());
+        return taken[1][10] < taken[0][10];
     }
 
     const std::shared_ptr<Loaded> loaded_;
+    std::optional<bool> mapped_;  // once known, under the lock of who makes a lane
     std::mutex lock_;
     std::map<std::size_t, std::vector<std::unique_ptr<Held>>> idle_;  // lanes, by batch
 };

@@ -1,9 +1,6 @@
 // A plan of TensorRT that has been loaded, and what one call needs to run it; as edge/backends/trt/lane.py.
 #pragma once
 
-#include <NvInferRuntime.h>
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -17,35 +14,11 @@
 
 #include "runner.h"
 #include "tensorrt_plan.h"
+#include "tensorrt_version.h"
 
 namespace edge::trt {
 
 constexpr std::size_t ALIGNMENT = 256;  // bytes, as cudaMalloc aligns
-
-inline void check(cudaError_t code, const char* what) {
-    if (code != cudaSuccess)
-        throw Error("cuda", std::string(what) + " failed: " + cudaGetErrorString(code), "Run python -m edge.doctor");
-}
-
-// Keeps the last error instead of printing it.
-class Logger : public nvinfer1::ILogger {
-  public:
-    void log(Severity severity, const char* message) noexcept override {
-        if (severity > Severity::kERROR) return;
-        const std::lock_guard<std::mutex> guard(lock_);
-        std::strncpy(last_, message, sizeof last_ - 1);
-        for (char& each : last_)
-            if (each == '\n') each = ' ';
-    }
-    std::string last() {
-        const std::lock_guard<std::mutex> guard(lock_);
-        return *last_ ? last_ : "it gives no reason";
-    }
-
-  private:
-    std::mutex lock_;
-    char last_[300] = "";
-};
 
 // An input or output of an engine.
 struct Tensor {
@@ -56,7 +29,7 @@ struct Tensor {
     const Field* field;  // that an output fills; null for others
 
     // Of a value; other types are refused.
-    std::size_t bytes() const { return type == nvinfer1::DataType::kINT64 ? 8 : 4; }
+    std::size_t bytes() const { return value_bytes(type); }
 
     std::size_t row_bytes() const {
         std::size_t row = bytes();
@@ -111,9 +84,12 @@ using Host = std::unique_ptr<void, Release<cudaFreeHost>>;
 using Stream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Release<cudaStreamDestroy>>;
 using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Release<cudaGraphExecDestroy>>;
 
-// Arrays side by side in one buffer of the host and one of the GPU, so that one copy moves them all.
+// Arrays side by side in one buffer of the host and one of the GPU, so that one copy moves them all; or in one that
+// both read and write in place.
 class Arena {
   public:
+    explicit Arena(bool mapped) : mapped_(mapped) {}
+
     void add(const char* name, std::size_t bytes) {
         places_[name] = {bytes_, bytes};
         bytes_ += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -122,22 +98,28 @@ class Arena {
     // Once all are added. The host's are zeros.
     void allocate() {
         void* memory = nullptr;
-        check(cudaHostAlloc(&memory, bytes_, cudaHostAllocDefault), "cudaHostAlloc");
+        check(cudaHostAlloc(&memory, bytes_, mapped_ ? cudaHostAllocMapped : cudaHostAllocDefault), "cudaHostAlloc");
         host_.reset(memory);
         std::memset(memory, 0, bytes_);
-        check(cudaMalloc(&memory, bytes_), "cudaMalloc");
-        device_.reset(memory);
+        if (mapped_) {
+            check(cudaHostGetDevicePointer(&there_, memory, 0), "cudaHostGetDevicePointer");
+            return;
+        }
+        check(cudaMalloc(&there_, bytes_), "cudaMalloc");
+        device_.reset(there_);
     }
 
     char* host(const char* name) const { return static_cast<char*>(host_.get()) + place(name).first; }
-    char* device(const char* name) const { return static_cast<char*>(device_.get()) + place(name).first; }
+    char* device(const char* name) const { return static_cast<char*>(there_) + place(name).first; }
     std::size_t bytes(const char* name) const { return place(name).second; }
 
     void send(cudaStream_t stream) const {
-        check(cudaMemcpyAsync(device_.get(), host_.get(), bytes_, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+        if (mapped_) return;
+        check(cudaMemcpyAsync(there_, host_.get(), bytes_, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     }
     void fetch(cudaStream_t stream) const {
-        check(cudaMemcpyAsync(host_.get(), device_.get(), bytes_, cudaMemcpyDeviceToHost, stream), "cudaMemcpyAsync");
+        if (mapped_) return;
+        check(cudaMemcpyAsync(host_.get(), there_, bytes_, cudaMemcpyDeviceToHost, stream), "cudaMemcpyAsync");
     }
 
   private:
@@ -147,18 +129,21 @@ class Arena {
     const Place& place(const char* name) const { return places_.find(name)->second; }
 
     std::map<std::string, Place, std::less<>> places_;
+    const bool mapped_;
     std::size_t bytes_ = 0;
     Host host_;
-    Device device_;
+    Device device_;          // null where the host's memory is used in place
+    void* there_ = nullptr;  // where the GPU finds them
 };
 
 // One context with its stream, buffers and captured graph (copy in, run, copy out). A lane holds the images of one call
 // on the GPU; a lane beside it reads them there, on the same stream, and copies only its other inputs.
 class Lane : public Held {
   public:
-    // size: of its images; of a lane beside the one that holds those, of its regions.
-    Lane(std::shared_ptr<Loaded> loaded, std::size_t size, const Lane* images = nullptr)
-        : loaded_(std::move(loaded)), batch_(images ? images->batch_ : size) {
+    // size: of its images; of a lane beside the one that holds those, of its regions. mapped: the GPU reads and writes
+    // the host's memory in place.
+    Lane(std::shared_ptr<Loaded> loaded, std::size_t size, bool mapped, const Lane* images = nullptr)
+        : loaded_(std::move(loaded)), batch_(images ? images->batch_ : size), mapped_(mapped) {
         if (images) {
             stream_ = images->stream_;
         } else {
@@ -166,9 +151,7 @@ class Lane : public Held {
             check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
             own_stream_.reset(stream_);
         }
-        // Memory for the lane's own profile; else each would take what the largest one needs.
-        context_.reset(
-            loaded_->engine->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kON_PROFILE_CHANGE));
+        context_.reset(make_context(*loaded_->engine));
         loaded_->require(context_ != nullptr, "hold its activations");
         loaded_->require(context_->setOptimizationProfileAsync(loaded_->profile(size), stream_), "select the profile");
         const auto elsewhere = [&](const Tensor& tensor) { return images && std::strcmp(tensor.name, INPUT) == 0; };
@@ -177,7 +160,7 @@ class Lane : public Held {
             if (!elsewhere(tensor)) (tensor.input ? in_ : out_).add(tensor.name, rows * tensor.row_bytes());
             if (!tensor.input) continue;
             nvinfer1::Dims shape = tensor.shape;
-            shape.d[0] = static_cast<std::int64_t>(rows);
+            shape.d[0] = static_cast<Extent>(rows);
             loaded_->require(context_->setInputShape(tensor.name, shape), "take its size");
         }
         in_.allocate(), out_.allocate();
@@ -211,7 +194,7 @@ class Lane : public Held {
         std::unique_ptr<Lane>& lane = beside_[regions];
         if (!lane) {
             const std::lock_guard<std::mutex> guard(closer->making);
-            lane = std::make_unique<Lane>(closer, regions, this);
+            lane = std::make_unique<Lane>(closer, regions, mapped_, this);
         }
         return *lane;
     }
@@ -245,10 +228,11 @@ class Lane : public Held {
 
     const std::shared_ptr<Loaded> loaded_;
     const std::size_t batch_;
+    const bool mapped_;
     cudaStream_t stream_ = nullptr;
     // The graph refers to the buffers, the context to the stream: destroyed in this order, last first.
     Stream own_stream_;  // null beside another lane
-    Arena in_, out_;
+    Arena in_{mapped_}, out_{mapped_};
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
     Graph graph_;
     std::map<std::size_t, std::unique_ptr<Lane>> beside_;

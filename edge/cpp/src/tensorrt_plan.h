@@ -47,6 +47,7 @@ using TensorRtPlans = std::map<std::string, TensorRtPlan>;
 
 inline TensorRtPlans plans_of(const json& engine) {
     TensorRtPlans plans;
+    if (engine.contains("unbuilt")) return plans;
     const auto found = engine.find("stages");
     if (found == engine.end() || found->is_null()) {
         plans.emplace("", TensorRtPlan(engine, MAX_BATCH));
@@ -62,6 +63,15 @@ inline TensorRtPlans plans_of(const json& engine) {
         plans.emplace(stage, TensorRtPlan(facts, most));
     }
     return plans;
+}
+
+// Refuses a bundle whose plans the device it is for has yet to build.
+inline void refuse_unbuilt(const json& engine) {
+    const auto found = engine.find("unbuilt");
+    if (found == engine.end()) return;
+    throw Error("load",
+                "The bundle holds no plan: it is for a device with TensorRT " + text(engine, "unbuilt").substr(0, 40),
+                "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE");
 }
 
 // Names of those that an engine is loaded from.
