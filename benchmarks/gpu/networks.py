@@ -130,7 +130,8 @@ def network(source: Callable[[], Source], way: str, half: bool, device: str, bat
             return localisation.boxes_of(self._class_maps(maps, classes), size, self.threshold)
 
         def _crops(self, image: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-            return localisation.sampled(image, boxes, size)
+            crops: torch.Tensor = localisation.sampled(image, boxes, size)
+            return crops
 
     opened = source()
     model = opened.network.fused_for_export().to(device).eval()

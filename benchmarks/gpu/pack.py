@@ -12,8 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,21 +29,30 @@ from edge.pipeline import BuildOptions, build
 
 PART = 47_000_000  # bytes
 ARCHITECTURE = "90"
-LIBRARIES = ("__init__.py", "tensorrt.so", "libnvinfer.so.8", "libnvinfer_builder_resource.so.8.6.0", "libnvonnxparser.so.8", "libnvparsers.so.8")
+LIBRARIES = (
+    "__init__.py",
+    "tensorrt.so",
+    "libnvinfer.so.8",
+    "libnvinfer_builder_resource.so.8.6.0",
+    "libnvonnxparser.so.8",
+    "libnvparsers.so.8",
+)
 PROGRAMS = ("mcar_edge_build", "mcar_edge_bench")
-# What another distribution may have under another name, or not at all.
-CARRIED = re.compile(r"lib(mcar_edge|jpeg|png16|crypto|cudart|z)\.so")
+# What every system has, and what is in the pack; other libraries travel with what loads them.
+SYSTEM = re.compile(r"(ld-linux|lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+|cuda|nvinfer|nvonnxparser|cublas|cublasLt|cudnn|nvrtc).*\.so)")
 WHEELS = ("numpy<2.3", "pillow<13", "cuda-bindings<13", "cuda-pathfinder")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 UNUSED = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "site-packages", "config-3.10-*", "__pycache__")
 
-SMALL = {"weights": "mcar-mobilenetv2-scenes"}
-LARGE = {"model": "mcar-resnet50", "weights": "random", "size": 448, "calib_images": 32}
-BUNDLES: dict[str, BuildOptions] = {}
-for _name, _given in (("mobilenetv2-256", SMALL), ("resnet50-448", LARGE)):
-    for _precision in ("int8", "fp16"):
-        _read = {key: value for key, value in _given.items() if _precision == "int8" or key != "calib_images"}
-        BUNDLES[f"{_name}-{_precision}"] = BuildOptions(precision=_precision, backend="tensorrt", tensorrt="8.6", batch=1, **_read)  # type: ignore[arg-type]
+WEIGHTS = {
+    "mobilenetv2-256": BuildOptions(weights="mcar-mobilenetv2-scenes"),
+    "resnet50-448": BuildOptions(model="mcar-resnet50", weights="random", size=448, calib_images=32),
+}
+BUNDLES = {
+    f"{name}-{precision}": replace(options, precision=precision, backend="tensorrt", tensorrt="8.6", batch=1)
+    for name, options in WEIGHTS.items()
+    for precision in ("int8", "fp16")
+}
 
 
 def make(folder: Path, tensorrt: Path | None, threads: int) -> int:
@@ -67,7 +77,9 @@ def make(folder: Path, tensorrt: Path | None, threads: int) -> int:
     for archive, names in ARCHIVES.items():
         if not list(folder.glob(f"{archive}.tar.xz*")):
             print(f"… {archive}", file=sys.stderr, flush=True)
-            sources = [(library.parent, f"tensorrt/{name}") for name in LIBRARIES] if archive == "tensorrt" else [(made, name) for name in names]
+            sources = (
+                [(library.parent, f"tensorrt/{name}") for name in LIBRARIES] if archive == "tensorrt" else [(made, name) for name in names]
+            )
             compress(sources, folder / f"{archive}.tar.xz", threads)
         for part in split(folder, archive):
             print(f"{part.stat().st_size / 1e6:6.1f} MB  {part.name}")
@@ -111,12 +123,10 @@ def make_tools(target: Path, library: Path, headers: Path) -> None:
     libraries.mkdir()
     with TemporaryDirectory() as folder:
         built = Path(folder)
-        # Linked against a library that satisfies the linker where cuBLAS and cuDNN, which it would want, are not.
         call("gcc", "-shared", "-fPIC", f"-Wl,-soname,{STUB}", GPU / "stub_plugin.c", "-o", libraries / STUB)
         runtime = (
-            "-DCMAKE_BUILD_TYPE=Release", "-DMCAR_EDGE_BACKENDS=tensorrt", f"-DTENSORRT_INCLUDE_DIR={headers}",
-            f"-DTENSORRT_LIBRARY={library / 'libnvinfer.so.8'}", f"-DTENSORRT_PARSER_LIBRARY={library / 'libnvonnxparser.so.8'}",
-            "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined",
+            "-DCMAKE_BUILD_TYPE=Release", "-DMCAR_EDGE_BACKENDS=tensorrt", "-DMCAR_EDGE_STATIC=ON", "-DMCAR_EDGE_TOOLS=ON",
+            f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DTENSORRT_LIBRARY_DIR={library}",
         )  # fmt: skip
         call("cmake", "-S", REPOSITORY / "edge" / "cpp", "-B", built / "cpp", *runtime)
         call("cmake", "--build", built / "cpp", "-j1")
@@ -127,10 +137,15 @@ def make_tools(target: Path, library: Path, headers: Path) -> None:
         for name in PROGRAMS:
             program = next(path for path in (built / "cpp").rglob(name) if path.is_file())
             shutil.copy(program, programs)
-            for line in call("ldd", program).splitlines():
-                found = re.search(r"=> (\S+)", line)
-                if found and CARRIED.match(Path(found[1]).name):
-                    shutil.copy(found[1], libraries)
+            carry([program], libraries)
+
+
+def carry(programs: Iterable[Path], libraries: Path) -> None:
+    """Copy the libraries that programs load and not every system has."""
+    for program in programs:
+        for name, path in re.findall(r"(\S+) => (/\S+)", call("ldd", program)):
+            if not SYSTEM.match(name) and not (libraries / name).exists():
+                shutil.copy(path, libraries / name)
 
 
 def copy_headers(target: Path, headers: Path) -> None:
@@ -144,17 +159,11 @@ def make_bundles(target: Path) -> None:
         whole = target.with_name("whole") / name
         if not whole.is_dir():
             print(f"  {name}", file=sys.stderr, flush=True)
-            build(replaced(options, whole))
+            build(replace(options, output=whole))
         model, _, precision = name.rpartition("-")
         if precision == "int8":
             make_reference(target.parent, model, whole / REFERENCE)
         slim(whole, target / name)
-
-
-def replaced(options: BuildOptions, output: Path) -> BuildOptions:
-    from dataclasses import replace
-
-    return replace(options, output=output)
 
 
 def make_reference(made: Path, model: str, graph: Path) -> None:
@@ -162,7 +171,7 @@ def make_reference(made: Path, model: str, graph: Path) -> None:
     if not file.is_file():
         file.parent.mkdir(exist_ok=True)
         given = images.prepare(made, size, images.COUNTS[size])
-        np.savez_compressed(file, digest=digest_file(given.file), **images.reference(graph, given))
+        np.savez_compressed(file, digest=digest_file(given.file), **images.reference(graph, given))  # type: ignore[arg-type]
         if graph.stat().st_size < PART // 2:  # a large one would weigh more than it is worth
             shutil.copy(graph, file.with_suffix(".onnx"))
 
@@ -196,8 +205,9 @@ def make_python(target: Path) -> None:
         packages = target / "lib" / "python3.10" / "site-packages"
         for wheel in Path(wheels).iterdir():
             call(sys.executable, "-m", "zipfile", "-e", wheel, packages)
-        for tests in packages.rglob("tests"):
+        for tests in [*packages.rglob("tests")]:
             shutil.rmtree(tests)
+    carry([target / "bin" / "python3.10", *(target / "lib" / "python3.10" / "lib-dynload").glob("*.so")], target / "lib")
 
 
 # ---- archives ------------------------------------------------------------------------------------------------------
@@ -210,7 +220,11 @@ def compress(sources: list[tuple[Path, str]], target: Path, threads: int) -> Non
     with open(beside, "wb") as out:
         tar = subprocess.Popen(["tar", "cf", "-", *words], stdout=subprocess.PIPE)
         # A bundle's two graphs hold the same weights: the dictionary reaches from one to the other.
-        pressed = ["xz", "-2", "-c", "--lzma2=preset=2,dict=192MiB"] if "bundles" in target.name else ["xz", "-6", "-c", f"-T{threads}", "--block-size=24MiB"]
+        pressed = (
+            ["xz", "-2", "-c", "--lzma2=preset=2,dict=192MiB"]
+            if "bundles" in target.name
+            else ["xz", "-6", "-c", f"-T{threads}", "--block-size=24MiB"]
+        )
         codes = subprocess.run(pressed, stdin=tar.stdout, stdout=out, check=False).returncode, tar.wait()
     if any(codes):
         raise RuntimeError(f"{target.name} could not be made: tar and xz ended with {codes}")

@@ -171,7 +171,11 @@ def against(mine: Outputs, reference: Outputs, labels: np.ndarray | None) -> Fou
 
 def run_python(place: Place, found: Found, save: Save) -> None:
     """The same plans through ``edge.Engine`` and TensorRT's Python module: outputs equal to the C++ runtime's?"""
-    for stage, bundle in (("mobilenetv2-int8", "mobilenetv2-256"), ("mobilenetv2-fp16", "mobilenetv2-256"), ("resnet50-int8", "resnet50-448")):
+    for stage, bundle in (
+        ("mobilenetv2-int8", "mobilenetv2-256"),
+        ("mobilenetv2-fp16", "mobilenetv2-256"),
+        ("resnet50-int8", "resnet50-448"),
+    ):
         if not (place.plan(stage) / "manifest.json").is_file():
             found[stage] = {"missing": "no plan"}
             continue

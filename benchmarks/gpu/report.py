@@ -12,13 +12,17 @@ from typing import Any
 Found = Mapping[str, Any]
 
 COPY_PERCENT = 80  # that RoiResize must reach, fp16 to fp16 at B = 8, K = 4, 448: what its ladder times
+REHEARSAL = " (rehearsal: stand-ins, no figure counts)"
 MAP_DROP = 0.5  # points that int8 may lose
 
 
 def table(result: Found) -> str:
     """The Markdown report."""
     stages: Found = result["stages"]
-    lines = [f"# A run on {result['gpu'] or 'a machine without a GPU'}{' (rehearsal: stand-ins, no figure counts)' * bool(result.get('rehearsal'))}", ""]
+    lines = [
+        f"# A run on {result['gpu'] or 'a machine without a GPU'}{REHEARSAL if result.get('rehearsal') else ''}",
+        "",
+    ]
     lines += ["| stage | seconds | |", "|---|---|---|"]
     for name, found in stages.items():
         ended = f"failed: {found['failed']}" if "failed" in found else f"without {found['missing']}" if "missing" in found else "done"
@@ -29,7 +33,10 @@ def table(result: Found) -> str:
     if plans:
         lines += ["## Plans", "", "| plan | built in s | MB | p50 ms | batch | layers | int8 convolutions | reformats | casts |"]
         lines += ["|---|---|---|---|---|---|---|---|---|", *(plan_row(name, found) for name, found in plans.items()), ""]
-        lines += ["| plan | images | score error | same class | box IoU | coordinates equal / within 1 | mAP | drop |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "| plan | images | score error | same class | box IoU | coordinates equal / within 1 | mAP | drop |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         lines += [quality_row(name, found["quality"]) for name, found in plans.items() if "quality" in found]
         lines.append("")
         for name, found in plans.items():
@@ -43,7 +50,14 @@ def table(result: Found) -> str:
             for who, row in found["rows"].items():
                 ratio = f"{row['times_faster']} ({row['interval'][0]}–{row['interval'][1]}) than {row['than']}" if "than" in row else ""
                 lines.append(f"| {who} | {row['p50_ms']} | {ratio} |")
-            lines += ["", *(verdict(row["goal_met"], f"{who} twice as fast as torch.compile") for who, row in found["rows"].items() if "goal_met" in row)]
+            lines += [
+                "",
+                *(
+                    verdict(row["goal_met"], f"{who} twice as fast as torch.compile")
+                    for who, row in found["rows"].items()
+                    if "goal_met" in row
+                ),
+            ]
             lines += [*(f"- {who} answered: {cell(words)}" for who, words in found.get("answers", {}).items()), ""]
     for name, found in stages.items():
         if name in ("smallest", "python", "tensorrt-rtx", "sanitizer", "training") and found:
@@ -87,7 +101,15 @@ def plan_row(name: str, found: Found) -> str:
 
 def quality_row(name: str, found: Found) -> str:
     both = f"{cell(found['coordinates_equal'])} / {cell(found['coordinates_within_one'])}"
-    cells = [found["images"], found["score_error"], found["class_agreement"], found["mean_iou"], both, found.get("map", ""), found.get("map_drop", "")]
+    cells = [
+        found["images"],
+        found["score_error"],
+        found["class_agreement"],
+        found["mean_iou"],
+        both,
+        found.get("map", ""),
+        found.get("map_drop", ""),
+    ]
     return f"| {name} | {' | '.join(map(cell, cells))} |"
 
 

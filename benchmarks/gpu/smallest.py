@@ -34,7 +34,8 @@ def run(place: Place, found: Found, save: Save) -> None:
     bundle = next((path for path in refused if "mobilenetv2" in path.name), refused[0])
     found["bundle"] = bundle.name
     for graph in sorted(bundle.glob("lowered*.onnx")):
-        found[graph.name] = told = {}
+        told: Found = {}
+        found[graph.name] = told
         search(place, graph, "int8" in bundle.name, told, save)
 
 

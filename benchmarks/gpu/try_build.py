@@ -1,4 +1,4 @@
-"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph; its words on stderr, exit code 1 if it refuses.
+"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph; exit code 1 if it refuses.
 
 Runs in a Python that holds the module tensorrt alone. ``try_build.py GRAPH rehearsal`` refuses what has a planted
 fault, to rehearse the search.
@@ -6,6 +6,7 @@ fault, to rehearse the search.
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 FLOAT32 = "float32/"  # how the names of nodes begin that are held in float32
@@ -57,7 +58,7 @@ def refused_in_rehearsal(graph: str) -> bool:
     import onnx
 
     kinds = [node.op_type for node in onnx.load(graph).graph.node]
-    return any(pair == ("Conv", "Relu") or pair == ("Conv", "Clip") for pair in zip(kinds, kinds[1:], strict=False))
+    return any(pair in (("Conv", "Relu"), ("Conv", "Clip")) for pair in itertools.pairwise(kinds))
 
 
 def main() -> int:
