@@ -39,7 +39,7 @@ def run(place: Place, found: Found, save: Save, *, model: tuple[str, int], batch
     """Medians of interleaved rounds: of torch in processes of its own, of each plan by ``mcar_edge_bench``."""
     from edge.models.source import open_source
 
-    name, size = model
+    name, size = (model[0], 96) if place.rehearse else model
     device = "cpu" if place.rehearse else "cuda"
     rounds, calls = (2, 2) if place.rehearse else (ROUNDS, CALLS)
     images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)

@@ -38,8 +38,9 @@ LIBRARIES = (
     "libnvparsers.so.8",
 )
 PROGRAMS = ("mcar_edge_build", "mcar_edge_bench")
-# What every system has, and what is in the pack; other libraries travel with what loads them.
-SYSTEM = re.compile(r"(ld-linux|lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+|cuda|nvinfer|nvonnxparser|cublas|cublasLt|cudnn|nvrtc).*\.so)")
+# What every system has, what is tied to its C library, and what is in the pack; other libraries travel with what loads them.
+SYSTEM = re.compile(r"ld-linux|lib(c|m|dl|rt|pthread|resolv|nsl|gcc_s|stdc\+\+)\.so|lib(cuda|cu|nv)")
+LOADED = ("_ctypes", "zlib", "_bz2", "_lzma")  # modules of Python that an engine imports and that load libraries
 WHEELS = ("numpy<2.3", "pillow<13", "cuda-bindings<13", "cuda-pathfinder")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 UNUSED = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "site-packages", "config-3.10-*", "__pycache__")
@@ -196,8 +197,7 @@ def make_python(target: Path) -> None:
     shutil.copy((prefix / "bin" / "python3.10").resolve(), target / "bin" / "python3.10")
     ignored = shutil.ignore_patterns(*UNUSED, "*.a", "*_test*", "_tkinter*")
     shutil.copytree(prefix / "lib" / "python3.10", target / "lib" / "python3.10", ignore=ignored)
-    for shared in (prefix / "lib").glob("libpython3.10.so*"):
-        shutil.copy(shared, target / "lib")
+    shutil.copy(prefix / "lib" / "libpython3.10.so.1.0", target / "lib")
     with TemporaryDirectory() as wheels:
         platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
         only = "--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--implementation", "cp"
@@ -207,7 +207,9 @@ def make_python(target: Path) -> None:
             call(sys.executable, "-m", "zipfile", "-e", wheel, packages)
         for tests in [*packages.rglob("tests")]:
             shutil.rmtree(tests)
-    carry([target / "bin" / "python3.10", *(target / "lib" / "python3.10" / "lib-dynload").glob("*.so")], target / "lib")
+    modules = target / "lib" / "python3.10" / "lib-dynload"
+    carry([path for name in LOADED for path in modules.glob(f"{name}.*.so")], target / "lib")
+    call("strip", "--strip-unneeded", target / "lib" / "libpython3.10.so.1.0", *modules.glob("*.so"))
 
 
 # ---- archives ------------------------------------------------------------------------------------------------------

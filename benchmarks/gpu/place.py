@@ -99,7 +99,8 @@ class Place:
             return [sys.executable]
         if not (program := self.work / "python" / "bin" / "python3.10").is_file():
             raise Missing("no Python 3.10 in the pack")
-        return [str(program)]
+        libraries = f"{self.work / 'python' / 'lib'}:{self.environment['LD_LIBRARY_PATH']}"
+        return ["env", f"LD_LIBRARY_PATH={libraries}", str(program)]
 
     def bundle(self, name: str) -> Path:
         """A bundle without a plan."""
@@ -120,19 +121,21 @@ class Place:
         """A program with this place's environment, ended at the limit with all it started."""
         return call(command, limit, {**self.environment, **(environment or {})})
 
-    def unpack(self, limit: float) -> dict[str, float]:
-        """Join and unpack the archives at once; seconds by name."""
+    def unpack(self, limit: float) -> dict[str, float | str]:
+        """Join and unpack the archives, all at once; seconds by name, or that it is not there."""
         if self.pack is None:
             raise Missing("no pack: pass --from DIR")
         self.work.mkdir(parents=True, exist_ok=True)
         begun, running = time.monotonic(), {}
+        found: dict[str, float | str] = {}
         for name in ARCHIVES:
             parts = sorted(self.pack.glob(f"{name}.tar.xz.*"))
-            if parts and not self._mark(name).is_file():
+            if not parts:
+                found[name] = "absent"
+            elif not self._mark(name).is_file():
                 unpacker = "xz -dT0" if shutil.which("xz") else f"{sys.executable} -m benchmarks.gpu.place"
                 words = f'cat "$@" | {unpacker} | tar xf - -C "{self.work}"'
                 running[name] = subprocess.Popen(["bash", "-o", "pipefail", "-c", words, "bash", *map(str, parts)], cwd=REPOSITORY)
-        found = {}
         for name, process in running.items():
             code = process.wait(max(1.0, limit - (time.monotonic() - begun)))
             if code:

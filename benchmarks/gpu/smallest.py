@@ -52,6 +52,7 @@ def search(place: Place, file: Path, int8: bool, told: Found, save: Save) -> Non
     def refuses(first: int, last: int) -> Answer | None:
         """The answer to nodes first … last, where they are refused with the words that the whole is refused with."""
         path = place.work / "cut.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(cut(model, first, last), path)
         answer = try_build(place, path, int8)
         tries.append([first, last, answer.code, answer.seconds])
