@@ -69,12 +69,7 @@ class Place:
     @cached_property
     def environment(self) -> dict[str, str]:
         """For programs that use TensorRT; nothing is looked up in, or left in, the user's own caches."""
-        libraries = [
-            str(self.work / "tensorrt"),
-            str(self.work / "tools" / "lib"),
-            str(self.work / "python" / "lib"),
-            os.environ.get("LD_LIBRARY_PATH", ""),
-        ]
+        libraries = [str(self.work / "tensorrt"), str(self.work / "tools" / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
         plugin = self.work / "tools" / "lib" / "libedge_plugin.so"
         return {
             "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),

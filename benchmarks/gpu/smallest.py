@@ -17,7 +17,7 @@ from benchmarks.gpu.place import Answer, Place
 Found = dict[str, Any]
 Save = Callable[[], None]
 
-TAKEN_S = 20.0
+TAKEN_S, REFUSED = 20.0, 9
 LARGEST = 12_000_000  # bytes of a graph that is kept among the results
 
 
@@ -58,7 +58,7 @@ def search(place: Place, file: Path, int8: bool, told: Found, save: Save) -> Non
         tries.append([first, last, answer.code, answer.seconds])
         save()
         same = not told.get("log") or complaint(told["log"]) == complaint(answer.tail)
-        return answer if answer.code not in (0, -1) and same else None
+        return answer if (answer.code == REFUSED or answer.code < -1) and same else None  # below: a signal ended it
 
     whole = refuses(0, count - 1)
     if whole is None:
@@ -116,7 +116,7 @@ def cut(model: Any, first: int, last: int) -> Any:
 
 
 def try_build(place: Place, graph: Path, int8: bool) -> Answer:
-    """Exit code 1: refused. Built, or still building after ``TAKEN_S``: another."""
+    """Exit code ``REFUSED``, or ended by a signal: refused. Built, or still building after ``TAKEN_S``: another."""
     if place.rehearse:
         return place.call([sys.executable, "-m", "benchmarks.gpu.try_build", graph, "rehearsal"], TAKEN_S)
     words = [graph, "int8" if int8 else "fp16", place.work / "tools" / "lib" / "libedge_plugin.so"]

@@ -1,4 +1,4 @@
-"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph; exit code 1 if it refuses.
+"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph; exit code 9 if it refuses.
 
 Runs in a Python that holds the module tensorrt alone. ``try_build.py GRAPH rehearsal`` refuses what has a planted
 fault, to rehearse the search.
@@ -63,7 +63,7 @@ def refused_in_rehearsal(graph: str) -> bool:
 
 def main() -> int:
     graph, precision, *plugin = sys.argv[1:]
-    return int(refused_in_rehearsal(graph) if precision == "rehearsal" else refused(graph, precision, plugin[0]))
+    return 9 if (refused_in_rehearsal(graph) if precision == "rehearsal" else refused(graph, precision, plugin[0])) else 0
 
 
 if __name__ == "__main__":
