@@ -1,5 +1,6 @@
 // Loads the built plugin library and runs both plugins as TensorRT would: creators, clone, attach, enqueue in a
-// captured stream. Needs TensorRT's headers and a GPU, not TensorRT itself.
+// captured stream. Needs TensorRT's headers (8.5 to 11, those that the library was built with) and a GPU, not TensorRT
+// itself.
 //
 //   g++ -std=c++17 -Ikernels -I$TENSORRT_INCLUDE_DIR -I$CUDA/include benchmarks/gpu/enqueue.cpp -L$CUDA/lib64 -lcudart
 //   -ldl
@@ -27,19 +28,45 @@ using namespace nvinfer1;
         std::exit(EXIT_FAILURE);                                   \
     }
 
-static IPluginV3OneRuntime* make(IPluginCreatorInterface* creator, int32_t size, const char* name, float number) {
-    const PluginField fields[] = {{"size", &size, PluginFieldType::kINT32, 1},
-                                  {name, &number, PluginFieldType::kFLOAT32, number != 0}};
-    const PluginFieldCollection collection = {number != 0 ? 2 : 1, fields};
-    IPluginV3* built =
-        static_cast<IPluginCreatorV3One*>(creator)->createPlugin("node", &collection, TensorRTPhase::kBUILD);
+#if NV_TENSORRT_MAJOR >= 10
+using Creator = IPluginCreatorInterface;
+using Plugin = IPluginV3OneRuntime;
+static const char* const kCreators = "getCreators";
+
+static Plugin* attach(Creator* creator, const PluginFieldCollection& fields) {
+    IPluginV3* built = static_cast<IPluginCreatorV3One*>(creator)->createPlugin("node", &fields, TensorRTPhase::kBUILD);
     REQUIRE(built);
     IPluginV3* copy = built->clone();
-    auto* runtime = static_cast<IPluginV3OneRuntime*>(copy->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    auto* runtime = static_cast<Plugin*>(copy->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
     IPluginV3* attached = runtime->attachToContext(nullptr);
     delete built;
     delete copy;
-    return static_cast<IPluginV3OneRuntime*>(attached->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    return static_cast<Plugin*>(attached->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+}
+#else
+using Creator = IPluginCreator;
+using Plugin = IPluginV2DynamicExt;
+static const char* const kCreators = "getPluginCreators";
+
+static Plugin* attach(Creator* creator, const PluginFieldCollection& fields) {
+    auto* built = static_cast<Plugin*>(creator->createPlugin("node", &fields));
+    REQUIRE(built);
+    std::vector<char> bytes(built->getSerializationSize());
+    built->serialize(bytes.data());
+    auto* read = static_cast<Plugin*>(creator->deserializePlugin("node", bytes.data(), bytes.size()));
+    REQUIRE(read);
+    Plugin* copy = read->clone();
+    REQUIRE(copy->initialize() == 0);
+    built->destroy();
+    read->destroy();
+    return copy;
+}
+#endif
+
+static Plugin* make(Creator* creator, int32_t size, const char* name, float number) {
+    const PluginField fields[] = {{"size", &size, PluginFieldType::kINT32, 1},
+                                  {name, &number, PluginFieldType::kFLOAT32, number != 0}};
+    return attach(creator, {number != 0 ? 2 : 1, fields});
 }
 
 static PluginTensorDesc tensor(std::initializer_list<int64_t> sizes, DataType type, TensorFormat format) {
@@ -62,11 +89,11 @@ int main(int, char** argv) {
     void* library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (!library) std::printf("%s\n", dlerror());
     REQUIRE(library);
-    using GetCreators = IPluginCreatorInterface* const* (*)(int32_t&);
-    const auto get_creators = reinterpret_cast<GetCreators>(dlsym(library, "getCreators"));
+    using GetCreators = Creator* const* (*)(int32_t&);
+    const auto get_creators = reinterpret_cast<GetCreators>(dlsym(library, kCreators));
     REQUIRE(get_creators);
     int32_t count = 0;
-    IPluginCreatorInterface* const* creators = get_creators(count);
+    Creator* const* creators = get_creators(count);
     REQUIRE(count == 2);
 
     const int batch = 2, regions = 4, grid = 14, size = 448, crops = batch * regions;
@@ -84,8 +111,8 @@ int main(int, char** argv) {
     std::vector<double> truth(static_cast<size_t>(crops) * 3 * size * size);
     edge::reference::roi_resize(image.data(), boxes.data(), nullptr, batch, crops, size, size, size, truth.data());
 
-    IPluginV3OneRuntime* find = make(creators[0], size, "threshold", 0.5f);
-    IPluginV3OneRuntime* resize = make(creators[1], size, "scale", 0.0f);
+    Plugin* find = make(creators[0], size, "threshold", 0.5f);
+    Plugin* resize = make(creators[1], size, "scale", 0.0f);
     const auto linear = TensorFormat::kLINEAR;
     const PluginTensorDesc map_desc = tensor({batch, regions, grid, grid}, DataType::kFLOAT, linear);
     const PluginTensorDesc box_desc = tensor({batch, regions, 4}, DataType::kFLOAT, linear);

@@ -20,7 +20,7 @@ from edge.graph import INPUT, WHOLE
 from edge.ops import region_boxes
 from edge.spec import TargetSpec
 
-VERSIONS = ("10.3", "10.16", "11.1")
+VERSIONS = ("8.6", "10.3", "10.16", "11.1")
 TARGET = TargetSpec("tensorrt", "fp32", (1, 3))
 
 

@@ -61,7 +61,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         register_plugin(trt.get_plugin_registry(), folder / request.plugin)
     elif route is Route.AHEAD_OF_TIME:
         aot.register(trt, aot.compile_kernels(device.compute_capability if device else (8, 0)))
-    network = _parse(trt, builder, logger, lowered)
+    network, parser = _parse(trt, builder, logger, lowered)
     inputs = {each.name: tuple(each.shape)[1:] for each in map(network.get_input, range(network.num_inputs))}
     size = inputs[INPUT][-1]
     if route is not Route.NONE and size > KERNEL_MAX_SIZE:
@@ -103,6 +103,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         config.clear_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
         plan, constraints = builder.build_serialized_network(network, config), "preferred"
+    del parser  # and not before
     if plan is None:
         raise _NoPlan(
             "backend",
@@ -152,7 +153,8 @@ def describe(network: Native) -> Facts:
     }
 
 
-def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> Native:
+def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> tuple[Native, Native]:
+    """The network and its parser, which holds its weights: it must live until the plan is built."""
     kinds = trt.NetworkDefinitionCreationFlag.__members__
     # TensorRT 8 has to be told that the batch is a dimension, TensorRT 10 that types are the graph's; 11 has no other networks.
     kind = kinds.get("STRONGLY_TYPED", None if _typed_by_graph(trt) else kinds.get("EXPLICIT_BATCH"))
@@ -162,7 +164,7 @@ def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> Nati
         errors = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
         said = " ".join(errors.split())[:300] or "it does not say why"
         raise EdgeError("backend", f"The parser refuses the graph: {said}", "Report the graph, or use another `backend`")
-    return network
+    return network, parser
 
 
 def _typed_by_graph(trt: Native) -> bool:

@@ -172,9 +172,11 @@ json set_types(nvinfer1::INetworkDefinition& network, nvinfer1::IBuilderConfig& 
 #endif
 }
 
-void parse(nvinfer1::INetworkDefinition& network, const Order& order, trt::Logger& logger) {
-    const std::unique_ptr<nvonnxparser::IParser> parser(nvonnxparser::createParser(network, logger));
-    if (parser && parser->parse(order.graph.data(), order.graph.size())) return;
+// The weights of the network are the parser's: it must live until the plan is built.
+std::unique_ptr<nvonnxparser::IParser> parse(nvinfer1::INetworkDefinition& network, const Order& order,
+                                             trt::Logger& logger) {
+    std::unique_ptr<nvonnxparser::IParser> parser(nvonnxparser::createParser(network, logger));
+    if (parser && parser->parse(order.graph.data(), order.graph.size())) return parser;
     std::string errors;
     for (int i = 0; parser && i < parser->getNbErrors(); ++i)
         errors += (i ? "; " : "") + std::string(parser->getError(i)->desc());
@@ -318,7 +320,7 @@ json build_plan(const Order& order) {
                         "Build it for this version, and name it with --plugin");
     const std::unique_ptr<nvinfer1::INetworkDefinition> network(builder->createNetworkV2(network_flags()));
     if (!network) throw Error("backend", "TensorRT makes no network: " + logger.last(), "Report it with these words");
-    parse(*network, order, logger);
+    const auto parser = parse(*network, order, logger);
     const std::vector<nvinfer1::ITensor*> inputs = inputs_of(*network, order);
     const std::unique_ptr<nvinfer1::IBuilderConfig> config(builder->createBuilderConfig());
     config->setProfilingVerbosity(nvinfer1::ProfilingVerbosity::kDETAILED);

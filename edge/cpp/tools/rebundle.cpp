@@ -43,17 +43,19 @@ std::vector<std::size_t> powers_of_two(std::size_t most) {
     return sizes;
 }
 
-Sizes choose_sizes(const Source& source, std::optional<long> batch) {
+Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only) {
     const Bundle& bundle = source.bundle;
+    const auto up_to = [only](std::size_t most) { return only ? std::vector<std::size_t>{most} : powers_of_two(most); };
+    if (!batch && only) batch = static_cast<long>(bundle.batches.back());
     if (!batch) return {bundle.batches, bundle.sizes};
     const auto most = static_cast<std::size_t>(*batch);
-    if (bundle.sizes.empty()) return {powers_of_two(most), {}};
+    if (bundle.sizes.empty()) return {up_to(most), {}};
     const auto options = source.manifest["model"].value("options", ordered_json::object());
     const auto regions = options.value("regions", ordered_json());
     if (!regions.is_number_integer() || regions < 1 || regions > MAX_REGIONS / static_cast<std::int64_t>(most))
         throw Error("build", "The model's regions are " + regions.dump().substr(0, 40) + ", not how many an image has",
                     "Leave out --batch, or build the bundle again");
-    return {powers_of_two(most), powers_of_two(regions.get<std::size_t>() * most)};
+    return {up_to(most), up_to(regions.get<std::size_t>() * most)};
 }
 
 std::vector<Stage> copy_files(const Source& source, const Sizes& sizes, const fs::path& folder) {

@@ -32,7 +32,8 @@ struct Stage {
 struct Sizes {
     std::vector<std::size_t> batches, regions;  // regions: empty for a model of one graph
 };
-Sizes choose_sizes(const Source& source, std::optional<long> batch);
+// only: nothing below the largest batch and its regions, which fewer are then padded to.
+Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only);
 
 // 1, 2, 4 … up to most, and that.
 std::vector<std::size_t> powers_of_two(std::size_t most);

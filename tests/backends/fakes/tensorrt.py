@@ -78,8 +78,10 @@ class IPluginRegistry(Played):
         if Path(plugin_path).read_bytes().startswith(b"edge plugin"):
             self._creators.update({("RegionBoxes", "1", "edge"), ("RoiResize", "1", "edge")})
 
-    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
+    def _find(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
         return object() if (type, version, plugin_namespace) in self._creators else None
+
+    get_creator = get_plugin_creator = _find
 
 
 _registry = IPluginRegistry(_creators=set())
@@ -124,6 +126,11 @@ class ITensor(Played): ...
 
 
 class ILayer(Played):
+    num_outputs = 1
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        self._held = dtype.name
+
     def get_input(self, index: int) -> ITensor:
         return self._inputs[index]
 
@@ -162,7 +169,7 @@ class OnnxParser(Played):
     def parse(self, model: bytes, path: str | None = None) -> bool:
         proto = onnx.load_from_string(model)
         for node in proto.graph.node:
-            if node.domain == "edge" and _registry.get_creator(node.op_type, "1", "edge") is None:
+            if node.domain == "edge" and _registry._find(node.op_type, "1", "edge") is None:
                 words = f"Plugin not found, are the plugin name, version, and namespace correct? {node.op_type}"
                 self._errors = [ParserError(_words=words)]
                 return False
@@ -170,10 +177,15 @@ class OnnxParser(Played):
         kinds = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info, *graph.output]}
 
         def tensors(names: Any) -> list[ITensor]:
-            return [ITensor(name=name, dtype=ENUMS["DataType"][TYPES[kinds.get(name, 1)]]) for name in names]
+            return [ITensor(name=name, dtype=_dtype(kinds.get(name, 1))) for name in names]
 
         self._network._layers = [
-            ILayer(type=ENUMS["LayerType"][KINDS.get(n.op_type, "ELEMENTWISE")], _inputs=tensors(n.input), _outputs=tensors(n.output))
+            ILayer(
+                name=n.name,
+                type=ENUMS["LayerType"][KINDS.get(n.op_type, "ELEMENTWISE")],
+                _inputs=tensors(n.input),
+                _outputs=tensors(n.output),
+            )
             for n in graph.node
         ]
         self._network._inputs = [ITensor(name=value.name, shape=_shape(value)) for value in graph.input]
@@ -186,6 +198,12 @@ class OnnxParser(Played):
 
     def get_error(self, index: int) -> ParserError:
         return self._errors[index]
+
+
+def _dtype(kind: int) -> Any:
+    """TensorRT 8 has no 64-bit integers: its parser makes them 32-bit."""
+    names = ENUMS["DataType"].__members__
+    return names.get(TYPES[kind]) or names["INT32"]
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -233,9 +251,10 @@ class Builder(Played):
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
-        strong = ENUMS["NetworkDefinitionCreationFlag"].__members__.get("STRONGLY_TYPED")
-        assert flags == 0 or flags == 1 << strong, "a flag by number became another flag"
-        return INetworkDefinition(_strong=flags != 0 or int(__version__.split(".")[0]) >= 11)
+        kinds, major = ENUMS["NetworkDefinitionCreationFlag"].__members__, int(__version__.split(".")[0])
+        wanted = 0 if major >= 11 else 1 << kinds["EXPLICIT_BATCH" if major == 8 else "STRONGLY_TYPED"]
+        assert flags == wanted, "a flag by number became another flag"
+        return INetworkDefinition(_strong=major > 8)
 
     def create_builder_config(self) -> IBuilderConfig:
         return IBuilderConfig(_flags={"TF32"}, _profiles=[], _workspace=1 << 60)
@@ -266,6 +285,7 @@ class Builder(Played):
                 "model": network._model,
                 "profiles": [profile._ranges for profile in config._profiles],
                 "flags": config._flags,
+                "held": [layer.name for layer in network._layers if vars(layer).get("_held") == "FLOAT"],
                 "kernels": sorted(OPERATIONS),  # an engine that carries its kernels needs no plugin beside it
             }
         )
@@ -280,7 +300,7 @@ class Runtime(Played):
             plan = pickle.loads(serialized_engine)
         except pickle.UnpicklingError:
             return self._refuse("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag does not match)")
-        if b"plugin_namespace" in plan["model"] and not plan["kernels"] and _registry.get_creator("RoiResize", "1", "edge") is None:
+        if b"plugin_namespace" in plan["model"] and not plan["kernels"] and _registry._find("RoiResize", "1", "edge") is None:
             return self._refuse("IPluginRegistry::getCreator: Error Code 4: Cannot find plugin: RoiResize")
         return ICudaEngine(plan)
 
@@ -311,12 +331,12 @@ class ICudaEngine(Played):
         return ENUMS["TensorIOMode"]["INPUT" if name in self._inputs else "OUTPUT"]
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return ENUMS["DataType"][TYPES[self._values[name].type.tensor_type.elem_type]]
+        return _dtype(self._values[name].type.tensor_type.elem_type)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return _shape(self._values[name])
 
-    def create_execution_context(self, strategy: Any = ENUMS["ExecutionContextAllocationStrategy"]["STATIC"]) -> IExecutionContext:
+    def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
         return IExecutionContext(_engine=self, _addresses={}, _shapes={}, _strategy=strategy)
 
     def create_engine_inspector(self) -> EngineInspector:
@@ -362,4 +382,6 @@ class IExecutionContext(Played):
             given[name] = np.array(data, np.uint8).view(dtype).reshape(shape)
         values = session.run(names, given)
         for name, value in zip(names, map(np.ascontiguousarray, values), strict=True):
+            if "INT64" not in ENUMS["DataType"].__members__ and value.dtype == np.int64:
+                value = value.astype(np.int32)
             ctypes.memmove(self._addresses[name], value.ctypes.data, value.nbytes)
