@@ -130,10 +130,10 @@ def make_tools(target: Path, library: Path, headers: Path) -> None:
             f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DTENSORRT_LIBRARY_DIR={library}",
         )  # fmt: skip
         call("cmake", "-S", REPOSITORY / "edge" / "cpp", "-B", built / "cpp", *runtime)
-        call("cmake", "--build", built / "cpp", "-j1")
+        call("cmake", "--build", built / "cpp", "-j2")
         plugin = "-DCMAKE_BUILD_TYPE=Release", f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURE}"
         call("cmake", "-S", KERNELS / "plugin", "-B", built / "plugin", *plugin)
-        call("cmake", "--build", built / "plugin", "-j1")
+        call("cmake", "--build", built / "plugin", "-j2")
         shutil.copy(built / "plugin" / "libedge_plugin.so", libraries)
         for name in PROGRAMS:
             program = next(path for path in (built / "cpp").rglob(name) if path.is_file())

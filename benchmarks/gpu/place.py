@@ -132,14 +132,15 @@ class Place:
                 words = f'cat "$@" | {unpacker} | tar xf - -C "{self.work}"'
                 running[name] = subprocess.Popen(["bash", "-o", "pipefail", "-c", words, "bash", *map(str, parts)], cwd=REPOSITORY)
         for name, process in running.items():
-            code = process.wait(max(1.0, limit - (time.monotonic() - begun)))
-            if code:
-                raise RuntimeError(f"the parts of {name} do not join to an archive")
-            self._mark(name).touch()
-            found[name] = round(time.monotonic() - begun, 1)
+            if process.wait(max(1.0, limit - (time.monotonic() - begun))) == 0:
+                self._mark(name).touch()
+                found[name] = round(time.monotonic() - begun, 1)
+        broken = [name for name in running if name not in found]
         stub = self.work / "tools" / "lib" / STUB
         if stub.is_file() and (self.work / "tensorrt").is_dir():  # its Python module looks beside itself
             shutil.copy(stub, self.work / "tensorrt")
+        if broken:
+            raise RuntimeError(f"the parts of {', '.join(broken)} do not join to an archive")
         return found
 
     def _mark(self, name: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ Save = Callable[[], None]
 
 def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batch: int) -> None:
     """Build, compare, time; each kept before the next begins."""
-    asked = of_one_batch(place.bundle(bundle), place.work / "asked" / stage, batch)
-    attempts = found.setdefault("attempts", [])
-    for name, change in (("as lowered", None), ("without float32 names", unnamed)):
-        attempts.append({"name": name, **build(place, asked if change is None else change(asked), place.plan(stage))})
+    given, attempts = place.bundle(bundle), found.setdefault("attempts", [])
+    found["bundle"] = bundle
+    for name in ("as lowered", "without float32 names"):
+        source = given if name == "as lowered" else unnamed(given, place.work / "unnamed" / bundle)
+        attempts.append({"name": name, **build(place, source, place.plan(stage), batch)})
         save()
         if attempts[-1]["code"] in (0, -1):  # built, or no time for another
             break
@@ -51,40 +52,26 @@ def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batc
 # ---- building ------------------------------------------------------------------------------------------------------
 
 
-def of_one_batch(bundle: Path, target: Path, batch: int) -> Path:
-    """The same bundle, asked for plans of exactly this batch and its regions."""
-    manifest = read_manifest(bundle)
-    manifest["target"]["batches"] = [batch]
-    if manifest.get("stages"):
-        manifest["stages"]["sizes"] = [batch * manifest["model"]["options"]["regions"]]
-    return _changed(bundle, target, manifest)
-
-
-def unnamed(bundle: Path) -> Path:
+def unnamed(bundle: Path, target: Path) -> Path:
     """The same bundle, no node of which is held in float32 by its name."""
     import onnx
 
-    target = _changed(bundle, bundle.with_name(f"{bundle.name}-unnamed"), read_manifest(bundle))
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(bundle, target)
     for file in target.glob("lowered*.onnx"):
         graph = onnx.load(file)
         for node in graph.graph.node:
             node.name = node.name.removeprefix(FLOAT32)
         onnx.save(graph, file)
-    return _changed(target, target, read_manifest(target))
-
-
-def _changed(bundle: Path, target: Path, manifest: Mapping[str, Any]) -> Path:
-    if target != bundle:
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(bundle, target)
+    manifest = read_manifest(target)
     write_manifest(target, {key: value for key, value in manifest.items() if key not in ("schema", "files")})
     return target
 
 
-def build(place: Place, bundle: Path, out: Path) -> Found:
+def build(place: Place, bundle: Path, out: Path, batch: int) -> Found:
     """``mcar_edge_build``: how it ended, after how long, and the end of what it said."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    words = ["--level", str(LEVEL), "--cache", str(place.work / "timings.cache"), "--force"]
+    words = ["--batch", str(batch), "--only", "--level", str(LEVEL), "--cache", str(place.work / "timings.cache"), "--force"]
     answer = place.call([*place.tool("mcar_edge_build"), bundle, out, *words], BUILD_S)
     return {"code": answer.code, "seconds": answer.seconds, "log": answer.tail}
 

@@ -6,6 +6,7 @@ at once counts as taken: fusions fail within seconds, kernels are timed for minu
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -23,16 +24,15 @@ LARGEST = 12_000_000  # bytes of a graph that is kept among the results
 
 def run(place: Place, found: Found, save: Save) -> None:
     """For the first plan that was asked for and not built: the full log, and the smallest refused graph."""
-    asked = sorted((place.work / "asked").glob("*/manifest.json"))
-    refused = [path.parent for path in asked if not path.parent.name.endswith("-unnamed")]
-    refused = [path for path in refused if not (place.plan(path.name) / "manifest.json").is_file()]
-    if place.rehearse and not refused:
-        refused = [path.parent for path in asked[:1]]
+    stages = {file.stem: json.loads(file.read_text()) for file in sorted((place.work / "found").glob("*.json"))}
+    asked = {stage: told["bundle"] for stage, told in stages.items() if "attempts" in told}
+    refused = [stage for stage in asked if place.rehearse or not (place.plan(stage) / "manifest.json").is_file()]
     if not refused:
         found["nothing"] = "every plan was built"
         return
-    bundle = next((path for path in refused if "mobilenetv2" in path.name), refused[0])
-    found["bundle"] = bundle.name
+    name = asked[min(refused, key=lambda stage: "mobilenetv2" not in stage)]
+    bundle = place.bundle(name)
+    found["bundle"] = name
     for graph in sorted(bundle.glob("lowered*.onnx")):
         told: Found = {}
         found[graph.name] = told

@@ -19,7 +19,7 @@ from edge import Engine, backends
 from edge.bundle import LABELS, Bundle
 from edge.command import run
 from edge.manifest import write_manifest
-from edge.spec import to_plain
+from edge.spec import StagesSpec, to_plain
 
 
 def mcar_edge_build(args: argparse.Namespace) -> int:
@@ -33,13 +33,15 @@ def mcar_edge_build(args: argparse.Namespace) -> int:
     given.verify()
     graphs = {stage: opset_17(replace_ops(onnx.load_from_string(graph), crop="matmul")) for stage, graph in given.lowered().items()}
     lowered = {stage: graph.SerializeToString() for stage, graph in graphs.items()}
-    target = replace(given.target, backend="openvino", precision="fp32", float16=None)
+    target = replace(given.target, backend="openvino", precision="fp32", float16=None, batches=(args.batch,))
+    stages = given.stages and StagesSpec((args.batch * given.model.options["regions"],))
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     (args.out / LABELS).write_bytes(given.read_file(LABELS))
-    engine = backends.backend("openvino").build(lowered, target, given.stages, args.out)
-    kept = {name: given.manifest[name] for name in ("model", "image", "stages", "parents") if name in given.manifest}
-    write_manifest(args.out, {**kept, "target": to_plain(target), "engine": engine})
+    engine = backends.backend("openvino").build(lowered, target, stages, args.out)
+    kept = {name: given.manifest[name] for name in ("model", "image", "parents") if name in given.manifest}
+    told = {"target": to_plain(target), "stages": stages and to_plain(stages), "engine": engine}
+    write_manifest(args.out, {**kept, **told})
     return 0
 
 
@@ -76,6 +78,8 @@ def main() -> int:
     build.add_argument("--level")
     build.add_argument("--cache")
     build.add_argument("--force", action="store_true")
+    build.add_argument("--only", action="store_true")
+    build.add_argument("--batch", type=int, default=1)
     for name in ("--batch", "--iterations", "--warmup"):
         bench.add_argument(name, type=int, default=1)
     bench.add_argument("--images", type=Path)
