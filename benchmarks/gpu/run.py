@@ -95,7 +95,10 @@ def main() -> int:
     place = Place(args.source, args.work.resolve(), args.out.resolve(), args.rehearse, args.tools)
     by_name = {stage.name: stage for stage in STAGES}
     if args.stage:
-        return run_stage(by_name[args.stage], place)
+        code = run_stage(by_name[args.stage], place)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what it left behind ends with it
     if args.pack:
         return pack.make(args.pack.resolve(), args.tensorrt, args.threads)
     place.out.mkdir(parents=True, exist_ok=True)
