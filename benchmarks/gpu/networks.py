@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.gpu.place import Missing, Place
+from benchmarks.gpu.place import SLOWER, Missing, Place
 from benchmarks.gpu.plans import bench
 from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Failed, Worker
@@ -53,7 +53,7 @@ def run(place: Place, found: Found, save: Save, *, model: tuple[str, int], batch
     found["answers"] = {}
     try:
         # At once, since compiling is work for the CPU; one that takes too long is left behind with its thread.
-        pool, ends = ThreadPoolExecutor(len(WAYS)), time.monotonic() + OPEN_S
+        pool, ends = ThreadPoolExecutor(len(WAYS)), time.monotonic() + OPEN_S * (SLOWER if place.rehearse else 1)
         for way, opening in {way: pool.submit(Worker, each, images) for way, each in participants.items()}.items():
             try:
                 workers[way] = opening.result(max(0.0, ends - time.monotonic()))

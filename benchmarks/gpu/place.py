@@ -28,6 +28,7 @@ KERNELS = REPOSITORY / "kernels"
 GPU = REPOSITORY / "benchmarks" / "gpu"
 ARCHIVES = {"tools": ("tools", "include", "reference", "python"), "bundles": ("bundles",), "tensorrt": ("tensorrt",)}
 STUB = "libnvinfer_plugin.so.8"
+SLOWER = 3  # times that a stage of a rehearsal may take
 TAIL = 60  # lines of a log that are kept
 
 
