@@ -16,8 +16,10 @@
 
 #if defined(__CUDA_ARCH__)
 #define EDGE_UNROLL _Pragma("unroll")
+#define EDGE_ROLL _Pragma("unroll 1")
 #else
 #define EDGE_UNROLL
+#define EDGE_ROLL
 #endif
 
 namespace edge {
@@ -49,12 +51,20 @@ EDGE_FUNCTION int read(const int* address) {
 #endif
 }
 
-EDGE_FUNCTION float read(const __half* address) {
+EDGE_FUNCTION float to_float(float value) { return value; }
+
+EDGE_FUNCTION float to_float(__half value) { return __half2float(value); }
+
+EDGE_FUNCTION __half read_raw(const __half* address) {
 #if defined(__CUDA_ARCH__)
-    return __half2float(__ldg(address));
+    return __ldg(address);
 #else
-    return __half2float(*address);
+    return *address;
 #endif
 }
+
+EDGE_FUNCTION float read_raw(const float* address) { return read(address); }
+
+EDGE_FUNCTION float read(const __half* address) { return __half2float(read_raw(address)); }
 
 }  // namespace edge

@@ -54,9 +54,12 @@ EDGE_FUNCTION Axis make_axis(float begin, float end, int source, int size) {
     begin = fminf(fmaxf(begin, 0.0f), static_cast<float>(source - 1));
     end = fminf(fmaxf(end, begin + 1.0f), static_cast<float>(source));
     const float origin = floorf(begin), span = end - 1.0f - begin;
-    const float intervals = static_cast<float>(size > 1 ? size - 1 : 1);
-    const float step = size > 1 ? span / intervals : 0.0f;
-    const float residual = size > 1 ? fmaf(-step, intervals, span) / intervals : 0.0f;
+    // The corrected product is the rounded quotient (Markstein 1990); one division serves both axes.
+    const float intervals = static_cast<float>(size > 1 ? size - 1 : 1), inverse = 1.0f / intervals;
+    const float product_step = product(span, inverse);
+    const float quotient = fmaf(fmaf(-product_step, intervals, span), inverse, product_step);
+    const float step = size > 1 ? quotient : 0.0f;
+    const float residual = size > 1 ? product(fmaf(-step, intervals, span), inverse) : 0.0f;
     return {static_cast<int>(origin), static_cast<int>(ceilf(end)) - 1, begin - origin, step, residual};
 }
 
@@ -148,7 +151,7 @@ EDGE_FUNCTION int tiles_per_crop(int size) {
 }
 
 EDGE_FUNCTION int image_of(const RoiResize& op, const int* owner, int crop) {
-    if (owner == nullptr) return crop / op.regions;
+    if (owner == nullptr) return static_cast<unsigned>(crop) / static_cast<unsigned>(op.regions);
     const int named = read(owner + crop), last = op.images - 1;
     return named < 0 ? 0 : named < last ? named : last;
 }

@@ -246,4 +246,5 @@ def test_the_tensorrt_part_compiles(run, repository: Path) -> None:
     source = repository / "edge" / "cpp"
     words = ["g++", "-fsyntax-only", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-isystem{cuda[0]}", f"-I{source / 'include'}"]
     for headers in folders:
-        run(*words, f"-isystem{headers}", source / "src" / "tensorrt.cpp")
+        for file in (source / "src" / "tensorrt.cpp", source / "tools" / "plan.cpp"):
+            run(*words, f"-I{source / 'src'}", f"-isystem{headers}", file)

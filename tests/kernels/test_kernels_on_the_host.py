@@ -41,6 +41,7 @@ def kernel_crop(
     form: str = "fp32 linear",
     scale: float = SCALE,
     owner: Array | None = None,
+    staged: bool = True,
 ) -> Array:
     """As reference_crop; out in the layout of the format, poisoned before so that an unwritten element shows."""
     batch, _, height, width = image.shape
@@ -51,7 +52,7 @@ def kernel_crop(
     out = np.full(shape, np.nan if kind != "int8" else 85, dtype)
     code = host.kernel_roi_resize(
         pointer(image), int(image.dtype == np.float16), pointer(boxes), None if owner is None else pointer(owner),
-        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], pointer(out),
+        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], int(staged), pointer(out),
     )  # fmt: skip
     assert code == 0
     return out
@@ -164,6 +165,63 @@ def test_sixteen_bit_error_is_at_most_twice_torchs(host: ctypes.CDLL) -> None:
     truth = reference_crop(host, image.astype(np.float32), boxes, 224)
     ours = distance(kernel_crop(host, image, boxes, 224, "fp16 linear"), truth)
     assert ours <= 2 * distance(torch_crop(image, boxes, 224, torch.float16), truth)
+
+
+# Versions of the ladder and their threads.
+LADDER = [(9, 64), (10, 128), (11, 32), (11, 64), (11, 128), (12, 32), (12, 64), (13, 64), (13, 256), (14, 32), (14, 64)]
+
+
+def ladder_crop(
+    host: ctypes.CDLL, version: int, threads: int, image: Array, boxes: Array, size: int, owner: Array | None = None
+) -> Array | None:
+    """As kernel_crop with fp16 in and out; None where the version does not take the problem."""
+    batch, _, height, width = image.shape
+    # Staged versions copy 16 bytes at a time.
+    room = np.empty(image.nbytes + 16, np.uint8)
+    start = -room.ctypes.data % 16
+    pixels = room[start : start + image.nbytes].view(np.float16)
+    pixels[:] = image.ravel()
+    out = np.full((boxes.size // 4, 3, size, size), np.nan, np.float16)
+    own = None if owner is None else pointer(owner)
+    code = host.ladder_roi_resize(
+        version, threads, pointer(pixels), pointer(boxes), own, batch, boxes.size // 4, height, width, size, pointer(out)
+    )
+    assert code in (0, 2)
+    return out if code == 0 else None
+
+
+@pytest.mark.parametrize(("version", "threads"), LADDER)
+def test_crops_of_the_ladder_equal_the_products(host: ctypes.CDLL, version: int, threads: int) -> None:
+    random = np.random.default_rng(version)
+    owner = np.array([1, 0, 0, 1, 1, 0], np.int32)
+    for size, height, width in ((448, 448, 448), (256, 200, 256), (60, 60, 56), (96, 33, 16)):
+        image = noise(2, 3, height, width).astype(np.float16)
+        corners = random.uniform(-0.1, 1.1, (6, 2, 2)) * (width, height)
+        whole = corners.round() if size != 60 else corners
+        boxes = np.sort(whole, axis=1).reshape(6, 4).astype(np.float32)
+        boxes[0], boxes[1], boxes[2] = (0, 0, width, height), (width - 1, height - 2, width, height), (np.nan, 3, np.nan, 9)
+        expected = kernel_crop(host, image, boxes, size, "fp16 linear", owner=owner, staged=False)
+        found = ladder_crop(host, version, threads, image, boxes, size, owner)
+        assert found is not None
+        np.testing.assert_array_equal(found, expected)
+    # Crops made smaller skip source rows: a stage would have to be larger, so the staged versions refuse them.
+    image, boxes = noise(1, 3, 90, 128).astype(np.float16), np.array([[[0, 0, 128, 90], [3, 5, 126, 9]]], np.float32)
+    found = ladder_crop(host, version, threads, image, boxes, 62)
+    assert (found is None) == (version >= 11)
+    if found is not None:
+        np.testing.assert_array_equal(found, kernel_crop(host, image, boxes, 62, "fp16 linear"))
+
+
+@pytest.mark.parametrize("half_image", [False, True])
+@pytest.mark.parametrize("form", FORMATS)
+def test_staged_crops_equal_those_of_tiles_in_every_format(host: ctypes.CDLL, form: str, half_image: bool) -> None:
+    boxes = np.random.default_rng(1).uniform(0, 144, (6, 4)).astype(np.float32)
+    boxes[:, 2:] = boxes[:, :2] + boxes[::-1, 2:]
+    boxes[0], boxes[1] = (0, 0, 144, 130), (143, 128, 144, 130)
+    for size in (144, 170, 333):  # multiples of 4 and of 2, and neither
+        image = noise(2, 3, 130, 144).astype(np.float16 if half_image else np.float32)
+        tiles = kernel_crop(host, image, boxes, size, form, staged=False)
+        np.testing.assert_array_equal(kernel_crop(host, image, boxes, size, form), tiles)
 
 
 # ----------------------------------------------------------------------------
@@ -296,3 +354,19 @@ def test_flat_saturated_and_broken_maps_give_the_central_window(host: ctypes.CDL
     for function, threads in ((host.reference_region_boxes, ()), (host.kernel_region_boxes, (96,))):
         found = find_boxes(function, np.concatenate([maps, broken]), 448, 0.5, *threads)
         np.testing.assert_array_equal(found, np.tile(np.array([56, 56, 392, 392], np.float32), (4, 1)))
+
+
+@pytest.mark.parametrize("threads", [32, 256, 1024])
+@pytest.mark.parametrize(("grid", "size"), [(1, 32), (2, 64), (4, 128), (8, 256), (14, 448), (18, 576), (32, 1024)])
+def test_boxes_of_the_ladder_equal_the_products(host: ctypes.CDLL, saturated: list[Array], grid: int, size: int, threads: int) -> None:
+    random = np.random.default_rng(grid)
+    smooth = smooth_maps(60, max(grid, 4), seed=grid)[:, :grid, :grid]
+    broken = smooth[2:4].copy()
+    broken[:, grid // 2, 0] = np.nan
+    # Few levels make ties, plateaus and samples that equal the threshold.
+    levels = (random.integers(0, 5, (60, grid, grid)) / 4).astype(np.float32)
+    groups = [smooth, levels, random.random((60, grid, grid), np.float32), broken]
+    maps = np.concatenate(groups + ([cams.reshape(-1, 8, 8) for cams in saturated] if grid == 8 else []))
+    for threshold in (0.3, 0.5):
+        expected = find_boxes(host.kernel_region_boxes, maps, size, threshold, 128)
+        np.testing.assert_array_equal(find_boxes(host.ladder_region_boxes, maps, size, threshold, threads), expected)

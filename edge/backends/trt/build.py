@@ -18,7 +18,7 @@ from edge.backends.base import Facts, Native
 from edge.backends.trt import PROVIDES, aot, cuda
 from edge.backends.trt.child import MARK, Answer, Request
 from edge.backends.trt.layers import read_layers
-from edge.backends.trt.plan import packed_plan, quiet_logger
+from edge.backends.trt.plan import packed_plan, quiet_logger, unpacked_plan
 from edge.backends.trt.plugin import PLUGIN_VARIABLE, Route, register_plugin
 from edge.backends.trt.vendor import LEVEL, Vendor, is_version_8
 from edge.errors import EdgeError, one_of
@@ -32,18 +32,25 @@ def main() -> int:
     lowered = sys.stdin.buffer.read(request.size)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer = Answer(build_plan(PROVIDES[request.backend], request, lowered))
+        facts = build_plan(PROVIDES[request.backend], request, lowered)
+        say(Answer(facts))  # already: what follows may end this process, and is not worth the plan
+        answer = Answer({**facts, "layers": inspect(PROVIDES[request.backend], request, facts)})
     except EdgeError as error:
         answer = Answer(error=(error.stage, error.problem, error.fix), again=isinstance(error, _NoPlan))
     except OSError as error:
         answer = Answer(error=("backend", f"Cannot write the plan: {error}", "Free some space on the disk"))
-    print("\n" + MARK + json.dumps(asdict(answer)), flush=True)
+    say(answer)
     # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
     os._exit(0)
 
 
 # Kinds of layers that compute nothing in floats, or choose their own types.
 UNTYPED = frozenset({"CONSTANT", "SHAPE", "PLUGIN", "PLUGIN_V2"})
+
+
+def say(answer: Answer) -> None:
+    """The last answer counts."""
+    print("\n" + MARK + json.dumps(asdict(answer)), flush=True)
 
 
 class _NoPlan(EdgeError):
@@ -114,7 +121,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if timings is not None:
         with suppress(EdgeError, OSError):  # timings that cannot be kept cost the next build time only
             write_atomically(timings, bytes(config.get_timing_cache().serialize()))
-    facts = {
+    return {
         "machine": machine,
         "typing": "weak" if weak else "strong",
         "constraints": constraints,
@@ -122,11 +129,20 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         "seconds": round(time.perf_counter() - start, 1),
         "network": describe(network),
         "plan_bytes": len(bytes(plan)),
+        "layers": None,
     }
-    if device is not None:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(bytes(plan))
-        facts["layers"] = read_layers(trt, engine).plain() if engine else None
-    return facts
+
+
+def inspect(vendor: Vendor, request: Request, facts: Facts) -> Facts | None:
+    """What the plan is made of; None on a machine that could not run it."""
+    device, *_ = cuda.present()
+    if device is None:
+        return None
+    trt = vendor.load()
+    data = (Path(request.folder) / request.payload).read_bytes()
+    runtime = trt.Runtime(quiet_logger(trt))  # must outlive the engine
+    engine = runtime.deserialize_cuda_engine(unpacked_plan(request.payload, data, facts["plan_bytes"]))
+    return read_layers(trt, engine).plain() if engine else None
 
 
 def describe(network: Native) -> Facts:

@@ -110,24 +110,34 @@ class TensorRt : public Runner {
     }
 
     void release(Images& images) override {
+        const std::unique_lock<std::mutex> turn = std::move(static_cast<Lane&>(*images.held).turn);
         const std::lock_guard<std::mutex> guard(lock_);
         idle_[images.batch].push_back(std::move(images.held));
     }
 
   private:
     std::unique_ptr<Held> take(std::size_t batch) {
-        {
-            const std::lock_guard<std::mutex> guard(lock_);
-            auto& idle = idle_[batch];
-            if (!idle.empty()) {
-                std::unique_ptr<Held> lane = std::move(idle.back());
-                idle.pop_back();
-                return lane;
-            }
+        std::unique_lock<std::mutex> turn(alone_, std::defer_lock);
+        if (!trt::SHARES_PROFILES) turn.lock();
+        std::unique_ptr<Held> held = idle(batch);
+        if (!held) {
+            const std::lock_guard<std::mutex> guard(loaded_->making);
+            if (!trt::SHARES_PROFILES) idle_.clear();  // lanes of other batches, and those beside them
+            if (!mapped_) mapped_ = quicker_mapped();
+            held = std::make_unique<Lane>(loaded_, batch, *mapped_);
         }
-        const std::lock_guard<std::mutex> guard(loaded_->making);
-        if (!mapped_) mapped_ = quicker_mapped();
-        return std::make_unique<Lane>(loaded_, batch, *mapped_);
+        static_cast<Lane&>(*held).turn = std::move(turn);
+        return held;
+    }
+
+    // A lane that waits, if there is one.
+    std::unique_ptr<Held> idle(std::size_t batch) {
+        const std::lock_guard<std::mutex> guard(lock_);
+        auto& idle = idle_[batch];
+        if (idle.empty()) return nullptr;
+        std::unique_ptr<Held> lane = std::move(idle.back());
+        idle.pop_back();
+        return lane;
     }
 
     // Where CPU and GPU share their memory: whether reading images in place, or copying them once, costs less here.
@@ -136,23 +146,25 @@ class TensorRt : public Runner {
         check(cudaDeviceGetAttribute(&shared, cudaDevAttrIntegrated, 0), "cudaDeviceGetAttribute");
         if (!shared) return false;
         const std::size_t batch = loaded_->bundle.batches.front();
-        Lane copying(loaded_, batch, false), in_place(loaded_, batch, true);
         const auto side = static_cast<std::size_t>(loaded_->bundle.image.size);
         const std::vector<float> images(batch * 3 * side * side);
         std::vector<double> taken[2];
-        for (int round = 0; round < 30; ++round)  // interleaved: clocks change meanwhile
-            for (Lane* lane : {&copying, &in_place}) {
+        for (int round = 0; round < 6; ++round) {  // interleaved: clocks change meanwhile
+            Lane lane(loaded_, batch, round % 2 == 1);
+            for (int call = 0; call < 10; ++call) {
                 const auto start = std::chrono::steady_clock::now();
-                lane->give(INPUT, images.data(), images.size() * sizeof(float));
-                lane->run();
+                lane.give(INPUT, images.data(), images.size() * sizeof(float));
+                lane.run();
                 const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-                if (round >= 10) taken[lane == &in_place].push_back(seconds.count());
+                if (call >= 3) taken[round % 2].push_back(seconds.count());
             }
+        }
         for (auto& each : taken) std::nth_element(each.begin(), each.begin() + 10, each.end());
         return taken[1][10] < taken[0][10];
     }
 
     const std::shared_ptr<Loaded> loaded_;
+    std::mutex alone_;            // of the one call at a time, where contexts share no profile
     std::optional<bool> mapped_;  // once known, under the lock of who makes a lane
     std::mutex lock_;
     std::map<std::size_t, std::vector<std::unique_ptr<Held>>> idle_;  // lanes, by batch

@@ -65,6 +65,13 @@ struct Loaded {
         return static_cast<int>(index);
     }
 
+    void require(cudaError_t code, const char* what) {
+        if (code == cudaSuccess) return;
+        throw Error("cuda",
+                    std::string(what) + " failed: " + cudaGetErrorString(code) + "; TensorRT said: " + logger.last(),
+                    "Run python -m edge.doctor");
+    }
+
     void require(bool done, const char* what) {
         if (!done)
             throw Error("infer", std::string("The engine cannot ") + what + ": " + logger.last(),
@@ -179,12 +186,15 @@ class Lane : public Held {
 
     void run() {
         if (graph_) {
-            check(cudaGraphLaunch(graph_.get(), stream_), "cudaGraphLaunch");
+            loaded_->require(cudaGraphLaunch(graph_.get(), stream_), "cudaGraphLaunch");
         } else {
             enqueue();
         }
-        check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+        loaded_->require(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     }
+
+    // Held while a call has this lane, where only one may live at a time.
+    std::unique_lock<std::mutex> turn;
 
     // An output of the last run.
     const char* found(const char* name) const { return out_.host(name); }
@@ -209,7 +219,7 @@ class Lane : public Held {
     // Without a graph where the engine cannot be captured: slower, as right.
     void capture() {
         enqueue();  // once outside: the library allocates on its first call
-        check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+        loaded_->require(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
         // Thread-local: another thread may allocate meanwhile.
         if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return;
         bool captured = true;

@@ -73,6 +73,9 @@ inline const char* type_name(nvinfer1::DataType type) {
     }
 }
 
+// Whether contexts may use one profile at once: not in 8.5, and in 8.6 where the engine was built for that.
+constexpr bool SHARES_PROFILES = EDGE_TENSORRT >= 80600;
+
 inline nvinfer1::IExecutionContext* make_context(nvinfer1::ICudaEngine& engine) {
 #if EDGE_TENSORRT >= 100000
     // Memory for the context's own profile; else each would take what the largest one needs, as in version 8.

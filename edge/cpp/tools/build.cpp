@@ -59,7 +59,11 @@ json build_stage(Order order) {
         }
         if (!answer.facts.is_null() || !(answer.gave_up || answer.killed)) break;
     }
-    return answer.require();
+    json facts = answer.require();
+    // An account of its layers is never worth the plan: by itself, for a real inspector may crash.
+    answer = in_child([&] { return describe_plan(order); });
+    facts["layers"] = answer.error.empty() ? answer.facts : json{{"unread", answer.error}};
+    return facts;
 }
 
 // Loads the finished folder and lets it answer once; why it does not, else nothing.

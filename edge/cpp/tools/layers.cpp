@@ -69,7 +69,7 @@ json layer_facts(std::string_view information) {
     std::string text(information);
     std::replace_if(text.begin(), text.end(), [](char each) { return each >= 0 && each < ' '; }, ' ');
     try {
-        const json listed = json::parse(text).at("Layers");
+        const json::array_t listed = json::parse(text).at("Layers");  // throws where it is no array
         std::map<std::string, int> precisions;
         int reformats = 0, casts = 0, convolutions = 0, int8 = 0;
         for (const json& entry : listed) {

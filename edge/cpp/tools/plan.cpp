@@ -24,7 +24,7 @@ using nlohmann::json;
 using nvinfer1::LayerType;
 
 constexpr int KERNEL_MAX_SIZE = 1024;  // as edge/ops/region_boxes.py
-constexpr std::uintmax_t MAX_TIMINGS = 1u << 30;
+constexpr std::uintmax_t MAX_TIMINGS = 1u << 30, MAX_PLAN = std::uintmax_t{1} << 40;
 // In graphs for version 8: how the names of nodes begin that must be computed in fp32.
 [[maybe_unused]] constexpr const char* FLOAT32 = "float32/";
 
@@ -172,11 +172,9 @@ json set_types(nvinfer1::INetworkDefinition& network, nvinfer1::IBuilderConfig& 
 #endif
 }
 
-// The weights of the network are the parser's: it must live until the plan is built.
-std::unique_ptr<nvonnxparser::IParser> parse(nvinfer1::INetworkDefinition& network, const Order& order,
-                                             trt::Logger& logger) {
-    std::unique_ptr<nvonnxparser::IParser> parser(nvonnxparser::createParser(network, logger));
-    if (parser && parser->parse(order.graph.data(), order.graph.size())) return parser;
+void parse(nvinfer1::INetworkDefinition& network, const Order& order, trt::Logger& logger) {
+    nvonnxparser::IParser* const parser = nvonnxparser::createParser(network, logger);
+    if (parser && parser->parse(order.graph.data(), order.graph.size())) return;
     std::string errors;
     for (int i = 0; parser && i < parser->getNbErrors(); ++i)
         errors += (i ? "; " : "") + std::string(parser->getError(i)->desc());
@@ -240,15 +238,14 @@ std::size_t free_memory() {
 }
 
 // Those of earlier builds where they are of this GPU and version, else none.
-std::unique_ptr<nvinfer1::ITimingCache> use_timings(nvinfer1::IBuilderConfig& config, const Order& order) {
+void use_timings(nvinfer1::IBuilderConfig& config, const Order& order) {
     std::string known;
     std::error_code ignored;
     if (std::filesystem::exists(order.timings, ignored)) known = read_file(order.timings, MAX_TIMINGS);
-    std::unique_ptr<nvinfer1::ITimingCache> cache(config.createTimingCache(known.data(), known.size()));
-    if (cache && config.setTimingCache(*cache, false)) return cache;
-    cache.reset(config.createTimingCache(nullptr, 0));
+    const nvinfer1::ITimingCache* cache = config.createTimingCache(known.data(), known.size());
+    if (cache && config.setTimingCache(*cache, false)) return;
+    cache = config.createTimingCache(nullptr, 0);
     if (cache) config.setTimingCache(*cache, false);
-    return cache;
 }
 
 void keep_timings(const nvinfer1::IBuilderConfig& config, const Order& order) {
@@ -261,20 +258,11 @@ void keep_timings(const nvinfer1::IBuilderConfig& config, const Order& order) {
     }
 }
 
-// An account of the layers is never worth the engine: what cannot be read is said and not thrown.
-json inspect(const nvinfer1::IHostMemory& plan, trt::Logger& logger) {
-    try {
-        const std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
-        const std::unique_ptr<nvinfer1::ICudaEngine> engine(
-            runtime ? runtime->deserializeCudaEngine(plan.data(), plan.size()) : nullptr);
-        if (!engine) return {{"unread", "TensorRT does not load the plan: " + logger.last()}};
-        const std::unique_ptr<nvinfer1::IEngineInspector> inspector(engine->createEngineInspector());
-        const char* told =
-            inspector ? inspector->getEngineInformation(nvinfer1::LayerInformationFormat::kJSON) : nullptr;
-        return told ? layer_facts(told) : json{{"unread", "The inspector says nothing: " + logger.last()}};
-    } catch (const std::exception& error) {
-        return {{"unread", error.what()}};
-    }
+void register_plugin(const Order& order, trt::Logger& logger) {
+    if (order.plugin.empty() || trt::has_plugin()) return;
+    if (const std::string reason = trt::load_plugin(order.plugin.string(), logger); !reason.empty())
+        throw Error("backend", "TensorRT " + tensorrt_version() + " refuses the plugin library: " + reason,
+                    "Build it for this version, and name it with --plugin");
 }
 
 }  // namespace
@@ -308,34 +296,37 @@ json describe_gpu() {
             {"cuda", version(runtime)}};
 }
 
+// What TensorRT makes here is never destroyed: the process ends once it has answered, and what fails while it is taken
+// down must not spoil a good plan. The weights of the network are the parser's, which thus lives long enough too.
 json build_plan(const Order& order) {
-    trt::Logger logger;
+    trt::Logger& logger = *new trt::Logger;
     trt::check(cudaSetDevice(0), "cudaSetDevice");
-    const std::unique_ptr<nvinfer1::IBuilder> builder(nvinfer1::createInferBuilder(logger));
+    nvinfer1::IBuilder* const builder = nvinfer1::createInferBuilder(logger);
     if (!builder)
         throw Error("backend", "TensorRT makes no builder: " + logger.last(), "Check its installation and the driver");
-    if (!order.plugin.empty() && !trt::has_plugin())  // before parsing: the parser looks its nodes up there
-        if (const std::string reason = trt::load_plugin(order.plugin.string(), logger); !reason.empty())
-            throw Error("backend", "TensorRT " + tensorrt_version() + " refuses the plugin library: " + reason,
-                        "Build it for this version, and name it with --plugin");
-    const std::unique_ptr<nvinfer1::INetworkDefinition> network(builder->createNetworkV2(network_flags()));
+    register_plugin(order, logger);  // before parsing: the parser looks its nodes up there
+    nvinfer1::INetworkDefinition* const network = builder->createNetworkV2(network_flags());
     if (!network) throw Error("backend", "TensorRT makes no network: " + logger.last(), "Report it with these words");
-    const auto parser = parse(*network, order, logger);
+    parse(*network, order, logger);
     const std::vector<nvinfer1::ITensor*> inputs = inputs_of(*network, order);
-    const std::unique_ptr<nvinfer1::IBuilderConfig> config(builder->createBuilderConfig());
+    nvinfer1::IBuilderConfig* const config = builder->createBuilderConfig();
     config->setProfilingVerbosity(nvinfer1::ProfilingVerbosity::kDETAILED);
 #if EDGE_TENSORRT >= 80600
     config->setBuilderOptimizationLevel(order.level);
+#endif
+#if EDGE_TENSORRT >= 80600 && EDGE_TENSORRT < 100000
+    // As later versions always have it: threads that call at once have a context each, for the same sizes.
+    config->setPreviewFeature(nvinfer1::PreviewFeature::kPROFILE_SHARING_0806, true);
 #endif
     const auto workspace = static_cast<std::size_t>(order.share * static_cast<double>(free_memory()));
     config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, workspace);
     const json constraints = set_types(*network, *config, order);
     const json profiles = add_profiles(*builder, *config, inputs, order);
-    const std::unique_ptr<nvinfer1::ITimingCache> timings = use_timings(*config, order);
+    use_timings(*config, order);
 
     json parsed = describe(*network);
     const auto start = std::chrono::steady_clock::now();
-    const std::unique_ptr<nvinfer1::IHostMemory> plan(builder->buildSerializedNetwork(*network, *config));
+    const nvinfer1::IHostMemory* const plan = builder->buildSerializedNetwork(*network, *config);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
     keep_timings(*config, order);
     if (!plan) {
@@ -351,8 +342,19 @@ json build_plan(const Order& order) {
             {"seconds", std::round(taken.count() * 10) / 10},
             {"constraints", constraints},
             {"network", std::move(parsed)},
-            {"plan_bytes", plan->size()},
-            {"layers", inspect(*plan, logger)}};
+            {"plan_bytes", plan->size()}};
+}
+
+json describe_plan(const Order& order) {
+    trt::Logger& logger = *new trt::Logger;
+    register_plugin(order, logger);
+    const std::string plan = read_file(order.plan, MAX_PLAN);
+    nvinfer1::IRuntime* const runtime = nvinfer1::createInferRuntime(logger);
+    nvinfer1::ICudaEngine* const engine = runtime ? runtime->deserializeCudaEngine(plan.data(), plan.size()) : nullptr;
+    if (!engine) return {{"unread", "TensorRT does not load the plan: " + logger.last()}};
+    nvinfer1::IEngineInspector* const inspector = engine->createEngineInspector();
+    const char* told = inspector ? inspector->getEngineInformation(nvinfer1::LayerInformationFormat::kJSON) : nullptr;
+    return told ? layer_facts(told) : json{{"unread", "The inspector says nothing: " + logger.last()}};
 }
 
 }  // namespace edge::tools

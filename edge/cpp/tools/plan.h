@@ -39,4 +39,7 @@ struct Order {
 // Writes the plan; facts for the manifest. Throws NoPlan where the builder gives up.
 nlohmann::json build_plan(const Order& order);
 
+// What the plan is made of, or why it does not tell.
+nlohmann::json describe_plan(const Order& order);
+
 }  // namespace edge::tools
