@@ -122,23 +122,22 @@ def make_tools(target: Path, library: Path, headers: Path) -> None:
     programs, libraries = target / "bin", target / "lib"
     programs.mkdir()
     libraries.mkdir()
-    with TemporaryDirectory() as folder:
-        built = Path(folder)
-        call("gcc", "-shared", "-fPIC", f"-Wl,-soname,{STUB}", GPU / "stub_plugin.c", "-o", libraries / STUB)
-        runtime = (
-            "-DCMAKE_BUILD_TYPE=Release", "-DMCAR_EDGE_BACKENDS=tensorrt", "-DMCAR_EDGE_STATIC=ON", "-DMCAR_EDGE_TOOLS=ON",
-            f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DTENSORRT_LIBRARY_DIR={library}",
-        )  # fmt: skip
-        call("cmake", "-S", REPOSITORY / "edge" / "cpp", "-B", built / "cpp", *runtime)
-        call("cmake", "--build", built / "cpp", "-j2")
-        plugin = "-DCMAKE_BUILD_TYPE=Release", f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURE}"
-        call("cmake", "-S", KERNELS / "plugin", "-B", built / "plugin", *plugin)
-        call("cmake", "--build", built / "plugin", "-j2")
-        shutil.copy(built / "plugin" / "libedge_plugin.so", libraries)
-        for name in PROGRAMS:
-            program = next(path for path in (built / "cpp").rglob(name) if path.is_file())
-            shutil.copy(program, programs)
-            carry([program], libraries)
+    built = target.with_name("build")  # kept: the next time only what changed is compiled
+    call("gcc", "-shared", "-fPIC", f"-Wl,-soname,{STUB}", GPU / "stub_plugin.c", "-o", libraries / STUB)
+    runtime = (
+        "-DCMAKE_BUILD_TYPE=Release", "-DMCAR_EDGE_BACKENDS=tensorrt", "-DMCAR_EDGE_STATIC=ON", "-DMCAR_EDGE_TOOLS=ON",
+        f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DTENSORRT_LIBRARY_DIR={library}",
+    )  # fmt: skip
+    call("cmake", "-S", REPOSITORY / "edge" / "cpp", "-B", built / "cpp", *runtime)
+    call("cmake", "--build", built / "cpp", "-j2")
+    plugin = "-DCMAKE_BUILD_TYPE=Release", f"-DTENSORRT_INCLUDE_DIR={headers}", f"-DCMAKE_CUDA_ARCHITECTURES={ARCHITECTURE}"
+    call("cmake", "-S", KERNELS / "plugin", "-B", built / "plugin", *plugin)
+    call("cmake", "--build", built / "plugin", "-j2")
+    shutil.copy(built / "plugin" / "libedge_plugin.so", libraries)
+    for name in PROGRAMS:
+        program = next(path for path in (built / "cpp").rglob(name) if path.is_file())
+        shutil.copy(program, programs)
+        carry([program], libraries)
 
 
 def carry(programs: Iterable[Path], libraries: Path) -> None:
