@@ -3,10 +3,10 @@
 #include "launch.h"
 
 #include <cstdint>      // defines: std::uintptr_t
-#include <type_traits>  // defines: std::is_same_v
+#include <type_traits>  // defines: std::integral_constant, std::is_same_v
 
 #include "region_boxes/region_boxes.cuh"  // defines: region_boxes_kernel, RegionBoxes
-#include "roi_resize/bands.cuh"           // defines: roi_resize_staged_bands, may_stage, kStagedRows, kStagedThreads
+#include "roi_resize/bands.cuh"           // defines: roi_resize_staged_bands, may_stage, prefers_wide
 #include "roi_resize/roi_resize.cuh"      // defines: roi_resize_kernel, RoiResize, Layout, kColumns
 
 namespace {
@@ -27,10 +27,16 @@ template <typename In, typename Out, Layout LAYOUT, int COLUMNS>
 cudaError_t resize(const edge::RoiResize& op, const void* image, const float* boxes, const int* owner, int crops,
                    void* out, cudaStream_t stream) {
     if (edge::may_stage<In>(op) && reinterpret_cast<std::uintptr_t>(image) % 16 == 0) {
-        constexpr int kThreads = edge::kStagedThreads<In, COLUMNS>;
-        const dim3 grid(edge::ceil_div(op.size, edge::kStagedRows), crops, edge::ceil_div(op.size, COLUMNS * kThreads));
-        return launch(edge::roi_resize_staged_bands<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, kThreads>, grid,
-                      kThreads, stream, op, static_cast<const In*>(image), boxes, owner, static_cast<Out*>(out));
+        const auto staged = [&](auto threads) {
+            constexpr int kThreads = decltype(threads)::value;
+            const dim3 grid(edge::ceil_div(op.size, edge::kStagedRows), crops,
+                            edge::ceil_div(op.size, COLUMNS * kThreads));
+            return launch(edge::roi_resize_staged_bands<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, kThreads>, grid,
+                          kThreads, stream, op, static_cast<const In*>(image), boxes, owner, static_cast<Out*>(out));
+        };
+        return edge::prefers_wide<In, COLUMNS>(op.size)
+                   ? staged(std::integral_constant<int, edge::kWide<In, COLUMNS>>())
+                   : staged(std::integral_constant<int, edge::kNarrow<In, COLUMNS>>());
     }
     const int tiles = edge::tiles_per_crop<COLUMNS, edge::kRows>(op.size);
     const dim3 grid(edge::ceil_div(tiles, edge::kRoiResizeThreads), crops);

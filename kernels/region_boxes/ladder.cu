@@ -18,13 +18,9 @@ version 4 finds the intervals with all threads, from a bit mask of crossings
 
 version 5 gives each axis a block of its own (the product, region_boxes.cuh)
 ./region_boxes_ladder 5
-
-version 6 reads four floats at a time, stretches rows while loading, puts scores straight into bit masks
-./region_boxes_ladder 6
 */
 
 #include "ladder.h"                       // defines: CUDA_CHECK, DeviceArray, cold_microseconds, copy_bandwidth
-#include "region_boxes/lines.cuh"         // defines: region_boxes_lines
 #include "region_boxes/reference.h"       // defines: edge::reference::region_boxes
 #include "region_boxes/region_boxes.cuh"  // defines: run_block and its phases, position, blend, score, widen, Workspace
 
@@ -162,8 +158,7 @@ void region_boxes(int version, RegionBoxes op, int regions, const float* maps, f
         case 3: region_boxes_kernel3<<<regions, block_size>>>(op, maps, boxes); break;
         case 4: region_boxes_kernel4<<<regions, block_size>>>(op, maps, boxes); break;
         case 5: edge::region_boxes_kernel<><<<2 * regions, block_size>>>(op, maps, boxes); break;
-        case 6: edge::region_boxes_lines<1024><<<2 * regions, block_size>>>(op, maps, boxes); break;
-        default: std::printf("version must be 1 to 6, got %d\n", version); std::exit(EXIT_FAILURE);
+        default: std::printf("version must be 1 to 5, got %d\n", version); std::exit(EXIT_FAILURE);
     }
     CUDA_CHECK(cudaGetLastError());
 }
@@ -202,7 +197,7 @@ void check(int version, int block_size, const std::vector<float>& boxes, const s
 
 int main(int argc, char** argv) {
     bool small = false;
-    int first = 1, last = 6;
+    int first = 1, last = 5;
     for (int i = 1; i < argc; ++i) {
         if (!std::strcmp(argv[i], "--small"))
             small = true;

@@ -363,7 +363,7 @@ EDGE_FUNCTION Interval run_bounds(const RegionBoxes& op, Workspace& work, const 
 
 #if defined(__CUDACC__)
 
-constexpr int kRegionBoxesThreads = 256;
+constexpr int kRegionBoxesThreads = 512;
 
 struct EachThread {
     template <typename Phase>

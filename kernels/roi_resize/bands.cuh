@@ -301,11 +301,22 @@ struct Stage {
     Plan<ROWS> plan;
 };
 
-constexpr int kStagedRows = 16;
+constexpr int kStagedRows = 10;
 
-// 128 threads and 30 KB of shared memory, or fewer threads where a thread's columns take more.
+// Threads of a narrow block: fewer than 128 where a thread's columns take more shared memory.
 template <typename In, int COLUMNS>
-constexpr int kStagedThreads = 512 / (sizeof(In) * COLUMNS) < 128 ? 512 / static_cast<int>(sizeof(In) * COLUMNS) : 128;
+constexpr int kNarrow = 512 / (sizeof(In) * COLUMNS) < 128 ? 512 / static_cast<int>(sizeof(In) * COLUMNS) : 128;
+
+// And of a wide one, which a row of 448 halves fills: 33 KB of shared memory.
+template <typename In, int COLUMNS>
+constexpr int kWide = sizeof(In) * COLUMNS <= 4 ? 224 : kNarrow<In, COLUMNS>;
+
+// Whether wide blocks leave fewer threads without a column.
+template <typename In, int COLUMNS>
+EDGE_FUNCTION bool prefers_wide(int size) {
+    constexpr int wide = kWide<In, COLUMNS>, narrow = kNarrow<In, COLUMNS>;
+    return ceil_div(size, COLUMNS * wide) * wide < ceil_div(size, COLUMNS * narrow) * narrow;
+}
 
 // What the staged kernel asks for beside 16-byte alignment of the image.
 template <typename In>

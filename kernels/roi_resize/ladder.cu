@@ -16,7 +16,7 @@ version 3 makes two adjacent columns per thread and stores them together, 128 by
 version 4 makes eight rows of one column per thread and keeps the source rows in use in registers
 ./roi_resize_ladder 4
 
-version 5 does both: two columns, eight rows (the product, roi_resize.cuh)
+version 5 does both: two columns, eight rows (the product where the staged version cannot be, roi_resize.cuh)
 ./roi_resize_ladder 5
 
 version 6 makes eight columns for 16-byte stores
@@ -43,7 +43,7 @@ version 12 does the same with four columns per thread; block sizes 32 and 64
 version 13 with bands of eight rows: half the shared memory, more blocks at a time; block sizes 64, 128 and 256
 ./roi_resize_ladder 13
 
-version 14 with bands of 24 rows and narrow blocks: fewer beginnings; block sizes 32 and 64
+version 14 with bands of ten rows and 224 threads, which the columns of 448 pixels fill (the product, bands.cuh)
 ./roi_resize_ladder 14
 */
 
@@ -185,9 +185,8 @@ void launch_staged(const Problem& problem, const __half* image, const float* box
 std::vector<int> block_sizes(int version) {
     switch (version) {
         case 11: return {32, 64, 128};
-        case 12:
-        case 14: return {32, 64};
-        case 13: return {64, 128, 256};
+        case 12: return {32, 64};
+        case 14: return {224};
         default: return {64, 128, 256};
     }
 }
@@ -210,7 +209,7 @@ void roi_resize(int version, const Problem& problem, const __half* image, const 
         case 11: launch_staged<2, 16, 32, 64, 128>(problem, image, boxes, owner, out, block_size); break;
         case 12: launch_staged<4, 16, 32, 64>(problem, image, boxes, owner, out, block_size); break;
         case 13: launch_staged<2, 8, 64, 128, 256>(problem, image, boxes, owner, out, block_size); break;
-        case 14: launch_staged<2, 24, 32, 64>(problem, image, boxes, owner, out, block_size); break;
+        case 14: launch_staged<2, 10, 224>(problem, image, boxes, owner, out, block_size); break;
         default: std::printf("version must be 1 to 14, got %d\n", version); std::exit(EXIT_FAILURE);
     }
     CUDA_CHECK(cudaGetLastError());

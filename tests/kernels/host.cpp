@@ -4,7 +4,6 @@
 #include <cstdint>  // defines: std::uintptr_t
 #include <cstring>  // defines: std::memset
 
-#include "region_boxes/lines.cuh"
 #include "region_boxes/reference.h"
 #include "region_boxes/region_boxes.cuh"
 #include "roi_resize/bands.cuh"
@@ -91,7 +90,10 @@ void run_staged(const Crops<__half, __half>& crops) {
 template <typename In, typename Out, edge::Layout LAYOUT, int COLUMNS>
 void run(const Crops<In, Out>& crops, bool staged) {
     if (staged && edge::may_stage<In>(crops.op) && reinterpret_cast<std::uintptr_t>(crops.image) % 16 == 0) {
-        run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kStagedThreads<In, COLUMNS>>(crops);
+        if (edge::prefers_wide<In, COLUMNS>(crops.op.size))
+            run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kWide<In, COLUMNS>>(crops);
+        else
+            run_staged<In, Out, LAYOUT, COLUMNS, edge::kStagedRows, edge::kNarrow<In, COLUMNS>>(crops);
     } else {
         run_tiles<In, Out, LAYOUT, COLUMNS>(crops);
     }
@@ -165,8 +167,7 @@ int ladder_roi_resize(int version, int threads, const void* image, const float* 
         case 12064: run_staged<4, 16, 64>(all); return 0;
         case 13064: run_staged<2, 8, 64>(all); return 0;
         case 13256: run_staged<2, 8, 256>(all); return 0;
-        case 14032: run_staged<2, 24, 32>(all); return 0;
-        case 14064: run_staged<2, 24, 64>(all); return 0;
+        case 14224: run_staged<2, 10, 224>(all); return 0;
         default: return 1;
     }
 }
@@ -198,17 +199,6 @@ void kernel_region_boxes(const float* maps, int count, int grid, int size, float
     const edge::RegionBoxes op = {grid, size, threshold};
     find_boxes(count, boxes, [&](int region, edge::Side side) {
         return edge::run_block(op, work, side, maps + region * grid * grid, EachLane{threads});
-    });
-}
-
-// Version 6 of the ladder.
-void ladder_region_boxes(const float* maps, int count, int grid, int size, float threshold, int threads, float* boxes) {
-    static edge::LineWorkspace work;
-    const edge::RegionBoxes op = {grid, size, threshold};
-    find_boxes(count, boxes, [&](int region, edge::Side side) {
-        // NaN where nothing was loaded.
-        std::memset(static_cast<void*>(&work), 0xff, sizeof(work));
-        return edge::run_lines(op, work, side, maps + region * grid * grid, EachLane{threads});
     });
 }
 

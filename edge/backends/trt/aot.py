@@ -19,7 +19,7 @@ from edge.backends.trt.plugin import AHEAD_OF_TIME, PLUGIN_VARIABLE
 from edge.errors import EdgeError
 
 # Thread blocks of kernels/aot.cu, and output rows per thread of a crop.
-BOX_THREADS, CROP_THREADS, CROP_ROWS = 256, 128, 8
+BOX_THREADS, CROP_THREADS, CROP_ROWS = 512, 128, 8
 
 
 def check_version(trt: Native) -> None:

@@ -86,6 +86,10 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     workspace = int(request.share * _free_memory(device)) if request.share and device else 0
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    features = getattr(trt, "PreviewFeature", None)
+    if hasattr(features, "PROFILE_SHARING_0806"):
+        # As later versions always have it: threads that call at once have a context each, for the same sizes.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     weak = not _typed_by_graph(trt)
     if weak:
         _choose_types(trt, config, network, request.precision)

@@ -194,7 +194,7 @@ class Vendor(Backend):
             raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
         built = facts.get("machine", {})
         here = support.facts.get("compute_capability")
-        if built.get("version") != support.version:
+        if _numbers(built.get("version") or "", 3) != _numbers(support.version, 3):  # Python's module may say a fourth part, C++ says three
             problem = f"The engine was built with {self.name} {built.get('version')}, and {support.version} is installed"
             raise EdgeError("load", problem, rebuild)
         allowed = facts.get("compute_capabilities") or ([built["compute_capability"]] if built.get("compute_capability") else [])
@@ -290,5 +290,5 @@ def _shipped(library: Path, folder: Path) -> dict[str, str]:
     return {"file": PLUGIN, "sha256": digest_file(folder / PLUGIN)}
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+def _numbers(version: str, parts: int = 2) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:parts] if part.isdigit())

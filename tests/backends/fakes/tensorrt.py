@@ -203,7 +203,7 @@ class OnnxParser(Played):
 def _dtype(kind: int) -> Any:
     """TensorRT 8 has no 64-bit integers: its parser makes them 32-bit."""
     names = ENUMS["DataType"].__members__
-    return names.get(TYPES[kind]) or names["INT32"]
+    return names[TYPES[kind] if TYPES[kind] in names else "INT32"]
 
 
 def _shape(value: Any) -> tuple[int, ...]:
