@@ -1,50 +1,60 @@
-"""``python -m benchmarks.gpu.engines --json FILE``: whole networks on one GPU, turn by turn, beside torch.
+"""Whole networks in TensorRT-RTX where it is installed, turn by turn with torch.
 
-Bundles of every precision are built for TensorRT-RTX and, where it is installed, TensorRT; each is compared with ONNX Runtime on
-the graph in FP32, and timed with and without CUDA graphs at batch 1 and 8 beside torch: eager (ours, and the published loop),
-``torch.compile`` and AOTInductor, their backbones in fp16. Images start and outputs end on the host for all. What cannot be built
-or loaded is listed with what it answered. The file is written anew after every step, so a run cut short keeps what it found.
-``--device cpu --backends onnxruntime`` rehearses all of it without a GPU.
+Bundles of every precision are built here; each is compared with ONNX Runtime on the graph in FP32, and timed with and without CUDA
+graphs at batch 1 and 8. What cannot be built or loaded is listed with what it answered.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from benchmarks import participants
-from benchmarks.gpu.report import EngineRow, Engines
+from benchmarks.gpu.networks import WAYS, network
+from benchmarks.gpu.place import Missing, Place
+from benchmarks.gpu.plans import against
 from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Apart, Failed, Worker
 from edge import backends
-from edge.atomic import write_atomically
 from edge.bundle import REFERENCE, Bundle
 from edge.engine import Engine, check_fit
-from edge.graph import Outputs
 from edge.measure import latency, machine
-from edge.measure.regions import drift
 from edge.pipeline import BuildOptions, build
-from edge.plain import to_plain
 from edge.spec import PRECISIONS
 from edge.stages import Stages
 
-if TYPE_CHECKING:
-    import torch
+Found = dict[str, Any]
+Save = Callable[[], None]
 
-    from edge.models.source import Source
+BUILD_S = 100.0
 
-BATCHES = (1, 8)
+
+def run(place: Place, found: Found, save: Save) -> None:
+    """MobileNetV2 at 256; in a rehearsal small, and in ONNX Runtime."""
+    backend = "onnxruntime" if place.rehearse else "tensorrt-rtx"
+    support = backends.probe(backend)
+    if support.reason:
+        raise Missing(f"{backend}: {support.reason}")
+    size = 64 if place.rehearse else 256
+    given = BuildOptions(model="mcar-mobilenetv2", weights="random", size=size, backend=backend, calib_images=32, force=True)
+    built = build_all(given, ("fp32",) if place.rehearse else PRECISIONS, place.work / "rtx", found)
+    save()
+    for batch in (1, 8):
+        measure(
+            contenders(given, built, batch, "cpu" if place.rehearse else "cuda"),
+            built,
+            size,
+            batch,
+            found,
+            save,
+            rounds=2 if place.rehearse else 7,
+        )
 
 
 # ----------------------------------------------------------------------------
@@ -66,201 +76,89 @@ def bundle(path: Path, graphs: bool) -> Runner:
     return Stages(runners, opened.target, opened.stages).run
 
 
-def network(source: Callable[[], Source], way: str, half: bool, device: str, batch: int) -> Runner:
-    """The network in torch. Half: the backbone's weights and activations in fp16, heads, boxes and crops in fp32, as in our engines."""
-    import torch
-
-    from benchmarks.eager import EagerMCAR
-
-    class InHalf(torch.nn.Module):
-        def __init__(self, inner: torch.nn.Module) -> None:
-            super().__init__()
-            self.inner = inner.half().to(memory_format=torch.channels_last)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.inner(images.half().contiguous(memory_format=torch.channels_last))
-            return found.float()
-
-    opened = source()
-    model = opened.network.to(device).eval()
-    if half:
-        model.features = InHalf(model.features)  # type: ignore[assignment]
-    example = torch.zeros(batch, 3, opened.image.size, opened.image.size, device=device)
-    run: Callable[[torch.Tensor], Mapping[str, torch.Tensor]] = model
-    if way == "published":
-        run = EagerMCAR(model).eval()  # type: ignore[arg-type]
-    elif way == "compile":
-        run = torch.compile(model, dynamic=False)
-    elif way == "inductor":
-        with torch.no_grad():
-            exported = torch.export.export(model, (example,))
-        with tempfile.TemporaryDirectory() as folder:
-            package = torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2")
-            run = torch._inductor.aoti_load_package(package)
-
-    def call(images: np.ndarray) -> Outputs:
-        with torch.inference_mode():
-            outputs = run(torch.from_numpy(images).to(device))
-            return {name: value.cpu().numpy() for name, value in outputs.items()}
-
-    return call
-
-
 # ----------------------------------------------------------------------------
 # steps
 
 
-def build_all(args: argparse.Namespace, work: Path, result: Engines) -> dict[str, Path]:
+def build_all(given: BuildOptions, precisions: Iterable[str], work: Path, found: Found) -> dict[str, Path]:
     """Bundles by name; what failed is listed with its words."""
     built: dict[str, Path] = {}
-    given = BuildOptions(
-        model=args.model, weights="random", size=args.size, batch=max(args.batches), calib_images=args.calib_images, force=True
-    )
-    for backend in args.backends.split(","):
-        support = backends.probe(backend)
-        if support.reason and not support.builds:
-            result["answers"][backend] = f"{support.reason}. {support.fix}"
+    for precision in precisions:
+        name = f"{given.backend}-{precision}"
+        options = replace(given, precision=precision, output=work / name)
+        started = time.monotonic()
+        try:
+            with Apart() as process:
+                process.call(partial(_build, options), BUILD_S)
+        except Failed as error:
+            found.setdefault("answers", {})[name] = str(error)
             continue
-        for suffix, route, precisions in routes(backend, support, args.precisions.split(",")):
-            for precision in precisions:
-                name = f"{backend}{suffix}-{precision}"
-                options = replace(given, precision=precision, backend=backend, output=work / name)
-                started = time.monotonic()
-                try:
-                    with Apart() as process:
-                        process.call(partial(build_by, route, options), args.build_s)
-                except Failed as error:
-                    result["answers"][name] = str(error)
-                    continue
-                built[name] = work / name
-                made = Bundle.read(built[name])
-                result["bundles"][name] = {
-                    "seconds": round(time.monotonic() - started, 1),
-                    "mb": round(made.bytes / 1e6, 1),
-                    "made_of": backends.describe_engine(backend, made.manifest["engine"]),
-                }
+        built[name] = work / name
+        made = Bundle.read(built[name])
+        found.setdefault("bundles", {})[name] = {
+            "seconds": round(time.monotonic() - started, 1),
+            "mb": round(made.bytes / 1e6, 1),
+            "made_of": backends.describe_engine(given.backend, made.manifest["engine"]),
+        }
     return built
 
 
-def build_by(route: str | None, options: BuildOptions) -> None:
-    """Build in a process of its own, our operations got into the engine on that route."""
-    if route is not None:
-        os.environ["EDGE_TENSORRT_PLUGIN"] = route
-    build(options)
+def _build(options: BuildOptions) -> None:
+    build(options)  # a bundle does not go from one process to another
 
 
-def routes(backend: str, support: backends.Support, precisions: Sequence[str]) -> Iterator[tuple[str, str | None, Sequence[str]]]:
-    """How our two operations get into an engine: suffix of its name, value of EDGE_TENSORRT_PLUGIN (None: as it is), precisions."""
-    if backend != "tensorrt":
-        yield "", None, precisions
-        return
-    yield "-standard", "", precisions
-    if support.facts.get("plugin"):
-        yield "-library", None, precisions
-    yield "-aot", "aot", [each for each in precisions if each == "fp16"]
-
-
-def contenders(args: argparse.Namespace, built: Mapping[str, Path], batch: int) -> list[Participant]:
+def contenders(given: BuildOptions, built: Mapping[str, Path], batch: int, device: str) -> list[Participant]:
     """Who takes turns at this batch."""
     from edge.models.source import open_source
 
-    source = partial(open_source, "random", model=args.model, size=args.size)
     found: list[Participant] = []
     for name, path in built.items():
         target = Bundle.read(path).target
         found.append(Participant(name, target.backend, target.precision, partial(bundle, path, graphs=True)))
         if backends.backend(target.backend).on_gpu:
             found.append(Participant(f"{name}, no graph", target.backend, target.precision, partial(bundle, path, graphs=False)))
-    for way, half in [("eager", False), ("eager", True), ("published", True), ("compile", True), ("inductor", True)]:
-        precision = "fp16" if half else "fp32"
-        opened = partial(network, source, way, half, args.device, batch)
-        found.append(Participant(f"torch {way} {precision}", "torch", precision, opened))
+    source = partial(open_source, "random", model=given.model, size=given.size)
+    for way in WAYS:
+        found.append(Participant(f"torch {way}", "torch", "fp16", partial(network, source, way, device != "cpu", device, batch)))
     return found
 
 
-def measure(args: argparse.Namespace, built: Mapping[str, Path], batch: int, result: Engines, save: Callable[[], None]) -> None:
+def measure(
+    who: Iterable[Participant],
+    built: Mapping[str, Path],
+    size: int,
+    batch: int,
+    found: Found,
+    save: Save,
+    *,
+    rounds: int = 7,
+    turn_s: float = 0.3,
+) -> None:
     """Outputs against the reference and interleaved latencies of one batch size."""
-    images = np.random.default_rng(0).standard_normal((batch, 3, args.size, args.size)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     reference = participants.session(next(iter(built.values())) / REFERENCE)(images) if built else None
     workers: dict[str, Worker] = {}
-    rows = result["batches"].setdefault(str(batch), {})
+    rows = found.setdefault("batches", {}).setdefault(str(batch), {})
     try:
-        for participant in contenders(args, built, batch):
+        for participant in who:
             try:
                 workers[participant.name] = Worker(participant, images)
                 if reference is not None:
-                    rows[participant.name] = against(reference, workers[participant.name].infer(images))
+                    rows[participant.name] = against(workers[participant.name].infer(images), reference, None)
             except Failed as error:
-                result["answers"][f"{participant.name}, batch {batch}"] = str(error)
+                found.setdefault("answers", {})[f"{participant.name}, batch {batch}"] = str(error)
             save()
         before = machine.state()
         turns = {name: worker.turn for name, worker in workers.items()}
         if turns:
-            rounds = latency.interleave(turns, rounds=args.rounds, turn_s=args.turn)
-            base = "torch eager fp16" if "torch eager fp16" in turns else next(iter(turns))
+            timed = latency.interleave(turns, rounds=rounds, turn_s=turn_s)
+            base = "torch eager" if "torch eager" in turns else next(iter(turns))
             for name in turns:
-                found, row = rounds.compare(name, base), rows.setdefault(name, {})
-                row["p50_ms"] = round(rounds.latency(name).percentile_ms(50), 4)
-                row["ratio"], row["to"] = round(found.ratio, 4), base
-                row["interval"] = [round(edge, 4) for edge in found.interval]
-        result["warnings"] += machine.between(before, machine.state())[0]
+                compared, row = timed.compare(name, base), rows.setdefault(name, {})
+                row |= {"p50_ms": round(timed.latency(name).percentile_ms(50), 4), "ratio": round(compared.ratio, 4), "to": base}
+                row["interval"] = [round(edge, 4) for edge in compared.interval]
+        found.setdefault("warnings", []).extend(machine.between(before, machine.state())[0])
     finally:
         for worker in workers.values():
             worker.close()
     save()
-
-
-def against(reference: Outputs, mine: Outputs) -> EngineRow:
-    """How outputs stand to the reference's: largest error of a score, and region drift."""
-    found: EngineRow = {"score_error": float(np.abs(np.asarray(mine["scores"], np.float64) - reference["scores"]).max())}
-    moved = drift(mine, reference)
-    if moved:
-        found["class_agreement"], found["mean_iou"] = moved.class_agreement, moved.mean_iou
-        found["iou_above"], found["images_changed"] = moved.iou_above, moved.images_changed
-    return found
-
-
-# ----------------------------------------------------------------------------
-# command
-
-
-def arguments() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu.engines", description=__doc__)
-    made.add_argument("--json", type=Path, required=True, metavar="FILE")
-    made.add_argument("--model", default="mcar-resnet50")
-    made.add_argument("--size", type=int, default=448)
-    made.add_argument("--batches", type=lambda text: tuple(map(int, text.split(","))), default=BATCHES, metavar="N,N")
-    made.add_argument("--precisions", default=",".join(PRECISIONS))
-    made.add_argument("--backends", default="tensorrt-rtx,tensorrt")
-    made.add_argument("--device", default="cuda", help="of torch")
-    made.add_argument("--calib-images", type=int, default=32)
-    made.add_argument("--rounds", type=int, default=7)
-    made.add_argument("--turn", type=float, default=0.5, metavar="S")
-    made.add_argument("--build-s", type=float, default=180, metavar="S", help="time limit of one build")
-    made.add_argument("--work", type=Path, metavar="DIR", help="keep the bundles here")
-    return made
-
-
-def main(args: argparse.Namespace) -> int:
-    result: Engines = {
-        "model": args.model, "size": args.size, "rounds": args.rounds, "machine": to_plain(machine.describe()),
-        "bundles": {}, "answers": {}, "batches": {}, "warnings": [], "lowered": {},
-    }  # fmt: skip
-    save = partial(_save, args.json, result)
-    with tempfile.TemporaryDirectory() as folder:
-        built = build_all(args, args.work or Path(folder), result)
-        save()
-        for batch in args.batches:
-            measure(args, built, batch, result, save)
-        if args.work:
-            result["lowered"] = {name: sorted(map(str, path.glob("lowered*.onnx"))) for name, path in built.items()}
-    save()
-    return 0
-
-
-def _save(path: Path, result: Engines) -> None:
-    write_atomically(path, json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main(arguments().parse_args()))

@@ -89,8 +89,7 @@ def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return start, end
 
 
-@torch.library.custom_op("edge::region_boxes", mutates_args=())
-def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
+def boxes_of(cams: Tensor, size: int, threshold: float) -> Tensor:
     """cams: (B, K, n, n) sigmoid class maps → boxes: (B, K, 4) float32, x1 y1 x2 y2 in pixels of a size × size image, x2/y2 exclusive."""
     batch, count = cams.shape[:2]
     columns, rows = [], []
@@ -101,6 +100,12 @@ def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
     x = bounds(torch.stack(columns).reshape(-1, size), threshold)
     y = bounds(torch.stack(rows).reshape(-1, size), threshold)
     return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], 1).reshape(batch, count, 4).float()
+
+
+@torch.library.custom_op("edge::region_boxes", mutates_args=())
+def region_boxes(cams: Tensor, size: int, threshold: float) -> Tensor:
+    """``boxes_of`` as one node of a graph."""
+    return boxes_of(cams, size, threshold)
 
 
 @region_boxes.register_fake
@@ -121,6 +126,23 @@ def roi_resize(image: Tensor, boxes: Tensor, size: int) -> Tensor:
             crop = image[index : index + 1, :, y1:y2, x1:x2]
             crops.append(functional.interpolate(crop, (size, size), mode="bilinear", align_corners=True))
     return torch.cat(crops)
+
+
+@roi_resize.register_kernel("cuda")
+def sampled(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The same on a sampling grid: the boxes never pass through the host, so a CUDA graph can hold it. Arguments as for ``roi_resize``.
+
+    In float32, whatever the image is: coordinates in half precision would be off by pixels.
+    """
+    count, height, width = boxes.shape[1], *image.shape[-2:]
+    flat = boxes.reshape(-1, 4).float().round()
+    begin, last = flat[:, :2], flat[:, 2:] - 1
+    steps = torch.arange(size, device=boxes.device, dtype=torch.float32) / (size - 1)
+    places = begin[:, :, None] + (last - begin)[:, :, None] * steps  # (B·K, 2, size), in pixels
+    x, y = places[:, 0] * (2 / (width - 1)) - 1, places[:, 1] * (2 / (height - 1)) - 1
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], 3)
+    crops = functional.grid_sample(image.float().repeat_interleave(count, 0), grid, mode="bilinear", align_corners=True)
+    return crops.to(image.dtype)
 
 
 @roi_resize.register_fake

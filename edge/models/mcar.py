@@ -62,7 +62,7 @@ class MCAR(Network):
         global_logits = self._classify(maps)
         classes = top_classes(global_logits, self.regions)
         boxes = self._boxes(maps, classes, size)
-        crops = torch.ops.edge.roi_resize(image, boxes, size)
+        crops = self._crops(image, boxes, size)
         local_logits = self._strongest(crops, self.regions)
         # Sigmoid is monotone, so maxima of logits are maxima of scores.
         return {
@@ -102,7 +102,7 @@ class MCAR(Network):
                 classes = classes.gather(1, drawn.to(classes.device))
             boxes = self._boxes(maps.float(), classes, size)
             # Each layout where it is fastest: crops are cut from planes, convolutions read channels last.
-            crops = torch.ops.edge.roi_resize(image.contiguous(), boxes, size).contiguous(memory_format=torch.channels_last)
+            crops = self._crops(image.contiguous(), boxes, size).contiguous(memory_format=torch.channels_last)
         return {"global_logits": global_logits, "local_logits": self._strongest(crops, classes.shape[1])}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
@@ -131,13 +131,21 @@ class MCAR(Network):
 
     def _boxes(self, maps: Tensor, classes: Tensor, size: int) -> Tensor:
         """Feature maps (B, F, n, n) and classes (B, K) → where each of these classes is, (B, K, 4)."""
+        boxes: Tensor = torch.ops.edge.region_boxes(self._class_maps(maps, classes), size, self.threshold)
+        return boxes
+
+    def _class_maps(self, maps: Tensor, classes: Tensor) -> Tensor:
+        """Feature maps (B, F, n, n) and classes (B, K) → the sigmoid map of each class, (B, K, n, n)."""
         grid = maps.shape[-1]
         # Choosing maps by a one-hot product keeps the graph free of gathers with computed indices; it adds exact zeros only.
         chosen = (classes.unsqueeze(2) == torch.arange(self.num_classes, device=maps.device)).to(maps.dtype)
         class_maps = torch.sigmoid(self.convclass(maps)).flatten(2)
-        cams = torch.bmm(chosen, class_maps).reshape(-1, classes.shape[1], grid, grid)
-        boxes: Tensor = torch.ops.edge.region_boxes(cams, size, self.threshold)
-        return boxes
+        return torch.bmm(chosen, class_maps).reshape(-1, classes.shape[1], grid, grid)
+
+    def _crops(self, image: Tensor, boxes: Tensor, size: int) -> Tensor:
+        """Images (B, 3, S, S) and boxes (B, K, 4) → what stands in each box, at the size of an image: (B·K, 3, S, S)."""
+        crops: Tensor = torch.ops.edge.roi_resize(image, boxes, size)
+        return crops
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from edge.errors import EdgeError
-from edge.models.localisation import bounds
+from edge.models.localisation import bounds, sampled
 from edge.ops import region_boxes
 
 
@@ -144,3 +145,21 @@ def test_crops_come_image_by_image():
     images = torch.stack([torch.full((3, 64, 64), float(value)) for value in (1, 2)])
     boxes = torch.tensor([[[0, 0, 32, 32], [8, 8, 40, 40], [0, 0, 64, 64]]] * 2, dtype=torch.float32)
     assert torch.ops.edge.roi_resize(images, boxes, 64)[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
+
+
+def test_crops_on_a_sampling_grid_are_those_of_the_loop():
+    """What a GPU runs, here on the CPU."""
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(2, 3, 96, 96, generator=generator)
+    boxes = torch.tensor([[[0, 0, 96, 96], [5, 9, 17, 93]], [[80, 0, 96, 12], [31, 40, 64, 52]]]).float()
+    assert torch.allclose(sampled(image, boxes, 96), torch.ops.edge.roi_resize(image, boxes, 96), atol=2e-5)
+
+
+def test_boxes_and_crops_on_a_gpu_never_pass_through_the_host():
+    """A value that the host would need, or a constant made there, cannot be in a CUDA graph; tensors without data refuse both."""
+    with FakeTensorMode(), torch.backends.cudnn.flags(enabled=False):  # of which there are no such tensors
+        image = torch.empty(2, 3, 96, 96, device="cuda")
+        found = bounds(torch.empty(8, 96, device="cuda"), 0.5)
+        crops = sampled(image, torch.empty(2, 4, 4, device="cuda"), 96)
+        assert found.device.type == crops.device.type == "cuda"
+        assert crops.shape == (8, 3, 96, 96)
