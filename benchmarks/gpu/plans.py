@@ -34,13 +34,14 @@ def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batc
     """Build, compare, time; each kept before the next begins."""
     given, attempts = place.bundle(bundle), found.setdefault("attempts", [])
     found["bundle"] = bundle
-    for name in ("as lowered", "without float32 names"):
+    ways = () if (place.plan(stage) / "manifest.json").is_file() else ("as lowered", "without float32 names")  # built before: kept
+    for name in ways:
         source = given if name == "as lowered" else unnamed(given, place.work / "unnamed" / bundle)
         attempts.append({"name": name, **build(place, source, place.plan(stage), batch)})
         save()
         if attempts[-1]["code"] in (0, -1):  # built, or no time for another
             break
-    if attempts[-1]["code"] != 0:
+    if attempts and attempts[-1]["code"] != 0:
         raise RuntimeError("no plan: " + " / ".join(attempt["log"][-1] if attempt["log"] else "?" for attempt in attempts))
     found["plan"] = facts(place.built_plan(stage))
     found["latency"] = bench(place, stage, batch, "--iterations", "300" if not place.rehearse else "3", "--warmup", "50")
