@@ -22,6 +22,7 @@ from torch.nn.functional import grid_sample, interpolate
 BATCH, REGIONS, SIZE, GRID = 8, 4, 448, 14
 THRESHOLD = 0.5
 SCALE = 0.0187
+BOX_THREADS, CROP_THREADS, CROP_ROWS = 512, 128, 8  # as edge/backends/trt/aot.py launches them
 FP32_LINEAR, FP16_LINEAR, INT8_LINEAR = 0, 1, 3  # EdgeFormat of launch.h
 ROUNDS = 50
 
@@ -86,11 +87,11 @@ def launch_ahead_of_time(ptx: bytes, image: Tensor, boxes: Tensor, maps: Tensor)
 
     found = torch.full_like(boxes, float("nan"))
     crops = torch.full((BATCH * REGIONS, 3, SIZE, SIZE), float("nan"), device="cuda", dtype=torch.float16)
-    blocks = -(-(SIZE // 2 * (SIZE // 8)) // 128)
+    blocks = -(-(SIZE // 2 * (SIZE // CROP_ROWS)) // CROP_THREADS)
     owner = torch.arange(BATCH, device="cuda", dtype=torch.int32).repeat_interleave(REGIONS)
     resize_numbers = [BATCH, SIZE, SIZE, SIZE, bits(1.0)]
-    launch(b"edge_region_boxes", (2 * BATCH * REGIONS, 1), 256, [maps], [GRID, SIZE, bits(THRESHOLD)], found)
-    launch(b"edge_roi_resize_fp16_fp16_linear", (blocks, BATCH * REGIONS), 128, [image, boxes, owner], resize_numbers, crops)
+    launch(b"edge_region_boxes", (2 * BATCH * REGIONS, 1), BOX_THREADS, [maps], [GRID, SIZE, bits(THRESHOLD)], found)
+    launch(b"edge_roi_resize_fp16_fp16_linear", (blocks, BATCH * REGIONS), CROP_THREADS, [image, boxes, owner], resize_numbers, crops)
     torch.cuda.synchronize()
     return found, crops
 
