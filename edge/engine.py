@@ -297,6 +297,6 @@ def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]])
             expected = allowed[stage][name]
             batch, *sizes = one.shape or (0,)
             fits = one.dtype == expected.dtype and tuple(sizes) == expected.shape[1:] and None not in sizes
-            exact = bundle.stages.sizes if bundle.stages and stage == CLOSER else bundle.target.batches
+            exact = bundle.stages.sizes if bundle.stages and stage == CLOSER and name != INPUT else bundle.target.batches
             if not fits or (batch is not None and (batch,) != exact):
                 raise EdgeError("load", f"{name} of the engine of {bundle.path} is {one}; its manifest describes {expected}", REBUILD)

@@ -90,7 +90,8 @@ def kernel_lines(found: Found) -> list[str]:
 
 
 def plan_row(name: str, found: Found) -> str:
-    attempt, plan, latency = found["attempts"][-1], found.get("plan", {}), found.get("latency", {})
+    plan, latency = found.get("plan", {}), found.get("latency", {})
+    attempt = (found.get("attempts") or [{"seconds": "", "name": "built before", "code": 0}])[-1]
     engine = plan.get("engine", {})
     layers = [part.get("layers") or {} for part in engine.get("stages", {"": engine}).values() if isinstance(part, dict)]
     told = [" + ".join(str(each.get(key, "?")) for each in layers) for key in ("layers", "int8_share", "reformats", "casts")]

@@ -18,7 +18,7 @@ std::string words(const std::vector<std::int64_t>& shape) {
 }
 
 // Of one stage; its name leads those of its inputs and outputs, with a stroke. The first size of each shape is left
-// open, or the only one that the engine runs for.
+// open, or the only one that the engine runs for: of images, or of the regions in `sizes`.
 void check_stage(const Bundle& bundle, const std::string& prefix, const Forms& found, const Forms& needed,
                  const Forms& allowed, const std::vector<std::size_t>& sizes) {
     for (const auto& [name, form] : needed)
@@ -29,9 +29,10 @@ void check_stage(const Bundle& bundle, const std::string& prefix, const Forms& f
             refuse_form(bundle, "it has " + (name.empty() ? "an output without a name" : prefix + name));
         const auto& [type, expected] = described->second;
         const auto& shape = form.shape;
+        const auto& exact = name == INPUT ? bundle.batches : sizes;
         const bool fits = shape.size() == expected.size() &&
                           std::equal(shape.begin() + 1, shape.end(), expected.begin() + 1) &&
-                          (shape[0] == -1 || (sizes.size() == 1 && shape[0] == static_cast<std::int64_t>(sizes[0])));
+                          (shape[0] == -1 || (exact.size() == 1 && shape[0] == static_cast<std::int64_t>(exact[0])));
         if (!fits || (form.type != type && !(type == "i64" && form.type == "i32")))
             refuse_form(bundle, prefix + name + " is " + form.type + " " + words(shape) + " and not " + type + " " +
                                     words(expected));
