@@ -1,0 +1,87 @@
+"""Backbones that were trained before: what torchvision publishes, by the key names of our networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edge.errors import EdgeError
+from edge.models.backbones import BACKBONES, PUBLISHED
+
+IMAGENET = "imagenet"  # stands for torchvision's weights in place of a file
+_HEADS = ("classifier.", "fc.")
+# Whose weights somebody may give in place of a backbone's own: told by name.
+_OTHERS = (
+    *("alexnet", "vgg11", "vgg13", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet18", "resnet34", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "mobilenet_v3_small", "mobilenet_v3_large", "densenet121"),
+    *("efficientnet_b0", "shufflenet_v2_x1_0", "mnasnet1_0", "squeezenet1_1"),
+)
+_COUNTER = "num_batches_tracked"  # files older than PyTorch 0.4.1 lack it, and inference never reads it
+
+
+def imagenet(backbone: str) -> dict[str, Tensor]:
+    """The backbone's weights, ``features.*``, as torchvision publishes them: from torch's cache, else downloaded.
+
+    Raises:
+        EdgeError: they are not in the cache, and cannot be downloaded.
+    """
+    from torchvision.models import get_model_weights
+
+    name = PUBLISHED[backbone]
+    weights = get_model_weights(name).DEFAULT
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network; a damaged download
+        file = weights.url.rpartition("/")[2]
+        raise EdgeError(
+            "models",
+            f"torchvision's weights of {name} cannot be downloaded: {error}",
+            f"Set `weights` to the file {file}, fetched elsewhere",
+        ) from error
+    return from_torchvision(state, backbone)
+
+
+def from_torchvision(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
+    """The backbone's weights, ``features.*``, of a state dict in torchvision's key names, whatever head it has.
+
+    One in other key names, such as the official ones, comes back as it is.
+
+    Raises:
+        EdgeError: it is torchvision's, but of another architecture; both are named.
+    """
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    published = _body(PUBLISHED[backbone])
+    if _within(published, found):
+        # Our backbones hold torchvision's layers in torchvision's order.
+        own = [f"features.{name}" for name in BACKBONES[backbone][0]().state_dict()]
+        return {ours: state[theirs] for ours, theirs in zip(own, published, strict=True) if theirs in state}
+    other = _architecture(found)
+    if other:
+        raise EdgeError(
+            "models", f"The weights are of torchvision's {other}, but the backbone is {PUBLISHED[backbone]}", "Change `weights` or `model`"
+        )
+    return dict(state)
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _body(name: str) -> Shapes:
+    """Names and shapes of a torchvision model's weights without those of its head, in its order."""
+    from torchvision.models import get_model
+
+    with torch.device("meta"):
+        model: nn.Module = get_model(name, weights=None)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.startswith(_HEADS)}
+
+
+def _within(body: Shapes, found: Shapes) -> bool:
+    return all(found.get(name) == shape for name, shape in body.items() if not name.endswith(_COUNTER))
+
+
+def _architecture(found: Shapes) -> str | None:
+    """Which of torchvision's classifiers the weights are of: the one with most layers that is wholly in them."""
+    bodies = {name: _body(name) for name in (*PUBLISHED.values(), *_OTHERS)}
+    return max((name for name, body in bodies.items() if _within(body, found)), key=lambda name: len(bodies[name]), default=None)
