@@ -71,7 +71,8 @@ def main(args: argparse.Namespace) -> int:
         from edge.models.source import weights_file
         from edge.training.folder import BEST, PIXELS, check_folder
         from edge.training.recipes import choose
-        from edge.training.trainer import About, Part, Trainer, choose_device, score, start
+        from edge.training.start import choose_device, start
+        from edge.training.trainer import About, Part, Trainer, score
     except ImportError as error:
         raise EdgeError(
             "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"

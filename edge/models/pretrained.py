@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,7 @@ _OTHERS = (
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "mobilenet_v3_small", "mobilenet_v3_large", "densenet121"),
     *("efficientnet_b0", "shufflenet_v2_x1_0", "mnasnet1_0", "squeezenet1_1"),
 )
+_FLAT = "features.17.conv.7.weight"  # a key of MobileNetV2 with flat blocks only
 _COUNTER = "num_batches_tracked"  # files older than PyTorch 0.4.1 lack it, and inference never reads it
 
 
@@ -46,23 +48,28 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
 def from_torchvision(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
     """The backbone's weights, ``features.*``, of a state dict in torchvision's key names, whatever head it has.
 
+    For MobileNetV2 also those of ports older than torchvision's, where a block's layers are counted flat.
     One in other key names, such as the official ones, comes back as it is.
 
     Raises:
         EdgeError: it is torchvision's, but of another architecture; both are named.
     """
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    published = _body(PUBLISHED[backbone])
-    if _within(published, found):
-        # Our backbones hold torchvision's layers in torchvision's order.
-        own = [f"features.{name}" for name in BACKBONES[backbone][0]().state_dict()]
-        return {ours: state[theirs] for ours, theirs in zip(own, published, strict=True) if theirs in state}
-    other = _architecture(found)
-    if other:
-        raise EdgeError(
-            "models", f"The weights are of torchvision's {other}, but the backbone is {PUBLISHED[backbone]}", "Change `weights` or `model`"
-        )
-    return dict(state)
+    own = [f"features.{name}" for name in BACKBONES[backbone][0]().state_dict()]
+    if backbone == "mobilenetv2" and _FLAT in state:
+        return {name: state[flat] for name, flat in zip(own, map(_flat, own), strict=True) if flat in state}
+    name = _architecture({name: tuple(value.shape) for name, value in state.items()})
+    if name is None:
+        return dict(state)
+    if name != PUBLISHED[backbone]:
+        problem = f"The weights are of torchvision's {name}, but the backbone is {PUBLISHED[backbone]}"
+        raise EdgeError("models", problem, "Change `weights` or `model`")
+    # Our backbones hold torchvision's layers in torchvision's order.
+    return {ours: state[theirs] for ours, theirs in zip(own, _body(name), strict=True) if theirs in state}
+
+
+def _flat(name: str) -> str:
+    """``features.0.N.…`` as ``features.N.…``, and ``features.1.…``, the last layer, as ``features.18.…``."""
+    return re.sub(r"^features\.(?:0\.(\d+)|1)\.", lambda found: f"features.{found[1] or 18}.", name)
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -77,11 +84,10 @@ def _body(name: str) -> Shapes:
     return {key: tuple(value.shape) for key, value in model.state_dict().items() if not key.startswith(_HEADS)}
 
 
-def _within(body: Shapes, found: Shapes) -> bool:
-    return all(found.get(name) == shape for name, shape in body.items() if not name.endswith(_COUNTER))
-
-
 def _architecture(found: Shapes) -> str | None:
     """Which of torchvision's classifiers the weights are of: the one with most layers that is wholly in them."""
     bodies = {name: _body(name) for name in (*PUBLISHED.values(), *_OTHERS)}
-    return max((name for name, body in bodies.items() if _within(body, found)), key=lambda name: len(bodies[name]), default=None)
+    fitting = [
+        name for name, body in bodies.items() if all(found.get(key) == shape for key, shape in body.items() if not key.endswith(_COUNTER))
+    ]
+    return max(fitting, key=lambda name: len(bodies[name]), default=None)

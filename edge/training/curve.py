@@ -16,7 +16,7 @@ def draw_curve(rows: Sequence[Mapping[str, float | str]]) -> bytes:
         if name == "loss" or name.startswith("map_")
     }
     streams = {name.removeprefix("map_"): values for name, values in curves.items() if name != "loss" and values}
-    drawn = {"Loss": charts.lines({"loss": curves["loss"]}, x_unit="epoch", y_unit="loss")}
+    drawn = {"Loss": charts.lines({"loss": curves["loss"]}, x_unit="epoch", y_unit="loss")} if curves["loss"] else {}
     if streams:
         drawn["Validation mAP"] = charts.lines(streams, x_unit="epoch", y_unit="mAP")
     return png(sheet(drawn, title="Loss and validation mAP by epoch"))
