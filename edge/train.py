@@ -49,7 +49,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     how = made.add_argument_group("training")
     how.add_argument(
-        "--dataset", metavar="SPEC", default=DEFAULT_DATA, help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
+        "--dataset",
+        metavar="SPEC",
+        default=DEFAULT_DATA,
+        help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC",
     )
     how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
     how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))

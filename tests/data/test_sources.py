@@ -18,7 +18,7 @@ from edge.errors import EdgeError
         ("", "no kind of data set ''"),
         ("csv", "names no folder. Write csv:FOLDER"),
         ("csv:", "names no folder"),
-        ("scenes:x", "have no folder"),
+        ("scenes:x", "scenes has no folder"),
     ],
 )
 def test_an_unknown_spec_is_refused_with_what_there_is(spec: str, message: str) -> None:
