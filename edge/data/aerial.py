@@ -6,7 +6,6 @@ from pathlib import Path
 
 from edge.data.base import REPORT, Dataset, check_split
 from edge.data.csv_folder import open_csv
-from edge.models import TEST_DATA
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "aerial"
 SPLITS = ("test",)
@@ -19,5 +18,5 @@ def open_aerial(split: str) -> Dataset:
         EdgeError: another split.
     """
     if split != REPORT:
-        check_split(TEST_DATA, split, SPLITS, "For that, give `dataset` labelled images of your own, as csv:DIR")
+        check_split("aerial", split, SPLITS, "For that, give `dataset` labelled images of your own, as csv:DIR")
     return open_csv(FOLDER, SPLITS[0])

@@ -39,7 +39,7 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
         file = weights.url.rpartition("/")[2]
         raise EdgeError(
             "models",
-            f"torchvision's weights of {name} cannot be downloaded: {error}",
+            f"The weights of {name} cannot be downloaded: {error}",
             f"Set `weights` to the file {file}, fetched elsewhere",
         ) from error
     return from_torchvision(state, backbone)

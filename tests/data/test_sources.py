@@ -14,7 +14,7 @@ from edge.errors import EdgeError
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, csv:DIR, .* or images:DIR"),
+        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, aerial, csv:DIR, .* or images:DIR"),
         ("", "no kind of data set ''"),
         ("csv", "names no folder. Write csv:FOLDER"),
         ("csv:", "names no folder"),
