@@ -11,7 +11,7 @@ from torch.nn import functional
 from edge.models.network import CLASSIFIER, Network
 from edge.training.augmentation import normalise, resize
 
-PENALTY = 0.01  # on half the squares of the weights of standardised features
+PENALTY = 0.003  # on half the squares of the weights of standardised features
 STEPS = 100
 BATCH = 32
 
