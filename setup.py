@@ -93,7 +93,7 @@ setup(
         for name in find_namespace_packages(include=["edge", "edge.*", "export", "export.*", "calib", "calib.*"])
         if not name.startswith(("edge.cpp", "edge.assets", "edge._native"))
     ],
-    package_data={"edge": ["assets/*", "py.typed"]},
+    package_data={"edge": ["assets/*", "assets/aerial/*", "assets/aerial/images/*", "py.typed"]},
     include_package_data=False,
     cmdclass={"build_py": BuildWithNativeSources},
     install_requires=["numpy>=1.26", "Pillow>=10.1"],

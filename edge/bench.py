@@ -43,7 +43,9 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--duration", type=_duration, metavar="TIME", help="also run so long (90s, 10m, 2h) and watch latency and memory")
     judge = made.add_argument_group("accuracy")
     judge.add_argument(
-        "--dataset", metavar="SPEC", help="scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR (drift only)"
+        "--dataset",
+        metavar="SPEC",
+        help="scenes, aerial, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, images:DIR (drift only)",
     )
     judge.add_argument("--images", type=int, default=500, help="test images (default 500)")
     judge.add_argument("--no-accuracy", action="store_true", help="latency and memory only")

@@ -65,7 +65,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     int8 = made.add_argument_group("int8")
     int8.add_argument(
-        "--dataset", metavar="SPEC", help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, images:DIR"
+        "--dataset",
+        metavar="SPEC",
+        help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, images:DIR",
     )
     int8.add_argument(
         "--calib-method",

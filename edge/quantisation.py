@@ -10,6 +10,7 @@ from edge.bundle import CALIBRATION
 from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Graph
+from edge.models import TEST_DATA
 from edge.options import CALIBRATION_IMAGES, BuildOptions
 from edge.spec import TargetSpec
 
@@ -51,7 +52,7 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
     from calib.placement import quantize
     from calib.trials import Trials, runs_here
 
-    dataset = options.dataset or source.default_dataset
+    dataset = _training_data(source, options)
     validation = _validation(dataset, source, options)
     start = graph
     facts: dict[str, Any] = {}
@@ -95,8 +96,14 @@ def check_gate(source: Source, options: BuildOptions) -> None:
         raise EdgeError("build", "Random weights have no mAP that could drop", "Leave `max_map_drop` out, or give trained `weights`")
     if not source.named:
         raise EdgeError("build", "`max_map_drop` needs the names of the classes, which the weights do not have", "Give `labels` FILE")
-    if options.dataset is None and source.default_dataset is None:
+    if _training_data(source, options) is None:
         raise _unjudged("there is no data set")
+
+
+def _training_data(source: Source, options: BuildOptions) -> str | None:
+    """What may be calibrated and decided on; of the images that are only there to judge by, the shipped table stands in."""
+    dataset = options.dataset or source.default_dataset
+    return None if dataset == TEST_DATA else dataset
 
 
 def _unjudged(why: str) -> EdgeError:
@@ -129,7 +136,7 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, options: Bui
     if options.calibration:
         return Calibration.load(options.calibration)
     table = source.calibration_table
-    if options.dataset is None and options.calib_images is None and table is not None:
+    if options.dataset in (None, TEST_DATA) and options.calib_images is None and table is not None:
         shipped = Calibration.load(table)
         if shipped.belongs_to(graph):
             return shipped

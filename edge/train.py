@@ -11,6 +11,7 @@ from pathlib import Path
 from edge import command
 from edge.errors import EdgeError, one_of
 from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES, Option, options_of
+from edge.models.recipe import RECIPES
 
 RUNS = Path("runs")
 
@@ -29,7 +30,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     what = made.add_argument_group("model")
     what.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"architecture (default {DEFAULT_MODEL})")
-    what.add_argument("--weights", metavar="SHIPPED|PATH", help="weights to start from; default: random ones from the seed")
+    what.add_argument(
+        "--weights",
+        metavar="imagenet|SHIPPED|PATH",
+        help="weights to start from: torchvision's of ImageNet, shipped ones, or a checkpoint (one of torchvision's too, with any head); "
+        "default: random ones from the seed",
+    )
     what.add_argument("--size", type=int, default=256, help="input side in pixels, a multiple of 32 (default 256)")
     what.add_argument("--regions", type=int, help="regions to look at; default: the architecture's own")
     what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: the architecture's own")
@@ -43,12 +49,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     how = made.add_argument_group("training")
     how.add_argument(
-        "--dataset", metavar="SPEC", default=DEFAULT_DATA, help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT"
+        "--dataset",
+        metavar="SPEC",
+        default=DEFAULT_DATA,
+        help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC",
     )
-    how.add_argument(
-        "--recipe", choices=("auto", "official", "scratch", "refine"), default="auto", help="auto: official with --weights, else scratch"
-    )
-    how.add_argument("--epochs", type=int, help="default 60 for official, 20 for scratch, 2 for refine")
+    how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
+    how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))
     how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument(
@@ -63,10 +70,12 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     try:
         from edge.models import create
+        from edge.models.pretrained import IMAGENET
         from edge.models.source import weights_file
         from edge.training.folder import BEST, PIXELS, check_folder
         from edge.training.recipes import choose
-        from edge.training.trainer import About, Part, Trainer, choose_device, score, start
+        from edge.training.start import choose_device, start
+        from edge.training.trainer import About, Part, Trainer, score
     except ImportError as error:
         raise EdgeError(
             "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"
@@ -85,9 +94,8 @@ def main(args: argparse.Namespace) -> int:
         raise EdgeError("train", f"{args.dataset} has no labels to train on", "Choose a labelled data set: --dataset")
     folder = args.output or RUNS / f"{args.model}-{dataset.name}-{args.size}"
     check_folder(folder, resume=args.resume)
-    network = start(
-        create(args.model, len(dataset.classes), **_options(args)), args.seed, weights_file(args.weights) if args.weights else None
-    )
+    weights = args.weights if args.weights in (None, IMAGENET) else weights_file(args.weights)
+    network = start(create(args.model, len(dataset.classes), **_options(args)), args.seed, weights)
 
     def part(images: Dataset, title: str) -> Part:
         assert images.labels is not None

@@ -87,7 +87,7 @@ def test_kernel_and_runtime_sources_ride_in_native(packed: set[str], checkout: P
 
 
 def test_shipped_weights_are_in_the_wheel(packed: set[str], checkout: Path) -> None:
-    assets = {f"edge/assets/{path.name}" for path in (checkout / "edge" / "assets").glob("*") if path.is_file()}
+    assets = {str(path.relative_to(checkout)) for path in (checkout / "edge" / "assets").rglob("*") if path.is_file()}
     assert assets <= packed
 
 

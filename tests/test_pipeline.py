@@ -144,6 +144,18 @@ def test_the_manifest_says_which_instructions_the_engine_was_built_with(monkeypa
     assert machine.get("max_cpu_isa") == limit
 
 
+@pytest.mark.parametrize(
+    ("dataset", "default", "expected"),
+    [("aerial", None, None), (None, "aerial", None), (None, "scenes", "scenes"), ("csv:photos", "aerial", "csv:photos")],
+)
+def test_nothing_is_calibrated_or_decided_on_images_to_judge_by(dataset, default, expected):
+    source = SimpleNamespace(default_dataset=default, trained=True, named=True)
+    assert quantisation._training_data(source, BuildOptions(dataset=dataset)) == expected
+    if expected is None:
+        with pytest.raises(EdgeError, match="needs labelled images to judge by"):
+            quantisation.check_gate(source, BuildOptions(dataset=dataset, max_map_drop=1.0))
+
+
 @pytest.mark.parametrize(("asked_for", "images"), [({}, None), ({"calib_images": 64}, 64), ({"dataset": "scenes"}, CALIBRATION_IMAGES)])
 def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, images, monkeypatch):
     from calib import ranges

@@ -94,6 +94,21 @@ def test_other_architectures_train_alike(squares: Path, tmp_path: Path, model: s
     assert found.options == result["options"]
 
 
+def test_fine_tuning_begins_with_the_head_and_goes_on_after_a_stop(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchvision.models import get_model
+
+    torch.save(get_model("mobilenet_v2", weights=None).state_dict(), tmp_path / "published.pth")
+    line = [*small(squares, tmp_path / "run"), "--weights", tmp_path / "published.pth", "--json", tmp_path / "result.json"]
+    assert run(*line) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["recipe"]["name"], result["recipe"]["head"]) == ("finetune", True)
+    assert [row["streams"] for row in result["log"]] == ["head", "global", "both"]
+    assert run(*line, "--resume") == 0
+    assert "resumed" in capsys.readouterr().out
+
+
 def test_a_second_run_in_the_same_folder_needs_resume(squares: Path, tmp_path: Path, refused) -> None:
     assert run(*small(squares, tmp_path / "run")) == 0
     refused("--resume", *small(squares, tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Labelled images, one source per file: generated scenes, csv folders, VOC, COCO, and unlabelled photographs."""
+"""Labelled images, one source per file: generated scenes, aerial tiles, csv folders, VOC, COCO; mosaics; unlabelled photographs."""
 
 from edge.data.base import REPORT, Dataset, Sample, match_labels
 from edge.data.loader import batches

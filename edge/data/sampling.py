@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.data.base import Dataset
+from edge.data.mosaic import Mosaic
 from edge.errors import EdgeError
 
 
@@ -20,6 +21,9 @@ def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> 
     Raises:
         EdgeError: a fraction outside (0, 1), or too few images to have two parts.
     """
+    if isinstance(dataset, Mosaic):  # an image in frames of both parts would be known to the one from the other
+        kept, held_out_images = validation_split(dataset.base, fraction, seed)
+        return dataset.of(kept), dataset.of(held_out_images)
     if not 0 < fraction < 1:
         raise EdgeError("data", f"A validation part of {fraction:g} of the images is impossible", "Set `fraction` between 0 and 1")
     count = len(dataset)

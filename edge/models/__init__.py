@@ -16,6 +16,7 @@ Options = Mapping[str, Option]  # an architecture's own, by name
 
 DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
 DEFAULT_DATA = "scenes"  # which needs no files
+TEST_DATA = "aerial"  # test images that come along: nothing is trained, calibrated or decided on them
 DEFAULT_MODEL = "mcar-mobilenetv2"  # to train, and to fill with random weights
 
 # Name → module, class and the arguments that make it this one.

@@ -71,3 +71,5 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], int, dict[str, str]]] = 
     "resnet101": (partial(resnet, "resnet101"), 2048, _RESNET_NAMES),
     "vgg16": (vgg16, 512, _vgg16_names()),
 }
+# Name → the architecture in torchvision's list.
+PUBLISHED = {"mobilenetv2": "mobilenet_v2", "resnet50": "resnet50", "resnet101": "resnet101", "vgg16": "vgg16"}

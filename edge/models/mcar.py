@@ -45,7 +45,7 @@ class MCAR(Network):
             raise EdgeError("models", f"`regions` is {regions!r} with {num_classes} classes", f"Set `regions` to 1 to {num_classes}")
         check_threshold(threshold)
         make, channels, names = BACKBONES[backbone]
-        self.features = make()
+        self.features, self.backbone = make(), backbone
         self.convclass = nn.Conv2d(channels, num_classes, 1)
         self.layer_names = {**names, "convclass": "classifier"}
         self.pooling, self.regions, self.threshold, self.num_classes = pooling, regions, threshold, num_classes
@@ -104,6 +104,10 @@ class MCAR(Network):
             # Each layout where it is fastest: crops are cut from planes, convolutions read channels last.
             crops = self._crops(image.contiguous(), boxes, size).contiguous(memory_format=torch.channels_last)
         return {"global_logits": global_logits, "local_logits": self._strongest(crops, classes.shape[1])}
+
+    def classified(self, image: Tensor) -> Tensor | None:
+        """The pooled features of the whole image, (B, F)."""
+        return pool(self.features(image), self.pooling).flatten(1)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """The sum of the streams' binary cross-entropies, as published; the fused maximum is not in it."""

@@ -29,7 +29,7 @@ class Network(nn.Module):
         layer_names: module path → what a reader calls it; names the nodes of the graph.
         float_layers: module paths whose nodes compute in float32 in every precision.
         streams: names of the scores that training reports; the last one is shipped.
-        features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32).
+        features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32); ``backbone`` is its key in ``BACKBONES``.
 
     Whatever stands before it, the module that gives a logit per class is ``convclass``, as in the official checkpoints.
     """
@@ -38,6 +38,7 @@ class Network(nn.Module):
     float_layers: tuple[str, ...] = ()
     streams: tuple[str, ...] = ("scores",)
     features: nn.Sequential
+    backbone: str
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -113,6 +114,10 @@ class Network(nn.Module):
             targets: (B, C) float32 of 0 and 1.
         """
         return functional.binary_cross_entropy_with_logits(outputs["logits"].float(), targets)
+
+    def classified(self, image: Tensor) -> Tensor | None:
+        """What ``convclass`` makes the logits of an image from, (B, F); None where that depends on more than one image's features."""
+        return None
 
     def observe(self, outputs: Mapping[str, Tensor], targets: Tensor) -> None:
         """Called after each step of the optimiser: what a network gathers without a gradient. Here nothing."""

@@ -28,7 +28,7 @@ class Plain(Network):
         check_classes(num_classes)
         check_pooling(pooling)
         make, channels, names = BACKBONES[backbone]
-        self.features = make()
+        self.features, self.backbone = make(), backbone
         self.convclass = nn.Conv2d(channels, num_classes, 1)
         self.layer_names = {**names, "convclass": "classifier"}
         self.pooling = pooling
@@ -48,6 +48,10 @@ class Plain(Network):
         check_side(image)
         maps = self.features(image)
         return {"logits": self.convclass(pool(self.enriched(maps), self.pooling)).flatten(1), "maps": maps}
+
+    def classified(self, image: Tensor) -> Tensor | None:
+        """The pooled features, (B, F)."""
+        return pool(self.enriched(self.features(image)), self.pooling).flatten(1)
 
     def enriched(self, maps: Tensor) -> Tensor:
         """What is done to the backbone's maps before they are pooled, (B, F, n, n) both; here nothing."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RECIPES = {"official": 60, "finetune": 20, "scratch": 20, "refine": 2}  # name → epochs where none are asked for
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -49,6 +51,7 @@ class Recipe:
     Attributes:
         backbone_lr: the backbone's learning rate as a multiple of the classifier's.
         ema: decay of the running mean of the weights that is evaluated and shipped; 0 for none.
+        head: whether the classifier is first fitted alone, to features of the backbone that are computed once.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Recipe:
     weight_decay: float
     backbone_lr: float = 1.0
     ema: float = 0.0
+    head: bool = False
     augmentation: Augmentation = Augmentation()
 
     @property

@@ -88,7 +88,7 @@ class RMA(Network):
         if grid < 2:
             raise EdgeError("models", f"A grid of {grid} sample is too small for a region", "Set `grid` to 2 or more")
         make, channels, names = BACKBONES[backbone]
-        self.features = make()
+        self.features, self.backbone = make(), backbone
         inputs = channels * (grid // 2) ** 2 if self.pooling == "max" else channels
         self.region = nn.Linear(inputs, width)
         self.cell = Cell(width, hidden)

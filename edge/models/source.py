@@ -10,7 +10,7 @@ import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, Options, create
+from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, TEST_DATA, Options, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.spec import ImageSpec, ModelSpec
@@ -56,8 +56,11 @@ class Source:
 
     @property
     def default_dataset(self) -> str | None:
-        """``scenes``, which needs no files, for weights trained on it and for random ones; for others there is none."""
-        return DEFAULT_DATA if self.data == DEFAULT_DATA or not self.trained else None
+        """What engines are judged on: ``scenes`` for weights trained on it and for random ones, ``aerial`` for the shipped ones of
+        ``ucmerced``, whose test images it has; for others there is none."""
+        if self.data == DEFAULT_DATA or not self.trained:
+            return DEFAULT_DATA
+        return TEST_DATA if self.shipped and self.data == "ucmerced" else None
 
 
 def shipped() -> tuple[str, ...]:

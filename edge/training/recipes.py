@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from edge.errors import EdgeError
-from edge.models.recipe import Augmentation, Phase, Recipe
+from edge.models.recipe import RECIPES, Augmentation, Phase, Recipe
 
 
 def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
-    """A recipe by name; ``auto`` takes the official one for weights trained before, else the one from scratch."""
+    """A recipe by name; ``auto`` is the fine-tuning one for weights trained before, else the one from scratch."""
     if epochs is not None and epochs < 1:
         raise EdgeError("train", f"Nothing is trained in {epochs} epochs", "Set `epochs` to 1 or more")
     if name == "auto":
-        name = "official" if pretrained else "scratch"
+        name = "finetune" if pretrained else "scratch"
+    count = epochs or RECIPES[name]
     if name == "official":
-        return official(size, epochs or 60)
-    return refine(size, epochs or 2, overhead) if name == "refine" else scratch(size, epochs or 20, overhead)
+        return official(size, count)
+    return {"finetune": finetune, "scratch": scratch, "refine": refine}[name](size, count, overhead)
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
@@ -46,6 +47,18 @@ def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
     )
     some = tuple(phase for phase in phases if phase.epochs)
     return Recipe("scratch", some, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+
+
+def finetune(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
+    """From a pretrained backbone on a small data set: the classifier on its features, whole images, then both streams."""
+    both = max(1, round(epochs * 0.3))
+    phases = (
+        Phase(size, epochs - both, (1e-3, 5e-4), batch=32),
+        Phase(size, both, (5e-4, 1e-6), batch=32, streams="both", regions=2, fixed_norm=True),
+    )
+    some = tuple(phase for phase in phases if phase.epochs)
+    augmentation = _augmentation(overhead)
+    return Recipe("finetune", some, "adamw", weight_decay=0.05, backbone_lr=0.3, ema=0.99, head=True, augmentation=augmentation)
 
 
 def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:

@@ -22,12 +22,13 @@ from edge.atomic import write_atomically
 from edge.errors import EdgeError
 from edge.events import Progress
 from edge.manifest import digest_bytes, digest_json
-from edge.models.checkpoint import load_checkpoint, read, save_checkpoint, state_of
+from edge.models.checkpoint import load_checkpoint, save_checkpoint
 from edge.models.network import Network
 from edge.models.recipe import Phase, Recipe
 from edge.training.augmentation import augment, normalise, resize
 from edge.training.curve import draw_curve
 from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
+from edge.training.head import fit_head
 
 SAVE_SECONDS = 120.0
 
@@ -90,6 +91,7 @@ class Trainer:
         self.recipe, self.metric, self.folder, self.about = model.adapted(recipe), metric, folder, about
         self.seed, self.device = seed, torch.device(device)
         self.train_part, self.validation = train, validation
+        self.images = _resident(train.images, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = _optimiser(self.model, self.recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
@@ -102,6 +104,8 @@ class Trainer:
     def run(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> Outcome:
         """Train to the end of the recipe, or until ``stop()`` says so after a step (state saved)."""
         state, total = self.state, sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
+        if self.recipe.head and not state.rows and not state.updates:
+            self._fit_head()
         saved = time.monotonic()
         for epoch, (phase, first) in enumerate(self._plan()):
             if epoch < state.epoch:
@@ -126,6 +130,17 @@ class Trainer:
             saved = time.monotonic()
         return self._outcome()
 
+    def _fit_head(self) -> None:
+        started, phase = time.monotonic(), self.recipe.phases[0]
+        fitted = fit_head(
+            self.model, self.train_part.images, self.train_part.labels, phase.size,
+            turns=self.recipe.augmentation.turns, autocast=self.state.autocast, device=self.device,
+        )  # fmt: skip
+        if fitted:
+            self.mean.load_state_dict(self.model.state_dict())
+            self.state.seconds += time.monotonic() - started
+            self._record(phase.size, {"streams": "head", "lr": "", "loss": ""})
+
     def _plan(self) -> list[tuple[Phase, int]]:
         """For every epoch its phase and the phase's first epoch."""
         plan: list[tuple[Phase, int]] = []
@@ -144,12 +159,7 @@ class Trainer:
         rate = phase.lr[1] + (phase.lr[0] - phase.lr[1]) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        indices = np.sort(chosen.numpy())
-        pixels = torch.from_numpy(np.array(self.train_part.images[indices])).permute(0, 3, 1, 2)
-        images = augment(pixels, phase.size, self.recipe.augmentation, generator)
-        images = normalise(images.to(self.device))
-        # Difficult objects count as positive in training, as in the official code.
-        targets = torch.from_numpy((self.train_part.labels[indices] >= 0).astype(np.float32)).to(self.device)
+        images, targets = self._batch(phase, np.sort(chosen.numpy()), generator)
         self.model.train()
         if phase.fixed_norm:
             for module in self.model.modules():
@@ -166,6 +176,13 @@ class Trainer:
         self.state.loss += float(loss.detach())
         self._average()
 
+    def _batch(self, phase: Phase, indices: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augmented, normalised images (B, 3, S, S) and targets (B, C) of 0 and 1."""
+        pixels = torch.as_tensor(self.images[indices]).permute(0, 3, 1, 2)
+        images = normalise(augment(pixels, phase.size, self.recipe.augmentation, generator).to(self.device))
+        # Difficult objects count as positive in training, as in the official code.
+        return images, torch.from_numpy((self.train_part.labels[indices] >= 0).astype(np.float32)).to(self.device)
+
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.recipe.ema, (1 + self.state.updates) / (10 + self.state.updates))
@@ -174,21 +191,25 @@ class Trainer:
         torch._foreach_lerp_([means[name] for name in floats], [values[name] for name in floats], 1 - decay)
 
     def _finish_epoch(self, phase: Phase, steps: int) -> None:
+        state = self.state
+        state.epoch, state.step, loss, state.loss = state.epoch + 1, 0, state.loss, 0.0
+        rate = round(self.optimiser.param_groups[0]["lr"], 8)
+        self._record(phase.size, {"streams": phase.streams, "lr": rate, "loss": round(loss / steps, 5)})
+
+    def _record(self, size: int, done: Row) -> None:
+        """Judge the averaged weights on the validation part, and write down what was done to them: the log, the best, the state."""
         if not (self.folder / STATE).is_file():
             self.save()  # before any other file: by its state a folder is known as a run
-        state, as_shipped = self.state, phase.size == self.recipe.phases[-1].size
-        scores = predict(self.mean, self.validation.images, phase.size, all_streams=as_shipped, autocast=state.autocast, device=self.device)
+        state, as_shipped = self.state, size == self.recipe.phases[-1].size
+        scores = predict(self.mean, self.validation.images, size, all_streams=as_shipped, autocast=state.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
         shipped = points.get(self.model.streams[-1], points[next(iter(points))])
-        state.epoch, state.step = state.epoch + 1, 0
         row: Row = {
-            "epoch": state.epoch, "size": phase.size, "streams": phase.streams, "lr": round(self.optimiser.param_groups[0]["lr"], 8),
-            "loss": round(state.loss / steps, 5),
+            "epoch": state.epoch, "size": size, **done,
             **{f"map_{name}": round(points[name], 3) if name in points else "" for name in self.model.streams},
             "seconds": round(state.seconds, 1),
         }  # fmt: skip
         state.rows.append(row)
-        state.loss = 0.0
         if (as_shipped, shipped) > state.best[:2]:
             state.best = (int(as_shipped), shipped, state.epoch)
             self.write_best()
@@ -234,36 +255,7 @@ class Trainer:
         return True
 
 
-# ---- before and after ----------------------------------------------------------------------------------------------
-
-
-def start(model: Network, seed: int, weights: Path | None = None) -> Network:
-    """Random weights from the seed; then those of a checkpoint.
-
-    What lies behind the backbone comes from the checkpoint where it has it in the same shape: one of other classes, or of another
-    architecture with the same backbone, gives what it can.
-    """
-    model.initialise(torch.Generator().manual_seed(seed))
-    if weights is None:
-        return model
-    found, own = state_of(read(weights)), model.state_dict()
-    fresh = {name for name in own if not name.startswith("features.") and (name not in found or found[name].shape != own[name].shape)}
-    kept = {name: value for name, value in found.items() if name in own and name not in fresh}
-    load_checkpoint(model, {**kept, **{name: own[name] for name in fresh}})
-    return model
-
-
-def choose_device(name: str) -> str:
-    """``auto`` is the first GPU, else the CPU."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise EdgeError(
-            "train", f"The device {name} cannot be used: {str(error).splitlines()[0][:80]}", "Set `device` to auto, cpu or cuda"
-        ) from error
-    return name
+# ---- after ---------------------------------------------------------------------------------------------------------
 
 
 def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
@@ -299,6 +291,13 @@ def _optimiser(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(options, lr=0.01, momentum=0.9)
     return torch.optim.AdamW(options, lr=1e-3)  # which is Adam where the recipe decays nothing
+
+
+def _resident(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8] | Tensor:
+    """The images (N, S, S, 3) on the GPU, where they take no more than a quarter of what is free; else where they are."""
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
+        return torch.from_numpy(np.array(images)).to(device)
+    return images
 
 
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:

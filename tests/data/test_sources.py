@@ -14,11 +14,11 @@ from edge.errors import EdgeError
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, csv:DIR, .* or images:DIR"),
+        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, aerial, csv:DIR, .* or images:DIR"),
         ("", "no kind of data set ''"),
         ("csv", "names no folder. Write csv:FOLDER"),
         ("csv:", "names no folder"),
-        ("scenes:x", "have no folder"),
+        ("scenes:x", "scenes has no folder"),
     ],
 )
 def test_an_unknown_spec_is_refused_with_what_there_is(spec: str, message: str) -> None:

@@ -34,7 +34,7 @@ def test_shipped_weights_say_what_they_were_trained_on() -> None:
     found = {name: open_source(name) for name in shipped()}
     assert {name: source.default_dataset for name, source in found.items()} == {
         "mcar-mobilenetv2-scenes": "scenes",
-        "mcar-mobilenetv2-ucmerced": None,
+        "mcar-mobilenetv2-ucmerced": "aerial",
     }
     assert all(source.calibration_table is not None for source in found.values())
 

@@ -19,7 +19,9 @@ from edge.spec import ImageSpec  # noqa: E402
 from edge.training import recipes  # noqa: E402
 from edge.training.augmentation import augment, normalise  # noqa: E402
 from edge.training.folder import BEST, STATE, check_folder  # noqa: E402
-from edge.training.trainer import About, Part, Trainer, _optimiser, predict, start  # noqa: E402
+from edge.training.head import PENALTY, fit_head  # noqa: E402
+from edge.training.start import start  # noqa: E402
+from edge.training.trainer import About, Part, Trainer, _optimiser, predict  # noqa: E402
 
 ABOUT = About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
 RECIPE = Recipe(
@@ -88,6 +90,56 @@ def test_a_stopped_run_goes_on_bit_equal(tmp_path: Path, name: str, options: dic
         assert whole.mean.memory.prototypes.any(1).all()  # what is shipped remembers too
     with pytest.raises(EdgeError, match="same arguments"):
         trainer(tmp_path / "parts", name=name, **{key: value + 1 for key, value in options.items()}).resume()
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_run_that_begins_with_the_head_goes_on_bit_equal(tmp_path: Path, stop_after: int) -> None:
+    recipe = replace(RECIPE, head=True)
+    whole, first, second = (trainer(tmp_path / folder, recipe) for folder in ("whole", "parts", "parts"))
+    rows = whole.run().rows
+    first.run(stop=lambda: first.state.updates == stop_after)
+    assert second.resume()
+    again = second.run().rows
+    assert equal(whole, second)
+    assert [(row["epoch"], row["streams"]) for row in rows] == [(0, "head"), (1, "global"), (2, "both")]
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in again]
+
+
+def test_the_head_is_a_penalised_logistic_regression(tmp_path: Path) -> None:
+    """Against scikit-learn, on features that are computed here."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    made, images = trainer(tmp_path), part(40)
+    features = []
+    for view in (images.images, images.images[:, :, ::-1].copy()):
+        with torch.no_grad():
+            features.append(made.model.eval().features(normalise(torch.from_numpy(view).permute(0, 3, 1, 2))).mean((2, 3)))
+    inputs = torch.cat(features).double().numpy()
+    fitted = fit_head(made.model, images.images, images.labels, 32, turns=False, autocast=False, device=torch.device("cpu"))
+    assert fitted
+    with torch.no_grad():
+        found = made.model.convclass(torch.from_numpy(inputs).float()[:, :, None, None])[:, :, 0, 0].numpy()
+    standard = (inputs - inputs.mean(0)) / (inputs.std(0, ddof=1) + 1e-6)
+    for column in range(3):
+        targets = np.tile(images.labels[:, column] >= 0, 2)
+        # Ours is a mean over classes too; scikit-learn's is a sum over images.
+        expected = linear.LogisticRegression(C=1 / (PENALTY * 3 * len(inputs)), max_iter=2000, tol=1e-8).fit(standard, targets)
+        np.testing.assert_allclose(found[:, column], expected.decision_function(standard), atol=0.02)
+
+
+def test_a_head_that_needs_more_than_features_is_left_alone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, replace(RECIPE, head=True), name="rma-mobilenetv2", regions=2)
+    assert [row["streams"] for row in made.run().rows] == ["global", "global"]
+
+
+def test_fine_tuning_ends_with_both_streams_and_a_slower_backbone() -> None:
+    for epochs in (1, 2, 20):
+        recipe = recipes.choose("auto", 256, epochs, pretrained=True, overhead=True)
+        assert (recipe.name, recipe.epochs, recipe.head) == ("finetune", epochs, True)
+        assert (recipe.phases[-1].streams, recipe.phases[-1].size) == ("both", 256)
+        assert recipe.augmentation.turns
+    assert recipes.choose("auto", 256).name == "scratch"
+    optimiser = _optimiser(create("mcar-mobilenetv2", num_classes=3, regions=2), recipe)
+    assert {group["factor"] for group in optimiser.param_groups} == {1.0, recipe.backbone_lr}
 
 
 def test_training_changes_weights_and_seeds_differ(tmp_path: Path) -> None:
@@ -216,6 +268,39 @@ def test_augmentation_follows_its_generator() -> None:
     assert not torch.equal(first, other)
     plain = augment(pixels, 48, Augmentation(jitter=0), torch.Generator().manual_seed(1))
     assert all(torch.equal(one, image) or torch.equal(one, image.flip(2)) for one, image in zip(plain, pixels, strict=True))
+
+
+def test_crops_turns_and_flips_are_those_of_the_image() -> None:
+    """On a linear ramp every crop is again linear, so its pixels say where it comes from."""
+    ramp = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"))
+    pixels = torch.cat([ramp, torch.zeros(1, 64, 64)]).to(torch.uint8).mul(3).expand(32, 3, 64, 64)
+    seen = augment(pixels, 64, Augmentation(crop=0.5, turns=True, jitter=0), torch.Generator().manual_seed(0)).float() / 3
+    down, across = seen[:, :, 1:] - seen[:, :, :-1], seen[:, :, :, 1:] - seen[:, :, :, :-1]
+    slopes = torch.stack([down.mean((2, 3)), across.mean((2, 3))], 1)[:, :, :2]  # (32, direction in the result, direction in the image)
+    turned = slopes[:, 0, 1].abs() > 0.3
+    assert 4 < turned.sum() < 28
+    for slope, quarter in zip(slopes, turned, strict=True):
+        along = torch.stack([slope[0, 1], slope[1, 0]]) if quarter else slope.diagonal()
+        other = slope.diagonal() if quarter else torch.stack([slope[0, 1], slope[1, 0]])
+        assert other.abs().max() < 0.02
+        assert 0.45 < along.prod().abs() < 1.02  # the share of the area
+    assert len({tuple(slope.sign().flatten().tolist()) for slope in slopes.where(slopes.abs() > 0.3, 0)}) == 8
+
+
+def test_recolouring_is_torchvisions() -> None:
+    from torchvision.transforms.v2 import functional as transforms
+
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    done = augment(pixels, 32, Augmentation(jitter=0.3), torch.Generator().manual_seed(1))
+    draw = torch.rand(4, 10, generator=torch.Generator().manual_seed(1))
+    for image, found, row in zip(pixels, done, draw, strict=True):
+        factors = (1 + 0.3 * (2 * row[6:9] - 1)).tolist()
+        expected = image.flip(2) if row[4] < 0.5 else image
+        for adjust, factor in zip(
+            (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation), factors, strict=True
+        ):
+            expected = adjust(expected, factor)
+        assert (found.int() - expected.int()).abs().max() <= 3  # torchvision rounds after each step
 
 
 def test_the_official_recipe_is_the_published_one() -> None:
