@@ -293,6 +293,8 @@ def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys, measur
         (["--duration", "0"], 1, "--duration is 0"),
         (["--duration", "soon"], 2, "not a time"),
         (["--score-threshold", "1.5"], 1, "0 to 1"),
+        (["--effort", "1.5"], 1, "0 to 1"),
+        (["--effort", "0.5", "--no-accuracy"], 1, "Drop one of both"),
         (["--fail-on", "p98>3"], 1, "METRIC"),
         (["--fail-on", "p99>+3%"], 1, "as --baseline"),
         (["--fail-on", "map<3", "--no-accuracy"], 1, "accuracy pass"),
