@@ -136,12 +136,13 @@ def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Mapping[s
 
     The centre is the one of the best mAP; the bounds at effort e hold the share e of regions nearest to it.
     """
-    rules = [_rule(outputs, centre, fitted_on or {}) for centre in CENTRES]
+    rules = [interval_rule(outputs, centre, fitted_on or {}) for centre in CENTRES]
     points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
     return rules[int(np.argmax(points))]
 
 
-def _rule(outputs: Outputs, centre: float, fitted_on: Mapping[str, Any]) -> RuleSpec:
+def interval_rule(outputs: Outputs, centre: float, fitted_on: Mapping[str, Any]) -> RuleSpec:
+    """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of these outputs."""
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1).astype(np.float64)
     kept = np.clip(scores, SURE, 1 - SURE)
     widths = np.quantile(np.abs(np.log(kept / (1 - kept)) - centre), np.arange(STEPS + 1) / STEPS)
