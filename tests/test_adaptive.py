@@ -15,6 +15,9 @@ from edge.adaptive import Origin, decide
 from edge.bundle import Bundle
 from edge.errors import EdgeError
 from edge.events import SILENT
+from edge.manifest import digest_file
+from edge.models.checkpoint import describe
+from edge.models.source import shipped
 from edge.pipeline import BuildOptions, rebuild
 from edge.spec import RuleSpec, from_plain
 
@@ -156,3 +159,19 @@ def test_the_table_of_shipped_weights_is_taken_where_it_belongs(bundle, tmp_path
     assert decide(bundle, other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
     (tmp_path / "mine.effort.json").write_text(json.dumps({**table, "size": 96}))
     assert decide(bundle, ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_weights_bring_a_table_that_belongs_to_them(name):
+    table = json.loads((adaptive.ASSETS / f"{name}.effort.json").read_bytes())
+    described = describe(adaptive.ASSETS / f"{name}.pth")
+    assert table["weights"] == digest_file(adaptive.ASSETS / f"{name}.pth")
+    assert (table["size"], table["options"]) == (described.size, dict(described.options))
+    for precision in ("int8", "float"):
+        part = table[precision]
+        rule = from_plain(RuleSpec, part["rule"])
+        assert rule.kind == "interval"
+        assert rule.fitted_on["precision"] == ("int8" if precision == "int8" else "fp32")
+        assert 0 <= part["effort"] <= 1
+        assert part["judged"]["drop"] <= 0.1
+        assert len(part["thresholds"]) == len(part["full_thresholds"]) == described.num_classes
