@@ -19,7 +19,8 @@ from edge.graph import REGION_SCORES, Outputs
 from edge.measure.accuracy import average_precision, map_drop_interval
 from edge.spec import RuleSpec
 
-STEPS = 20  # of a rule, and of the efforts tried
+STEPS = 20  # of a rule
+TRIED = tuple(step / 8 for step in range(9))  # efforts; finer ones differ by less than a few thousand images can tell
 FOLDS = 5
 FEWEST = 300  # images below which the estimate is mostly noise
 CENTRES = np.linspace(-1.6, 1.6, 17)  # in logits: where the first pass may be least sure
@@ -51,7 +52,7 @@ class FittedEffort:
 
     Attributes:
         rule: fitted on all images.
-        effort: the cheapest of the steps whose drop is at most what was asked for, or the one that was given.
+        effort: the cheapest of those tried whose drop is at most what was asked for, or the one that was given.
         drop, interval: in points of mAP against effort 1, cross-fitted; the paired 95 % interval.
         looks: regions looked at, of an image in the mean.
         thresholds, full_thresholds: of the labels, fitted at ``effort`` and at effort 1.
@@ -92,7 +93,7 @@ def fit_effort(
     Args:
         outputs: of ``Engine.infer_each`` over images that were not trained on.
         labels: (N, C), 1 present, 0 difficult (left out), -1 absent.
-        effort: given; None: the cheapest step whose estimated drop is at most ``max_drop`` points.
+        effort: given; None: the cheapest of ``TRIED`` whose estimated drop is at most ``max_drop`` points.
 
     Raises:
         EdgeError: there are fewer images than folds.
@@ -114,7 +115,7 @@ def fit_effort(
         points = _map(scores, labels)
         return Step(at, float(looked.sum(1).mean()), points, best - points), scores
 
-    steps = tuple(judged(step / STEPS)[0] for step in range(STEPS + 1))
+    steps = tuple(judged(effort)[0] for effort in TRIED)
     chosen = next(step.effort for step in steps if step.drop <= max_drop) if effort is None else effort
     found, scores = judged(chosen)
     rule = fit_rule(outputs, labels, fitted_on)

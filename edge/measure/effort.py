@@ -15,7 +15,7 @@ from edge.measure.accuracy import average_precision, map_drop_interval
 from edge.measure.latency import Clock
 from edge.spec import RuleSpec
 
-GRID = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)  # efforts of a curve, besides the chosen one: nine points at most
+GRID = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)  # efforts of a curve, besides the chosen one: nine points at most
 RESAMPLES = 500
 LIMIT_S = 60.0
 
