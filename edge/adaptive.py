@@ -84,7 +84,7 @@ def check_stages(stages: StagesSpec | None, options: BuildOptions) -> None:
 
 
 def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> dict[str, Any]:
-    """The manifest keys ``stages``, ``model`` and ``effort`` of a bundle that is complete but for them; none where nothing changes.
+    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is complete but for them, if they change.
 
     Args:
         folder: the bundle, loadable.
@@ -98,6 +98,11 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
         return _shipped(bundle, stages, _table(origin), options, events)
     if options.dataset is None:
         images = _validation(origin.dataset, bundle, origin, options)
+    if images is None and options.effort == AUTO:
+        problem = (
+            f"`effort` auto needs labelled images to judge by: the table of the weights is not of size {bundle.image.size} and its options"
+        )
+        raise EdgeError("build", problem, REFIT)
     if images is None:  # nothing judges: as much as was asked for
         effort = stages.effort if options.effort is None else float(options.effort)
         return {"stages": to_plain(replace(stages, effort=effort))}
@@ -126,6 +131,7 @@ def _keys(
     return {
         "stages": to_plain(replace(stages, rule=rule, effort=effort, thresholds=thresholds)),
         "model": to_plain(replace(bundle.model, thresholds=full_thresholds)),
+        "thresholds": {"thresholds": list(full_thresholds), "data": rule.fitted_on.get("data")},
         "effort": dict(facts),
     }
 
@@ -184,7 +190,7 @@ def _fitted(bundle: Bundle, images: Dataset, origin: Origin, options: BuildOptio
     from calib.effort import FEWEST, fit_effort
 
     assert images.labels is not None
-    if options.effort == AUTO and not origin.held_out:
+    if not origin.held_out:
         events.warn("the weights may have been trained on the images that decide on `effort`: its drop then says nothing")
     if len(images) < FEWEST:
         events.warn(f"{len(images)} images decide on `effort`; below {FEWEST} its drop is mostly noise")

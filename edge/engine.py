@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import platform
 import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, 
 from edge.image import boxes_to_photo, decode, preprocess
 from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
+from edge.process import PROCESS
 from edge.spec import ModelSpec, TargetSpec
 from edge.stages import Spend, Stages, Timing
 
@@ -44,7 +43,7 @@ class Engine:
         self._stages: Stages | None = stages
         self._calls = 0  # under way; close waits for them
         self._changed = threading.Condition()
-        _PROCESS.engines.add(self)
+        PROCESS.engines.add(self)
 
     @classmethod
     def load(cls, path: Path | str, *, effort: float | None = None, cuda: str = "bindings") -> Engine:
@@ -58,7 +57,7 @@ class Engine:
             EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
                 the message holds the reason and the fix.
         """
-        _PROCESS.check("load")
+        PROCESS.check("load")
         bundle, payload = Bundle.load(path)
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
@@ -131,7 +130,7 @@ class Engine:
     def _run(self, batch: np.ndarray, spend: Spend, timing: Timing | None = None) -> dict[str, np.ndarray]:
         with self._changed:
             if self._stages is None:
-                _PROCESS.check("infer")
+                PROCESS.check("infer")
                 raise EdgeError("infer", "The engine is closed", "Load it again")
             stages = self._stages
             self._calls += 1
@@ -259,47 +258,19 @@ class Engine:
         if stages is not None:
             stages.close()
 
+    def abandon(self) -> None:
+        """In a forked child: the engine is closed to it, and never destroyed, for that would wait for threads that are gone."""
+        self._changed = threading.Condition()  # the old one may be held by one of them
+        self._calls = 0
+        if self._stages is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._stages))
+            self._stages = None
+
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Process:
-    """Where engines may be used: in the process that loaded the first one, not in a child forked from it.
-
-    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or loaded one of its own
-    into the library its parent has started, may hang, at the latest when it ends.
-    """
-
-    def __init__(self) -> None:
-        self.engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-        self._loaded_in: int | None = None
-
-    def check(self, stage: str) -> None:
-        if self._loaded_in is None:
-            self._loaded_in = os.getpid()
-        elif self._loaded_in != os.getpid():
-            raise EdgeError(
-                stage,
-                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
-                'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
-            )
-
-    def abandon(self) -> None:
-        """In a forked child: engines of the parent are closed to it, and never destroyed, for that would wait for their threads."""
-        for engine in list(self.engines):
-            engine._changed = threading.Condition()  # the old one may be held by a thread that is gone
-            engine._calls = 0
-            if engine._stages is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._stages))
-                engine._stages = None
-
-
-_PROCESS = _Process()
-if hasattr(os, "register_at_fork"):  # which Windows lacks
-    os.register_at_fork(after_in_child=_PROCESS.abandon)
 
 
 def check_fit(bundle: Bundle) -> None:

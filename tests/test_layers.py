@@ -13,7 +13,9 @@ import pytest
 # A module may use any lower layer.
 LAYERS = {
     **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder"], 0),
-    **dict.fromkeys(["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.spec"], 1),
+    **dict.fromkeys(
+        ["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.process", "edge.spec"], 1
+    ),
     **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw", "edge.effort"], 2),
     **dict.fromkeys(["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
