@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -66,6 +66,14 @@ class Pace:
     def of(self, size: int) -> float:
         """Seconds of a call for so many regions."""
         return median(tuple(self._seconds[size]))
+
+
+def chunk_size(sizes: Sequence[int], left: int, pads: bool) -> int:
+    """The compiled size for the next of so many regions: the next larger; where nothing ``pads`` for free and that would add more than
+    a quarter, the next smaller: three regions are done sooner by two and one than by four."""
+    padded = next((size for size in sizes if size >= left), sizes[-1])
+    smaller = [size for size in sizes if size < left]
+    return smaller[-1] if smaller and not pads and 4 * (padded - left) > left else padded
 
 
 class Stages:
@@ -147,7 +155,7 @@ class Stages:
         sizes, scores, start = self._spec.sizes, [], 0
         while start < len(owner):
             left = len(owner) - start
-            size = next((size for size in sizes if size >= left), sizes[-1])
+            size = chunk_size(sizes, left, self.runners[CLOSER].pads)
             if deadline is not None:
                 now = time.perf_counter()
                 fitting = [each for each in sizes if each <= size and now + self._pace.of(each) <= deadline]

@@ -16,6 +16,7 @@ from edge.effort import fused, needs
 from edge.errors import EdgeError
 from edge.manifest import digest_file
 from edge.spec import RuleSpec, StagesSpec, from_plain, to_plain
+from edge.stages import chunk_size
 
 RULE = RuleSpec("interval", (0.4, 0.3, 0.3, 0.1, 0.0), (0.4, 0.5, 0.7, 0.7, 1.0), {"backend": "openvino", "precision": "fp32"})
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
@@ -129,6 +130,20 @@ def test_where_nothing_is_looked_at_the_second_stage_does_not_run(bundle):
         engine.infer(IMAGES, effort=0)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "count", "chunks"),
+    [((1, 2, 4), 3, [2, 1]), ((1, 2, 4), 7, [4, 2, 1]), ((1, 2, 4, 6), 5, [6]), ((2, 5), 4, [5]), ((4,), 1, [4]), ((3,), 4, [3, 3]),
+     ((1, 8), 7, [8]), ((1, 8), 3, [1, 1, 1])],
+)  # fmt: skip
+def test_regions_are_padded_only_where_that_adds_little(sizes, count, chunks):
+    assert chunk_size(sizes, count, pads=True) == next((size for size in sizes if size >= count), sizes[-1])
+    found = []
+    while count > 0:
+        found.append(chunk_size(sizes, count, pads=False))
+        count -= found[-1]
+    assert found == chunks
+
+
 def test_a_prediction_says_what_was_looked_at_and_takes_the_thresholds_of_the_effort(bundle):
     photos = [np.random.default_rng(5).integers(0, 256, (90, 120, 3), np.uint8)] * 4
     with Engine.load(bundle) as engine:
@@ -157,7 +172,7 @@ class Slow:
     """A second stage that takes 20 ms a region."""
 
     def __init__(self, runner):
-        self.runner, self.calls = runner, []
+        self.runner, self.calls, self.pads = runner, [], runner.pads
 
     def run(self, inputs):
         time.sleep(0.02 * len(inputs["owner"]))

@@ -124,8 +124,8 @@ def test_an_engine_in_other_stages_than_its_manifest_says_is_refused(
 
 # A change of the manifest, and what both languages name.
 REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
-    "a key of the stages that nobody knows": (lambda one: one["stages"].update(rule="rank"), "rule"),
-    "two of them": (lambda one: one["stages"].update(looks=2, sizes=[1], effort=0.5), "effort|looks"),
+    "a key of the stages that nobody knows": (lambda one: one["stages"].update(policy="rank"), "policy"),
+    "two of them": (lambda one: one["stages"].update(looks=2, sizes=[1], effort=0.5), "looks"),
     "sizes that fall": (lambda one: one["stages"].update(sizes=[4, 2]), "ascending"),
     "a size twice": (lambda one: one["stages"].update(sizes=[2, 2]), "ascending"),
     "no sizes": (lambda one: one["stages"].update(sizes=[]), "ascending"),

@@ -16,6 +16,14 @@ std::size_t next(const std::vector<std::size_t>& sizes, std::size_t count) {
     return *std::lower_bound(sizes.begin(), sizes.end(), count);
 }
 
+// The size for the next of so many regions: the next larger; where nothing pads for free and that would add more than a
+// quarter, the next smaller.
+std::size_t chunk_size(const std::vector<std::size_t>& sizes, std::size_t left, bool pads) {
+    const auto found = std::lower_bound(sizes.begin(), sizes.end(), left);
+    if (found == sizes.end()) return sizes.back();
+    return found != sizes.begin() && !pads && 4 * (*found - left) > left ? *(found - 1) : *found;
+}
+
 // As in NumPy: what is not a number stays.
 float maximum(float a, float b) { return b > a || std::isnan(b) ? b : a; }
 
@@ -105,7 +113,7 @@ void Stages::score_regions(const Images& images, const Limits& limits, Lane& lan
 
 // The size of the next chunk; 0 where none fits into the time that is left.
 std::size_t Stages::chunk(std::size_t left, const Limits& limits) const {
-    std::size_t size = next(sizes_, std::min(left, sizes_.back()));
+    const std::size_t size = chunk_size(sizes_, left, runners_.closer->pads());
     if (!limits.deadline) return size;
     const double seconds = std::chrono::duration<double>(*limits.deadline - Clock::now()).count();
     const auto fitting = std::find_if(sizes_.rbegin(), sizes_.rend(),
