@@ -33,6 +33,7 @@ class Participant:
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         open: loads it, on all cores that the process may use; it goes to another process, so a function of a module with its arguments.
         scored: whether it answers with scores.
+        adaptive: whether its time depends on the image: a timed call is then the mean over many images.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Participant:
     precision: str
     open: Callable[[], Runner]
     scored: bool = True
+    adaptive: bool = False
 
 
 def eager(source: Callable[[], Source], bf16: bool = False, compiled: bool = False) -> Runner:
@@ -82,10 +84,11 @@ def _of_one_input(stage: Stage) -> Runner:
     return lambda images: stage.run({name: images})
 
 
-def bundle(path: Path) -> Runner:
+def bundle(path: Path, effort: float | None = 1) -> Runner:
+    """At effort 1 every region is looked at, as by the other rows; None: as the bundle says."""
     from edge import Engine
 
-    return Engine.load(path).infer
+    return Engine.load(path, effort=effort).infer
 
 
 def floor(first: Callable[[], Runner], second: Callable[[], Runner], regions: int) -> Runner:

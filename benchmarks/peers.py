@@ -1,7 +1,8 @@
 """``python -m benchmarks.peers``: one model run in every way a user might choose, turn by turn on the same cores and images.
 
 Rows: the original's eager loop in fp32, bf16 and with ``torch.compile``; ONNX Runtime on the exported graph; the int8 of
-ONNX Runtime's and NNCF's quantisers with their defaults; our bundles on every backend; and the floor, an engine's own backbone
+ONNX Runtime's and NNCF's quantisers with their defaults; our bundles on every backend, looking at everything and, in int8, only
+where it pays (``…-adaptive``); and the floor, an engine's own backbone
 passes with nothing between them. A row that cannot run says why.
 """
 
@@ -38,6 +39,7 @@ from edge.plain import to_plain
 from edge.spec import PRECISIONS, TargetSpec
 
 BOXES = (f"{OPS['RegionBoxes'][1]}/.*",)  # names of the nodes that find boxes
+ADAPTIVE_BATCHES = 32  # of test images, for rows whose time depends on the image
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 RATIOS = "median over the rounds of (median of the row / median of the other row in the same round); below 1 is faster"
 TOOLS = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
@@ -103,6 +105,11 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
                     continue
             bundles[name] = Bundle.read(output)
             table.add(name, backend, precision, partial(participants.bundle, output))
+            stages = bundles[name].stages
+            if precision == "int8" and stages is not None and stages.effort < 1:
+                row = f"{name}-adaptive"
+                table.add(row, backend, precision, partial(participants.bundle, output, effort=None), adaptive=True)
+                table.notes[row] = f"at effort {stages.effort:g}; its times are means over {ADAPTIVE_BATCHES} batches of test images"
             if (output / CALIBRATION).is_file():  # one table serves every backend
                 calibrated = replace(given, calibration=output / CALIBRATION)
     if not bundles:
@@ -111,7 +118,7 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
 
 
 def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.ndarray, Path, Dataset | None]:
-    """Timing images (B, 3, S, S), a file of calibration images, and the test images, where there are to be any."""
+    """Timing images (T, B, 3, S, S), a file of calibration images, and the test images, where there are to be any."""
     calibration = work / "calibration.npy"
     train, test = open_dataset(args.dataset, "train", seed=args.seed), open_dataset(args.dataset, REPORT)
     size = bundle.image.size
@@ -125,12 +132,14 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
             start += len(images)
         rows.flush()
     some = test.subset(sample(len(test), max(args.images, args.batch)))
-    _, timing = next(iter(batches(some, bundle.image, args.batch)))
+    spread = test.subset(sample(len(test), ADAPTIVE_BATCHES * args.batch))
+    whole = [images for _, images in batches(spread, bundle.image, args.batch) if len(images) == args.batch]
+    timing = np.stack(whole)
     try:
         some = match_labels(some, bundle.model.labels)
     except EdgeError as error:  # random weights name no class: times and drift are still worth having
         command.warn(f"no mAP: {command.with_flags(str(error), args)}")
-    return np.ascontiguousarray(timing), calibration, some if args.images else None
+    return timing, calibration, some if args.images else None
 
 
 def _peers(args: argparse.Namespace, bundle: Bundle, calibration: Path, work: Path, table: Table) -> None:
@@ -212,7 +221,7 @@ def _run(args: argparse.Namespace, table: Table, timing: np.ndarray, test: Datas
     try:
         for name, one in table.participants.items():
             try:
-                workers[name] = Worker(one, timing)
+                workers[name] = Worker(one, timing if one.adaptive else timing[0])
             except Failed as error:
                 table.fail(name, one.backend, one.precision, str(error))
         before, used = machine.state(), _used(workers)

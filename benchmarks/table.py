@@ -108,9 +108,11 @@ class Table:
         """Whether a row was asked for: by its name, or a floor by its precision."""
         return not self.only or name in self.only or any(name.startswith(f"{floor}-") for floor in self.only if floor.startswith("floor-"))
 
-    def add(self, name: str, backend: str, precision: str, opened: Callable[[], Runner], *, scored: bool = True) -> None:
+    def add(
+        self, name: str, backend: str, precision: str, opened: Callable[[], Runner], *, scored: bool = True, adaptive: bool = False
+    ) -> None:
         if self.wants(name):
-            self.participants[name] = Participant(name, backend, precision, opened, scored)
+            self.participants[name] = Participant(name, backend, precision, opened, scored, adaptive)
 
     def fail(self, name: str, backend: str, precision: str, reason: str) -> None:
         if self.wants(name):

@@ -67,7 +67,7 @@ class Worker(Apart):
 
     Args:
         participant: what to open.
-        images: (B, 3, S, S) float32, what its turns are timed on.
+        images: (B, 3, S, S) float32, what its turns are timed on; of an adaptive one (T, B, 3, S, S).
 
     Raises:
         Failed: it could not be opened or run once.
@@ -108,8 +108,21 @@ _opened: list[tuple[Runner, Turn]] = []  # in a worker: its participant, and tha
 
 def _open(participant: Participant, images: np.ndarray) -> None:
     run = participant.open()
-    run(images)
-    _opened.append((run, timed(partial(run, images))))
+    several = images if participant.adaptive else images[None]
+    for batch in several:
+        run(batch)
+    _opened.append((run, mean_over(run, several)))
+
+
+def mean_over(run: Runner, several: np.ndarray) -> Turn:
+    """Calls on (T, B, 3, S, S), in order; the time of each is the mean over a pass through all T, at least one pass a turn."""
+    call = timed(lambda: [run(batch) for batch in several])
+
+    def turn(count: int) -> list[float]:
+        passes = call(max(1, count // len(several)))
+        return [seconds / len(several) for seconds in passes for _ in several][: max(count, 1)]
+
+    return turn
 
 
 def _turn(count: int) -> tuple[list[float], float]:

@@ -65,10 +65,14 @@ class Trials:
         session = Session(lower.reference(graph.parse()).SerializeToString())
         return collect(session, self._batches(graph), len(self.dataset)).outputs
 
-    def run(self, graph: Graph) -> Outputs:
-        """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the engine goes at once."""
+    def run(self, graph: Graph, *, each: bool = False) -> Outputs:
+        """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the engine goes at once.
+
+        Args:
+            each: also the scores of every region by itself.
+        """
         with tempfile.TemporaryDirectory(dir=self._folder) as folder, engine_of(graph, self.target, Path(folder)) as engine:
-            return collect(engine.infer, self._batches(graph), len(self.dataset)).outputs
+            return collect(engine.infer_each if each else engine.infer, self._batches(graph), len(self.dataset)).outputs
 
     def _batches(self, graph: Graph) -> Iterator[tuple[object, np.ndarray]]:
         if self._pixels is None:

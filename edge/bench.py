@@ -50,6 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     judge.add_argument("--images", type=int, default=500, help="test images (default 500)")
     judge.add_argument("--no-accuracy", action="store_true", help="latency and memory only")
     judge.add_argument("--score-threshold", type=float, default=0.6, help="of CF1 and OF1 (default 0.6, as the official evaluation)")
+    judge.add_argument("--effort", type=float, metavar="E", help="of the second pass, 0 to 1, beside effort 1 (default: the bundle's own)")
     out = made.add_argument_group("gates and reports")
     out.add_argument("--baseline", type=Path, metavar="FILE", help="JSON of an earlier run to compare with")
     out.add_argument("--fail-on", metavar="CONDITIONS", help='exit 3 when one is met, such as "p99>+5%%,map<-0.3"')

@@ -12,7 +12,7 @@ from edge import command
 from edge.backends import BACKENDS
 from edge.errors import EdgeError, one_of
 from edge.models import DEFAULT_WEIGHTS
-from edge.options import AUTO, BATCH, CALIBRATION_IMAGES, METHODS, POOLINGS, READ_BY_REBUILD, REPAIRS
+from edge.options import AUTO, BATCH, CALIBRATION_IMAGES, MAX_EFFORT_DROP, METHODS, POOLINGS, READ_BY_REBUILD, REPAIRS
 from edge.pipeline import ENGINES, BuildOptions, build, rebuild
 from edge.spec import PRECISIONS
 
@@ -57,6 +57,15 @@ def arguments() -> argparse.ArgumentParser:
         help="tensorrt-rtx: GPUs to build for, such as 8.6,8.9 (default: all it knows)",
     )
     target.add_argument(
+        "--effort",
+        type=_effort,
+        metavar="auto|0..1",
+        help="share of the regions that the second pass looks at; auto: the cheapest that keeps the mAP (docs/adaptive.md)",
+    )
+    target.add_argument(
+        "--max-effort-drop", type=float, metavar="PTS", help=f"mAP that auto may cost against effort 1 (default {MAX_EFFORT_DROP})"
+    )
+    target.add_argument(
         "--from",
         dest="source",
         type=Path,
@@ -67,7 +76,8 @@ def arguments() -> argparse.ArgumentParser:
     int8.add_argument(
         "--dataset",
         metavar="SPEC",
-        help="calibration images: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, images:DIR",
+        help="images to calibrate int8 and to judge --effort on: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, "
+        "images:DIR",
     )
     int8.add_argument(
         "--calib-method",
@@ -90,6 +100,13 @@ def arguments() -> argparse.ArgumentParser:
     out.add_argument("--force", action="store_true", default=None, help="replace an existing bundle")
     out.add_argument("--seed", type=int, help=f"of random weights and of image sampling (default {DEFAULT.seed})")
     return made
+
+
+def _effort(text: str) -> float | str:
+    return text if text == AUTO else float(text)
+
+
+_effort.__name__ = "effort"  # what argparse calls it in its message
 
 
 def main(args: argparse.Namespace) -> int:

@@ -150,14 +150,15 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         raise _undescribed(path, "one of them is missing or of another type")
     stages, engine = manifest.get("stages"), manifest.get("engine")
     range_ = engine.get("reduced_range") if isinstance(engine, dict) else None
-    sizes = stages.get("sizes") if isinstance(stages, dict) else [1]
+    second = stages if isinstance(stages, dict) else {"sizes": [1]}
+    sizes, rule, looser = second.get("sizes"), second.get("rule", "rank"), second.get("thresholds", [])
     labels, thresholds, batches = model.get("labels"), model.get("thresholds", []), target.get("batches", [1, 8])
     number = (int, float)
     checks = {
         "model.name": isinstance(model.get("name"), str),
         "model.labels": isinstance(labels, list) and len(labels) <= MAX_CLASSES and all(isinstance(each, str) for each in labels),
         "model.options": isinstance(model.get("options", {}), dict),
-        "model.thresholds": isinstance(thresholds, list) and all(fits(each, -1e9, 1e9, number) for each in thresholds),
+        "model.thresholds": _are_numbers(thresholds),
         "image.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
         "image.mean": _channels(image.get("mean", [0, 0, 0]), -1e9),
         "image.std": _channels(image.get("std", [1, 1, 1]), 1e-9),
@@ -168,6 +169,9 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         "target.reduced_range": isinstance(target.get("reduced_range"), bool | None) and isinstance(range_, bool | None),
         "stages": isinstance(stages, dict | None),
         "stages.sizes": isinstance(sizes, list) and all(fits(each, -MAX_REGIONS, MAX_REGIONS) for each in sizes),
+        "stages.effort": fits(second.get("effort", 1.0), 0, 1, number),
+        "stages.thresholds": looser == [] or (_are_numbers(looser) and isinstance(labels, list) and len(looser) == len(labels)),
+        "stages.rule": isinstance(rule, str) or _is_rule(rule),
         **{name: isinstance(manifest.get(name, {}), dict) for name in ("machine", "tools", "parents")},
         "trained": isinstance(manifest.get("trained", True), bool),
         "default_dataset": isinstance(manifest.get("default_dataset"), str | None),
@@ -187,6 +191,17 @@ def _misfits_of_engine(engine: Any, backend: Any) -> list[str]:
         return ["engine.payload"]
     known = isinstance(backend, str) and backend in backends.BACKENDS  # another is refused where it is loaded
     return [f"engine.{name}" for name in backends.backend(backend).misfits(engine)] if known else []
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(fits(each, -1e9, 1e9, (int, float)) for each in values)
+
+
+def _is_rule(rule: Any) -> bool:
+    """Whether the parts of a rule have the right types; what they must hold, its spec knows."""
+    if not isinstance(rule, dict) or not isinstance(rule.get("fitted_on", {}), dict):
+        return False
+    return isinstance(rule.get("kind"), str) and all(_are_numbers(rule.get(name, [])) for name in ("low", "high"))
 
 
 def _channels(values: Any, least: float) -> bool:

@@ -84,6 +84,9 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
         if bundle.stages is not None:
             command.say(f"  two stages: look at a batch, then closer at {', '.join(map(str, bundle.stages.sizes))} regions at once")
+            rule = bundle.stages.rule
+            by = "by rank" if rule.kind == "rank" else f"where it is unsure (fitted on {rule.fitted_on.get('data', 'unknown images')})"
+            command.say(f"  effort {bundle.stages.effort:g}: which share of the regions it looks at closer, {by}")
         facts = bundle.manifest.get("engine", {})
         said = backends.describe_engine(target.backend, facts)
         for line in said:

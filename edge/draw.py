@@ -34,8 +34,8 @@ Box = tuple[int, int, int, int]
 def draw(photo: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
     """The photo with its regions, and a strip below with the labels and scores: an RGB image to look at.
 
-    A region is drawn strong where its class is among the labels, thin where the network looked but found nothing. Each rank
-    has its colour, which its label has too. Lines and text grow with the photo; small photos are enlarged.
+    A region is drawn strong where its class is among the labels, thin where the network found nothing, and dashed where the second
+    pass did not look. Each rank has its colour, which its label has too. Lines and text grow with the photo; small photos are enlarged.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -57,7 +57,7 @@ def draw(photo: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
     order = sorted(range(len(boxes)), key=lambda index: (prediction.regions[index].label in found, -index))
     for index in order:
         region = prediction.regions[index]
-        _outline(canvas, boxes[index], colours[region.label], unit, strong=region.label in found)
+        _outline(canvas, boxes[index], colours[region.label], unit, strong=region.label in found, dashed=not region.looked)
     taken: list[Box] = []
     for index in reversed(order):
         region = prediction.regions[index]
@@ -77,14 +77,24 @@ def _within(box: NDArray[np.float64], size: tuple[int, int]) -> Box:
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
-def _outline(canvas: Image.Image, box: Box, colour: Colour, unit: float, *, strong: bool) -> None:
+def _outline(canvas: Image.Image, box: Box, colour: Colour, unit: float, *, strong: bool, dashed: bool) -> None:
     line = max(2, round(unit * (0.5 if strong else 0.2)))
     halo = max(1, round(line / 3))
     pen = ImageDraw.Draw(canvas, "RGBA")
     x1, y1, x2, y2 = box
-    if strong:
+    if strong and not dashed:
         pen.rectangle((x1 - halo, y1 - halo, x2 - 1 + halo, y2 - 1 + halo), outline=(*INK, 170), width=line + 2 * halo)
-    pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=(*colour, 255 if strong else 190), width=line)
+    ink = (*colour, 255 if strong else 190)
+    if not dashed:
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=ink, width=line)
+        return
+    dash = max(line, round(unit * 1.5))
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, max(y1, y2 - line)):
+            pen.rectangle((x, y, min(x + dash, x2) - 1, min(y + line, y2) - 1), fill=ink)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, max(x1, x2 - line)):
+            pen.rectangle((x, y, min(x + line, x2) - 1, min(y + dash, y2) - 1), fill=ink)
 
 
 def _tag(canvas: Image.Image, text: str, box: Box, colour: Colour, unit: float, taken: list[Box], *, strong: bool) -> None:

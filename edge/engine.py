@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
+import math
 import platform
 import threading
-import weakref
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from edge.cpu import VNNI
 from edge.errors import EdgeError
 from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, Graph
 from edge.image import boxes_to_photo, decode, preprocess
-from edge.manifest import REBUILD
+from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
+from edge.process import PROCESS
 from edge.spec import ModelSpec, TargetSpec
-from edge.stages import Stages, Timing
+from edge.stages import Spend, Stages, Timing
 
 DECISION_THRESHOLD = 0.5
 
@@ -36,25 +37,27 @@ class Engine:
             predictions = engine.predict(["photo.jpg"])
     """
 
-    def __init__(self, bundle: Bundle, stages: Stages) -> None:
+    def __init__(self, bundle: Bundle, stages: Stages, effort: float | None = None) -> None:
         self.bundle = bundle
+        self.effort = self._checked_effort(effort, "load")  # of calls that name none
         self._stages: Stages | None = stages
         self._calls = 0  # under way; close waits for them
         self._changed = threading.Condition()
-        _PROCESS.engines.add(self)
+        PROCESS.engines.add(self)
 
     @classmethod
-    def load(cls, path: Path | str, *, cuda: str = "bindings") -> Engine:
+    def load(cls, path: Path | str, *, effort: float | None = None, cuda: str = "bindings") -> Engine:
         """Load a bundle after checking its digests and that it fits this machine.
 
         Args:
+            effort: of calls that name none, 0 (the second pass looks at nothing) to 1 (at every region); default the bundle's own.
             cuda: for engines on a GPU: ``bindings`` (cuda-bindings), or ``pycuda`` in the context that is current now.
 
         Raises:
             EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
                 the message holds the reason and the fix.
         """
-        _PROCESS.check("load")
+        PROCESS.check("load")
         bundle, payload = Bundle.load(path)
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
@@ -62,7 +65,7 @@ class Engine:
             raise EdgeError(
                 "load", f"`cuda` is {cuda!r}, which needs an engine on a GPU; this one runs on {bundle.target.backend}", "Leave it out"
             )
-        return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], cuda=cuda))
+        return cls._checked_form(bundle, backend.open(payload, bundle.target, bundle.manifest["engine"], cuda=cuda), effort)
 
     @classmethod
     def from_lowered(cls, lowered: Mapping[str, bytes], graph: Graph, target: TargetSpec, folder: Path) -> Engine:
@@ -79,14 +82,14 @@ class Engine:
         return cls._checked_form(bundle, backends.open_built(backend, folder, target, facts))
 
     @classmethod
-    def _checked_form(cls, bundle: Bundle, runners: Mapping[str, backends.Runner]) -> Engine:
+    def _checked_form(cls, bundle: Bundle, runners: Mapping[str, backends.Runner], effort: float | None = None) -> Engine:
         stages = Stages(runners, bundle.target, bundle.stages)
         try:
             check_form(bundle, {stage: runner.forms() for stage, runner in runners.items()})
+            return cls(bundle, stages, effort)
         except BaseException:
             stages.close()
             raise
-        return cls(bundle, stages)
 
     @property
     def spec(self) -> ModelSpec:
@@ -98,53 +101,102 @@ class Engine:
         """Class names in output order."""
         return self.bundle.model.labels
 
-    def infer(self, batch: np.ndarray, *, timing: Timing | None = None) -> dict[str, np.ndarray]:
+    def infer(
+        self, batch: np.ndarray, *, effort: float | None = None, budget_ms: float | None = None, timing: Timing | None = None
+    ) -> dict[str, np.ndarray]:
         """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
 
         Args:
             batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
                 there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
                 leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
+            effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
+            budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
+                time here still fits, the most rewarding regions first. The first such call times the stages before it begins.
             timing: is told the seconds inside each stage.
 
         Returns:
             ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
             ``regions``: (B, K, 4) float32, x1 y1 x2 y2 in model-input pixels, x2/y2 exclusive;
-            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out.
+            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out. An engine of two stages adds
+            ``regions_looked``: (B, K) bool; ``local_scores`` are 0 where nothing was looked at.
         """
+        return self._run(batch, self._spend(effort, budget_ms), timing)
+
+    def infer_each(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """What ``infer`` gives at effort 1, and ``region_scores``: (B, K, C) float32, the scores of every region by itself."""
+        return self._run(batch, Spend(each=True))
+
+    def _run(self, batch: np.ndarray, spend: Spend, timing: Timing | None = None) -> dict[str, np.ndarray]:
         with self._changed:
             if self._stages is None:
-                _PROCESS.check("infer")
+                PROCESS.check("infer")
                 raise EdgeError("infer", "The engine is closed", "Load it again")
             stages = self._stages
             self._calls += 1
         try:
-            return self._on_device(stages, batch) if backends.on_device(batch) else stages.run(self._checked(batch), timing)
+            return self._on_device(stages, batch, spend) if backends.on_device(batch) else stages.run(self._checked(batch), timing, spend)
         finally:
             with self._changed:
                 self._calls -= 1
                 self._changed.notify_all()
 
-    def predict(self, images: Sequence[Any], *, score_threshold: float | None = None) -> list[Prediction]:
+    def _spend(self, effort: float | None, budget_ms: float | None) -> Spend:
+        """What a call may spend, its budget counted from now."""
+        chosen = self.effort if effort is None else self._checked_effort(effort, "infer")
+        if budget_ms is None:
+            return Spend(chosen)
+        now = time.perf_counter()
+        if self.bundle.stages is None:
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}, but this engine has no second stage to save", "Leave it out")
+        if not fits(budget_ms, 0, math.inf, (int, float)) or not 0 < budget_ms < math.inf:
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}", "Give milliseconds, more than 0")
+        return Spend(chosen, now + budget_ms / 1e3)
+
+    def _checked_effort(self, effort: float | None, stage: str) -> float:
+        if effort is None:
+            return self.bundle.stages.effort if self.bundle.stages else 1.0
+        if not fits(effort, 0, 1, (int, float)):
+            raise EdgeError(stage, f"`effort` is {effort!r}", "Give 0 (look at nothing) to 1 (look at every region)")
+        if self.bundle.stages is None and effort != 1:
+            raise EdgeError(stage, f"`effort` is {effort!r}, but this engine has no second stage to save", "Leave it out, or give 1")
+        return float(effort)
+
+    def predict(
+        self,
+        images: Sequence[Any],
+        *,
+        score_threshold: float | None = None,
+        effort: float | None = None,
+        budget_ms: float | None = None,
+    ) -> list[Prediction]:
         """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
 
         Args:
             images: paths, PIL images, or (H, W, 3) uint8 RGB arrays.
             score_threshold: one threshold for the labels of all classes; default the bundle's own, else 0.5.
+            effort: as in ``infer``.
+            budget_ms: of the whole call, decoding included.
         """
-        count = len(self.labels)
-        own = self.bundle.model.thresholds or (DECISION_THRESHOLD,) * count
-        thresholds = np.asarray(own if score_threshold is None else [score_threshold] * count, np.float32)
+        spend = self._spend(effort, budget_ms)
+        thresholds = self._thresholds(spend.effort) if score_threshold is None else np.full(len(self.labels), score_threshold, np.float32)
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
         for start in range(0, len(images), step):
             photos = [decode(image) for image in images[start : start + step]]
             batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
-            outputs = self.infer(batch)
+            outputs = self._run(batch, spend)
             self._check_classes(outputs)
             for index, photo in enumerate(photos):
                 predictions.append(self._prediction(outputs, index, photo, thresholds))
         return predictions
+
+    def _thresholds(self, effort: float) -> np.ndarray:
+        """(C,) float32 of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer."""
+        stages, own = self.bundle.stages, self.bundle.model.thresholds
+        if stages is not None and stages.thresholds and effort < (1 + stages.effort) / 2:
+            own = stages.thresholds
+        return np.asarray(own or (DECISION_THRESHOLD,) * len(self.labels), np.float32)
 
     def _prediction(self, outputs: Mapping[str, np.ndarray], index: int, photo: np.ndarray, thresholds: np.ndarray) -> Prediction:
         scores = outputs["scores"][index]
@@ -153,8 +205,10 @@ class Engine:
         regions = []
         if "regions" in outputs:
             boxes = boxes_to_photo(outputs["regions"][index], self.bundle.image.size, photo.shape[1], photo.shape[0])
-            for box, c in zip(boxes.tolist(), outputs["region_classes"][index].tolist(), strict=True):
-                regions.append(Region(tuple(box), self.labels[c], float(scores[c])))
+            classes = outputs["region_classes"][index]
+            looked = outputs.get("regions_looked", np.ones((index + 1, len(classes)), bool))[index]
+            for box, c, seen in zip(boxes.tolist(), classes.tolist(), looked.tolist(), strict=True):
+                regions.append(Region(tuple(box), self.labels[c], float(scores[c]), seen))
         return Prediction(scores.copy(), labels, regions)
 
     def _check_classes(self, outputs: Mapping[str, np.ndarray]) -> None:
@@ -173,14 +227,14 @@ class Engine:
         """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
         return self._stages.layers() if self._stages is not None else {}
 
-    def _on_device(self, stages: Stages, batch: Any) -> dict[str, Any]:
+    def _on_device(self, stages: Stages, batch: Any, spend: Spend) -> dict[str, Any]:
         if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",
                 f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
-        return dict(stages.on_device(batch))
+        return dict(stages.on_device(batch, spend))
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
         size, most = self.bundle.image.size, self.bundle.target.max_batch
@@ -204,47 +258,19 @@ class Engine:
         if stages is not None:
             stages.close()
 
+    def abandon(self) -> None:
+        """In a forked child: the engine is closed to it, and never destroyed, for that would wait for threads that are gone."""
+        self._changed = threading.Condition()  # the old one may be held by one of them
+        self._calls = 0
+        if self._stages is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._stages))
+            self._stages = None
+
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Process:
-    """Where engines may be used: in the process that loaded the first one, not in a child forked from it.
-
-    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or loaded one of its own
-    into the library its parent has started, may hang, at the latest when it ends.
-    """
-
-    def __init__(self) -> None:
-        self.engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-        self._loaded_in: int | None = None
-
-    def check(self, stage: str) -> None:
-        if self._loaded_in is None:
-            self._loaded_in = os.getpid()
-        elif self._loaded_in != os.getpid():
-            raise EdgeError(
-                stage,
-                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
-                'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
-            )
-
-    def abandon(self) -> None:
-        """In a forked child: engines of the parent are closed to it, and never destroyed, for that would wait for their threads."""
-        for engine in list(self.engines):
-            engine._changed = threading.Condition()  # the old one may be held by a thread that is gone
-            engine._calls = 0
-            if engine._stages is not None:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._stages))
-                engine._stages = None
-
-
-_PROCESS = _Process()
-if hasattr(os, "register_at_fork"):  # which Windows lacks
-    os.register_at_fork(after_in_child=_PROCESS.abandon)
 
 
 def check_fit(bundle: Bundle) -> None:

@@ -20,7 +20,8 @@ METHODS = ("entropy", "percentile", "minmax", "mse")
 REPAIRS = ("bias-correction", "equalisation")
 BATCH = 8  # of a build that names none
 CALIBRATION_IMAGES = 256  # of a calibration that names none
-READ_BY_REBUILD = ("backend", "tensorrt", "batch", "compute_capability", "output", "force")
+MAX_EFFORT_DROP = 0.1  # points of mAP that an automatic effort may cost
+READ_BY_REBUILD = ("backend", "tensorrt", "batch", "compute_capability", "effort", "max_effort_drop", "dataset", "output", "force")
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,18 @@ class BuildOptions:
             here.
         batch: largest batch, 1 to 4096 images; None: 8, of a rebuild that of the bundle.
         compute_capability: tensorrt-rtx only: GPUs to build for, such as ``("8.6", "8.9")``; empty (the default): all it knows.
-        dataset: int8: calibration images, ``scenes``, ``csv:DIR``, ``voc2007:ROOT``, ``voc2012:ROOT``, ``coco2014:ROOT`` or
-            ``images:DIR``; None: the shipped table, else ``scenes`` for weights trained on them and for random ones.
+        dataset: images to calibrate int8 and, labelled, to judge ``effort`` on: ``scenes``, ``csv:DIR``, ``voc2007:ROOT``,
+            ``voc2012:ROOT``, ``coco2014:ROOT`` or, without labels, ``images:DIR``; None: the shipped tables, else ``scenes`` for weights
+            trained on them and for random ones.
         calib_method: int8: how a range is cut, ``entropy``, ``percentile``, ``minmax`` or ``mse`` (the default).
         calib_images: int8: calibrate on so many images, also where a table is shipped; None: 256 where there is none.
         calibration: int8: path of a ``calibration.json`` made before, instead of images.
         repair: int8: changes to the weights before they are rounded, of ``bias-correction`` and ``equalisation`` (default: none).
         max_map_drop: int8: return layers to float until the mAP drop on validation images is at most so many points (0..100); None
             (the default): no gate.
+        effort: share of the regions that the second pass looks at, 0 to 1, or ``auto``: the cheapest that keeps the mAP on validation
+            images; None: ``auto`` for shipped weights and for those of edge.train, else 1, of a rebuild that of the bundle.
+        max_effort_drop: points of mAP (0..100) that ``auto`` may cost against effort 1; None: 0.1, or as the shipped table was made.
         output: bundle folder; None: ``engines/<weights>-<size>-<precision>-<backend>``, of a rebuild the bundle itself.
         force: replace an existing bundle (default: no).
         seed: of random weights and of image sampling, 0 or more (default 0).
@@ -77,6 +82,8 @@ class BuildOptions:
     calibration: Path | str | None = None
     repair: tuple[str, ...] = ()
     max_map_drop: float | None = None
+    effort: float | str | None = None
+    max_effort_drop: float | None = None
     output: Path | str | None = None
     force: bool = False
     seed: int = 0
@@ -102,8 +109,11 @@ class BuildOptions:
             ImageSpec(self.size)
             check_size(self.size)
         self._check("threshold", self.threshold is None or (_is_number(self.threshold) and 0 < self.threshold < 1), "inside (0, 1)")
-        drop = self.max_map_drop
-        self._check("max_map_drop", drop is None or (_is_number(drop) and 0 <= drop < math.inf), "0 or more")
+        for name in ("max_map_drop", "max_effort_drop"):
+            drop = vars(self)[name]
+            self._check(name, drop is None or (_is_number(drop) and 0 <= drop < math.inf), "0 or more")
+        effort = self.effort
+        self._check("effort", effort in (None, AUTO) or (_is_number(effort) and 0 <= effort <= 1), f"{AUTO} or 0 to 1")  # type: ignore[operator]
         if self.tensorrt is not None and self.backend not in (AUTO, "tensorrt"):
             raise EdgeError("build", f"`tensorrt` would change nothing for `backend` {self.backend}", "Leave one of them out")
         self._refuse_unread()
@@ -130,6 +140,8 @@ class BuildOptions:
             refuse_unread(self.given & {"max_map_drop", "repair"}, f"at `precision` {self.precision}", "build `precision` int8")
         elif self.calibration is not None:
             refuse_unread(self.given & {"calib_images"}, "where `calibration` gives a table", "leave `calibration` out")
+        if self.effort not in (None, AUTO):
+            refuse_unread(self.given & {"max_effort_drop"}, f"at `effort` {self.effort:g}", "give `effort` auto")
 
 
 def refuse_unread(names: Collection[str], why: str, fix: str) -> None:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import backends, cpu
+from edge import adaptive, backends, cpu
 from edge.backends.base import UNBUILT, powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
@@ -37,7 +37,7 @@ __all__ = ["BuildOptions", "build", "rebuild"]
 ENGINES = Path("engines")
 TENSORRT = "tensorrt"  # the backend that builds where its engines run
 # What a rebuild has no means to find out again.
-KEPT = ("weights", "trained", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
+KEPT = ("weights", "trained", "held_out", "effort", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
 
 
 def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
@@ -59,6 +59,8 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     output = Path(options.output or ENGINES / f"{source.title}-{source.image.size}-{options.precision}-{backend}")
     check_replaceable(output, replace=options.force)
     check_gate(source, options)
+    origin = adaptive.Origin.of_source(source)
+    adaptive.check_effort(origin, options)
     _describe(source, events)
 
     exported = _export(source, events)
@@ -67,23 +69,26 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
         final = quantise(exported.graph, source, target, options, events)
     lowering = backends.lowering(backend, support)
     lowered = backends.lowered(final.graph, target, lowering)
+    stages = backends.stages_of(backends.backend(backend), lowered, final.graph.model, target)
+    adaptive.check_stages(stages, options)
     return write_bundle(
         output,
         graph=final.graph,
         reference=exported.reference,
         lowered=lowered,
         target=target,
-        stages=backends.stages_of(backends.backend(backend), lowered, final.graph.model, target),
+        stages=stages,
         build_engine=build_engine,
         facts={
             **_origin(source),
+            "held_out": origin.held_out,
             "parity": exported.parity.plain(),
             "lowering": lowering,
             **final.facts,
             **_provenance(backend, support, options),
         },
         extra_files=final.files,
-        check=partial(_loads, events=events),
+        check=partial(_finish, origin=origin, options=options, events=events),
         replace=options.force,
     )
 
@@ -93,14 +98,19 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
 
     Args:
         source: the bundle; model, precision and calibration stay as they are.
-        options: of these ``backend``, ``batch``, ``compute_capability``, ``output`` and ``force`` are read, and others refused.
+        options: of these ``backend``, ``batch``, ``compute_capability``, ``effort`` with ``max_effort_drop`` and ``dataset``, ``output``
+            and ``force`` are read, and others refused.
         events: who is told of warnings.
     """
     options = BuildOptions() if options is None else options
     keep = f"in a rebuild, which reads {one_of(f'`{name}`' for name in READ_BY_REBUILD)}"
     refuse_unread(options.given - set(READ_BY_REBUILD), keep, "build from the weights")
+    if options.effort is None:
+        refuse_unread(options.given & {"dataset", "max_effort_drop"}, "in a rebuild without `effort`", "give `effort` auto")
     old = source if isinstance(source, Bundle) else Bundle.read(source)
     old.verify()
+    origin = adaptive.Origin.of_bundle(old)
+    adaptive.check_effort(origin, options)
     backend, support = _backend(options, usual=old.target.backend)
     target = _target(backend, old.target.precision, old.target.max_batch if options.batch is None else options.batch, support)
     output = Path(options.output or old.path)
@@ -109,13 +119,15 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     before = (backends.lowering_of(old.manifest), old.target.float16, old.target.reduced_range)
     same = (lowering, target.float16, target.reduced_range) == before
     lowered = old.lowered() if same else _lowered_anew(old, target, lowering)
+    stages = backends.stages_of(backends.backend(backend), lowered, old.model, target)
+    adaptive.check_stages(stages, options)
     return write_bundle(
         output,
         graph=old.graph(),
         reference=old.read_file(REFERENCE),
         lowered=lowered,
         target=target,
-        stages=backends.stages_of(backends.backend(backend), lowered, old.model, target),
+        stages=adaptive.kept(stages, old),
         build_engine=_engine_builder(backend, options),
         facts={
             **{name: old.manifest[name] for name in KEPT if name in old.manifest},
@@ -123,7 +135,7 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
             **_provenance(backend, support, options),
         },
         extra_files={name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]},
-        check=partial(_loads, events=events),
+        check=partial(_finish, origin=origin, options=options, events=events),
         replace=options.force,
     )
 
@@ -257,6 +269,11 @@ def _provenance(backend: str, support: backends.Support, options: BuildOptions) 
         **({"max_cpu_isa": limit} if limit else {}),
     }
     return {"tools": tools, "machine": machine}
+
+
+def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> dict[str, Any]:
+    """What is decided by the finished engine."""
+    return {**_loads(folder, events), **adaptive.decide(folder, origin, options, events)}
 
 
 def _loads(folder: Path, events: Events) -> dict[str, Any]:

@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Region:
-    """One region the second pass looked at.
+    """One region that the network found.
 
     Attributes:
         box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive.
         label: the class whose map the box was found on.
         score: fused score of that class.
+        looked: whether the second pass looked at it.
     """
 
     box: tuple[float, float, float, float]
     label: str
     score: float
+    looked: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 # What is allocated follows from these, and they may come from a manifest.
 MAX_BATCH = 4096
 MAX_REGIONS = 100_000  # of a batch
+RULES = ("rank", "interval")
+MAX_STEPS = 1001  # of a rule
 
 
 @dataclass(frozen=True)
@@ -88,32 +90,77 @@ class TargetSpec:
 
 
 @dataclass(frozen=True)
+class RuleSpec:
+    """Which regions the second pass looks at (``edge.effort``).
+
+    Attributes:
+        kind: ``rank``: the best ranked; ``interval``: those whose class the first pass is unsure of.
+        low, high: of ``interval``, at efforts from 0 to 1 in equal steps: a region is looked at where the global score of its class
+            lies within. ``low`` never rises and ``high`` never falls, so that what is looked at stays so at any larger effort.
+        fitted_on: ``backend``, ``precision``, ``data`` and ``images`` that it was fitted on; empty for ``rank``.
+    """
+
+    kind: str = "rank"
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in RULES:
+            raise EdgeError("spec", f"There is no rule {self.kind!r} for the second pass, but {one_of(RULES)}", "Rebuild the bundle")
+        low, high = self.low, self.high
+        right = self.kind == "rank" or (
+            2 <= len(low) == len(high) <= MAX_STEPS
+            and list(low) == sorted(low, reverse=True)
+            and list(high) == sorted(high)
+            and 0 <= low[-1] <= low[0] <= high[0] <= high[-1] <= 1
+        )
+        if not right or (self.kind == "rank" and (low or high)):
+            problem = "The rule for the second pass is damaged: its intervals of scores do not widen within 0 to 1"
+            raise EdgeError("spec", problem, "Rebuild the bundle")
+
+
+@dataclass(frozen=True)
 class StagesSpec:
     """How the second pass of a model runs.
 
     Attributes:
         sizes: numbers of regions that *closer* is compiled for, ascending; others are padded up to the next, more are cut to the
             largest.
+        rule: which regions it looks at.
+        effort: how many, 0 (none) to 1 (all), where a call does not say.
+        thresholds: as those of the model, which are for effort 1, for scores at ``effort``; empty where they are the same.
     """
 
     sizes: tuple[int, ...]
+    rule: RuleSpec = RuleSpec()
+    effort: float = 1.0
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
             raise EdgeError(
                 "spec", f"The numbers of regions {self.sizes} are not ascending from 1 on, as (1, 2, 4) are", "Rebuild the bundle"
             )
+        if not 0 <= self.effort <= 1:
+            raise EdgeError("spec", f"The bundle's effort {self.effort:g} is not within 0 to 1", "Rebuild the bundle")
 
 
-def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec) -> dict[str, Any]:
+def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec | RuleSpec) -> dict[str, Any]:
     """The spec as JSON types."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
+    if isinstance(spec, StagesSpec):
+        plain["rule"] = to_plain(spec.rule) if spec.rule.fitted_on or spec.rule.low else spec.rule.kind
+    return plain
 
 
-Spec = TypeVar("Spec", ModelSpec, ImageSpec, TargetSpec, StagesSpec)
+Spec = TypeVar("Spec", ModelSpec, ImageSpec, TargetSpec, StagesSpec, RuleSpec)
 
 
 def from_plain(kind: type[Spec], plain: Mapping[str, Any]) -> Spec:
     """A spec from JSON types; unknown fields are refused by the dataclass itself."""
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    if kind is StagesSpec and "rule" in fields:
+        rule = fields["rule"]  # its kind alone where there is nothing else to say
+        fields["rule"] = RuleSpec(rule) if isinstance(rule, str) else from_plain(RuleSpec, rule)
     return kind(**fields)

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
 from edge.backends.base import DeviceArray, Facts, Native, Runner
+from edge.effort import needs
 from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE
 from edge.spec import StagesSpec, TargetSpec
 
 Outputs = dict[str, np.ndarray]
+PACE_CALLS = 3  # of each size, before the first call with a budget
+PACE_KEPT = 25  # calls that a median is of
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What one call may spend on the second pass.
+
+    Attributes:
+        effort: 0..1, the share of regions that is looked at on the images the rule was fitted on; 1 looks at all.
+        deadline: no chunk of *closer* starts that would end later, in seconds of ``time.perf_counter``; None: there is none.
+        each: also give ``region_scores`` (B, K, C), the scores of every region by itself, 0 where it was not looked at.
+    """
+
+    effort: float = 1.0
+    deadline: float | None = None
+    each: bool = False
+
+
+ALL = Spend()
 
 
 @dataclass
@@ -28,6 +51,31 @@ class Timing:
         return outputs
 
 
+class Pace:
+    """How long *closer* takes here: the median of its latest calls, by the number of regions it is compiled for."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, deque[float]] = {}
+
+    def add(self, size: int, seconds: float) -> None:
+        self._seconds.setdefault(size, deque(maxlen=PACE_KEPT)).append(seconds)
+
+    def knows(self, size: int) -> bool:
+        return len(self._seconds.get(size, ())) >= PACE_CALLS  # one alone may have compiled it
+
+    def of(self, size: int) -> float:
+        """Seconds of a call for so many regions."""
+        return median(tuple(self._seconds[size]))
+
+
+def chunk_size(sizes: Sequence[int], left: int, pads: bool) -> int:
+    """The compiled size for the next of so many regions: the next larger; where nothing ``pads`` for free and that would add more than
+    a quarter, the next smaller: three regions are done sooner by two and one than by four."""
+    padded = next((size for size in sizes if size >= left), sizes[-1])
+    smaller = [size for size in sizes if size < left]
+    return smaller[-1] if smaller and not pads and 4 * (padded - left) > left else padded
+
+
 class Stages:
     """The stages of a loaded engine.
 
@@ -40,8 +88,9 @@ class Stages:
         self.runners = dict(runners)
         self._batches = target.batches
         self._spec = spec
+        self._pace = Pace()
 
-    def run(self, images: np.ndarray, timing: Timing | None = None) -> Outputs:
+    def run(self, images: np.ndarray, timing: Timing | None = None, spend: Spend = ALL) -> Outputs:
         """images: (B, 3, S, S) float32, B up to the largest batch → the outputs of ``Engine.infer``."""
         timing, count = timing or Timing(), len(images)
         size = next(size for size in self._batches if size >= count)
@@ -51,13 +100,13 @@ class Stages:
             with self.runners[WHOLE].hold(images) as held:
                 found = timing.run(WHOLE, self.runners[WHOLE], {INPUT: held})
             return {name: value[:count] for name, value in found.items()}
-        return self._both(images, count, timing)
+        return self._both(images, count, timing, spend)
 
-    def on_device(self, images: Native) -> Mapping[str, DeviceArray] | Outputs:
+    def on_device(self, images: Native, spend: Spend = ALL) -> Mapping[str, DeviceArray] | Outputs:
         """The same for an array on the GPU; the outputs of one stage stay there."""
         if self._spec is None:
             return self.runners[WHOLE].on_device(images)
-        return self._both(images, None, Timing())
+        return self._both(images, None, Timing(), spend)
 
     def layers(self) -> Facts:
         """What the stages are made of, where their backend can tell: by stage where there are two."""
@@ -68,26 +117,74 @@ class Stages:
         for runner in self.runners.values():
             runner.close()
 
-    def _both(self, images: Native, count: int | None, timing: Timing) -> Outputs:
+    def _both(self, images: Native, count: int | None, timing: Timing, spend: Spend) -> Outputs:
         """*look*, then *closer*; the outputs of the first ``count`` images, or of all."""
+        assert self._spec is not None
         with self.runners[LOOK].hold(images) as held:
             found = timing.run(LOOK, self.runners[LOOK], {INPUT: held})
             found = {name: value[:count] for name, value in found.items()}
             batch, regions, _ = found["regions"].shape
-            owner = np.arange(batch, dtype=np.int32).repeat(regions)
-            scores = self._region_scores(held, found["regions"].reshape(-1, 4), owner, timing)
-        local = scores.reshape(batch, regions, -1).max(1)
-        return {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
+            deadline = spend.deadline
+            if deadline is not None:
+                deadline += self._measure_pace(held)
+            chosen = self._chosen(found, spend.effort, in_order=deadline is None)
+            boxes, owner = found["regions"].reshape(-1, 4)[chosen], (chosen // regions).astype(np.int32)
+            scores = self._region_scores(held, boxes, owner, timing, deadline)
+        chosen = chosen[: len(scores)]
+        each = np.zeros((batch * regions, found["global_scores"].shape[1]), np.float32)
+        each[chosen] = scores
+        looked = np.zeros(batch * regions, bool)
+        looked[chosen] = True
+        local = each.reshape(batch, regions, -1).max(1)
+        outputs = {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
+        outputs["regions_looked"] = looked.reshape(batch, regions)
+        return {**outputs, REGION_SCORES: each.reshape(batch, regions, -1)} if spend.each else outputs
 
-    def _region_scores(self, images: Native, boxes: np.ndarray, owner: np.ndarray, timing: Timing) -> np.ndarray:
-        """boxes (R, 4), owner (R) → (R, C) float32, in the sizes that *closer* was compiled for."""
+    def _chosen(self, found: Outputs, effort: float, *, in_order: bool) -> np.ndarray:
+        """(R,) int64: the regions to look at, counted through the batch, in their order or the most rewarding first."""
         assert self._spec is not None
-        sizes, scores = self._spec.sizes, []
-        for start in range(0, len(owner), sizes[-1]):
-            given = {BOXES: boxes[start : start + sizes[-1]], OWNER: owner[start : start + sizes[-1]]}
-            count = len(given[OWNER])
-            size = next(size for size in sizes if size >= count)
-            if size > count:  # the last region again: any valid one would do
-                given = {name: np.concatenate([value, value[-1:].repeat(size - count, 0)]) for name, value in given.items()}
-            scores.append(timing.run(CLOSER, self.runners[CLOSER], {INPUT: images, **given})[REGION_SCORES][:count])
-        return np.concatenate(scores)
+        if effort >= 1 and in_order:
+            return np.arange(found["region_classes"].size)
+        need = needs(self._spec.rule, found["global_scores"], found["region_classes"]).ravel()
+        chosen = np.arange(need.size) if effort >= 1 else np.flatnonzero(need <= effort)
+        return chosen if in_order else chosen[np.argsort(need[chosen], kind="stable")]
+
+    def _region_scores(self, images: Native, boxes: np.ndarray, owner: np.ndarray, timing: Timing, deadline: float | None) -> np.ndarray:
+        """boxes (R, 4), owner (R) → (R, C) float32, in the sizes that *closer* was compiled for; fewer where time runs out."""
+        assert self._spec is not None
+        sizes, scores, start = self._spec.sizes, [], 0
+        while start < len(owner):
+            left = len(owner) - start
+            size = chunk_size(sizes, left, self.runners[CLOSER].pads)
+            if deadline is not None:
+                now = time.perf_counter()
+                fitting = [each for each in sizes if each <= size and now + self._pace.of(each) <= deadline]
+                if not fitting:
+                    break
+                size = fitting[-1]
+            end = min(start + size, len(owner))
+            scores.append(self._closer(images, boxes[start:end], owner[start:end], size, timing))
+            start = end
+        return np.concatenate(scores) if scores else np.zeros((0, 1), np.float32)
+
+    def _closer(self, images: Native, boxes: np.ndarray, owner: np.ndarray, size: int, timing: Timing) -> np.ndarray:
+        """One call of *closer* → (R, C); padded up to ``size``."""
+        count, given = len(owner), {BOXES: boxes, OWNER: owner}
+        if size > count:  # the last region again: any valid one would do
+            given = {name: np.concatenate([value, value[-1:].repeat(size - count, 0)]) for name, value in given.items()}
+        start = time.perf_counter()
+        scores = timing.run(CLOSER, self.runners[CLOSER], {INPUT: images, **given})[REGION_SCORES][:count]
+        self._pace.add(size, time.perf_counter() - start)
+        return scores
+
+    def _measure_pace(self, images: Native) -> float:
+        """Time the sizes that have not run yet, before a budget counts on them; the seconds that took."""
+        assert self._spec is not None
+        start = time.perf_counter()
+        for size in self._spec.sizes:
+            if not self._pace.knows(size):
+                boxes = np.tile(np.array([0, 0, 32, 32], np.float32), (size, 1))  # no image is smaller
+                self.runners[CLOSER].run({INPUT: images, BOXES: boxes, OWNER: np.zeros(size, np.int32)})  # compiles
+                for _ in range(PACE_CALLS):
+                    self._closer(images, boxes, np.zeros(size, np.int32), size, Timing())
+        return time.perf_counter() - start

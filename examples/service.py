@@ -25,7 +25,7 @@ MAX_BYTES = 32 << 20
 def plain(prediction: Prediction) -> dict[str, Any]:
     return {
         "labels": [{"name": name, "score": score} for name, score in prediction.labels],
-        "regions": [{"box": list(one.box), "label": one.label, "score": one.score} for one in prediction.regions],
+        "regions": [{"box": list(one.box), "label": one.label, "score": one.score, "looked": one.looked} for one in prediction.regions],
     }
 
 

@@ -21,7 +21,7 @@ from edge.report.options import BenchOptions
 
 KEYS = {
     *("bundle", "backend", "precision", "batch", "latency_ms", "throughput_images_per_s", "stages_ms", "memory_mb"),
-    *("accuracy", "regions", "machine", "valid", "warnings"),
+    *("accuracy", "regions", "effort", "machine", "valid", "warnings"),
 }
 
 QUICK = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01)
@@ -98,6 +98,32 @@ def test_json_holds_the_pinned_keys(bundle, photos, measured):
     order = [result["latency_ms"][key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
     assert order == sorted(order)
     assert 0 < result["throughput_images_per_s"] < 2e3 / result["latency_ms"]["min"]
+
+
+def test_the_latency_of_every_effort_is_measured_over_the_images(bundle, photos, tmp_path, measured):
+    words = ["--dataset", f"csv:{photos}", "--batch", "2", "--effort", "0.5"]
+    found = measured(bundle, *words)["effort"]
+    assert (found["chosen"], found["mean_looks"], found["regions"], found["images"], found["batch"]) == (0.5, 2, 4, 8, 2)
+    efforts = [point["effort"] for point in found["curve"]]
+    assert efforts == sorted(efforts)
+    assert {0, 0.5, 1} <= set(efforts)
+    assert len(efforts) <= 9
+    looks = [point["mean_looks"] for point in found["curve"]]
+    assert looks == [round(effort * 4) for effort in efforts]
+    assert set(found["curve"][0]) >= {"effort", "mean_looks", "map", "mean_ms", "p50_ms", "p99_ms"}
+    assert found["curve"][-1]["map"] - found["map"] == pytest.approx(found["map_drop"])
+    assert found["curve"][0]["p50_ms"] < found["curve"][-1]["p50_ms"]
+    # The bundle itself looks at everything; the rest of a report is at effort 1 whatever the bundle's effort is.
+    copied = shutil.copytree(bundle, tmp_path / "half")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["stages"]["effort"] = 0.25
+    write_manifest(copied, manifest)
+    half = measured(copied, "--dataset", f"csv:{photos}", "--batch", "2", "--fail-on", "mean_looks>0.5", code=3)
+    assert (half["effort"]["chosen"], half["effort"]["mean_looks"]) == (0.25, 1)
+    assert half["regions"]["class_agreement"] == 1
+    assert half["accuracy"]["map"] == pytest.approx(half["effort"]["curve"][-1]["map"])
+    assert abs(half["accuracy"]["map_drop"]) < 1e-3
+    assert measured(bundle, "--no-accuracy")["effort"] is None
 
 
 def test_every_batch_of_a_sweep_is_measured_and_the_largest_stands_on_top(bundle, measured):
@@ -267,6 +293,8 @@ def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys, measur
         (["--duration", "0"], 1, "--duration is 0"),
         (["--duration", "soon"], 2, "not a time"),
         (["--score-threshold", "1.5"], 1, "0 to 1"),
+        (["--effort", "1.5"], 1, "0 to 1"),
+        (["--effort", "0.5", "--no-accuracy"], 1, "Drop one of both"),
         (["--fail-on", "p98>3"], 1, "METRIC"),
         (["--fail-on", "p99>+3%"], 1, "as --baseline"),
         (["--fail-on", "map<3", "--no-accuracy"], 1, "accuracy pass"),

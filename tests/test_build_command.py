@@ -91,6 +91,10 @@ def refuse(capsys, output, *words):
         (("--weights", "random", "--size", "8192"), "--size 4096 or less"),
         *((("--precision", "int8", "--max-map-drop", drop), "--max-map-drop 0 or more") for drop in ("nan", "inf", "-1")),
         (("--precision", "int8", "--weights", "random", "--max-map-drop", "1"), "Random weights have no mAP"),
+        *((("--effort", effort), "Give --effort auto or 0 to 1") for effort in ("-0.1", "1.5", "nan")),
+        *((("--max-effort-drop", drop), "--max-effort-drop 0 or more") for drop in ("nan", "-1")),
+        (("--weights", "random", "--effort", "auto"), "--effort auto needs trained weights"),
+        (("--weights", "random", "--max-effort-drop", "1"), "--max-effort-drop would change nothing"),
     ],
 )
 def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch):
@@ -105,8 +109,11 @@ def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch)
         (("--from", "nowhere", "--batch", "4", "--backend", "openvino", "--force"), "no bundle at nowhere"),
         *((("--from", "nowhere", flag, value), f"{flag} would change nothing with --from") for flag, value in (
             ("--max-map-drop", "0.5"), ("--weights", "random"), ("--model", "mcar-resnet50"), ("--labels", "l.txt"), ("--size", "64"),
-            ("--dataset", "scenes"), ("--repair", "equalisation"), ("--seed", "0"), ("--calib-method", "mse"), ("--calib-images", "9"),
+            ("--repair", "equalisation"), ("--seed", "0"), ("--calib-method", "mse"), ("--calib-images", "9"),
         )),
+        (("--from", "nowhere", "--dataset", "scenes"), "--dataset would change nothing in a rebuild without --effort"),
+        (("--from", "nowhere", "--max-effort-drop", "1"), "--max-effort-drop would change nothing in a rebuild without --effort"),
+        (("--effort", "0.5", "--max-effort-drop", "1"), "--max-effort-drop would change nothing at --effort 0.5"),
         (("--calibration", "table.json", "--calib-images", "9"), "--calib-images would change nothing where --calibration"),
     ],
 )  # fmt: skip
@@ -123,14 +130,17 @@ def test_a_flag_that_nobody_would_read_is_refused(words, says, capsys, tmp_path,
             ("--model", "mcar-resnet50", "--weights", "w.pth", "--labels", "l.txt", "--size", "448", "--regions", "2", "--pooling", "gwp",
              "--threshold", "0.4", "--precision", "int8", "--backend", "tensorrt-rtx", "--batch", "4", "--compute-capability", "8.6, 8.9",
              "--dataset", "scenes", "--calib-method", "entropy", "--calib-images", "9", "--repair", "equalisation",
-             "--repair", "bias-correction", "--max-map-drop", "0.5", "--output", "out", "--force", "--seed", "3"),
+             "--repair", "bias-correction", "--max-map-drop", "0.5", "--effort", "auto", "--max-effort-drop", "0.2",
+             "--output", "out", "--force", "--seed", "3"),
             BuildOptions(
                 model="mcar-resnet50", weights="w.pth", labels=Path("l.txt"), size=448, regions=2, pooling="gwp", threshold=0.4,
                 backend="tensorrt-rtx", batch=4, compute_capability=("8.6", "8.9"), dataset="scenes", calib_method="entropy",
-                calib_images=9, repair=("equalisation", "bias-correction"), max_map_drop=0.5, output=Path("out"), force=True, seed=3,
+                calib_images=9, repair=("equalisation", "bias-correction"), max_map_drop=0.5, effort="auto", max_effort_drop=0.2,
+                output=Path("out"), force=True, seed=3,
             ),
         ),
         (("--calibration", "table.json"), BuildOptions(calibration=Path("table.json"))),
+        (("--effort", "0.25"), BuildOptions(effort=0.25)),
     ],
 )  # fmt: skip
 def test_every_flag_is_a_field_and_defaults_are_those_of_the_options(words, options, monkeypatch, tmp_path):
@@ -147,6 +157,11 @@ def test_a_rebuild_takes_the_flags_that_it_reads(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "rebuild", lambda source, options, *, events: seen.append((source, options)) or made)
     assert run("--from", "old", "--backend", "onnxruntime", "--batch", "2", "--output", "new", "--force") == 0
     assert seen == [(Path("old"), BuildOptions(backend="onnxruntime", batch=2, output=Path("new"), force=True))]
+
+
+def test_an_effort_that_is_neither_auto_nor_a_number_is_an_unknown_choice(capsys):
+    assert run("--effort", "all") == 2
+    assert "invalid effort value: 'all'" in capsys.readouterr().err
 
 
 def test_every_flag_but_the_common_ones_and_from_is_a_field():

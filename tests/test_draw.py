@@ -37,6 +37,17 @@ def test_the_line_runs_along_the_box() -> None:
     assert (colour != 90).all()
 
 
+def test_a_region_that_was_not_looked_at_is_dashed() -> None:
+    photo = np.full((800, 1000, 3), 90, np.uint8)
+    box = (200.0, 300.0, 800.0, 700.0)
+    for labels in ([], [("dog", 0.9)]):
+        looked, passed = (changed(draw(photo, shown(labels, [Region(box, "dog", 0.9, seen)])), photo) for seen in (True, False))
+        assert looked[350:650, 201].all()
+        assert 0.3 < passed[350:650, 201].mean() < 0.7
+        assert 0.3 < passed[698, 250:750].mean() < 0.7
+        assert not passed[400:600, 300:700].any()
+
+
 def test_small_photos_are_enlarged_and_large_ones_keep_their_pixels() -> None:
     prediction = shown([("cat", 0.8)], [Region((2, 2, 30, 20), "cat", 0.8)])
     assert draw(np.zeros((24, 32, 3), np.uint8), prediction).width == 720

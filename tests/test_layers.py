@@ -13,12 +13,14 @@ import pytest
 # A module may use any lower layer.
 LAYERS = {
     **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder"], 0),
-    **dict.fromkeys(["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.spec"], 1),
-    **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw"], 2),
+    **dict.fromkeys(
+        ["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.process", "edge.spec"], 1
+    ),
+    **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw", "edge.effort"], 2),
     **dict.fromkeys(["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib", "edge.training"], 4),
-    **dict.fromkeys(["edge.options", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
+    **dict.fromkeys(["edge.options", "edge.adaptive", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
 }
 # Within a layer, this and nothing else.
@@ -26,6 +28,7 @@ WITHIN = {
     ("edge.atomic", "edge.errors"),
     ("edge.atomic", "edge.exchange"),
     ("edge.draw", "edge.prediction"),
+    ("edge.effort", "edge.graph"),
     ("edge.bundle", "edge.backends"),
     ("edge.engine", "edge.bundle"),
     ("edge.engine", "edge.stages"),
@@ -36,6 +39,8 @@ WITHIN = {
     ("edge.measure", "edge.bundle"),
     ("edge.measure", "edge.data"),
     ("edge.quantisation", "edge.options"),
+    ("edge.adaptive", "edge.options"),
+    ("edge.pipeline", "edge.adaptive"),
     ("edge.pipeline", "edge.options"),
     ("edge.pipeline", "edge.quantisation"),
     ("edge.measure", "edge.backends"),

@@ -45,6 +45,7 @@ def test_images_become_labels_and_regions_in_photo_pixels(bundle, photos, tmp_pa
             x1, y1, x2, y2 = region["box"]
             assert 0 <= x1 < x2 <= 80 + index
             assert 0 <= y1 < y2 <= 60
+            assert region["looked"] is True
             assert {"name": region["label"], "score": region["score"]} in entry["labels"]
     drawn = sorted((tmp_path / "drawn").iterdir())
     assert [path.name for path in drawn] == [f"photo{index}.png" for index in range(5)]

@@ -88,6 +88,8 @@ class Session(Runner):
         threads: threads inside an operator; default all cores this process may use.
     """
 
+    pads = False
+
     def __init__(self, model: bytes, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
         with vendor_errors("backend", "ONNX Runtime does not accept the graph", "Rebuild the bundle, or report the graph"):
             self._session: Native = library().InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])

@@ -92,6 +92,8 @@ class OpenVINORunner(Runner):
         model: with the names of inputs and outputs under that of the stage.
     """
 
+    pads = False
+
     def __init__(self, core: Native, model: Native, target: TargetSpec, stage: str = WHOLE) -> None:
         self._core, self._model, self._target = core, model, target
         self._prefix = _prefix(stage)

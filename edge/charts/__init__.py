@@ -196,16 +196,18 @@ def stacks(rows: Mapping[str, Mapping[str, float]], *, colours: Mapping[str, int
     return svg(height, parts, "Time by stage")
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x_unit: str, y_unit: str) -> str:
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x_unit: str, y_unit: str, from_zero: bool = True) -> str:
     """Curves through few points; several are named above.
 
     Args:
         series: name → (x, y) in order of x.
+        from_zero: whether y begins at 0, or below the lowest point.
     """
     top = TOP + 16 if len(series) > 1 else TOP
     height = 240
     points = [point for values in series.values() for point in values]
-    xs, ys = ticks(min(p[0] for p in points), max(p[0] for p in points)), ticks(0, max(p[1] for p in points))
+    xs = ticks(min(p[0] for p in points), max(p[0] for p in points))
+    ys = ticks(0 if from_zero else min(p[1] for p in points), max(p[1] for p in points))
     x, y = Scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT), Scale(ys[0], ys[-1], height - BOTTOM, top)
     parts = [grid_x(xs, x, top, height - BOTTOM, x_unit, height), grid_y(ys, y, y_unit)]
     for index, (name, values) in enumerate(series.items()):

@@ -156,7 +156,8 @@ def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the mode
 def check_split(dataset: str, split: str, splits: Sequence[str], fix: str = "Change `dataset`") -> None:
     """Refuse a split a data set does not have, naming those it has."""
     if split not in splits:
-        raise EdgeError("data", f"{dataset} has no split {split!r}; it has {' and '.join(splits) or 'none'}", fix)
+        present = " and ".join(filter(None, (", ".join(splits[:-1]), *splits[-1:]))) or "none"
+        raise EdgeError("data", f"{dataset} has no split {split!r}; it has {present}", fix)
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

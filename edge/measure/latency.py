@@ -40,6 +40,7 @@ class Plan:
         spread: largest (p90 - p10) / p50.
         drift: largest change of the median from the first to the last third.
         rounds, turn_s: turns of each where several are compared, and seconds of a turn.
+        effort_s: seconds after which no more images are timed at several efforts.
     """
 
     samples: int = 100
@@ -56,6 +57,7 @@ class Plan:
     drift: float = 0.05
     rounds: int = 7
     turn_s: float = 0.5
+    effort_s: float = 60.0
 
 
 @dataclass(frozen=True)

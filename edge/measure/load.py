@@ -1,9 +1,10 @@
-"""Engines under load: several callers at once, and for a long time."""
+"""Engines under load: several callers at once, images that arrive on their own, and a long time."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -75,6 +76,58 @@ def streams(call: Callable[[], object], count: int, *, images: int, seconds: flo
     elapsed = clock() - begun
     latency = Latency(np.asarray([value for mine in taken for value in mine]), images)
     return Streams(count, len(latency.seconds) * images / elapsed, latency.percentiles)
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Images that arrived at a steady rate before an engine that takes one after another from a bounded queue.
+
+    Attributes:
+        rate: images per second.
+        offered: how many arrived; dropped: how many of them found the queue full.
+        latency_ms: of the others, from arrival to answer.
+    """
+
+    rate: float
+    offered: int
+    dropped: int
+    latency_ms: Percentiles
+
+
+def arrive(
+    call: Callable[[int], object],
+    rate: float,
+    seconds: float,
+    *,
+    depth: int = 8,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Arrivals:
+    """Let images arrive at even distances, whatever the engine does.
+
+    Args:
+        call: answers image number n.
+        depth: images that may wait; one that finds so many waiting is dropped.
+    """
+    total, begun = max(1, int(rate * seconds)), clock()
+    waiting: deque[int] = deque()
+    taken: list[float] = []
+    arrived = dropped = 0
+    while arrived < total or waiting:
+        now = clock() - begun
+        while arrived < total and arrived / rate <= now:
+            if len(waiting) < depth:
+                waiting.append(arrived)
+            else:
+                dropped += 1
+            arrived += 1
+        if waiting:
+            image = waiting.popleft()
+            call(image)
+            taken.append(clock() - begun - image / rate)
+        else:
+            sleep(arrived / rate - now)
+    return Arrivals(rate, total, dropped, Latency(np.asarray(taken)).percentiles)
 
 
 @dataclass(frozen=True)

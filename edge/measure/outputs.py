@@ -16,7 +16,7 @@ from edge import cache
 from edge.atomic import write_atomically
 from edge.errors import EdgeError
 from edge.events import Progress
-from edge.graph import OUTPUTS, Outputs
+from edge.graph import OUTPUTS, REGION_SCORES, Outputs
 from edge.manifest import digest_json
 from edge.measure.latency import Clock
 
@@ -54,7 +54,7 @@ def collect(
         start = clock()
         outputs = infer(images)
         inferring += clock() - start
-        for name in OUTPUTS:
+        for name in (*OUTPUTS, REGION_SCORES):
             if name in outputs:
                 kept.setdefault(name, []).append(np.array(outputs[name]))
         done += len(images)

@@ -53,7 +53,11 @@ def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
     opened = cache(partial(_opened, images=options.images))
     judges = [judge_of(options, bundle, opened) for bundle in bundles]
     labelled = all(judge.labelled(bundle) for bundle, judge in zip(bundles, judges, strict=True))
-    gate.check_needs(conditions, accuracy=labelled, baseline=baseline, batch=max(sizes))
+    staged = all(bundle.stages is not None for bundle in bundles)
+    if options.effort is not None and not staged:
+        raise EdgeError("bench", f"`effort` is {options.effort:g}, but an engine has no second stage to save", "Leave it out")
+    looked = staged and all(judge.dataset is not None for judge in judges)
+    gate.check_needs(conditions, accuracy=labelled, looked=looked, baseline=baseline, batch=max(sizes))
     benches = [bench_engine(bundle, sizes, judge, options, events) for bundle, judge in zip(bundles, judges, strict=True)]
     results = [result for result, _ in benches]
     result, titles, several = results[0], text.names(results), len(bundles) > 1
@@ -103,7 +107,7 @@ def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, events: Even
     with ExitStack() as opened, events.progress("compare", "turn") as progress:
         turns = {}
         for number, path in enumerate(paths):
-            engine = opened.enter_context(Engine.load(path))
+            engine = opened.enter_context(Engine.load(path, effort=1))
             images = noise(engine.bundle.image, batch)
             turns[str(number)] = latency.timed(partial(engine.infer, images))
         rounds = latency.interleave(turns, rounds=plan.rounds, turn_s=plan.turn_s, plan=plan, progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from edge.graph import Outputs
 from edge.image import preprocess
 from edge.measure import energy, latency, load, machine, memory, quality, stages
 from edge.measure.causes import Causes, causes
+from edge.measure.effort import Effort, efforts_of, judge_effort, time_efforts
 from edge.measure.outputs import cached, collect, sample
 from edge.measure.quality import Gain, Sensitivity
 from edge.measure.regions import Drift, drift
@@ -55,6 +56,7 @@ class Judged:
     peak_rss: float | None
     accuracy: quality.Quality | None = None
     regions: Drift | None = None
+    effort: Effort | None = None
     photos: tuple[Photo, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,7 +71,7 @@ def bench_engine(
     """
     memory.reset_peak()
     before_mb, started = memory.resident_mb(), time.perf_counter()
-    with Engine.load(bundle.path) as engine:
+    with Engine.load(bundle.path, effort=1) as engine:
         load_ms = (time.perf_counter() - started) * 1e3
         images = noise(bundle.image, max(sizes))
         started = time.perf_counter()
@@ -107,6 +109,7 @@ def bench_engine(
         ),
         accuracy=judged.accuracy,
         regions=judged.regions,
+        effort=judged.effort,
         sensitivity=gate_of_build(bundle.manifest.get("sensitivity")),
         warnings=(*reasons, *judge.notes, *judged.notes),
         streams=streams,
@@ -186,9 +189,11 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
     bundle, dataset, notes = engine.bundle, judge.dataset, []
     assert dataset is not None
     with events.progress("accuracy") as progress:
-        done = collect(engine.infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
+        infer = engine.infer if bundle.stages is None else engine.infer_each
+        done = collect(infer, batches(dataset, bundle.image, batch), len(dataset), progress=progress)
     peak_rss = memory.peak_mb()  # the engine's own: what the reference takes on top is not its cost
     mine = done.outputs
+    effort = _effort(engine, judge, mine, batch, options, events)
     if done.waiting_s > done.inferring_s:
         notes.append(
             f"the accuracy pass was bound by decode: {done.waiting_s:.1f} s waiting for images, {done.inferring_s:.1f} s in the engine"
@@ -216,9 +221,32 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
         peak_rss,
         accuracy,
         moved,
+        effort,
         tuple(photos(dataset, mine, reference, bundle)) if options.photos and reference and moved else (),
         tuple(notes),
     )
+
+
+def _effort(engine: Engine, judge: Judge, outputs: Outputs, batch: int, options: BenchOptions, events: Events) -> Effort | None:
+    """The engine at its effort, and the curve; None for one of one stage."""
+    bundle, dataset = engine.bundle, judge.dataset
+    if bundle.stages is None or dataset is None:
+        return None
+    chosen = bundle.stages.effort if options.effort is None else float(options.effort)
+    starts = range(0, len(dataset) - batch + 1, batch) or range(1)
+    with events.progress("effort", "batch") as progress:
+
+        def decoded() -> Iterator[np.ndarray]:
+            for done, start in enumerate(starts):
+                progress(done, len(starts))
+                some = range(start, min(start + batch, len(dataset)))
+                yield np.stack([preprocess(dataset[index].image, bundle.image) for index in some])
+
+        seconds, images = time_efforts(
+            lambda given, effort: engine.infer(given, effort=effort), decoded(), efforts_of(chosen), limit_s=options.plan.effort_s
+        )
+    labels = dataset.labels if judge.labelled(bundle) else None
+    return judge_effort(chosen, bundle.stages.rule, outputs, labels, seconds, images=images, batch=min(batch, len(dataset)))
 
 
 def _reference(bundle: Bundle, dataset: Dataset, events: Events) -> Outputs:

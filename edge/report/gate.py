@@ -32,8 +32,12 @@ METRICS: Mapping[str, Metric] = {
     "map": Metric("accuracy.map", lambda result: result.accuracy.map if result.accuracy else None),
     "map_drop": Metric("accuracy.map_drop", lambda result: result.accuracy.map_drop if result.accuracy else None),
     "throughput": Metric("throughput_images_per_s", lambda result: result.throughput_images_per_s),
+    "mean_looks": Metric("effort.mean_looks", lambda result: result.effort.mean_looks if result.effort else None),
+    "effort_drop": Metric("effort.map_drop", lambda result: result.effort.map_drop if result.effort else None),
     "peak_rss": Metric("memory_mb.peak_rss", lambda result: result.memory_mb.peak_rss),
 }
+OF_EFFORT = ("mean_looks", "effort_drop")
+OF_LABELS = ("map", "map_drop", "effort_drop")
 OF_SPEED = ("p50", "p90", "p99", "mean", "throughput")
 _FORM = re.compile(r"(?P<metric>\w+)\s*(?P<side>[<>])\s*(?P<sign>[+-]?)(?P<number>\d+(\.\d*)?|\.\d+)(?P<percent>%?)")
 
@@ -115,11 +119,12 @@ def enforce(outcomes: Sequence[Outcome]) -> None:
         raise EdgeError("bench", problem, "See the notes of the report, or drop the condition")
 
 
-def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: Result | None, batch: int) -> None:
+def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, looked: bool = True, baseline: Result | None, batch: int) -> None:
     """Refuse, before anything is measured, conditions that cannot be judged.
 
     Args:
         accuracy: whether there are labelled images to judge by.
+        looked: whether every engine has a second stage, and images to look at.
         baseline: of an earlier run.
         batch: the one that will be reported.
 
@@ -128,7 +133,10 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, baseline: 
             condition without the accuracy pass.
     """
     for condition in conditions:
-        if condition.metric.startswith("map") and not accuracy:
+        if condition.metric in OF_EFFORT and not looked:
+            problem = f"The condition {condition.text} needs an engine with a second stage, and a data set"
+            raise EdgeError("bench", problem, "Drop the condition, or give a `dataset`")
+        if condition.metric in OF_LABELS and not accuracy:
             fix = "Give a `dataset` with labels of the model's classes, without `no_accuracy`"
             raise EdgeError("bench", f"The condition {condition.text} needs the accuracy pass", fix)
         if not condition.change:

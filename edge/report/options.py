@@ -24,6 +24,7 @@ class BenchOptions:
         images: at most so many of it.
         no_accuracy: latency and memory only.
         score_threshold: of CF1 and OF1.
+        effort: of the second pass, 0 to 1, to compare with effort 1; None for the bundle's own.
         baseline: JSON of an earlier run to compare with.
         fail_on: conditions of the gate.
         photos: whether photographs for the page are wanted.
@@ -41,6 +42,7 @@ class BenchOptions:
     images: int = 500
     no_accuracy: bool = False
     score_threshold: float = 0.6
+    effort: float | None = None
     baseline: Path | None = None
     fail_on: str | None = None
     photos: bool = False
@@ -58,3 +60,7 @@ class BenchOptions:
             raise EdgeError("bench", f"`duration` is {self.duration:g} seconds", "Give a time such as 10m")
         if not 0 <= self.score_threshold <= 1:
             raise EdgeError("bench", f"`score_threshold` is {self.score_threshold:g}", "Give 0 to 1")
+        if self.effort is not None and not 0 <= self.effort <= 1:
+            raise EdgeError("bench", f"`effort` is {self.effort:g}", "Give 0 to 1")
+        if self.effort is not None and self.no_accuracy:
+            raise EdgeError("bench", "`effort` is judged on images, which `no_accuracy` leaves out", "Drop one of both")

@@ -70,6 +70,7 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _engines(result),
         _latency(engines),
         _pareto(engines, baseline),
+        _effort(result),
         _stages(engines),
         _sweep(engines),
         _causes(engines),
@@ -156,6 +157,20 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
     return _section(
         "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other is both faster and better."
     )
+
+
+def _effort(result: Result) -> str:
+    found = result.effort
+    if found is None:
+        return ""
+    table = _table(text.EFFORT_COLUMNS, text.effort_rows(result))
+    points = [
+        (f"effort {point.effort:g}" + (", as built" if point.effort == found.chosen else ""), point.mean_ms / found.batch, point.map)
+        for point in found.curve
+        if point.map is not None
+    ]
+    drawn = charts.pareto(points) if points else ""
+    return _section("Looking only where it pays", drawn + table, text.EFFORT_LEGEND)
 
 
 def _stages(engines: Sequence[Result]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edge.measure.effort import Effort
 from edge.measure.energy import Energy, NoEnergy
 from edge.measure.latency import Percentiles
 from edge.measure.load import Soak, Streams
@@ -105,6 +106,7 @@ class Result(Run):
         float16: the 16-bit float of the engine, where it has one.
         load_ms, first_ms: to load the engine, and its first call.
         layers: what the engine is made of, where its backend can tell.
+        effort: at its own effort; all the rest is at effort 1. None without a second stage or without images.
         sweep: a run for each batch, where there are several.
         stages_ms: milliseconds of a batch by stage (``edge.measure.stages``).
         warnings: reasons and notes.
@@ -129,6 +131,7 @@ class Result(Run):
     memory_mb: Memory
     accuracy: Quality | None
     regions: Drift | None
+    effort: Effort | None
     sensitivity: Sensitivity | None
     warnings: tuple[str, ...]
     streams: Streams | None = field(default=None, metadata=LEFT_OUT)

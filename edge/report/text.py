@@ -11,7 +11,7 @@ from edge.measure import machine
 from edge.measure.energy import Energy
 from edge.measure.quality import Quality
 from edge.measure.stages import STAGES
-from edge.report.gate import METRICS
+from edge.report.gate import METRICS, OF_EFFORT
 from edge.report.result import Changes, Outcome, Result
 
 WIDTH = 120
@@ -21,6 +21,8 @@ COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak M
 COSTS = COLUMNS.index("mAP")  # columns before tell what an engine costs, from here on what it is worth
 LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
 SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last
+EFFORT_COLUMNS = ("effort", "looks", "mAP", "mean", "p50", "p99", "max")
+EFFORT_LEGEND = "* the engine's effort; regions looked at in the mean; milliseconds per batch over the data set's images, turn by turn"
 SENSITIVE = 5  # parts of the network that a line names
 _RIGHT = frozenset(COLUMNS[1:])
 
@@ -30,6 +32,8 @@ def terminal(result: Result) -> str:
     lines = [*_wrapped("machine    " + machine.sentence(result.machine), indent=11), ""]
     lines += text_table(COLUMNS, engine_rows(result))
     lines += ["", LEGEND, ""]
+    if result.effort:
+        lines += [*text_table(EFFORT_COLUMNS, effort_rows(result), frozenset(EFFORT_COLUMNS)), "", EFFORT_LEGEND, ""]
     for name, value in facts(result):
         lines += _wrapped(f"{name:10} {value}", indent=11)
     return "\n".join(lines)
@@ -40,6 +44,8 @@ def markdown(result: Result) -> str:
     title = f"# {Path(result.bundle).name}"
     parts = [title, "", f"Machine: {machine.sentence(result.machine)}.", "", *markdown_table(COLUMNS, engine_rows(result)), ""]
     parts += [f"{LEGEND}.", ""]
+    if result.effort:
+        parts += [*markdown_table(EFFORT_COLUMNS, effort_rows(result), frozenset(EFFORT_COLUMNS)), "", f"{EFFORT_LEGEND}.", ""]
     parts += [f"- **{name}**: {value}" for name, value in facts(result)]
     if result.accuracy and result.accuracy.per_class:
         rows = [[name, number(one.ap), number(one.ap_reference), signed(one.drop)] for name, one in result.accuracy.per_class.items()]
@@ -85,7 +91,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
     found += _comparison(result, titles)
     if len(engines) > 1:
         found.append(("details", f"of {titles[0]}"))
-    found += [*_latency(result), *_accuracy(result), *_sensitivity(result), *_cost(result)]
+    found += [*_latency(result), *_accuracy(result), *_effort(result), *_sensitivity(result), *_cost(result)]
     if result.baseline:
         moved = "; ".join(f"{name} {text}" for name, text in result.baseline.changes.items())
         differs = result.baseline.differs
@@ -110,7 +116,7 @@ def changes(result: Result, baseline: Result, file: str) -> Changes:
         now, then = metric.figure(result), metric.figure(baseline)
         if now is None or then is None:
             continue
-        absolute = name.startswith("map") or not then
+        absolute = "map" in name or name in OF_EFFORT or not then
         moved[name] = f"{now - then:+.2f}" if absolute else f"{now / then - 1:+.1%}"
     compared = {
         "model": baseline.model == result.model,
@@ -250,6 +256,31 @@ def _accuracy(result: Result) -> list[tuple[str, str]]:
         split = ", ".join(f"{name} {signed(points)}" for name, points, *_ in parts)
         found.append(("causes", f"of the drop of {drop_short(accuracy)} points: {split}"))
     return found
+
+
+def _effort(result: Result) -> list[tuple[str, str]]:
+    found = result.effort
+    if found is None or not found.curve:
+        return []
+    mine, full = found.point, found.curve[-1]
+    looks = f"{found.chosen:g}: {found.mean_looks:.2f} of {found.regions} regions an image"
+    cost = f"mean {mine.mean_ms:.2f} ms, {found.mean_ratio:.3f} × effort 1, p99 {mine.p99_ms:.2f} of {full.p99_ms:.2f} ms"
+    between = found.map_drop_interval
+    drop = f"; mAP {number(found.map, 2)}, drop {signed(found.map_drop)}" + (f" [{between[0]:+.2f}, {between[1]:+.2f}]" if between else "")
+    return [("effort", f"{looks}; {cost}{drop if found.map is not None else ''} ({found.images} images, {found.batch} at a time)")]
+
+
+def effort_rows(result: Result) -> list[list[str]]:
+    """The curve, in the order of ``EFFORT_COLUMNS``."""
+    return [
+        [
+            f"{point.effort:g}" + (" *" if result.effort and point.effort == result.effort.chosen else ""),
+            number(point.mean_looks, 2),
+            number(point.map, 2),
+            *(number(value, 2) for value in (point.mean_ms, point.p50_ms, point.p99_ms, point.max_ms)),
+        ]
+        for point in (result.effort.curve if result.effort else ())
+    ]
 
 
 def _sensitivity(result: Result) -> list[tuple[str, str]]:

@@ -10,7 +10,8 @@ nlohmann::ordered_json plain(const edge::Prediction& prediction) {
     nlohmann::ordered_json labels = nlohmann::json::array(), regions = nlohmann::json::array();
     for (const edge::Label& label : prediction.labels) labels.push_back({{"name", label.name}, {"score", label.score}});
     for (const edge::Region& region : prediction.regions)
-        regions.push_back({{"box", region.box}, {"label", region.label}, {"score", region.score}});
+        regions.push_back(
+            {{"box", region.box}, {"label", region.label}, {"score", region.score}, {"looked", region.looked}});
     return {{"labels", labels}, {"regions", regions}};
 }
 

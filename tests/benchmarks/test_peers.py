@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks import participants, peers, plot  # noqa: E402
 from benchmarks.floor import backbones  # noqa: E402
 from benchmarks.participants import Participant  # noqa: E402
 from benchmarks.table import Floor, Peers, Table, rows, terminal  # noqa: E402
-from benchmarks.workers import Failed, Worker  # noqa: E402
+from benchmarks.workers import Failed, Worker, mean_over  # noqa: E402
 from edge.bundle import Bundle  # noqa: E402
 from edge.measure.latency import Rounds  # noqa: E402
 from edge.plain import from_plain, to_plain  # noqa: E402
@@ -45,6 +46,21 @@ def test_a_worker_takes_turns_and_answers_on_other_images(toy):
         assert all(value > 0 for value in seconds)
         assert worker.cpu_s > 0
         np.testing.assert_allclose(worker.infer(3 * images[:1])["scores"], [[3, 3, 3]])
+
+
+def test_the_time_of_an_adaptive_row_is_the_mean_over_all_its_images():
+    seen, took = [], {0: 0.001, 1: 0.02, 2: 0.001}
+
+    def run(batch):
+        seen.append(int(batch[0, 0]))
+        time.sleep(took[seen[-1]])
+
+    turn = mean_over(run, np.arange(3).reshape(3, 1, 1))
+    seconds = turn(4)
+    assert seen == [0, 1, 2]  # whole passes only
+    assert len(seconds) == 3
+    assert all(0.022 / 3 <= value < 0.02 for value in seconds)
+    assert len(turn(7)) == 6
 
 
 def test_a_worker_that_cannot_open_says_why(tmp_path):

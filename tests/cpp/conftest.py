@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,7 @@ def api(runtime: Runtime) -> ctypes.CDLL:
     for name in ("classes", "regions", "size", "max_batch"):
         function = getattr(library, f"edge_engine_{name}")
         function.restype, function.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    library.edge_engine_effort.restype, library.edge_engine_effort.argtypes = ctypes.c_double, [ctypes.c_void_p]
     for function in (library.edge_engine_free, library.edge_engine_prediction_free):
         function.restype, function.argtypes = None, [ctypes.c_void_p]
     return library
@@ -157,9 +159,12 @@ def address(array: np.ndarray) -> ctypes.c_void_p:
 class Native:
     """A bundle through the C API; freed with this object."""
 
-    def __init__(self, api: ctypes.CDLL, bundle: Path) -> None:
+    def __init__(self, api: ctypes.CDLL, bundle: Path, effort: float | None = None) -> None:
         self.api, self.handle = api, ctypes.c_void_p()
-        self.require(api.edge_engine_load(os.fsencode(bundle), ctypes.byref(self.handle)))
+        if effort is None:
+            self.require(api.edge_engine_load(os.fsencode(bundle), ctypes.byref(self.handle)))
+        else:
+            self.require(api.edge_engine_load_with_effort(os.fsencode(bundle), ctypes.c_double(effort), ctypes.byref(self.handle)))
 
     def require(self, code: int) -> None:
         if code:
@@ -180,6 +185,33 @@ class Native:
         outputs = Outputs(*(made[name].ctypes.data for name, _ in Outputs._fields_))
         self.require(self.api.edge_engine_infer(self.handle, address(batch), ctypes.c_size_t(count), ctypes.byref(outputs)))
         return made
+
+    def infer_within(self, batch: np.ndarray, effort: float = -1.0, budget_ms: float = -1.0) -> dict[str, np.ndarray]:
+        count, classes, regions = len(batch), len(self.labels), self.regions
+        made = {name: np.full((count, classes), np.nan, np.float32) for name in ("scores", "global_scores", "local_scores")}
+        made |= {"regions": np.full((count, regions, 4), np.nan, np.float32), "region_classes": np.full((count, regions), -1, np.int64)}
+        outputs, looked = Outputs(*(made[name].ctypes.data for name, _ in Outputs._fields_)), np.full((count, regions), 9, np.uint8)
+        spend = ctypes.c_double(effort), ctypes.c_double(budget_ms)
+        self.require(
+            self.api.edge_engine_infer_within(
+                self.handle, address(batch), ctypes.c_size_t(count), *spend, ctypes.byref(outputs), address(looked)
+            )
+        )
+        return made | {"regions_looked": looked}
+
+    def predict_within(self, file: Path, effort: float) -> tuple[list[tuple[str, float]], list[bool]]:
+        """Labels, and which regions were looked at."""
+        found = ctypes.POINTER(Found)()
+        spend = ctypes.c_float(-1), ctypes.c_double(effort), ctypes.c_double(-1)
+        self.require(self.api.edge_engine_predict_file_within(self.handle, os.fsencode(file), *spend, ctypes.byref(found)))
+        labels = [(each.name.decode(), each.score) for each in found.contents.labels[: found.contents.label_count]]
+        looked = [bool(self.api.edge_engine_region_looked(found, ctypes.c_size_t(index))) for index in range(self.regions)]
+        self.api.edge_engine_prediction_free(found)
+        return labels, looked
+
+    @property
+    def effort(self) -> float:
+        return float(self.api.edge_engine_effort(self.handle))
 
     def preprocess(self, pixels: np.ndarray, stride: int | None = None) -> np.ndarray:
         side = self.api.edge_engine_size(self.handle)
@@ -208,7 +240,7 @@ class Native:
 @pytest.fixture(scope="session")
 def open_native(api: ctypes.CDLL) -> Callable[[Path], Native]:
     """A function (bundle) → the bundle, loaded by the runtime; RuntimeError with its words where it refuses."""
-    return lambda bundle: Native(api, bundle)
+    return partial(Native, api)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,12 @@ def manifest() -> dict:
         "model": {"name": "mcar-mobilenetv2", "labels": ["cat", "dog", "é"], "options": {"regions": 4}, "thresholds": [0.5, 0.25, 1e-3]},
         "image": {"size": 64, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
         "target": {"backend": "tensorrt", "precision": "int8", "batches": [1, 8], "float16": None, "reduced_range": None},
-        "stages": {"sizes": [1, 2, 4]},
+        "stages": {
+            "sizes": [1, 2, 4],
+            "rule": {"kind": "interval", "low": [0.4, 0.1, 0], "high": [0.4, 0.9, 1], "fitted_on": {"backend": "openvino"}},
+            "effort": 0.3,
+            "thresholds": [0.5, 0.25, 1e-3],
+        },
         "engine": {
             "payload": "engine.plan",
             "plugin": {"file": "engine.plugin.so", "sha256": DIGEST},
@@ -68,6 +73,9 @@ def manifests() -> dict[str, bytes]:
         "surrogate": lambda one: one["files"].update({"\ud800": {"sha256": DIGEST, "bytes": 1}}),
         "unknown": lambda one: one["image"].update({"in\nput": "uint8"}),
         "unknown_stages": lambda one: one["stages"].update({"ru\nle": "rank"}),
+        "unranked": lambda one: one["stages"].update(rule="ra\nnk"),
+        "falling_bounds": lambda one: one["stages"]["rule"].update(high=[0.9, 0.4, 1]),
+        "long_effort": lambda one: one["stages"].update(effort=int("9" * 400)),
         "falling_sizes": lambda one: one["stages"].update(sizes=[4, 2]),
         "staged_plans": lambda one: one["engine"].update(
             stages={"look": {"payload": one["engine"].pop("payload")}, "closer": {"payload": "labels.txt", "profiles": [[1, 1, 9999]]}}

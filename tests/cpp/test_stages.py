@@ -25,9 +25,9 @@ def agree(bundle: Path, native) -> None:
     with Engine.load(bundle) as engine:
         for count in COUNTS:
             expected, found = engine.infer(IMAGES[:count]), native.infer(IMAGES[:count])
-            assert set(expected) == OUTPUTS
-            for name, value in expected.items():
-                np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, {count} images")
+            assert set(expected) - {"regions_looked"} == OUTPUTS
+            for name in OUTPUTS:
+                np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{name}, {count} images")
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def test_what_is_no_number_stays_as_in_python(open_native, bundle: Path) -> None
     images[1] = np.nan
     with Engine.load(bundle) as engine:
         expected, found = engine.infer(images), open_native(bundle).infer(images)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_threads_with_batches_of_all_sizes_agree_with_python(open_native, bundle: Path) -> None:
@@ -124,8 +124,8 @@ def test_an_engine_in_other_stages_than_its_manifest_says_is_refused(
 
 # A change of the manifest, and what both languages name.
 REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
-    "a key of the stages that nobody knows": (lambda one: one["stages"].update(rule="rank"), "rule"),
-    "two of them": (lambda one: one["stages"].update(looks=2, sizes=[1], effort=0.5), "effort|looks"),
+    "a key of the stages that nobody knows": (lambda one: one["stages"].update(policy="rank"), "policy"),
+    "two of them": (lambda one: one["stages"].update(looks=2, sizes=[1], effort=0.5), "looks"),
     "sizes that fall": (lambda one: one["stages"].update(sizes=[4, 2]), "ascending"),
     "a size twice": (lambda one: one["stages"].update(sizes=[2, 2]), "ascending"),
     "no sizes": (lambda one: one["stages"].update(sizes=[]), "ascending"),

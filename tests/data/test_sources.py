@@ -93,5 +93,5 @@ def test_scenes_open_by_the_same_call() -> None:
     test = open_dataset("scenes", REPORT)
     assert test.split == "test"
     assert test.labels.shape == (len(test), len(test.classes))
-    with pytest.raises(EdgeError, match=r"train and test"):
+    with pytest.raises(EdgeError, match=r"train, test and validation"):
         open_dataset("scenes", "val")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from edge.measure.load import WINDOWS, soak, streams
+from edge.measure.load import WINDOWS, arrive, soak, streams
 
 
 def test_steady_soak_has_nothing_to_say(clock):
@@ -66,3 +66,35 @@ def test_an_error_in_a_stream_is_raised():
 
     with pytest.raises(ValueError, match="broken engine"):
         streams(call, 2, images=1, seconds=0.1)
+
+
+class Line:
+    """A clock that the engine's calls and the waiting move on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds, self.answered = 0.0, seconds, []
+
+    def call(self, image: int) -> None:
+        self.now += self.seconds
+        self.answered.append(image)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, 1e-9)
+
+
+def test_nothing_is_dropped_by_an_engine_that_keeps_up() -> None:
+    line = Line(0.05)
+    found = arrive(line.call, 10, 10, depth=2, clock=lambda: line.now, sleep=line.sleep)
+    assert (found.offered, found.dropped) == (100, 0)
+    assert line.answered == list(range(100))
+    assert found.latency_ms.max == pytest.approx(50, abs=0.01)
+
+
+def test_an_engine_that_is_too_slow_drops_what_its_queue_cannot_hold() -> None:
+    line = Line(0.15)  # two of three can be answered
+    found = arrive(line.call, 10, 60, depth=4, clock=lambda: line.now, sleep=line.sleep)
+    assert found.offered == 600
+    assert found.dropped == pytest.approx(200, abs=6)
+    assert found.dropped + len(line.answered) == 600
+    assert line.answered == sorted(line.answered)
+    assert found.latency_ms.max <= 1e3 * 0.15 * 6

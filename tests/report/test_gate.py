@@ -18,6 +18,7 @@ def result(p99=10.0, images=100.0, mean_ap=80.0, batch=8):
         "throughput_images_per_s": images,
         "memory_mb": {"peak_rss": 300.0},
         "accuracy": {"map": mean_ap, "map_drop": 0.4},
+        "effort": {"mean_looks": 1.2, "map_drop": 0.05},
     }
     return Result.from_plain(made)
 
@@ -38,6 +39,10 @@ def result(p99=10.0, images=100.0, mean_ap=80.0, batch=8):
         ("throughput<-10%", result(images=95), result(images=100), False),
         ("peak_rss>+0%", result(), result(), False),
         ("p50 < 9", result(), None, True),
+        ("mean_looks>1.5", result(), None, False),
+        ("mean_looks>1", result(), None, True),
+        ("effort_drop>0.1", result(), None, False),
+        ("effort_drop>0.01", result(), None, True),
     ],
 )
 def test_condition_fails_exactly_on_its_side(text, now, before, failed):
@@ -54,6 +59,15 @@ def test_every_condition_of_a_list_is_checked_and_the_failing_figures_named():
     for part in ("p99 12 (p99>+5%", "map 70", "at most 10.5", "at least 79.7"):
         assert part in str(caught.value)
     assert "peak_rss" not in str(caught.value)
+
+
+def test_looks_need_a_second_stage_and_images_and_their_drop_needs_labels():
+    for text in ("mean_looks>1", "effort_drop>0.1"):
+        with pytest.raises(EdgeError, match="second stage, and a data set"):
+            check_needs(parse(text), accuracy=True, looked=False, baseline=None, batch=8)
+    check_needs(parse("mean_looks>1"), accuracy=False, looked=True, baseline=None, batch=8)
+    with pytest.raises(EdgeError, match="accuracy pass"):
+        check_needs(parse("effort_drop>0.1"), accuracy=False, looked=True, baseline=None, batch=8)
 
 
 def test_a_run_that_meets_no_condition_passes():

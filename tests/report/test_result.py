@@ -25,7 +25,7 @@ KEYS = {
     "": {
         *RUN,
         *("bundle", "model", "weights", "size", "backend", "precision", "float16", "load_ms", "first_ms", "layers", "sweep"),
-        *("machine", "energy", "stages_ms", "memory_mb", "accuracy", "regions", "sensitivity", "warnings"),
+        *("machine", "energy", "stages_ms", "memory_mb", "accuracy", "regions", "effort", "sensitivity", "warnings"),
         *("streams", "soak", "engines", "comparison", "baseline", "gates"),
     },
     "sweep": RUN,
@@ -47,6 +47,11 @@ KEYS = {
     "machine.jetson": {"model", "power_mode"},
     "disturbance": {"busy_elsewhere", "stolen", "clock_mhz"},
     "regions": {"class_agreement", "mean_iou", "iou_above", "images_changed"},
+    "effort": {
+        *("chosen", "mean_looks", "map", "map_drop", "map_drop_interval", "mean_ratio", "p99_ratio", "regions", "images", "batch"),
+        "curve",
+    },
+    "effort.curve": {"effort", "mean_looks", "map", "mean_ms", "p50_ms", "p99_ms", "max_ms"},
     "sensitivity": {"map_drop", "map_drop_all_int8", "returned_to_float", "ranking"},
     "sensitivity.ranking": {"unit", "map_points", "score_error", "class_agreement", "mean_iou"},
     "streams": {"streams", "throughput_images_per_s", "latency_ms"},

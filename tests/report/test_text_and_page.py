@@ -54,6 +54,22 @@ def content(**changes):
         },
         "regions": {"class_agreement": 0.987, "mean_iou": 0.95},
         "machine": {"cpu": "Fast CPU 9 " * 8, "cores": 2, "cores_online": 4, "instructions": ["avx2", "avx512_vnni"], "memory_mb": 8192},
+        "effort": {
+            "chosen": 0.3,
+            "mean_looks": 1.16,
+            "map": 78.1,
+            "map_drop": -0.1,
+            "map_drop_interval": [-0.4, 0.2],
+            "mean_ratio": 0.512,
+            "p99_ratio": 1.01,
+            "regions": 4,
+            "images": 496,
+            "batch": 8,
+            "curve": [
+                {"effort": e, "mean_looks": looks, "map": points, "mean_ms": ms, "p50_ms": ms, "p99_ms": ms + 9, "max_ms": ms + 20}
+                for e, looks, points, ms in ((0.0, 0.0, 76.5, 15.1), (0.3, 1.16, 78.1, 31.3), (1.0, 4.0, 78.0, 61.2))
+            ],
+        },
         "sensitivity": {
             "map_drop": 0.18,
             "map_drop_all_int8": 0.61,
@@ -236,3 +252,18 @@ def test_where_nothing_was_ranked_there_is_no_ranking():
     assert "- **built**: drop on the validation images of the build: +0.10 points in int8, +0.10 as built" in text
     assert "sensitive" not in text
     assert "in float:" not in text
+
+
+def test_every_report_tells_what_looking_less_costs_and_gains():
+    made = result()
+    told = report.terminal(made)
+    assert "0.3: 1.16 of 4 regions an image; mean 31.30 ms, 0.512 × effort 1" in told
+    assert "drop -0.10 [-0.40, +0.20]" in " ".join(told.split())
+    assert re.search(r"0\.3 \* +1\.16 +78\.10 +31\.30 +31\.30 +40\.30 +51\.30", told)
+    assert "| 0.3 * | 1.16 | 78.10 | 31.30 | 31.30 | 40.30 | 51.30 |" in report.markdown(made)
+    drawn = page.html(made)
+    assert "Looking only where it pays" in drawn
+    assert "effort 0.3, as built: 3.91 ms per image, 78.10 mAP" in drawn
+    for text in (report.terminal(result(effort=None)), report.markdown(result(effort=None)), page.html(result(effort=None))):
+        assert "looks" not in text
+        assert "where it pays" not in text

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "edge/engine.hpp"
+#include "effort.h"
 
 namespace edge {
 
@@ -36,7 +37,10 @@ struct Bundle {
     std::string backend, precision, float16;  // float16: bf16, fp16, or empty
     std::vector<std::size_t> batches;         // ascending
     std::vector<std::size_t> sizes;           // numbers of regions of the second stage, ascending; empty for one graph
-    std::string architecture, runtime;        // it was built on and with; empty where the manifest does not tell
+    Rule rule;                                // of the second stage
+    double effort = 1;                        // of calls that name none
+    std::vector<float> effort_thresholds;  // (C,) for scores at `effort`; empty where `thresholds` holds for them too
+    std::string architecture, runtime;     // it was built on and with; empty where the manifest does not tell
     std::map<std::string, File> files;
     nlohmann::json engine;  // what the backend wrote of its engine; checked, and read, by the backend alone
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "edge/engine.h"
@@ -54,6 +55,13 @@ std::optional<float> own_below_zero(float threshold) {
     return threshold < 0 ? std::nullopt : std::optional<float>(threshold);
 }
 
+edge::Spend spend_of(double effort, double budget_ms) {
+    edge::Spend spend;
+    if (!(effort < 0)) spend.effort = effort;
+    if (!(budget_ms < 0)) spend.budget_ms = budget_ms;
+    return spend;
+}
+
 edge::View view(const uint8_t* pixels, int width, int height, size_t stride) { return {pixels, width, height, stride}; }
 
 template <typename T>
@@ -71,6 +79,18 @@ int edge_engine_load(const char* bundle, edge_engine** engine) {
         *engine = nullptr;
         *engine = new edge_engine{edge::Engine::load(bundle)};
     });
+}
+
+int edge_engine_load_with_effort(const char* bundle, double effort, edge_engine** engine) {
+    return guarded([&] {
+        require(bundle && engine, "bundle and engine");
+        *engine = nullptr;
+        *engine = new edge_engine{edge::Engine::load(bundle, effort)};
+    });
+}
+
+double edge_engine_effort(const edge_engine* engine) {
+    return engine ? engine->engine.effort() : std::numeric_limits<double>::quiet_NaN();
 }
 
 void edge_engine_free(edge_engine* engine) {
@@ -91,15 +111,21 @@ size_t edge_engine_max_batch(const edge_engine* engine) { return engine ? engine
 
 int edge_engine_infer(const edge_engine* engine, const float* images, size_t batch,
                       const edge_engine_outputs* outputs) {
+    return edge_engine_infer_within(engine, images, batch, -1, -1, outputs, nullptr);
+}
+
+int edge_engine_infer_within(const edge_engine* engine, const float* images, size_t batch, double effort,
+                             double budget_ms, const edge_engine_outputs* outputs, uint8_t* regions_looked) {
     return guarded([&] {
         require(engine && images && outputs, "engine, images and outputs");
-        thread_local edge::Outputs made;
-        engine->engine.infer(images, batch, made);
+        thread_local edge::LookedOutputs made;
+        engine->engine.infer(images, batch, spend_of(effort, budget_ms), made);
         give(made.scores, outputs->scores);
         give(made.global_scores, outputs->global_scores);
         give(made.local_scores, outputs->local_scores);
         give(made.regions, outputs->regions);
         give(made.region_classes, outputs->region_classes);
+        give(made.regions_looked, regions_looked);
     });
 }
 
@@ -113,22 +139,43 @@ int edge_engine_preprocess(const edge_engine* engine, const uint8_t* pixels, int
 
 int edge_engine_predict_file(const edge_engine* engine, const char* file, float score_threshold,
                              edge_engine_prediction** prediction) {
+    return edge_engine_predict_file_within(engine, file, score_threshold, -1, -1, prediction);
+}
+
+int edge_engine_predict_file_within(const edge_engine* engine, const char* file, float score_threshold, double effort,
+                                    double budget_ms, edge_engine_prediction** prediction) {
     return guarded([&] {
         require(engine && file && prediction, "engine, file and prediction");
         *prediction = nullptr;
         const std::vector<std::filesystem::path> files{file};
-        *prediction = new Held(std::move(engine->engine.predict_files(files, own_below_zero(score_threshold)).front()));
+        const edge::Spend spend = spend_of(effort, budget_ms);
+        *prediction =
+            new Held(std::move(engine->engine.predict_files(files, own_below_zero(score_threshold), spend).front()));
     });
 }
 
 int edge_engine_predict_pixels(const edge_engine* engine, const uint8_t* pixels, int width, int height, size_t stride,
                                float score_threshold, edge_engine_prediction** prediction) {
+    return edge_engine_predict_pixels_within(engine, pixels, width, height, stride, score_threshold, -1, -1,
+                                             prediction);
+}
+
+int edge_engine_predict_pixels_within(const edge_engine* engine, const uint8_t* pixels, int width, int height,
+                                      size_t stride, float score_threshold, double effort, double budget_ms,
+                                      edge_engine_prediction** prediction) {
     return guarded([&] {
         require(engine && pixels && prediction, "engine, pixels and prediction");
         *prediction = nullptr;
         const std::vector<edge::View> photos{view(pixels, width, height, stride)};
-        *prediction = new Held(std::move(engine->engine.predict(photos, own_below_zero(score_threshold)).front()));
+        const edge::Spend spend = spend_of(effort, budget_ms);
+        *prediction =
+            new Held(std::move(engine->engine.predict(photos, own_below_zero(score_threshold), spend).front()));
     });
+}
+
+int edge_engine_region_looked(const edge_engine_prediction* prediction, size_t region) {
+    if (!prediction || region >= prediction->region_count) return 0;
+    return static_cast<const Held*>(prediction)->found.regions[region].looked;
 }
 
 void edge_engine_prediction_free(edge_engine_prediction* prediction) { delete static_cast<Held*>(prediction); }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <numeric>
 #include <shared_mutex>
@@ -48,10 +49,20 @@ Runners open_runners(const Bundle& bundle, const Contents& contents) {
                 "Build the bundle for that, or the library with MCAR_EDGE_BACKENDS");
 }
 
+void check_effort(double effort, bool two_stages, const char* stage) {
+    if (!(effort >= 0 && effort <= 1))
+        throw Error(stage, "The effort is " + std::to_string(effort),
+                    "Give 0 (look at nothing) to 1 (look at every region)");
+    if (!two_stages && effort != 1)
+        throw Error(stage, "The effort is " + std::to_string(effort) + ", but this engine has no second stage to save",
+                    "Leave it out, or give 1");
+}
+
 }  // namespace
 
 struct Engine::State {
     Bundle bundle;
+    double effort = 1;               // of calls that name none
     std::unique_ptr<Stages> stages;  // null once closed
     Layout layout;
     pid_t process = getpid();
@@ -59,18 +70,94 @@ struct Engine::State {
     std::array<std::array<float, 256>, 3> normalised{};
     mutable std::shared_mutex closing;  // shared by calls under way, held alone by close
 
+    // What a call may spend, its budget counted from now.
+    Limits limits(const Spend& spend) const;
+
+    void run(const float* images, std::size_t batch, const Limits& limits, Outputs& outputs, Looked& looked) const;
+
+    Prediction prediction(const LookedOutputs& outputs, std::size_t index, const View& photo,
+                          const std::vector<float>& thresholds) const;
+
+    // Of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer.
+    const std::vector<float>& thresholds(double at) const {
+        const bool nearer = !bundle.effort_thresholds.empty() && at < (1 + bundle.effort) / 2;
+        return nearer ? bundle.effort_thresholds : bundle.thresholds;
+    }
+
     ~State() {
         // In a forked child the engine's threads are gone: waiting for them would hang, so it is left to the exit.
         if (process != getpid()) static_cast<void>(stages.release());
     }
 };
 
+Limits Engine::State::limits(const Spend& spend) const {
+    const auto called = std::chrono::steady_clock::now();
+    const bool two_stages = !bundle.sizes.empty();
+    Limits made{spend.effort.value_or(effort), std::nullopt};
+    check_effort(made.effort, two_stages, "infer");
+    if (!spend.budget_ms) return made;
+    if (!two_stages)
+        throw Error("infer", "There is a budget, but this engine has no second stage to save", "Leave it out");
+    if (!(*spend.budget_ms > 0 && *spend.budget_ms < 1e12))
+        throw Error("infer", "The budget is " + std::to_string(*spend.budget_ms) + " ms",
+                    "Give milliseconds, more than 0");
+    made.deadline = called + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                 std::chrono::duration<double, std::milli>(*spend.budget_ms));
+    return made;
+}
+
+void Engine::State::run(const float* images, std::size_t batch, const Limits& limits, Outputs& outputs,
+                        Looked& looked) const {
+    check_process("infer", process);
+    const std::shared_lock<std::shared_mutex> open(closing);
+    if (!stages) refuse_closed();
+    if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
+    const std::size_t most = bundle.batches.back();
+    if (batch < 1 || batch > most)
+        throw Error("infer",
+                    "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(most),
+                    "Split it, or build with a larger `batch`");
+    stages->run(images, batch, limits, outputs, looked);
+}
+
+Prediction Engine::State::prediction(const LookedOutputs& outputs, std::size_t index, const View& photo,
+                                     const std::vector<float>& thresholds) const {
+    const std::vector<std::string>& names = bundle.labels;
+    const float* scores = outputs.scores.data() + index * layout.classes;
+    Prediction made;
+    made.scores.assign(scores, scores + layout.classes);
+    std::vector<std::size_t> order(layout.classes);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
+    for (const std::size_t c : order)
+        if (scores[c] >= thresholds[c]) made.labels.push_back({names[c], scores[c]});
+    const auto side = static_cast<float>(bundle.image.size);
+    const float across = static_cast<float>(photo.width) / side, down = static_cast<float>(photo.height) / side;
+    for (std::size_t k = index * layout.regions; k < (index + 1) * layout.regions; ++k) {
+        const std::int64_t c = outputs.region_classes[k];
+        if (c < 0 || static_cast<std::size_t>(c) >= layout.classes)
+            throw Error("infer",
+                        "The engine found a region of class " + std::to_string(c) + "; the bundle has " +
+                            std::to_string(layout.classes) + " classes",
+                        bundle.rebuild());
+        const float* box = outputs.regions.data() + 4 * k;
+        made.regions.push_back({{box[0] * across, box[1] * down, box[2] * across, box[3] * down},
+                                names[static_cast<std::size_t>(c)],
+                                scores[c],
+                                outputs.regions_looked.empty() || outputs.regions_looked[k] != 0});
+    }
+    return made;
+}
+
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
 Engine::~Engine() = default;
 
-Engine Engine::load(const std::filesystem::path& path) {
+Engine Engine::load(const std::filesystem::path& path) { return open(path, std::nullopt); }
+Engine Engine::load(const std::filesystem::path& path, double effort) { return open(path, effort); }
+
+Engine Engine::open(const std::filesystem::path& path, std::optional<double> effort) {
     pid_t none = 0;
     if (!owner.compare_exchange_strong(none, getpid())) check_process("load", owner);
     auto state = std::make_unique<State>();
@@ -78,6 +165,8 @@ Engine Engine::load(const std::filesystem::path& path) {
     std::tie(state->bundle, contents) = read_bundle(path);
     state->stages = std::make_unique<Stages>(state->bundle, open_runners(state->bundle, contents));
     state->layout = state->stages->layout();
+    state->effort = effort.value_or(state->bundle.effort);
+    check_effort(state->effort, !state->bundle.sizes.empty(), "load");
     const ImageSpec& image = state->bundle.image;
     for (std::size_t channel = 0; channel < 3; ++channel)
         for (std::size_t value = 0; value < 256; ++value)
@@ -94,16 +183,13 @@ Outputs Engine::infer(const float* images, std::size_t batch) const {
 
 void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) const {
     if (!state_) refuse_closed();
-    check_process("infer", state_->process);
-    const std::shared_lock<std::shared_mutex> open(state_->closing);
-    if (!state_->stages) refuse_closed();
-    if (!images) throw Error("infer", "There are no images", "Pass a pointer to them");
-    if (batch < 1 || batch > max_batch())
-        throw Error(
-            "infer",
-            "The batch has " + std::to_string(batch) + " images; the engine takes 1 to " + std::to_string(max_batch()),
-            "Split it, or build with a larger `batch`");
-    state_->stages->run(images, batch, outputs);
+    thread_local Looked looked;
+    state_->run(images, batch, state_->limits({}), outputs, looked);
+}
+
+void Engine::infer(const float* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const {
+    if (!state_) refuse_closed();
+    state_->run(images, batch, state_->limits(spend), outputs, outputs.regions_looked);
 }
 
 void Engine::preprocess(const View& photo, float* output) const {
@@ -127,48 +213,40 @@ void Engine::preprocess(const View& photo, float* output) const {
 }
 
 std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::optional<float> score_threshold) const {
+    return predict(photos, score_threshold, Spend{});
+}
+
+std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::optional<float> score_threshold,
+                                        const Spend& spend) const {
     if (!state_) refuse_closed();
-    const std::size_t classes = state_->layout.classes, regions = state_->layout.regions;
     const auto side = static_cast<std::size_t>(image().size), pixels = 3 * side * side;
+    const Limits limits = state_->limits(spend);
+    std::vector<float> thresholds = state_->thresholds(limits.effort);
+    if (score_threshold) std::fill(thresholds.begin(), thresholds.end(), *score_threshold);
     std::vector<Prediction> predictions;
-    Outputs outputs;
+    LookedOutputs outputs;
     std::vector<float> batch(std::min(photos.size(), max_batch()) * pixels);
     for (std::size_t start = 0; start < photos.size(); start += max_batch()) {
         const std::size_t count = std::min(max_batch(), photos.size() - start);
         for (std::size_t i = 0; i < count; ++i) preprocess(photos[start + i], batch.data() + i * pixels);
-        infer(batch.data(), count, outputs);
-        for (std::size_t i = 0; i < count; ++i) {
-            const float* scores = outputs.scores.data() + i * classes;
-            Prediction& made = predictions.emplace_back();
-            made.scores.assign(scores, scores + classes);
-            std::vector<std::size_t> order(classes);
-            std::iota(order.begin(), order.end(), std::size_t{0});
-            std::stable_sort(order.begin(), order.end(),
-                             [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
-            for (const std::size_t c : order)
-                if (scores[c] >= score_threshold.value_or(state_->bundle.thresholds[c]))
-                    made.labels.push_back({labels()[c], scores[c]});
-            const float across = static_cast<float>(photos[start + i].width) / static_cast<float>(side);
-            const float down = static_cast<float>(photos[start + i].height) / static_cast<float>(side);
-            for (std::size_t k = i * regions; k < (i + 1) * regions; ++k) {
-                const std::int64_t c = outputs.region_classes[k];
-                if (c < 0 || static_cast<std::size_t>(c) >= classes)
-                    throw Error("infer",
-                                "The engine found a region of class " + std::to_string(c) + "; the bundle has " +
-                                    std::to_string(classes) + " classes",
-                                state_->bundle.rebuild());
-                const float* box = outputs.regions.data() + 4 * k;
-                made.regions.push_back({{box[0] * across, box[1] * down, box[2] * across, box[3] * down},
-                                        labels()[static_cast<std::size_t>(c)],
-                                        scores[c]});
-            }
-        }
+        state_->run(batch.data(), count, limits, outputs, outputs.regions_looked);
+        for (std::size_t i = 0; i < count; ++i)
+            predictions.push_back(state_->prediction(outputs, i, photos[start + i], thresholds));
     }
     return predictions;
 }
 
 std::vector<Prediction> Engine::predict_files(const std::vector<std::filesystem::path>& files,
                                               std::optional<float> score_threshold) const {
+    return predict_files(files, score_threshold, Spend{});
+}
+
+std::vector<Prediction> Engine::predict_files(const std::vector<std::filesystem::path>& files,
+                                              std::optional<float> score_threshold, const Spend& spend) const {
+    if (!state_) refuse_closed();
+    const auto called = std::chrono::steady_clock::now();
+    state_->limits(spend);  // refuses, before anything is decoded
+    Spend left = spend;
     std::vector<Prediction> predictions;
     for (std::size_t start = 0; start < files.size(); start += max_batch()) {
         std::vector<Image> photos;
@@ -176,7 +254,10 @@ std::vector<Prediction> Engine::predict_files(const std::vector<std::filesystem:
         for (std::size_t i = start; i < std::min(files.size(), start + max_batch()); ++i)
             photos.push_back(decode(files[i]));
         for (const Image& photo : photos) views.push_back(photo.view());
-        for (Prediction& each : predict(views, score_threshold)) predictions.push_back(std::move(each));
+        const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - called;
+        // Once it is spent, the first stage alone runs.
+        if (spend.budget_ms) left.budget_ms = std::max(*spend.budget_ms - spent.count(), 1e-6);
+        for (Prediction& each : predict(views, score_threshold, left)) predictions.push_back(std::move(each));
     }
     return predictions;
 }
@@ -185,6 +266,7 @@ const ImageSpec& Engine::image() const { return state_->bundle.image; }
 const std::vector<std::string>& Engine::labels() const { return state_->bundle.labels; }
 const std::string& Engine::model() const { return state_->bundle.model; }
 const std::string& Engine::backend() const { return state_->bundle.backend; }
+double Engine::effort() const { return state_->effort; }
 std::size_t Engine::regions() const { return state_->layout.regions; }
 std::size_t Engine::max_batch() const { return state_->bundle.batches.back(); }
 

@@ -14,7 +14,7 @@ constexpr int OLDEST = 1, SCHEMA = 2;  // 1: every engine is one graph
 constexpr int MAX_DEPTH = 64;
 // Further bounds of edge/bundle.py.
 constexpr std::int64_t MAX_SIZE = 4096;
-constexpr std::size_t MAX_CLASSES = 100000;
+constexpr std::size_t MAX_CLASSES = 100000, MAX_STEPS = 1001;
 
 [[noreturn]] void refuse(const std::string& problem) { throw Error("load", problem, REBUILD); }
 
@@ -83,13 +83,56 @@ void read_target(const json& target, Bundle& bundle) {
     if (range != target.end() && !range->is_null()) member(target, "reduced_range", json::value_t::boolean);
 }
 
+// Scores within 0 to 1.
+std::vector<double> bounds(const json& rule, const char* name) {
+    std::vector<double> values;
+    for (const json& value : member(rule, name, json::value_t::array)) {
+        number(value, "rule");
+        values.push_back(value.get<double>());
+        if (!(values.back() >= 0 && values.back() <= 1))
+            refuse_value("rule", "is damaged: a score lies outside 0 to 1");
+    }
+    return values;
+}
+
+// Where the second stage looks: by rank, or within intervals that widen with the effort.
+Rule read_rule(const json& found) {
+    if (found.is_string()) {
+        if (found.get<std::string>() != "rank") refuse_value("rule", "is neither rank nor an interval");
+        return {};
+    }
+    if (!found.is_object()) refuse_value("rule", "is of another type");
+    refuse_unknown(found, "rule", {"kind", "low", "high", "fitted_on"});
+    const std::string kind = text(found, "kind");
+    Rule rule{bounds(found, "low"), bounds(found, "high")};
+    if (kind == "rank" && rule.low.empty() && rule.high.empty()) return rule;
+    if (kind != "interval") refuse_value("rule", "is neither rank nor an interval");
+    const bool widens = rule.low.size() >= 2 && rule.low.size() == rule.high.size() && rule.low.size() <= MAX_STEPS &&
+                        std::is_sorted(rule.low.rbegin(), rule.low.rend()) &&
+                        std::is_sorted(rule.high.begin(), rule.high.end()) && rule.low[0] <= rule.high[0];
+    if (!widens) refuse_value("rule", "is damaged: its intervals of scores do not widen");
+    return rule;
+}
+
 // How a second pass runs; null where the engine is one graph.
 void read_stages(const json& manifest, Bundle& bundle) {
     const auto found = manifest.find("stages");
     if (found == manifest.end() || found->is_null()) return;
     const json& stages = member(manifest, "stages", json::value_t::object);
-    refuse_unknown(stages, "stages", {"sizes"});
+    refuse_unknown(stages, "stages", {"sizes", "rule", "effort", "thresholds"});
     bundle.sizes = ascending(stages, "sizes", MAX_REGIONS);
+    if (stages.count("rule")) bundle.rule = read_rule(stages["rule"]);
+    if (stages.count("effort")) {
+        number(stages["effort"], "effort");
+        bundle.effort = stages["effort"].get<double>();
+        if (!(bundle.effort >= 0 && bundle.effort <= 1)) refuse_value("effort", "is not within 0 to 1");
+    }
+    if (!stages.count("thresholds")) return;
+    for (const json& value : member(stages, "thresholds", json::value_t::array))
+        bundle.effort_thresholds.push_back(number(value, "thresholds"));
+    if (!bundle.effort_thresholds.empty() && bundle.effort_thresholds.size() != bundle.labels.size())
+        refuse_value("thresholds", "are " + std::to_string(bundle.effort_thresholds.size()) + " for " +
+                                       std::to_string(bundle.labels.size()) + " classes");
 }
 
 void read_files(const json& manifest, Bundle& bundle) {

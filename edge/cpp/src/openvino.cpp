@@ -207,6 +207,8 @@ class OpenVinoCloser : public Closer {
 
     Forms forms() const override { return model_.forms(); }
 
+    bool pads() const override { return false; }
+
     void run(const Images& images, const float* boxes, const std::int32_t* owner, std::size_t size,
              float* scores) override {
         run_guarded(model_.bundle(), [&] {

@@ -53,7 +53,9 @@ typedef struct {
 } edge_engine_outputs;
 
 EDGE_ENGINE_API int edge_engine_load(const char* bundle, edge_engine** engine);
-EDGE_ENGINE_API void edge_engine_free(edge_engine* engine); /* NULL is fine */
+EDGE_ENGINE_API int edge_engine_load_with_effort(const char* bundle, double effort, edge_engine** engine);
+EDGE_ENGINE_API double edge_engine_effort(const edge_engine* engine); /* of calls that name none; NaN of NULL */
+EDGE_ENGINE_API void edge_engine_free(edge_engine* engine);           /* NULL is fine */
 
 /* The reason of this thread's last refusal; empty before the first. Valid until its next one. */
 EDGE_ENGINE_API const char* edge_engine_error(void);
@@ -68,6 +70,14 @@ EDGE_ENGINE_API size_t edge_engine_max_batch(const edge_engine* engine);
 EDGE_ENGINE_API int edge_engine_infer(const edge_engine* engine, const float* images, size_t batch,
                                       const edge_engine_outputs* outputs);
 
+/* The same with what the call may spend on the second stage. effort: 0 (it looks at nothing) to 1 (at every region);
+ * below 0 leaves the engine's own. budget_ms: above 0, milliseconds from the call on; below 0 sets none.
+ * regions_looked: (batch, K), 1 where the second stage looked at a region; NULL, or for an engine of one stage, it is
+ * not written. */
+EDGE_ENGINE_API int edge_engine_infer_within(const edge_engine* engine, const float* images, size_t batch,
+                                             double effort, double budget_ms, const edge_engine_outputs* outputs,
+                                             uint8_t* regions_looked);
+
 /* output: (3, size, size) float, resized and normalised for infer. */
 EDGE_ENGINE_API int edge_engine_preprocess(const edge_engine* engine, const uint8_t* pixels, int width, int height,
                                            size_t stride, float* output);
@@ -78,6 +88,14 @@ EDGE_ENGINE_API int edge_engine_predict_file(const edge_engine* engine, const ch
 EDGE_ENGINE_API int edge_engine_predict_pixels(const edge_engine* engine, const uint8_t* pixels, int width, int height,
                                                size_t stride, float score_threshold,
                                                edge_engine_prediction** prediction);
+EDGE_ENGINE_API int edge_engine_predict_file_within(const edge_engine* engine, const char* file, float score_threshold,
+                                                    double effort, double budget_ms,
+                                                    edge_engine_prediction** prediction);
+EDGE_ENGINE_API int edge_engine_predict_pixels_within(const edge_engine* engine, const uint8_t* pixels, int width,
+                                                      int height, size_t stride, float score_threshold, double effort,
+                                                      double budget_ms, edge_engine_prediction** prediction);
+/* 1 where the second stage looked at that region of a prediction, else 0. */
+EDGE_ENGINE_API int edge_engine_region_looked(const edge_engine_prediction* prediction, size_t region);
 EDGE_ENGINE_API void edge_engine_prediction_free(edge_engine_prediction* prediction); /* NULL is fine */
 
 #ifdef __cplusplus

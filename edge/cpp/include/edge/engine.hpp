@@ -65,11 +65,13 @@ struct Label {
     float score = 0;
 };
 
-// box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive; score: the fused score of the label's class.
+// box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive; score: the fused score of the label's class; looked: whether the
+// second stage looked at it.
 struct Region {
     std::array<float, 4> box{};
     std::string label;
     float score = 0;
+    bool looked = true;
 };
 
 // scores: (C,) in [0, 1]; labels: those at or above their thresholds, best first; regions in rank order.
@@ -86,11 +88,24 @@ struct Outputs {
     std::vector<std::int64_t> region_classes;
 };
 
+// regions_looked: (B, K), 1 where the second stage looked at a region; empty for an engine of one stage.
+struct LookedOutputs : Outputs {
+    std::vector<std::uint8_t> regions_looked;
+};
+
+// What a call may spend on the second stage. effort: 0 (it looks at nothing) to 1 (at every region); the engine's own
+// where it is not given. budget_ms: above 0, from the call on: the first stage always runs, a chunk of the second
+// starts only if its median time here still fits, the most rewarding regions first.
+struct Spend {
+    std::optional<double> effort, budget_ms;
+};
+
 // A loaded bundle. As many threads as you like may call infer and predict of one engine at once.
 class MCAR_EDGE_API Engine {
   public:
     // Checks every digest and that the bundle fits this machine, then loads it.
     static Engine load(const std::filesystem::path& bundle);
+    static Engine load(const std::filesystem::path& bundle, double effort);  // of calls that name none
 
     Engine(Engine&&) noexcept;
     Engine& operator=(Engine&&) noexcept;
@@ -99,11 +114,17 @@ class MCAR_EDGE_API Engine {
     // images: (batch, 3, size, size) float32, normalised, contiguous; 1 <= batch <= max_batch().
     Outputs infer(const float* images, std::size_t batch) const;
     void infer(const float* images, std::size_t batch, Outputs& outputs) const;
+    void infer(const float* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const;
 
     // However many photographs; score_threshold replaces the bundle's own thresholds (0.5 where it has none).
     std::vector<Prediction> predict(const std::vector<View>& photos, std::optional<float> score_threshold = {}) const;
     std::vector<Prediction> predict_files(const std::vector<std::filesystem::path>& files,
                                           std::optional<float> score_threshold = {}) const;
+    // The budget is of the whole call, decoding included.
+    std::vector<Prediction> predict(const std::vector<View>& photos, std::optional<float> score_threshold,
+                                    const Spend& spend) const;
+    std::vector<Prediction> predict_files(const std::vector<std::filesystem::path>& files,
+                                          std::optional<float> score_threshold, const Spend& spend) const;
 
     // output: (3, size, size) float32.
     void preprocess(const View& photo, float* output) const;
@@ -112,6 +133,7 @@ class MCAR_EDGE_API Engine {
     const std::vector<std::string>& labels() const;
     const std::string& model() const;
     const std::string& backend() const;
+    double effort() const;        // of calls that name none
     std::size_t regions() const;  // K; 0 for a model without regions
     std::size_t max_batch() const;
 
@@ -121,6 +143,7 @@ class MCAR_EDGE_API Engine {
   private:
     struct State;
     explicit Engine(std::unique_ptr<State> state);
+    static Engine open(const std::filesystem::path& bundle, std::optional<double> effort);
     std::unique_ptr<State> state_;
 };
 

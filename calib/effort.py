@@ -1,0 +1,171 @@
+"""Where the second pass pays: the rule, fitted to an engine's own outputs, and the cheapest effort that keeps its mAP.
+
+Which rules were compared, and why this one was taken, stands in docs/adaptive.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib.thresholds import fit_thresholds
+from edge.effort import fused, looked_at
+from edge.errors import EdgeError
+from edge.graph import REGION_SCORES, Outputs
+from edge.measure.accuracy import average_precision, map_drop_interval
+from edge.spec import RuleSpec
+
+STEPS = 20  # of a rule
+TRIED = tuple(step / 8 for step in range(9))  # efforts; finer ones differ by less than a few thousand images can tell
+FOLDS = 5
+FEWEST = 300  # images below which the estimate is mostly noise
+CENTRES = np.linspace(-1.6, 1.6, 17)  # in logits: where the first pass may be least sure
+JUDGED = (0.2, 0.3, 0.4, 0.5)  # efforts that a centre is chosen by
+DIGITS = 6  # of a bound, for who reads the manifest
+SURE = 1e-7
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Step:
+    """An effort, judged on images that its rule was not fitted on.
+
+    Attributes:
+        looks: regions looked at, of an image in the mean.
+        map: in points (0..100); drop: against effort 1.
+    """
+
+    effort: float
+    looks: float
+    map: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class FittedEffort:
+    """A rule, and what it costs and keeps.
+
+    Attributes:
+        rule: fitted on all images.
+        effort: the cheapest of those tried whose drop is at most what was asked for, or the one that was given.
+        drop, interval: in points of mAP against effort 1, cross-fitted; the paired 95 % interval.
+        looks: regions looked at, of an image in the mean.
+        thresholds, full_thresholds: of the labels, fitted at ``effort`` and at effort 1.
+        images: number of images.
+        steps: every effort that was judged, from 0 to 1.
+    """
+
+    rule: RuleSpec
+    effort: float
+    drop: float
+    interval: tuple[float, float]
+    looks: float
+    thresholds: tuple[float, ...]
+    full_thresholds: tuple[float, ...]
+    images: int
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.effort:g}: {self.looks:.2f} regions an image, mAP drop {self.drop:+.2f} [{low:+.2f}, {high:+.2f}] points, "
+            f"cross-fitted on {self.images} images"
+        )
+
+
+def fit_effort(
+    outputs: Outputs,
+    labels: NDArray[np.integer],
+    *,
+    effort: float | None = None,
+    max_drop: float = 0.1,
+    fitted_on: Mapping[str, Any] | None = None,
+) -> FittedEffort:
+    """The rule and an effort for an engine.
+
+    Every effort is judged by five folds: the rule is fitted on four and chooses on the fifth.
+
+    Args:
+        outputs: of ``Engine.infer_each`` over images that were not trained on.
+        labels: (N, C), 1 present, 0 difficult (left out), -1 absent.
+        effort: given; None: the cheapest of ``TRIED`` whose estimated drop is at most ``max_drop`` points.
+
+    Raises:
+        EdgeError: there are fewer images than folds.
+    """
+    count = len(labels)
+    if count < FOLDS:
+        raise EdgeError("calib", f"An effort cannot be judged on {count} images", f"Give {FEWEST} or more labelled validation images")
+    everything = np.ones(outputs["region_classes"].shape, bool)
+    full = fused(outputs, everything)
+    best = _map(full, labels)
+    folds = _folds(count)
+    rules = [fit_rule(_rows(outputs, folds != fold), labels[folds != fold]) for fold in range(FOLDS)]
+
+    def judged(at: float) -> tuple[Step, NDArray[np.float32]]:
+        looked = np.zeros_like(everything)
+        for fold, rule in enumerate(rules):
+            looked[folds == fold] = looked_at(rule, _rows(outputs, folds == fold), at)
+        scores = fused(outputs, looked)
+        points = _map(scores, labels)
+        return Step(at, float(looked.sum(1).mean()), points, best - points), scores
+
+    steps = tuple(judged(effort)[0] for effort in TRIED)
+    chosen = next(step.effort for step in steps if step.drop <= max_drop) if effort is None else effort
+    found, scores = judged(chosen)
+    rule = fit_rule(outputs, labels, fitted_on)
+    return FittedEffort(
+        rule,
+        chosen,
+        found.drop,
+        map_drop_interval(full, scores, labels),
+        found.looks,
+        fit_thresholds(fused(outputs, looked_at(rule, outputs, chosen)), labels).thresholds,
+        fit_thresholds(full, labels).thresholds,
+        count,
+        steps,
+    )
+
+
+def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Mapping[str, Any] | None = None) -> RuleSpec:
+    """The rule ``interval``: how unsure the first pass is of a region's class is the distance of its logit from a centre.
+
+    The centre is the one of the best mAP; the bounds at effort e hold the share e of regions nearest to it.
+    """
+    rules = [interval_rule(outputs, centre, fitted_on or {}) for centre in CENTRES]
+    points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
+    return rules[int(np.argmax(points))]
+
+
+def interval_rule(outputs: Outputs, centre: float, fitted_on: Mapping[str, Any]) -> RuleSpec:
+    """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of these outputs."""
+    scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1).astype(np.float64)
+    kept = np.clip(scores, SURE, 1 - SURE)
+    widths = np.quantile(np.abs(np.log(kept / (1 - kept)) - centre), np.arange(STEPS + 1) / STEPS)
+    widths[0] = 0.0
+    low, high = (_bounds(1 / (1 + np.exp(-(centre + side * widths)))) for side in (-1, 1))
+    return RuleSpec("interval", (*low[:-1], 0.0), (*high[:-1], 1.0), fitted_on)
+
+
+def _bounds(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(round(float(value), DIGITS) for value in values)
+
+
+def _folds(count: int) -> NDArray[np.int64]:
+    """(N,) the fold of each image."""
+    folds = np.empty(count, np.int64)
+    folds[np.random.default_rng(0).permutation(count)] = np.arange(count) % FOLDS
+    return folds
+
+
+def _rows(outputs: Outputs, rows: Mask) -> Outputs:
+    return {name: outputs[name][rows] for name in ("global_scores", "region_classes", REGION_SCORES)}
+
+
+def _map(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    return 100 * float(average_precision(scores, labels).mean())

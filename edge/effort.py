@@ -1,0 +1,62 @@
+"""Where the second pass pays: the smallest effort at which each region is looked at.
+
+Looking closer changes an answer where the first pass is unsure of the region's class. Where it is sure, a zoomed crop brings false
+alarms at best. So a region is looked at if the global score of its class lies in an interval, which the effort widens (rule
+``interval``, docs/adaptive.md). Unfitted, the regions are taken by rank (rule ``rank``). Only +, -, *, / and comparisons in float64:
+edge/cpp/src/effort.cpp gives the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.graph import REGION_SCORES, Outputs
+from edge.spec import RuleSpec
+
+
+def needs(rule: RuleSpec, global_scores: np.ndarray, region_classes: np.ndarray) -> NDArray[np.float64]:
+    """The smallest effort at which each region is looked at: (B, K) float64, above 0 and at most 1.
+
+    Args:
+        global_scores: (B, C) float32, of the first pass.
+        region_classes: (B, K) int64, regions in rank order.
+    """
+    if rule.kind == "rank":
+        count = region_classes.shape[1]
+        ranks = np.arange(count)
+        # The first round(effort * K), halves to even: of an even rank, half a region is not yet one.
+        need = np.where(ranks % 2 == 0, np.nextafter((ranks + 0.5) / count, 1), (ranks + 0.5) / count)
+        return np.broadcast_to(need, region_classes.shape)
+    scores = np.take_along_axis(global_scores, np.clip(region_classes, 0, global_scores.shape[1] - 1), 1).astype(np.float64)
+    below, above = _reached(scores, rule.high), _reached(-scores, tuple(-value for value in rule.low))
+    return np.maximum(np.maximum(below, above), np.finfo(np.float64).tiny)
+
+
+def _reached(scores: NDArray[np.float64], bounds: tuple[float, ...]) -> NDArray[np.float64]:
+    """The smallest effort at which a bound, given at equal steps and never falling, is at or above each score; 1 where none is."""
+    high = np.asarray(bounds, np.float64)
+    after = np.searchsorted(high, scores)  # the first bound at or above; NaN goes last
+    last = np.clip(after, 1, len(high) - 1)
+    step = high[last] - high[last - 1]
+    part = (scores - high[last - 1]) / np.where(step > 0, step, 1)
+    inside = (last - 1 + part) / (len(high) - 1)
+    return np.where(after == 0, 0.0, np.where(after == len(high), 1.0, inside))
+
+
+def fused(outputs: Outputs, looked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The scores (N, C) that an engine gives when the second pass looks at those regions.
+
+    Args:
+        outputs: of ``Engine.infer_each``.
+        looked: (N, K).
+    """
+    local = np.where(looked[:, :, None], outputs[REGION_SCORES], np.float32(0)).max(1)
+    scores: NDArray[np.float32] = np.maximum(outputs["global_scores"], local)
+    return scores
+
+
+def looked_at(rule: RuleSpec, outputs: Outputs, effort: float) -> NDArray[np.bool_]:
+    """Which regions of those outputs are looked at: (N, K)."""
+    need = needs(rule, outputs["global_scores"], outputs["region_classes"])
+    return need <= effort if effort < 1 else np.ones(need.shape, bool)
