@@ -112,7 +112,8 @@ class Engine:
                 leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
-                time here still fits, the most rewarding regions first. The first such call times the stages before it begins.
+                time here still fits, the most rewarding regions first. The first such call, or the first of an effort between 0
+                and 1, times the stages before it begins.
             timing: is told the seconds inside each stage.
 
         Returns:

@@ -124,9 +124,11 @@ class Stages:
             found = timing.run(LOOK, self.runners[LOOK], {INPUT: held})
             found = {name: value[:count] for name, value in found.items()}
             batch, regions, _ = found["regions"].shape
-            deadline = spend.deadline
+            deadline, waited = spend.deadline, 0.0
+            if deadline is not None or 0 < spend.effort < 1:
+                waited = self._measure_pace(held)
             if deadline is not None:
-                deadline += self._measure_pace(held)
+                deadline += waited
             chosen = self._chosen(found, spend.effort, in_order=deadline is None)
             boxes, owner = found["regions"].reshape(-1, 4)[chosen], (chosen // regions).astype(np.int32)
             scores = self._region_scores(held, boxes, owner, timing, deadline)
@@ -178,7 +180,10 @@ class Stages:
         return scores
 
     def _measure_pace(self, images: Native) -> float:
-        """Time the sizes that have not run yet, before a budget counts on them; the seconds that took."""
+        """Compile and time the sizes that have not run yet; the seconds that took.
+
+        A budget counts on the times. And where images decide which sizes run, the first call waits for all of them, not any later one.
+        """
         assert self._spec is not None
         start = time.perf_counter()
         for size in self._spec.sizes:

@@ -56,7 +56,7 @@ def test_a_bundle_holds_what_the_design_lists(bundle):
     assert any(name.startswith("engine.") for name in names)
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert set(manifest["files"]) == names - {"manifest.json"}
-    assert (manifest["schema"], manifest["stages"]) == (2, {"sizes": [1, 2, 4], "rule": "rank", "effort": 1.0, "thresholds": []})
+    assert (manifest["schema"], manifest["stages"]) == (2, {"sizes": [1, 2, 3, 4], "rule": "rank", "effort": 1.0, "thresholds": []})
     assert manifest["graph"] == manifest["files"]["graph.onnx"]["sha256"]
     assert manifest["parents"]["weights"]
     assert manifest["parity"]["score_error"] < 1e-4
