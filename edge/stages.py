@@ -27,11 +27,13 @@ class Spend:
     Attributes:
         effort: 0..1, the share of regions that is looked at on the images the rule was fitted on; 1 looks at all.
         deadline: no chunk of *closer* starts that would end later, in seconds of ``time.perf_counter``; None: there is none.
+        tell: also give ``regions_looked`` (B, K).
         each: also give ``region_scores`` (B, K, C), the scores of every region by itself, 0 where it was not looked at.
     """
 
     effort: float = 1.0
     deadline: float | None = None
+    tell: bool = True
     each: bool = False
 
 
@@ -139,7 +141,8 @@ class Stages:
         looked[chosen] = True
         local = each.reshape(batch, regions, -1).max(1)
         outputs = {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
-        outputs["regions_looked"] = looked.reshape(batch, regions)
+        if spend.tell:
+            outputs["regions_looked"] = looked.reshape(batch, regions)
         return {**outputs, REGION_SCORES: each.reshape(batch, regions, -1)} if spend.each else outputs
 
     def _chosen(self, found: Outputs, effort: float, *, in_order: bool) -> np.ndarray:

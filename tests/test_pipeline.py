@@ -85,7 +85,6 @@ def test_outputs_have_the_pinned_names_shapes_and_types(bundle):
         "local_scores": ((2, count), "float32"),
         "regions": ((2, 4, 4), "float32"),
         "region_classes": ((2, 4), "int64"),
-        "regions_looked": ((2, 4), "bool"),
     }
     np.testing.assert_array_equal(out["scores"], np.maximum(out["global_scores"], out["local_scores"]))
 
