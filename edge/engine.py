@@ -8,6 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Engine:
     def __init__(self, bundle: Bundle, stages: Stages, effort: float | None = None) -> None:
         self.bundle = bundle
         self.effort = self._checked_effort(effort, "load")  # of calls that name none
+        self._tells = effort is not None or self.effort < 1  # whether those say what was looked at
         self._stages: Stages | None = stages
         self._calls = 0  # under way; close waits for them
         self._changed = threading.Condition()
@@ -112,16 +114,19 @@ class Engine:
                 leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
-                time here still fits, the most rewarding regions first. The first such call times the stages before it begins.
+                time here still fits, the most rewarding regions first. The first such call, or the first of an effort between 0
+                and 1, times the stages before it begins.
             timing: is told the seconds inside each stage.
 
         Returns:
             ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
             ``regions``: (B, K, 4) float32, x1 y1 x2 y2 in model-input pixels, x2/y2 exclusive;
-            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out. An engine of two stages adds
-            ``regions_looked``: (B, K) bool; ``local_scores`` are 0 where nothing was looked at.
+            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out. Where an effort or a budget is given, here
+            or to ``load``, or the bundle has one below 1, ``regions_looked`` (B, K) bool is there too; ``local_scores`` are 0 for
+            an image of which nothing was looked at.
         """
-        return self._run(batch, self._spend(effort, budget_ms), timing)
+        spend = replace(self._spend(effort, budget_ms), tell=self._tells or effort is not None or budget_ms is not None)
+        return self._run(batch, spend, timing)
 
     def infer_each(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         """What ``infer`` gives at effort 1, and ``region_scores``: (B, K, C) float32, the scores of every region by itself."""

@@ -27,11 +27,13 @@ class Spend:
     Attributes:
         effort: 0..1, the share of regions that is looked at on the images the rule was fitted on; 1 looks at all.
         deadline: no chunk of *closer* starts that would end later, in seconds of ``time.perf_counter``; None: there is none.
+        tell: also give ``regions_looked`` (B, K).
         each: also give ``region_scores`` (B, K, C), the scores of every region by itself, 0 where it was not looked at.
     """
 
     effort: float = 1.0
     deadline: float | None = None
+    tell: bool = True
     each: bool = False
 
 
@@ -124,9 +126,11 @@ class Stages:
             found = timing.run(LOOK, self.runners[LOOK], {INPUT: held})
             found = {name: value[:count] for name, value in found.items()}
             batch, regions, _ = found["regions"].shape
-            deadline = spend.deadline
+            deadline, waited = spend.deadline, 0.0
+            if deadline is not None or 0 < spend.effort < 1:
+                waited = self._measure_pace(held)
             if deadline is not None:
-                deadline += self._measure_pace(held)
+                deadline += waited
             chosen = self._chosen(found, spend.effort, in_order=deadline is None)
             boxes, owner = found["regions"].reshape(-1, 4)[chosen], (chosen // regions).astype(np.int32)
             scores = self._region_scores(held, boxes, owner, timing, deadline)
@@ -137,7 +141,8 @@ class Stages:
         looked[chosen] = True
         local = each.reshape(batch, regions, -1).max(1)
         outputs = {"scores": np.maximum(found["global_scores"], local), "local_scores": local, **found}
-        outputs["regions_looked"] = looked.reshape(batch, regions)
+        if spend.tell:
+            outputs["regions_looked"] = looked.reshape(batch, regions)
         return {**outputs, REGION_SCORES: each.reshape(batch, regions, -1)} if spend.each else outputs
 
     def _chosen(self, found: Outputs, effort: float, *, in_order: bool) -> np.ndarray:
@@ -178,7 +183,10 @@ class Stages:
         return scores
 
     def _measure_pace(self, images: Native) -> float:
-        """Time the sizes that have not run yet, before a budget counts on them; the seconds that took."""
+        """Compile and time the sizes that have not run yet; the seconds that took.
+
+        A budget counts on the times. And where images decide which sizes run, the first call waits for all of them, not any later one.
+        """
         assert self._spec is not None
         start = time.perf_counter()
         for size in self._spec.sizes:

@@ -87,7 +87,7 @@ def test_weights_that_may_know_the_images_look_at_everything_unless_asked(bundle
 
 def test_without_images_an_effort_goes_by_rank(bundle):
     keys = decide(bundle, Origin("0" * 64, None, False, False, "scenes", automatic=False), BuildOptions(effort=0.5), SILENT)
-    assert keys == {"stages": {"sizes": [1, 2, 4], "rule": "rank", "effort": 0.5, "thresholds": []}}
+    assert keys == {"stages": {"sizes": [1, 2, 3, 4], "rule": "rank", "effort": 0.5, "thresholds": []}}
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,24 @@ def test_an_engine_looks_where_its_bundle_says_and_scores_the_maximum_of_that(bu
     assert nothing["regions"].shape == (3, 4, 4)
 
 
+def test_outputs_say_what_was_looked_at_where_it_was_asked_for(bundle, small_bundle):
+    with (
+        Engine.load(small_bundle("openvino")) as plain,
+        Engine.load(small_bundle("openvino"), effort=1) as asked,
+        Engine.load(bundle) as half,
+    ):
+        assert "regions_looked" not in plain.infer(IMAGES)
+        for found in (
+            plain.infer(IMAGES, effort=1),
+            plain.infer(IMAGES, budget_ms=60_000),
+            asked.infer(IMAGES),
+            half.infer(IMAGES, effort=1),
+        ):
+            assert found["regions_looked"].all()
+            assert (found["regions_looked"].shape, found["regions_looked"].dtype) == ((3, 4), bool)
+        assert "regions_looked" in half.infer(IMAGES)
+
+
 def test_where_nothing_is_looked_at_the_second_stage_does_not_run(bundle):
     with Engine.load(bundle) as engine:
         engine.runners["closer"].close()  # it would fail

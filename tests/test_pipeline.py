@@ -57,7 +57,7 @@ def test_a_bundle_holds_what_the_design_lists(bundle):
     assert any(name.startswith("engine.") for name in names)
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert set(manifest["files"]) == names - {"manifest.json"}
-    assert (manifest["schema"], manifest["stages"]) == (2, {"sizes": [1, 2, 4], "rule": "rank", "effort": 1.0, "thresholds": []})
+    assert (manifest["schema"], manifest["stages"]) == (2, {"sizes": [1, 2, 3, 4], "rule": "rank", "effort": 1.0, "thresholds": []})
     assert manifest["graph"] == manifest["files"]["graph.onnx"]["sha256"]
     assert manifest["parents"]["weights"]
     assert manifest["parity"]["score_error"] < 1e-4
@@ -86,7 +86,6 @@ def test_outputs_have_the_pinned_names_shapes_and_types(bundle):
         "local_scores": ((2, count), "float32"),
         "regions": ((2, 4, 4), "float32"),
         "region_classes": ((2, 4), "int64"),
-        "regions_looked": ((2, 4), "bool"),
     }
     np.testing.assert_array_equal(out["scores"], np.maximum(out["global_scores"], out["local_scores"]))
 

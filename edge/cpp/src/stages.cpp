@@ -57,7 +57,10 @@ void Stages::look_closer(const Images& images, Limits limits, Outputs& outputs, 
         if (!idle_.empty()) lane = std::move(idle_.back()), idle_.pop_back();
     }
     if (!lane) lane = std::make_unique<Lane>();
-    if (limits.deadline) *limits.deadline += measure_pace(images, *lane);
+    if (limits.deadline || (limits.effort > 0 && limits.effort < 1)) {
+        const auto waited = measure_pace(images, *lane);
+        if (limits.deadline) *limits.deadline += waited;
+    }
     choose_regions(images, limits, outputs, *lane);
     score_regions(images, limits, *lane, outputs, looked);
     std::transform(outputs.global_scores.begin(), outputs.global_scores.end(), outputs.local_scores.begin(),
@@ -129,7 +132,8 @@ void Stages::run_closer(const Images& images, std::size_t size, Lane& lane) {
     pace_.add(size, std::chrono::duration<double>(Clock::now() - start).count());
 }
 
-// Times the sizes that have not run yet, before a budget counts on them; gives the time that took.
+// Compiles and times the sizes that have not run yet; gives the time that took. A budget counts on the times. And where
+// images decide which sizes run, the first call waits for all of them, not any later one.
 Clock::duration Stages::measure_pace(const Images& images, Lane& lane) {
     const auto start = Clock::now();
     for (const std::size_t size : sizes_) {
