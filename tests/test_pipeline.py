@@ -252,7 +252,7 @@ def test_a_device_is_given_what_it_builds_its_plans_from(small_bundle, tmp_path,
     """From a bundle of another backend; TensorRT need not be here for it."""
     made = rebuild(small_bundle("onnxruntime"), BuildOptions(tensorrt=version, output=tmp_path / "made"))
     assert (made.manifest["engine"], made.manifest["lowering"], made.target.backend) == ({"unbuilt": version}, row, "tensorrt")
-    assert made.stages.sizes == (1, 2, 4, 8, 16), "of 4 regions and up to 4 images"
+    assert made.stages.sizes == (1, 2, 4, 8, 12), "of 4 regions and up to 3 images"
     for lowered in made.lowered().values():
         assert {each.domain: each.version for each in onnx.load_from_string(lowered).opset_import}[""] == opset
     with pytest.raises(EdgeError, match=f"no plan: it is for a device with TensorRT {version}"):
