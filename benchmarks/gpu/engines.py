@@ -7,17 +7,16 @@ graphs at batch 1 and 8. What cannot be built or loaded is listed with what it a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks import participants
 from benchmarks.gpu.networks import WAYS, network
-from benchmarks.gpu.place import Missing, Place
+from benchmarks.gpu.place import Found, Missing, Place, Save
 from benchmarks.gpu.plans import against
 from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Apart, Failed, Worker
@@ -28,9 +27,6 @@ from edge.measure import latency, machine
 from edge.pipeline import BuildOptions, build
 from edge.spec import PRECISIONS
 from edge.stages import Stages
-
-Found = dict[str, Any]
-Save = Callable[[], None]
 
 BUILD_S = 100.0
 

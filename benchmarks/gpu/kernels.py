@@ -8,15 +8,11 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from benchmarks.gpu.place import GPU, KERNELS, Answer, Missing, Place
-
-Found = dict[str, Any]
-Save = Callable[[], None]
+from benchmarks.gpu.place import GPU, KERNELS, Answer, Found, Missing, Place, Save
 
 OPERATIONS = ("roi_resize", "region_boxes")
 CHECKS = ("memcheck", "racecheck", "initcheck", "synccheck")

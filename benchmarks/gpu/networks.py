@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate  # its own before Python 3.11
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.gpu.place import SLOWER, Missing, Place
+from benchmarks.gpu.place import SLOWER, Found, Missing, Place, Save
 from benchmarks.gpu.plans import bench
 from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Failed, Worker
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from edge.models.source import Source
 
-Found = dict[str, Any]
-Save = Callable[[], None]
 
 WAYS = ("eager", "compile", "compile, inlined")
 ROUNDS, CALLS = 5, 100

@@ -18,10 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
+
+from edge.backends.base import Facts
+
+Found: TypeAlias = Facts  # of a stage, as its part of the result
+Save: TypeAlias = Callable[[], None]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KERNELS = REPOSITORY / "kernels"

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu import images
-from benchmarks.gpu.place import Place
+from benchmarks.gpu.place import Found, Place, Save
 from edge.graph import OUTPUTS, Outputs
 from edge.manifest import read_manifest, write_manifest
 from edge.measure.accuracy import evaluate, map_drop_interval
@@ -25,9 +23,6 @@ LEVEL = 2  # of the builder: higher ones take minutes
 BUILD_S = 85.0
 RESAMPLES = 200
 FLOAT32 = "float32/"  # how the names of nodes begin that are held in float32
-
-Found = dict[str, Any]
-Save = Callable[[], None]
 
 
 def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batch: int) -> None:

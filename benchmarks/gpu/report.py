@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-Found = Mapping[str, Any]
+from benchmarks.gpu.place import Found
 
 COPY_PERCENT = 80  # that RoiResize must reach, fp16 to fp16 at B = 8, K = 4, 448: what its ladder times
 REHEARSAL = " (rehearsal: stand-ins, no figure counts)"

@@ -17,17 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu import engines, kernels, networks, pack, plans, smallest
-from benchmarks.gpu.place import REPOSITORY, SLOWER, Missing, Place, call, gpu_name
+from benchmarks.gpu.place import REPOSITORY, SLOWER, Found, Missing, Place, Save, call, gpu_name
 from benchmarks.gpu.report import write
 
 BUDGET_S = 590.0
 LEAST_S = 8.0  # a stage with less time left than this is not begun
-
-Found = dict[str, Any]
-Save = Callable[[], None]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from benchmarks.gpu.place import Answer, Place
+from benchmarks.gpu.place import Answer, Found, Place, Save
 
-Found = dict[str, Any]
-Save = Callable[[], None]
+if TYPE_CHECKING:
+    import onnx
 
 TAKEN_S, REFUSED = 20.0, 9
 LARGEST = 12_000_000  # bytes of a graph that is kept among the results
@@ -94,7 +94,7 @@ def first_true(low: int, high: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-def cut(model: Any, first: int, last: int) -> Any:
+def cut(model: onnx.ModelProto, first: int, last: int) -> onnx.ModelProto:
     """Nodes first … last as a graph of their own: what they read from before is input, what is read of them after, or by nobody, output."""
     import onnx
 
@@ -108,7 +108,7 @@ def cut(model: Any, first: int, last: int) -> Any:
     inputs = sorted(read - made - {each.name for each in constants})
     outputs = sorted(name for name in made if name in after or name not in read)
 
-    def value(name: str) -> Any:
+    def value(name: str) -> onnx.ValueInfoProto:
         return known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
     piece = onnx.helper.make_graph(kept, "cut", [value(name) for name in inputs], [value(name) for name in outputs], constants)
