@@ -34,7 +34,7 @@ def run(work, *words):
 
 
 def test_every_part_is_made_once_and_found_again(work, tmp_path):
-    words = ["--parts", "rule,latency,throughput,queue", "--seconds", "5", "--json", str(tmp_path / "all.json")]
+    words = ["--parts", "rule,latency,throughput,queue", "--seconds", "500", "--json", str(tmp_path / "all.json")]
     assert run(work, *words) == 0
     found = json.loads((tmp_path / "all.json").read_text())["small"]
     assert found["effort"] == 0.375
