@@ -46,7 +46,7 @@ from edge.spec import to_plain
 BATCHES = (8, 32)
 BLOCKS = 20  # of images: a ratio for each, so that what disturbs one moment weighs on both
 SETS, SET_IMAGES = 20, 1000  # unseen scenes, each set of a seed of its own
-OVERLOAD, DEPTH, STREAM_S, STREAM_ROUNDS = 1.5, 8, 15.0, 3
+OVERLOAD, DEPTH, STREAM_S, STREAM_ROUNDS = 1.5, 8, 15.0, 5
 LOOKS = 1.2  # of random weights, about as many as the rule chooses for the scenes
 KEPT = ("global_scores", "region_classes", REGION_SCORES)
 
@@ -123,7 +123,8 @@ def _spread_looks(path: Path) -> None:
     """Give random weights a rule by the quantiles of their scores alone: as many looks as elsewhere, differing from image to image."""
     with Engine.load(path) as engine:
         dataset = Scenes("validation").subset(range(100))
-        outputs = collect(engine.infer_each, batches(dataset, engine.bundle.image, 8), len(dataset)).outputs
+        batch = min(8, engine.bundle.target.max_batch)
+        outputs = collect(engine.infer_each, batches(dataset, engine.bundle.image, batch), len(dataset)).outputs
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1)
     middle = float(np.median(np.log(scores / (1 - scores))))
     manifest = json.loads((path / NAME).read_bytes())
@@ -252,7 +253,7 @@ def queue(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
                 answer = _numbered(engine, kept, effort)
                 found = arrive(answer, rate, STREAM_S, depth=DEPTH)
                 dropped[name].append(found.dropped / found.offered)
-    auto, full = (float(np.mean(dropped[name])) for name in ("auto", "full"))
+    auto, full = (float(np.median(dropped[name])) for name in ("auto", "full"))
     return {"dropped": dropped, "auto": auto, "full": full, "ratio": auto / full if full else None}
 
 

@@ -120,12 +120,12 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def compare(outputs: Outputs, labels: NDArray[np.integer]) -> dict[str, dict[float, tuple[float, float]]]:
+def compare(outputs: Outputs, labels: NDArray[np.integer], rules: Mapping[str, Fit] = RULES) -> dict[str, dict[float, tuple[float, float]]]:
     """Rule → effort → (drop in points, regions looked at of an image in the mean)."""
     folds, shape = _folds(len(labels)), outputs["region_classes"].shape
     best = _map(fused(outputs, np.ones(shape, bool)), labels)
     result = {}
-    for name, fit in RULES.items():
+    for name, fit in rules.items():
         looked = {effort: np.zeros(shape, bool) for effort in EFFORTS}
         for fold in range(FOLDS):
             mine, others = (_rows(outputs, chosen) for chosen in (folds == fold, folds != fold))
