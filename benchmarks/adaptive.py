@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from benchmarks.native import compare
 from calib.effort import interval_rule
 from edge import command
 from edge.atomic import write_atomically
+from edge.backends.base import Facts
 from edge.bundle import Bundle
 from edge.data import REPORT, Dataset, batches, open_dataset
 from edge.data.scenes import Scenes
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     wanted = rows(args.ucmerced)
     chosen = args.rows.split(",") if args.rows else list(wanted)
-    result: dict[str, Any] = {"machine": asdict(machine.describe())}
+    result: Facts = {"machine": asdict(machine.describe())}
     for name in chosen:
         row, found = wanted[name], result.setdefault(name, {})
         bundle = _bundle(args.work / name, row)
@@ -145,7 +145,7 @@ def _decoded(dataset: Dataset, bundle: Bundle, batch: int) -> Iterator[np.ndarra
 # The parts of a row.
 
 
-def accuracy(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any] | None:
+def accuracy(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts | None:
     """The drop at the bundle's effort on the test split, with its paired interval; and the curve."""
     if row.dataset is None:
         return None
@@ -170,7 +170,7 @@ def accuracy(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, An
     }
 
 
-def sets(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+def sets(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     """The drop over sets of scenes of other seeds, none of which any part of the build has seen."""
     assert bundle.stages is not None
     drops, looks = [], []
@@ -184,7 +184,7 @@ def sets(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     return {"drops": drops, "mean": float(np.mean(drops)), "above": sum(drop > 0.1 for drop in drops), "mean_looks": float(np.mean(looks))}
 
 
-def latency(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+def latency(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     """Batch 1: the bundle's effort beside effort 1 and the floor."""
     assert bundle.stages is not None
     regions = bundle.model.options["regions"]
@@ -214,7 +214,7 @@ def latency(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any
     }
 
 
-def throughput(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+def throughput(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     """Larger batches: how many times the images per second of effort 1."""
     assert bundle.stages is not None
     chosen, found = bundle.stages.effort, {}
@@ -237,7 +237,7 @@ def throughput(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, 
     return found
 
 
-def queue(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+def queue(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     """Single images that arrive at 1.5 times the rate that effort 1 can answer, before a queue of eight; turn by turn."""
     assert bundle.stages is not None
     dataset = _images(row, args)
@@ -261,7 +261,7 @@ def _numbered(engine: Engine, images: list[np.ndarray], effort: float) -> Callab
     return lambda number: engine.infer(images[number % len(images)], effort=effort)
 
 
-def rule(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
+def rule(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     """Microseconds that the choice of regions takes an image, alone and in a batch of eight."""
     assert bundle.stages is not None
     rng, found = np.random.default_rng(0), {}
@@ -277,14 +277,14 @@ def rule(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def native(bundle: Bundle, row: Row, args: argparse.Namespace) -> dict[str, Any] | None:
+def native(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts | None:
     """Whether the C++ runtime looks at the same regions; where it was given, and runs this backend."""
     if args.library is None or bundle.target.backend != "openvino":
         return None
     return compare(args.library, bundle.path, _decoded(_images(row, args), bundle, 1))
 
 
-PARTS: Mapping[str, Callable[[Bundle, Row, argparse.Namespace], dict[str, Any] | None]] = {
+PARTS: Mapping[str, Callable[[Bundle, Row, argparse.Namespace], Facts | None]] = {
     "accuracy": accuracy,
     "rule": rule,
     "latency": latency,
@@ -323,7 +323,7 @@ def _ms(seconds: NDArray[np.float64]) -> dict[str, float]:
     return {"mean": float(seconds.mean()) * 1e3, "p50": float(p50), "p99": float(p99), "max": float(seconds.max()) * 1e3}
 
 
-def _ratio(mine: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, Any]:
+def _ratio(mine: NDArray[np.float64], other: NDArray[np.float64]) -> Facts:
     """Of the means: the median over blocks of images, and its interval."""
     blocks = [np.array_split(each, min(BLOCKS, len(mine))) for each in (mine, other)]
     ratios = [float(a.mean() / b.mean()) for a, b in zip(*blocks, strict=True)]

@@ -11,11 +11,11 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from edge import command
 from edge.adaptive import ASSETS
 from edge.atomic import write_atomically
+from edge.backends.base import Facts
 from edge.bundle import Bundle
 from edge.pipeline import BuildOptions, build
 
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _part(bundle: Bundle) -> dict[str, Any]:
+def _part(bundle: Bundle) -> Facts:
     stages, facts = bundle.manifest["stages"], bundle.manifest["effort"]
     return {
         "rule": stages["rule"],

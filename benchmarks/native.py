@@ -6,10 +6,10 @@ import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edge.backends.base import Facts
 from edge.engine import Engine
 
 POINTERS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
@@ -19,7 +19,7 @@ class Outputs(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in POINTERS]
 
 
-def compare(library: Path, bundle: Path, images: Iterable[np.ndarray]) -> dict[str, Any]:
+def compare(library: Path, bundle: Path, images: Iterable[np.ndarray]) -> Facts:
     """Both runtimes at the bundle's effort over the same images, one after another.
 
     Args:

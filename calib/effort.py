@@ -5,14 +5,13 @@ Which rules were compared, and why this one was taken, stands in docs/adaptive.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.thresholds import fit_thresholds
+from edge.backends.base import Facts
 from edge.effort import fused, looked_at
 from edge.errors import EdgeError
 from edge.graph import REGION_SCORES, Outputs
@@ -84,7 +83,7 @@ def fit_effort(
     *,
     effort: float | None = None,
     max_drop: float = 0.1,
-    fitted_on: Mapping[str, Any] | None = None,
+    fitted_on: Facts | None = None,
 ) -> FittedEffort:
     """The rule and an effort for an engine.
 
@@ -132,7 +131,7 @@ def fit_effort(
     )
 
 
-def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Mapping[str, Any] | None = None) -> RuleSpec:
+def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Facts | None = None) -> RuleSpec:
     """The rule ``interval``: how unsure the first pass is of a region's class is the distance of its logit from a centre.
 
     The centre is the one of the best mAP; the bounds at effort e hold the share e of regions nearest to it.
@@ -142,7 +141,7 @@ def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Mapping[s
     return rules[int(np.argmax(points))]
 
 
-def interval_rule(outputs: Outputs, centre: float, fitted_on: Mapping[str, Any]) -> RuleSpec:
+def interval_rule(outputs: Outputs, centre: float, fitted_on: Facts) -> RuleSpec:
     """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of these outputs."""
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1).astype(np.float64)
     kept = np.clip(scores, SURE, 1 - SURE)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge import backends
+from edge.backends.base import Facts
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.errors import EdgeError
@@ -83,7 +83,7 @@ def check_stages(stages: StagesSpec | None, options: BuildOptions) -> None:
         raise EdgeError("build", f"`effort` is {options.effort}, but this engine has no second stage to save", "Leave it out, or give 1")
 
 
-def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> dict[str, Any]:
+def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> Facts:
     """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is complete but for them, if they change.
 
     Args:
@@ -126,8 +126,8 @@ def _keys(
     effort: float,
     thresholds: tuple[float, ...],
     full_thresholds: tuple[float, ...],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
+    facts: Facts,
+) -> Facts:
     return {
         "stages": to_plain(replace(stages, rule=rule, effort=effort, thresholds=thresholds)),
         "model": to_plain(replace(bundle.model, thresholds=full_thresholds)),
@@ -139,22 +139,22 @@ def _keys(
 # The table that comes with shipped weights.
 
 
-def _table(origin: Origin) -> Mapping[str, Any]:
+def _table(origin: Origin) -> Facts:
     """``<name>.effort.json``; empty where there is none."""
     path = ASSETS / f"{origin.shipped}.effort.json"
     if origin.shipped is None or not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_bytes())
+    content: Facts = json.loads(path.read_bytes())
     return content
 
 
-def _belongs(table: Mapping[str, Any], bundle: Bundle, origin: Origin) -> bool:
+def _belongs(table: Facts, bundle: Bundle, origin: Origin) -> bool:
     """Whether a table was made for these weights, at their size and with their options."""
     made_for = [table.get(name) for name in ("weights", "size", "options")]
     return made_for == [origin.digest, bundle.image.size, dict(bundle.model.options)]
 
 
-def _shipped(bundle: Bundle, stages: StagesSpec, table: Mapping[str, Any], options: BuildOptions, events: Events) -> dict[str, Any]:
+def _shipped(bundle: Bundle, stages: StagesSpec, table: Facts, options: BuildOptions, events: Events) -> Facts:
     made = table["int8" if bundle.target.precision == "int8" else "float"]
     effort = made["effort"] if options.effort in (None, AUTO) else float(options.effort)
     low, high = made["judged"]["interval"]

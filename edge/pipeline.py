@@ -14,10 +14,10 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge import adaptive, backends, cpu
-from edge.backends.base import UNBUILT, powers_of_two
+from edge.backends.base import UNBUILT, Facts, powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
 from edge.engine import Engine
 from edge.errors import EdgeError, one_of
@@ -248,12 +248,12 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, b
 # What the manifest says, and the last check.
 
 
-def _origin(source: Source) -> dict[str, Any]:
+def _origin(source: Source) -> Facts:
     """What later commands ask about the weights: whether scores mean anything, and the images to judge on by default."""
     return {"weights": source.title, "trained": source.trained, "default_dataset": source.default_dataset}
 
 
-def _provenance(backend: str, support: backends.Support, options: BuildOptions) -> dict[str, Any]:
+def _provenance(backend: str, support: backends.Support, options: BuildOptions) -> Facts:
     tools = {"python": platform.python_version(), backend: support.version}
     for name in ("torch", "onnx", "onnxruntime", "numpy"):
         if sys.modules.get(name):
@@ -271,12 +271,12 @@ def _provenance(backend: str, support: backends.Support, options: BuildOptions) 
     return {"tools": tools, "machine": machine}
 
 
-def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> dict[str, Any]:
+def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> Facts:
     """What is decided by the finished engine."""
     return {**_loads(folder, events), **adaptive.decide(folder, origin, options, events)}
 
 
-def _loads(folder: Path, events: Events) -> dict[str, Any]:
+def _loads(folder: Path, events: Events) -> Facts:
     """The last check of a build: the finished folder loads and answers."""
     import numpy as np
 

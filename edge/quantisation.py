@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edge.backends.base import Facts
 from edge.bundle import CALIBRATION
 from edge.errors import EdgeError
 from edge.events import Events
@@ -35,7 +36,7 @@ class Quantised:
 
     graph: Graph
     files: Mapping[str, bytes]
-    facts: Mapping[str, Any]
+    facts: Facts
 
 
 def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOptions, events: Events) -> Quantised:
@@ -55,7 +56,7 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
     dataset = _training_data(source, options)
     validation = _validation(dataset, source, options)
     start = graph
-    facts: dict[str, Any] = {}
+    facts: Facts = {}
     if "equalisation" in options.repair:
         equalised = equalise(graph)
         start = equalised.graph
@@ -159,7 +160,7 @@ def _calibration(graph: Graph, source: Source, dataset: str | None, options: Bui
 
 def _judged(
     quantised: Callable[[Collection[str]], Graph], graph: Graph, trials: Trials, target: TargetSpec, options: BuildOptions, events: Events
-) -> tuple[Graph, dict[str, Any]]:
+) -> tuple[Graph, Facts]:
     """What validation images decide: the gate, where there is one, and the thresholds; the graph with both, and the facts."""
     from calib.sensitivity import hold_gate, units
     from calib.thresholds import fit_thresholds
