@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,9 +15,9 @@ import numpy as np
 
 from edge import backends
 from edge.bundle import Bundle
-from edge.cpu import VNNI
 from edge.errors import EdgeError
-from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, Graph
+from edge.fit import check_fit, check_form
+from edge.graph import Graph
 from edge.image import boxes_to_photo, decode, preprocess
 from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
@@ -276,58 +275,3 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def check_fit(bundle: Bundle) -> None:
-    """Refuse, before anything is deserialised, a bundle that cannot run here."""
-    target = bundle.target
-    support = backends.require(target.backend)
-    rebuild = f"Rebuild it here: python -m edge.build --from {bundle.path} --force"
-    backends.backend(target.backend).check_fit(bundle.manifest["engine"], support, rebuild)
-    if target.reduced_range is False and support.reduced_range:  # sums would saturate, and the scores be wrong
-        raise EdgeError("load", f"The engine's 8-bit weights need VNNI ({' or '.join(VNNI)}), which this processor lacks", rebuild)
-    if target.float16 and support.float16 != target.float16:
-        here = f"{support.device} computes in {support.float16}" if support.float16 else f"{support.device} has no 16-bit float"
-        raise EdgeError("load", f"The engine was built for {target.float16}; {here}", rebuild)
-    built = bundle.manifest.get("tools", {}).get(target.backend)
-    if isinstance(built, str) and built.split(".")[:1] != support.version.split(".")[:1]:
-        raise EdgeError("load", f"The engine was built with {target.backend} {built}; here is {support.version}", rebuild)
-    machine = bundle.manifest.get("machine", {}).get("architecture")
-    if machine and machine != platform.machine():
-        raise EdgeError("load", f"The engine was built for {machine}; this processor is {platform.machine()}", rebuild)
-
-
-def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]]) -> None:
-    """Refuse an engine that takes or gives anything else than its manifest describes; how many at once may be left open.
-
-    Args:
-        found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.
-    """
-    form, size, classes = backends.Form, bundle.image.size, len(bundle.model.labels)
-    given = next((forms["region_classes"] for forms in found.values() if "region_classes" in forms), None)
-    regions = bundle.model.options.get("regions", given.shape[1] if given and len(given.shape) > 1 else None)
-    image, scores = form("float32", (None, 3, size, size)), form("float32", (None, classes))
-    places = {"regions": form("float32", (None, regions, 4)), "region_classes": form("int64", (None, regions))}
-    streams = dict.fromkeys(("global_scores", "local_scores"), scores)
-    if bundle.stages is None:
-        needed = {WHOLE: {INPUT: image, "scores": scores, **(places if set(places) & set(found.get(WHOLE, ())) else {})}}
-        allowed = {WHOLE: {**needed[WHOLE], **places, **streams}}
-    else:
-        allowed = needed = {
-            LOOK: {INPUT: image, "global_scores": scores, **places},
-            CLOSER: {INPUT: image, BOXES: form("float32", (None, 4)), OWNER: form("int32", (None,)), REGION_SCORES: scores},
-        }
-    if set(found) != set(needed):
-        raise EdgeError("load", f"The engine of {bundle.path} has other stages than its manifest describes", REBUILD)
-    for stage, forms in found.items():
-        for name in sorted(set(needed[stage]) - set(forms)):
-            raise EdgeError("load", f"The engine of {bundle.path} has no {name}", REBUILD)
-        for name, one in forms.items():
-            if name not in allowed[stage]:
-                raise EdgeError("load", f"The engine of {bundle.path} has {name} ({one}), which its manifest does not describe", REBUILD)
-            expected = allowed[stage][name]
-            batch, *sizes = one.shape or (0,)
-            fits = one.dtype == expected.dtype and tuple(sizes) == expected.shape[1:] and None not in sizes
-            exact = bundle.stages.sizes if bundle.stages and stage == CLOSER and name != INPUT else bundle.target.batches
-            if not fits or (batch is not None and (batch,) != exact):
-                raise EdgeError("load", f"{name} of the engine of {bundle.path} is {one}; its manifest describes {expected}", REBUILD)

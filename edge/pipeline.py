@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from edge.events import SILENT, Events
 from edge.graph import Graph
 from edge.manifest import check_replaceable
 from edge.options import AUTO, BATCH, READ_BY_REBUILD, BuildOptions, check_size, refuse_unread
+from edge.packages import check_host_packages
 from edge.quantisation import Quantised, check_gate, quantise
 from edge.spec import TargetSpec
 
@@ -54,7 +54,7 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     backend, support = _backend(options)
     target = _target(backend, options.precision, BATCH if options.batch is None else options.batch, support)
     build_engine = _engine_builder(backend, options)
-    _check_host_packages()
+    check_host_packages()
     source = _open(options, events)
     output = Path(options.output or ENGINES / f"{source.title}-{source.image.size}-{options.precision}-{backend}")
     check_replaceable(output, replace=options.force)
@@ -300,35 +300,3 @@ def _elsewhere(bundle: Bundle) -> str:
     """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
     support = backends.probe(bundle.target.backend)
     return support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)
-
-
-def _check_host_packages() -> None:
-    """Refuse, in one line, what a build from weights needs and does not find, or finds under our name made by a stranger."""
-    home = Path(__file__).resolve().parent.parent
-    for name in ("export", "calib"):
-        found = find_spec(name)
-        place = found and (found.origin or next(iter(found.submodule_search_locations or ()), None))
-        if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
-            raise EdgeError(
-                "build",
-                f"Python finds another package named {name!r}, {place}, before the one that comes with edge, {home / name}",
-                "Rename that one, or take its folder off PYTHONPATH and do not start there",
-            )
-    try:
-        for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
-            import_module(name)
-    except ImportError as error:
-        raise _missing(str(error)) from error
-    if find_spec("onnxscript") is None:  # which torch imports when it exports
-        raise _missing("no module named 'onnxscript'")
-    reference = backends.probe("onnxruntime")
-    if reference.reason:
-        raise _missing(reference.reason)
-
-
-def _missing(why: str) -> EdgeError:
-    return EdgeError(
-        "build",
-        f"Building from weights needs torch, torchvision, onnx, onnxscript and onnxruntime: {why}",
-        'pip install "mcar-edge[build]", or on a device: python -m edge.build --from BUNDLE',
-    )

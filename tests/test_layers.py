@@ -17,10 +17,10 @@ LAYERS = {
         ["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.process", "edge.spec"], 1
     ),
     **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw", "edge.effort"], 2),
-    **dict.fromkeys(["edge.engine", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
+    **dict.fromkeys(["edge.engine", "edge.fit", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib", "edge.training"], 4),
-    **dict.fromkeys(["edge.options", "edge.adaptive", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
+    **dict.fromkeys(["edge.options", "edge.adaptive", "edge.packages", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
 }
 # Within a layer, this and nothing else.
@@ -31,6 +31,9 @@ WITHIN = {
     ("edge.effort", "edge.graph"),
     ("edge.bundle", "edge.backends"),
     ("edge.engine", "edge.bundle"),
+    ("edge.engine", "edge.fit"),
+    ("edge.fit", "edge.bundle"),
+    ("edge.fit", "edge.backends"),
     ("edge.engine", "edge.stages"),
     ("edge.stages", "edge.backends"),
     ("edge.engine", "edge.backends"),
@@ -42,6 +45,7 @@ WITHIN = {
     ("edge.adaptive", "edge.options"),
     ("edge.pipeline", "edge.adaptive"),
     ("edge.pipeline", "edge.options"),
+    ("edge.pipeline", "edge.packages"),
     ("edge.pipeline", "edge.quantisation"),
     ("edge.measure", "edge.backends"),
     *((name, "edge.command") for name, layer in LAYERS.items() if layer == 6),

@@ -22,7 +22,8 @@ from benchmarks.participants import Participant, Runner
 from benchmarks.workers import Apart, Failed, Worker
 from edge import backends
 from edge.bundle import REFERENCE, Bundle
-from edge.engine import Engine, check_fit
+from edge.engine import Engine
+from edge.fit import check_fit
 from edge.measure import latency, machine
 from edge.pipeline import BuildOptions, build
 from edge.spec import PRECISIONS

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from edge.bundle import Bundle, newest
 from edge.data import REPORT, Dataset, match_labels, open_dataset
-from edge.engine import Engine, check_fit
+from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.events import SILENT, Events
+from edge.fit import check_fit
 from edge.measure import latency
 from edge.measure.outputs import sample
 from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS

@@ -9,8 +9,8 @@ import pytest
 
 from edge import Engine, backends
 from edge.bundle import Bundle
-from edge.engine import check_fit
 from edge.errors import EdgeError
+from edge.fit import check_fit
 from edge.spec import ImageSpec, ModelSpec, TargetSpec
 
 DIGEST = "0" * 64
