@@ -84,6 +84,11 @@ class Place:
             **({"EDGE_TENSORRT_PLUGIN": str(plugin)} if plugin.is_file() and not self.rehearse else {}),
         }
 
+    @property
+    def timings(self) -> Path:
+        """The builder's timings of kernels, among the results too."""
+        return self.work / "timings.cache"
+
     def tool(self, name: str) -> list[str]:
         """The command that runs ``mcar_edge_build`` or ``mcar_edge_bench``."""
         folders = [self.tools, None if self.rehearse else self.work / "tools" / "bin"]

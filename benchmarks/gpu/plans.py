@@ -67,7 +67,7 @@ def unnamed(bundle: Path, target: Path) -> Path:
 def build(place: Place, bundle: Path, out: Path, batch: int) -> Found:
     """``mcar_edge_build``: how it ended, after how long, and the end of what it said."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    words = ["--batch", str(batch), "--only", "--level", str(LEVEL), "--cache", str(place.work / "timings.cache"), "--force"]
+    words = ["--batch", str(batch), "--only", "--level", str(LEVEL), "--cache", str(place.timings), "--force"]
     answer = place.call([*place.tool("mcar_edge_build"), bundle, out, *words], BUILD_S)
     return {"code": answer.code, "seconds": answer.seconds, "log": answer.tail}
 

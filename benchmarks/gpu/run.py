@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -98,6 +99,9 @@ def main() -> int:
     if args.pack:
         return pack.make(args.pack.resolve(), args.tensorrt, args.threads)
     place.out.mkdir(parents=True, exist_ok=True)
+    if args.timings:
+        place.work.mkdir(parents=True, exist_ok=True)
+        shutil.copy(args.timings, place.timings)
     words = ["--work", str(place.work), "--out", str(place.out)]
     words += ["--from", str(place.pack)] if place.pack else []
     words += ["--tools", str(place.tools)] if place.tools else []
@@ -120,6 +124,8 @@ def main() -> int:
         said = found.get("failed") or (f"without {found['missing']}" if "missing" in found else "done")
         print(f"  {said} in {found['seconds']} s", file=sys.stderr, flush=True)
         report = write(result, place.out)
+        if place.timings.is_file():
+            shutil.copy(place.timings, place.out)
     print(report.read_text())
     return 1 if any("failed" in found for found in result["stages"].values()) else 0
 
@@ -133,6 +139,9 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, default=Path("/tmp/mcar-edge-gpu"), metavar="DIR", help="kept between calls")
     made.add_argument("--out", type=Path, default=os.environ.get("OUT") or REPOSITORY / "benchmarks" / "results", metavar="DIR")
     made.add_argument("--tools", type=Path, metavar="DIR", help="mcar_edge_build and mcar_edge_bench; default: the pack's")
+    made.add_argument(
+        "--timings", type=Path, metavar="FILE", help="timings.cache of an earlier run on the same card: plans are built sooner"
+    )
     made.add_argument("--pack", type=Path, metavar="DIR", help="make the pack instead, on a host with network")
     made.add_argument("--tensorrt", type=Path, metavar="DIR", help="--pack: folder of the Python module tensorrt 8.6; default: looked for")
     made.add_argument("--threads", type=int, default=0, metavar="N", help="--pack: of xz; default: all cores")
