@@ -27,7 +27,8 @@ def golden_case(folder: Path, name: str) -> None:
     import torch
 
     location = importlib.util.spec_from_file_location("golden_official", REPOSITORY / "tests" / "golden" / "official.py")
-    assert location is not None and location.loader is not None
+    assert location is not None
+    assert location.loader is not None
     official = importlib.util.module_from_spec(location)
     sys.modules[location.name] = official
     location.loader.exec_module(official)
