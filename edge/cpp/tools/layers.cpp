@@ -67,7 +67,7 @@ Layer layer_of(const json& entry) {
 json layer_facts(std::string_view information) {
     // Its strings hold raw control characters, which no JSON may.
     std::string text(information);
-    std::replace_if(text.begin(), text.end(), [](char each) { return each >= 0 && each < ' '; }, ' ');
+    std::replace_if(text.begin(), text.end(), [](unsigned char each) { return each < 0x20; }, ' ');
     try {
         const json::array_t listed = json::parse(text).at("Layers");  // throws where it is no array
         std::map<std::string, int> precisions;

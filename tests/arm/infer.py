@@ -1,0 +1,41 @@
+"""On the emulated device: a bundle from the host, rebuilt there as a device does, and its outputs.
+
+    python tests/arm/infer.py BUNDLE IMAGES OUT [COUNT]
+
+BUNDLE is rebuilt into ``OUT``, IMAGES is raw float32 (N, 3, S, S) of which the first COUNT are taken, and ``OUT.npz`` holds the
+outputs, one image a call. It is written anew after every image: emulation is slow, and a run may be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edge import Engine, backends
+from edge.bundle import Bundle
+from edge.pipeline import BuildOptions, rebuild
+
+
+def main(source: Path, file: Path, out: Path, count: int | None = None) -> None:
+    backend = Bundle.read(source).target.backend
+    print(backends.probe(backend), flush=True)
+    start = time.monotonic()
+    if not out.is_dir():
+        rebuild(source, BuildOptions(output=out))
+        print(f"rebuilt in {time.monotonic() - start:.0f} s", flush=True)
+    with Engine.load(out) as engine:
+        size = engine.bundle.image.size
+        images = np.fromfile(file, np.float32).reshape(-1, 3, size, size)[:count]
+        found: list[dict[str, np.ndarray]] = []
+        start = time.monotonic()
+        for index in range(len(images)):
+            found.append(engine.infer(images[index : index + 1]))
+            np.savez(out.with_suffix(".npz"), **{name: np.concatenate([one[name] for one in found]) for name in found[0]})
+            print(f"{len(found)} of {len(images)} images in {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)
