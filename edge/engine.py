@@ -7,7 +7,9 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from edge.bundle import Bundle
 from edge.cpu import VNNI
 from edge.errors import EdgeError
 from edge.graph import BOXES, CLOSER, INPUT, LOOK, OWNER, REGION_SCORES, WHOLE, Graph
-from edge.image import boxes_to_photo, decode, preprocess
+from edge.image import boxes_to_photo, decode, is_one_image, preprocess
 from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
 from edge.process import PROCESS
@@ -59,6 +61,7 @@ class Engine:
         """
         PROCESS.check("load")
         bundle, payload = Bundle.load(path)
+        PROCESS.claim()  # from here on the vendor library may start threads
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
         if cuda != "bindings" and not backend.on_gpu:
@@ -110,6 +113,7 @@ class Engine:
             batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
                 there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
                 leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
+                It must be finite: of NaN or infinity the scores are undefined, and may look plausible (int8 saturates).
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
                 time here still fits, the most rewarding regions first. The first such call times the stages before it begins.
@@ -164,7 +168,7 @@ class Engine:
 
     def predict(
         self,
-        images: Sequence[Any],
+        images: Any,
         *,
         score_threshold: float | None = None,
         effort: float | None = None,
@@ -173,17 +177,23 @@ class Engine:
         """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
 
         Args:
-            images: paths, PIL images, or (H, W, 3) uint8 RGB arrays.
-            score_threshold: one threshold for the labels of all classes; default the bundle's own, else 0.5.
+            images: one image, or any iterable of them: paths, the bytes of files, open binary files, PIL images, or (H, W, 3) uint8
+                RGB arrays.
+            score_threshold: one threshold for the labels of all classes, 0 to 1; default the bundle's own, else 0.5.
             effort: as in ``infer``.
             budget_ms: of the whole call, decoding included.
+
+        Returns:
+            A prediction for each image, in their order; a list of one where there is one image.
         """
+        if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
+            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Give 0 to 1")
         spend = self._spend(effort, budget_ms)
         thresholds = self._thresholds(spend.effort) if score_threshold is None else np.full(len(self.labels), score_threshold, np.float32)
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
-        for start in range(0, len(images), step):
-            photos = [decode(image) for image in images[start : start + step]]
+        waiting = iter([images] if is_one_image(images) else images)
+        while photos := [decode(image) for image in islice(waiting, step)]:
             batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
             outputs = self._run(batch, spend)
             self._check_classes(outputs)
