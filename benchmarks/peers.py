@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
         _peers(args, first, calibration, work, table)
         _floors(args, bundles, calibration, work, table)
         result = _run(args, table, timing, test, first)
-    command.say(terminal(result))
+    command.say(*terminal(result).split("\n"))
     command.write_json(args.json, to_plain(result))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edge.atomic import write_atomically
 from edge.errors import EdgeError
 from edge.graph import Graph
 from edge.manifest import digest_bytes
+from edge.reading import read_whole
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
@@ -102,25 +104,32 @@ class Calibration:
         """Read and check the form of a ``calibration.json``; ``check_belongs`` checks the rest."""
         path = Path(path)
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_whole(path, MAX_BYTES))
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']!r}")
             ranges = {
                 str(name): Histogram(_unpacked(each["counts"], BINS), *(float(each[key]) for key in ("limit", "minimum", "maximum")))
                 for name, each in content["ranges"].items()
             }
-            if not all(np.isfinite([each.limit, each.minimum, each.maximum]).all() for each in ranges.values()):
-                raise ValueError("a range that is not finite")
+            for name, each in ranges.items():
+                _check_range(name, each)
             means = {str(name): _unpacked(each).astype(np.float32) for name, each in content["means"].items()}
             coverage = {str(name): int(count) for name, count in content["coverage"].items()}
             return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             reason = (
                 error.strerror if isinstance(error, OSError) else f"no calibration.json of ours ({type(error).__name__} {str(error)[:80]})"
             )
             raise EdgeError("calib", f"Cannot read {path}: {reason}", REMAKE) from error
+
+
+def _check_range(name: str, each: Histogram) -> None:
+    """Refuse what no tensor was observed to have: a range that is not finite or is empty, or counts of nothing."""
+    finite = all(map(math.isfinite, (each.limit, each.minimum, each.maximum)))
+    if not (finite and each.limit >= 2.0**-100 and each.minimum <= each.maximum and each.largest <= each.limit):
+        raise ValueError(f"{name} from {each.minimum:g} to {each.maximum:g} within {each.limit:g}")
+    if each.counts.min() < 0 or each.counts.sum() <= 0:
+        raise ValueError(f"{name} with no values")
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

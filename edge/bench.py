@@ -65,7 +65,7 @@ def main(args: argparse.Namespace, *, plan: Plan = STANDARD) -> int:
     options = BenchOptions(**{**given, "bundle": tuple(args.bundle)}, photos=args.html is not None, plan=plan)
     found = bench(options, command.Terminal(args))
     result = found.result.worded(partial(command.with_flags, arguments=args))
-    command.say(text.terminal(result))
+    command.say(*text.terminal(result).split("\n"))
     for title, one in zip(text.names(result.each), result.each, strict=True):
         for line in backends.describe_engine(one.backend, {"layers": one.layers}):
             command.say(f"{title}: {line}" if result.engines else line)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +17,7 @@ from edge import __version__
 from edge.atomic import check_writable, write_atomically
 from edge.errors import EdgeError
 from edge.events import Progress
+from edge.shown import plain
 
 WRITTEN = ("json", "html", "markdown")  # flags that name a file a command writes at its end
 _lost: list[EdgeError] = []  # what this command could not print
@@ -49,6 +51,11 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     except KeyboardInterrupt:
         _print("interrupted", sys.stderr)
         return 130
+    except (OSError, MemoryError) as error:  # what a machine does to any code; all that has one name is told by its own line
+        why, where = (error.strerror or str(error), error.filename) if isinstance(error, OSError) else ("no memory is left", None)
+        problem = f"The system refused: {why}" + (f" ({where})" if where else "")
+        tell(EdgeError("system", problem, "Make room, or try another place or a smaller `batch`"), arguments)
+        return 1
     for lost in _lost:
         tell(lost, arguments)
     return code or (1 if _lost else 0)
@@ -72,7 +79,16 @@ def flag(name: str) -> str:
 def write_json(path: Path | None, value: Any) -> None:
     """Write a command's result for machines, if it was asked for."""
     if path is not None:
-        write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        write_atomically(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinity, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -93,9 +109,15 @@ def progress(title: str, unit: str = "image") -> Iterator[Progress]:
         yield report
 
 
-def say(text: str = "") -> None:
-    """A line for the person at the terminal."""
-    _print(text, sys.stdout)
+def say(*lines: str) -> None:
+    """Lines for the person at the terminal."""
+    for line in lines:
+        _print(line, sys.stdout)
+
+
+def complain(text: str) -> None:
+    """A line of bad news for the person at the terminal."""
+    _print(text, sys.stderr)
 
 
 def warn(text: str) -> None:
@@ -121,13 +143,14 @@ class Terminal:
 def _print(text: str, stream: TextIO | None) -> None:
     """Print a line. Who stops reading (``| head``) still gets the files and the gates that were asked for.
 
-    What a stream's encoding lacks is printed as an escape. A stream that cannot be written costs the command its exit code only.
+    Control characters, and what a stream's encoding lacks, are printed as escapes. A stream that cannot be written costs the command
+    its exit code only.
     """
     if stream is None:  # closed by the caller
         return
     encoding = stream.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(plain(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as error:
         # What is still buffered, and every later line, goes nowhere: the interpreter would fail on it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

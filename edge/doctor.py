@@ -59,10 +59,10 @@ def main(args: argparse.Namespace) -> int:
         },
     }
     command.say(f"mcar-edge {__version__} on Python {platform.python_version()}, {platform.platform()}")
-    command.say("\npackages")
+    command.say("", "packages")
     for name, purpose in PACKAGES.items():
         command.say(f"  {name:18} {found[name] or 'not installed':14} {purpose}")
-    command.say("\nbackends")
+    command.say("", "backends")
     for name, one in support.items():
         state = f"works on {one.device}; fp16 is {one.float16 or 'not available'}" if not one.reason else f"{one.reason}. {one.fix}"
         command.say(f"  {name:18} {one.version or '-':14} {state}")
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _examine(path: Path) -> tuple[dict[str, Json], int]:
     """Try a bundle the way an application would, and say what it is."""
-    command.say(f"\nbundle {path}")
+    command.say("", f"bundle {path}")
     try:
         bundle = Bundle.read(path)
         target = bundle.target
@@ -97,7 +97,7 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
                 if line not in said:
                     command.say(f"  {line}")
     except EdgeError as error:
-        print(f"  {error}", file=sys.stderr)
+        command.complain(f"  {error}")
         return {"path": str(path), "loads": False, "reason": str(error)}, error.exit_code
     command.say("  loads here")
     return {"path": str(path), "loads": True, "reason": ""}, 0

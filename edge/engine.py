@@ -6,8 +6,10 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from edge.bundle import Bundle
 from edge.errors import EdgeError
 from edge.fit import check_fit, check_form
 from edge.graph import Graph
-from edge.image import boxes_to_photo, decode, preprocess
+from edge.image import boxes_to_photo, decode, is_one_image, preprocess
 from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
 from edge.process import PROCESS
@@ -60,6 +62,7 @@ class Engine:
         """
         PROCESS.check("load")
         bundle, payload = Bundle.load(path)
+        PROCESS.claim()  # from here on the vendor library may start threads
         check_fit(bundle)
         backend = backends.backend(bundle.target.backend)
         if cuda != "bindings" and not backend.on_gpu:
@@ -111,6 +114,7 @@ class Engine:
             batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
                 there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
                 leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
+                It must be finite: of NaN or infinity the scores are undefined, and may look plausible (int8 saturates).
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
                 time here still fits, the most rewarding regions first. The first such call, or the first of an effort between 0
@@ -168,7 +172,7 @@ class Engine:
 
     def predict(
         self,
-        images: Sequence[Any],
+        images: Any,
         *,
         score_threshold: float | None = None,
         effort: float | None = None,
@@ -177,17 +181,23 @@ class Engine:
         """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
 
         Args:
-            images: paths, PIL images, or (H, W, 3) uint8 RGB arrays.
-            score_threshold: one threshold for the labels of all classes; default the bundle's own, else 0.5.
+            images: one image, or any iterable of them: paths, the bytes of files, open binary files, PIL images, or (H, W, 3) uint8
+                RGB arrays.
+            score_threshold: one threshold for the labels of all classes, 0 to 1; default the bundle's own, else 0.5.
             effort: as in ``infer``.
             budget_ms: of the whole call, decoding included.
+
+        Returns:
+            A prediction for each image, in their order; a list of one where there is one image.
         """
+        if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
+            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Give 0 to 1")
         spend = self._spend(effort, budget_ms)
         thresholds = self._thresholds(spend.effort) if score_threshold is None else np.full(len(self.labels), score_threshold, np.float32)
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
-        for start in range(0, len(images), step):
-            photos = [decode(image) for image in images[start : start + step]]
+        waiting = iter([images] if is_one_image(images) else images)
+        while photos := [decode(image) for image in islice(waiting, step)]:
             batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
             outputs = self._run(batch, spend)
             self._check_classes(outputs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edge.shown import plain
+
 
 class EdgeError(Exception):
     """A failure the user can act on: ``[stage] What happened. What to do.``
@@ -24,7 +26,7 @@ class EdgeError(Exception):
         self.stage, self.problem, self.fix = stage, problem.rstrip("."), fix.rstrip(".")
 
     def __str__(self) -> str:
-        return f"[{self.stage}] {self.problem}. {self.fix}."
+        return plain(f"[{self.stage}] {self.problem}. {self.fix}.")
 
 
 class GateError(EdgeError):

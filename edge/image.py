@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,28 +20,43 @@ from edge.spec import ImageSpec
 
 # Formats that Pillow reads by itself: no EPS, which starts another program.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 1 << 27  # 400 MB of RGB; a photograph of 134 megapixels
+MAX_PIXELS = 1 << 27  # a photograph of 134 megapixels, 400 MB of RGB; decoding takes at most three times that
+STRIP = 1 << 20  # pixels that are converted at once
 MAX_SIDE = 65535  # as JPEG's; a resize keeps whole rows or columns of this length
 _ORIENTATION = 0x0112
+_DATA = (bytes, bytearray, memoryview)
+Pixels: TypeAlias = NDArray[np.uint8]
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | io.IOBase | Image.Image | NDArray[np.uint8]"
 Float = TypeVar("Float", np.float32, np.float64)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# The pixels of an upright image as a view of the rows of the stored one, by the orientation of that one.
+_STORED: Mapping[int, Callable[[Pixels], Pixels]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: lambda upright: upright.transpose(1, 0, 2)[::-1],
+    7: lambda upright: upright.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda upright: upright.transpose(1, 0, 2)[:, ::-1],
 }
+_TRANSPOSED = (5, 6, 7, 8)
 
 
-def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+def is_one_image(source: object) -> bool:
+    """Whether ``decode`` would take it for an image, good or bad, where an iterable of images may be given as well."""
+    if isinstance(source, np.ndarray):
+        return source.ndim < 4
+    return isinstance(source, (str, os.PathLike, *_DATA, io.IOBase, Image.Image)) or not isinstance(source, Iterable)
+
+
+def decode(source: Source) -> Pixels:
     """An image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; what is transparent shows white.
+    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; what is transparent shows white. Beside
+    what Pillow decodes it to (at most 4 bytes a pixel) and the result (3) little memory is taken.
 
     Args:
-        source: a path, the bytes of a file, a PIL image, or an (H, W, 3) uint8 RGB array, which is returned as it is.
+        source: a path, the bytes of a file, an open binary file, a PIL image, or an (H, W, 3) uint8 RGB array, which is returned as
+            it is.
 
     Raises:
         EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or more than ``MAX_PIXELS``.
@@ -48,32 +66,61 @@ def decode(source: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uin
             raise EdgeError("image", f"The array is {source.dtype} {source.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
         return source
     if isinstance(source, Image.Image):
-        name = "a PIL image"
-    elif isinstance(source, bytes):
-        name = f"{len(source)} bytes"
-    else:
-        name = os.fspath(source)
-        try:
-            missing = "" if Path(source).is_file() else "it does not exist, or is no regular file"
-        except OSError as error:  # a name too long
-            missing = error.strerror or str(error)
-        except ValueError as error:  # a name with a null in it
-            missing = str(error)
-        if missing:
-            raise EdgeError("image", f"There is no file {name[:500]}: {missing}", "Check the path")
+        with _refused("a PIL image"):
+            return _decode(source, "a PIL image")
+    if isinstance(source, io.IOBase):
+        with _refused("an open file"):
+            source = source.read()
+        if not isinstance(source, bytes):
+            raise EdgeError("image", "The file is open as text", "Open it in binary mode")
+    if isinstance(source, _DATA):
+        with _refused(f"{len(source)} bytes"):
+            return _decode(_opened(io.BytesIO(source)), f"{len(source)} bytes")
+    if not isinstance(source, str | os.PathLike):
+        raise EdgeError("image", f"A photograph is no {type(source).__name__}", "Give a path, bytes, a PIL image or an array")
+    name = str(os.fspath(source))
     try:
-        if isinstance(source, Image.Image):
-            return _decode(source, name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
-            return _decode(image, name)
+        missing = "" if stat.S_ISREG(os.stat(source).st_mode) else "it is no regular file"
+    except FileNotFoundError:
+        missing = "it does not exist"
+    except (OSError, ValueError) as error:  # a name too long, or with a null in it
+        missing = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    if missing:
+        raise EdgeError("image", f"There is no file {name[:500]}: {missing}", "Check the path")
+    with _refused(name), open(source, "rb") as file:
+        return _decode(_opened(file), name)
+
+
+@contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Whatever Pillow's plugins raise of a damaged file, as a refusal of that name."""
+    try:
+        yield
     except EdgeError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them raise
+    except Exception as error:
         reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)[:120] or type(error).__name__
         raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it by a whole file in {one_of(_formats())}") from error
 
 
-def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _opened(file: BinaryIO) -> Image.Image:
+    """What ``Image.open`` gives, without its own limits: those of this module are told by its own line, before anything is unpacked.
+
+    Without a name Pillow maps no file into memory, which would end the process where another cuts it meanwhile.
+    """
+    start = file.read(16)
+    for kind in _formats():
+        make, accept = Image.OPEN[kind]
+        if accept is None or accept(start) is True:
+            file.seek(0)
+            try:
+                return make(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # how a plugin says that it is none of its own
+                continue
+    raise UnidentifiedImageError
+
+
+def _decode(image: Image.Image, name: str) -> Pixels:
     width, height = image.size
     if not width or not height:
         raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
@@ -81,29 +128,31 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
         limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
         raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
     image.load()
-    rgb = _rgb(image, name)
-    turn = _TURNS.get(_orientation(image))
-    return np.asarray(rgb if turn is None else rgb.transpose(turn))
+    orientation = _orientation(image)
+    upright = np.empty((width, height, 3) if orientation in _TRANSPOSED else (height, width, 3), np.uint8)
+    stored = _STORED[orientation](upright) if orientation in _STORED else upright
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        stored[top : top + rows] = _rgb(strip, name)
+    return upright
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+def _rgb(image: Image.Image, name: str) -> Pixels:
     if image.mode == "F" or image.mode.startswith("I"):
-        return _scaled(np.asarray(image, np.float64), image.mode, name)
+        return _scaled(np.asarray(image, np.float64), image.mode, name)[:, :, None]
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Image.Image:
+def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Pixels:
     """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
-        raise EdgeError("image", f"{name}: the grey values go from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
-    return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8)).convert("RGB")
+        raise EdgeError("image", f"{name}: there are grey values from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
+    return np.rint(values * (255 / full)).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

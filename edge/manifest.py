@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge.atomic import check_folder_replaceable, is_free, write_atomically
+from edge.atomic import check_folder_replaceable, is_free
 from edge.errors import EdgeError
 from edge.folder import Folder, open_folder
 
@@ -60,13 +60,16 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its digest and size."""
+    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its digest and size.
+
+    The folder is one that nobody sees yet: nothing of a half written one may be left in it, and so be listed.
+    """
     files = {
         entry.name: {"sha256": digest_file(entry), "bytes": entry.stat().st_size}
         for entry in sorted(folder.iterdir())
         if entry.is_file() and entry.name != NAME
     }
-    write_atomically(folder / NAME, json.dumps({"schema": SCHEMA, **content, "files": files}, indent=1) + "\n")
+    (folder / NAME).write_text(json.dumps({"schema": SCHEMA, **content, "files": files}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path | Folder) -> dict[str, Any]:

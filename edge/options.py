@@ -15,6 +15,7 @@ from edge.models import MODELS
 from edge.spec import MAX_BATCH, PRECISIONS, ImageSpec
 
 AUTO = "auto"
+MAX_SEED = (1 << 63) - 1  # what torch and NumPy both take
 POOLINGS = ("avg", "gwp", "max")
 METHODS = ("entropy", "percentile", "minmax", "mse")
 REPAIRS = ("bias-correction", "equalisation")
@@ -58,7 +59,7 @@ class BuildOptions:
         max_effort_drop: points of mAP (0..100) that ``auto`` may cost against effort 1; None: 0.1, or as the shipped table was made.
         output: bundle folder; None: ``engines/<weights>-<size>-<precision>-<backend>``, of a rebuild the bundle itself.
         force: replace an existing bundle (default: no).
-        seed: of random weights and of image sampling, 0 or more (default 0).
+        seed: of random weights and of image sampling, 0 to 2^63 − 1 (default 0).
 
     Raises:
         EdgeError: a value out of range, or a field that would change nothing beside the others.
@@ -100,7 +101,7 @@ class BuildOptions:
             ("batch", 1, MAX_BATCH, f"1 to {MAX_BATCH}"),
             ("regions", 1, None, "1 or more"),
             ("calib_images", 1, None, f"1 or more; {CALIBRATION_IMAGES} are usual"),
-            ("seed", 0, None, "0 or more"),
+            ("seed", 0, MAX_SEED, "0 to 2^63 − 1"),
         ):
             value = vars(self)[name]
             self._check(name, value is None or (_is_whole(value) and least <= value <= (most or value)), range_)

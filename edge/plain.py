@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
@@ -20,11 +21,12 @@ class Fields(Protocol):
 
 # Metadata of a field that is no key at all where it is None; any other None is written as null.
 LEFT_OUT: Mapping[str, bool] = MappingProxyType({"left_out": True})
+MOST = sys.float_info.max  # an infinite number is none, and a larger whole one has no float
 # By type: whether a JSON value is one, and what stands for it where there is none.
 SCALARS: Mapping[type, tuple[Callable[[object], bool], object]] = {
     bool: (lambda value: isinstance(value, bool), False),
     int: (lambda value: isinstance(value, int) and not isinstance(value, bool), 0),
-    float: (lambda value: isinstance(value, int | float) and not isinstance(value, bool), math.nan),
+    float: (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST, math.nan),
     str: (lambda value: isinstance(value, str), ""),
 }
 

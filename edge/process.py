@@ -26,10 +26,12 @@ class Process:
         self.engines: weakref.WeakSet[Abandoned] = weakref.WeakSet()
         self._loaded_in: int | None = None
 
+    def claim(self) -> None:
+        """From now on engines belong to this process, unless they belong to one already."""
+        self._loaded_in = self._loaded_in or os.getpid()
+
     def check(self, stage: str) -> None:
-        if self._loaded_in is None:
-            self._loaded_in = os.getpid()
-        elif self._loaded_in != os.getpid():
+        if self._loaded_in not in (None, os.getpid()):
             raise EdgeError(
                 stage,
                 f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",

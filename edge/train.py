@@ -83,9 +83,13 @@ def main(args: argparse.Namespace) -> int:
     from edge.data import REPORT, Dataset, open_dataset, validation_split
     from edge.data.pixels import cached_pixels, remove_pixels
     from edge.measure.accuracy import evaluate
+    from edge.options import MAX_SEED, check_size
     from edge.spec import ImageSpec
 
+    if not 0 <= args.seed <= MAX_SEED:
+        raise EdgeError("train", f"`seed` is {args.seed}", "Give 0 to 2^63 − 1")
     image = ImageSpec(args.size)
+    check_size(args.size)
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = choose_device(args.device)
     # Both splits before anything is trained: what cannot be reported at the end is told at once.

@@ -9,6 +9,7 @@ POST a photograph, get what `edge.predict --json` writes for it. Requests wait i
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > MAX_BYTES:
+            if not re.fullmatch("[0-9]{1,9}", length) or int(length) > MAX_BYTES:
                 self._send(
                     413,
                     {"error": f"[service] Content-Length is {length!r}. Send at most {MAX_BYTES} bytes, and their number."},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from functools import partial
@@ -333,6 +334,22 @@ def test_a_baseline_of_another_form_is_refused(bundle, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[1, 2]")
     assert run(bundle, "--no-accuracy", "--baseline", tmp_path / "list.json") == 1
     assert "not the result of a bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"latency_ms": ' + "9" * 5000 + "}", "", "\udcff"])
+def test_a_baseline_that_cannot_be_read_is_refused_in_one_line(bundle, tmp_path, capsys, text):
+    (tmp_path / "base.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert run(bundle, "--no-accuracy", "--baseline", tmp_path / "base.json") == 1
+    said = capsys.readouterr().err
+    assert "Cannot read the baseline" in said
+    assert said.count("\n") == 1
+
+
+def test_a_baseline_that_never_ends_is_not_read(bundle, capsys):
+    if not os.path.exists("/dev/zero"):
+        pytest.skip("there is no /dev/zero here")
+    assert run(bundle, "--no-accuracy", "--baseline", "/dev/zero") == 1
+    assert "Not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,25 @@ def test_a_stream_that_cannot_be_written_costs_no_result(tmp_path, redirections,
     found = says(tmp_path, redirections, PYTHONIOENCODING="utf-8")
     assert (found[0], found[3]) == (code, [1])
     assert (b"Cannot write standard output: No space left on device" in found[2]) is bool(code)
+
+
+def test_control_characters_are_printed_as_escapes(capsys):
+    command.say("a\x1b[31m\nb", "c")
+    command.warn("d\re")
+    assert tuple(capsys.readouterr()) == ("a\\x1b[31m\\nb\nc\n", "warning: d\\re\n")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error", "a\nb"), OSError("odd"), MemoryError()])
+def test_what_the_system_refuses_is_one_line(error, capsys):
+    def main(_):
+        raise error
+
+    assert command.run(main, command.parser("build", "").parse_args([])) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("[system] The system refused: ")
+    assert said.count("\n") == 1
+
+
+def test_numbers_that_json_has_not_cost_no_result(tmp_path):
+    command.write_json(tmp_path / "out.json", {"a": [float("nan"), (1.5, float("-inf"))], "b": 1})
+    assert json.loads((tmp_path / "out.json").read_text()) == {"a": [None, [1.5, None]], "b": 1}

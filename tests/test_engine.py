@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -155,3 +159,52 @@ def test_weights_of_eight_bits_are_refused_where_two_products_are_added_in_sixte
             Engine.load(copied)
     else:
         Engine.load(copied).close()
+
+
+def test_predict_takes_one_image_and_any_iterable(engine, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    ones = [str(path), path, data, bytearray(data), io.BytesIO(data), open(path, "rb"), Image.open(path), pixels]  # noqa: SIM115
+    several = [[path] * 5, (path,) * 5, (path for _ in range(5)), np.stack([pixels] * 5), dict.fromkeys([str(path)]), []]
+    scores = engine.predict([pixels])[0].scores
+    for images, count in [*((one, 1) for one in ones), *zip(several, (5, 5, 5, 5, 1, 0), strict=True)]:
+        found = engine.predict(images)
+        assert len(found) == count
+        for each in found:
+            np.testing.assert_allclose(each.scores, scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [None, 3, [None], [[]], "nowhere.jpg", io.StringIO("text"), np.zeros((3, 4)), [b""], object()])
+def test_what_is_no_image_is_refused_in_one_line(engine, images):
+    with pytest.raises(EdgeError, match=r"^\[image\] .*\.$"):
+        engine.predict(images)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan"), "0.5", [0.5]])
+def test_a_threshold_that_is_no_probability_is_refused(engine, threshold):
+    with pytest.raises(EdgeError, match="`score_threshold` is"):
+        engine.predict([], score_threshold=threshold)
+
+
+FORKED = """
+import os, sys
+from edge import EdgeError, Engine
+try:
+    Engine.load("nowhere")
+except EdgeError:
+    pass
+child = os.fork()
+if not child:
+    with Engine.load(sys.argv[1]) as engine:
+        os._exit(len(engine.labels))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_load_that_failed_binds_no_process(bundle):
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", FORKED, str(bundle)], env=given, capture_output=True, text=True, timeout=120)
+    assert told.stdout == "20\n", told.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edge.errors import EdgeError
-from edge.image import MAX_PIXELS, boxes_to_photo, decode, preprocess
+from edge.image import MAX_PIXELS, MAX_SIDE, boxes_to_photo, decode, preprocess
 from edge.spec import ImageSpec
 
 
@@ -141,13 +143,13 @@ def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> N
         decode(tmp_path / name)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_decompression_bomb_is_refused_before_it_is_unpacked() -> None:
-    side = int(MAX_PIXELS**0.5) + 1
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 20000, MAX_SIDE + 1])
+def test_a_decompression_bomb_is_refused_in_our_words_before_it_is_unpacked(side: int) -> None:
     bomb = bytearray(saved(Image.new("1", (1, 1))))
     bomb[16:24] = side.to_bytes(4, "big") * 2
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    with pytest.raises(EdgeError, match=r"too large|bomb"):
+    with pytest.raises(EdgeError, match=rf"too large, {side}×{side}.*at most {MAX_PIXELS} pixels"):
         decode(bytes(bomb))
 
 
@@ -206,3 +208,53 @@ def test_the_shared_photographs_decode(shared: Path) -> None:
     assert paths
     for path in paths:
         assert decode(path).shape[2] == 3
+
+
+PEAK = """
+import resource, sys
+from PIL import Image
+from edge.image import decode
+Image.init()
+decode(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+shape = decode(sys.argv[1]).shape
+print(shape[0] * shape[1], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("RGB", "JPEG"), ("CMYK", "JPEG")]
+)
+def test_decoding_takes_at_most_three_times_the_decoded_photograph(mode: str, kind: str, tmp_path: Path) -> None:
+    for name, side in (("large", 4000), ("small", 16)):
+        picture = Image.new(mode, (side, side), 200)
+        exif = {} if kind == "GIF" else {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"}
+        picture.save(tmp_path / name, kind, **exif)
+    words = [sys.executable, "-W", "error", "-c", PEAK, str(tmp_path / "large"), str(tmp_path / "small")]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    pixels, taken = map(int, told.stdout.split())
+    assert pixels == 4000 * 4000
+    assert taken <= 3 * 3 * pixels
+    assert not told.stderr
+
+
+def test_open_files_and_views_of_bytes_are_read(scene: np.ndarray) -> None:
+    data = saved(Image.fromarray(scene))
+    for source in (io.BytesIO(data), bytearray(data), memoryview(data)):
+        np.testing.assert_array_equal(decode(source), scene)
+
+
+@pytest.mark.parametrize("source", [None, 3, [], io.StringIO("text"), object()])
+def test_what_can_be_no_photograph_is_refused(source: object) -> None:
+    with pytest.raises(EdgeError, match=r"\[image\]"):
+        decode(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_of_several_strips_is_turned_as_one(scene: np.ndarray, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(scene), exif=exif)
+    whole = decode(data)
+    monkeypatch.setattr("edge.image.STRIP", 7 * scene.shape[1])
+    np.testing.assert_array_equal(decode(data), whole)

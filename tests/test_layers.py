@@ -12,7 +12,7 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder"], 0),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder", "edge.reading", "edge.shown"], 0),
     **dict.fromkeys(
         ["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.process", "edge.spec"], 1
     ),
@@ -26,6 +26,7 @@ LAYERS = {
 # Within a layer, this and nothing else.
 WITHIN = {
     ("edge.atomic", "edge.errors"),
+    ("edge.errors", "edge.shown"),
     ("edge.atomic", "edge.exchange"),
     ("edge.draw", "edge.prediction"),
     ("edge.effort", "edge.graph"),

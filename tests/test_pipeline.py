@@ -203,7 +203,7 @@ def test_a_rebuild_refuses_what_it_would_not_read(bundle, tmp_path):
         *(("batch", value) for value in (0, 4097, 1.5, "8", True)),
         *(("regions", value) for value in (0, 2.0)),
         *(("calib_images", value) for value in (0, -1)),
-        *(("seed", value) for value in (-1, 0.5)),
+        *(("seed", value) for value in (-1, 0.5, 10**22)),
         *(("size", value) for value in (0, 100, 8192, "64")),
         *(("threshold", value) for value in (0, 1, float("nan"), "0.5")),
         *(("max_map_drop", value) for value in (-1, float("nan"), float("inf"), "1")),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
+
+from edge.shown import in_html
 
 SERIES = 6  # colours --c0 … --c5
 WIDTH = 960
@@ -74,7 +75,7 @@ def box(x: float, y: float, width: float, height: float, kind: str, title: str =
 
 def label(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
     """A line of text; ``anchor`` says whether ``x`` is its start, its middle or its end."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{in_html(text)}</text>'
 
 
 class Scale:
@@ -110,7 +111,7 @@ def dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
 
 
 def _end(tag: str, title: str) -> str:
-    return f"><title>{escape(title)}</title></{tag}>" if title else "/>"
+    return f"><title>{in_html(title)}</title></{tag}>" if title else "/>"
 
 
 def fill(index: int) -> str:
@@ -122,4 +123,4 @@ def cut(text: str, length: int) -> str:
 
 
 def svg(height: float, parts: Sequence[str], title: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{in_html(title)}">{"".join(parts)}</svg>'

@@ -68,6 +68,8 @@ def _read(path: Path) -> Entry:
         raise broken_line(path, error.lineno, f"not JSON ({error.msg})", "Restore the file") from error
     except RecursionError as error:
         raise _damaged(path, "it is nested too deep") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise _damaged(path, f"it holds a {type(content).__name__} where an object belongs")
     return content

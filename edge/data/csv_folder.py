@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -90,7 +91,7 @@ def _row(fields: dict[str, str], table: Path, line: int) -> Row:
 
 def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:
     path = root / "classes.txt"
-    if not path.exists():
+    if not os.path.lexists(path):
         found = tuple(sorted({name for row in rows for name in row.labels}))
         if not found:
             raise EdgeError("data", f"{root / 'labels.csv'} names no class", "Fill the labels column, or use images:DIR")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,7 +19,9 @@ from edge.data.base import Dataset, Sample
 from edge.errors import EdgeError
 from edge.image import decode
 from edge.manifest import digest_file, digest_json
+from edge.reading import read_whole
 
+MAX_TEXT = 2 << 30  # bytes of a table or of annotations; COCO's are 0.3 GB
 MAX_DIGESTED = 256 << 20  # bytes; beyond this the digest covers file sizes instead of contents
 
 
@@ -42,7 +47,7 @@ class FileDataset(Dataset):
     def digest(self) -> str:  # type: ignore[override]
         paths = [self.folder / file for file in self.files]
         sizes = [_size(path) for path in paths]
-        images: list[object] = [digest_file(path) for path in paths] if sum(sizes) <= MAX_DIGESTED else list(sizes)
+        images: list[object] = [_digest(path) for path in paths] if sum(sizes) <= MAX_DIGESTED else list(sizes)
         labels = None if self.labels is None else hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()
         return digest_json([list(self.classes), labels, list(zip(self.files, images, strict=True))])
 
@@ -55,7 +60,7 @@ class FileDataset(Dataset):
 
 def require_folder(path: Path, what: str, needs: str) -> None:
     """Refuse a data set whose folder is not there."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # which no name is too long for
         raise EdgeError("data", f"There is no folder {path}", f"Change `dataset`; {what} needs {needs}")
 
 
@@ -72,7 +77,7 @@ def first_missing(folder: Path, files: Iterable[str]) -> int | None:
         parent, _, name = file.rpartition("/")
         if parent not in listed:
             path = folder / parent
-            listed[parent] = set(os.listdir(path)) if path.is_dir() else set()
+            listed[parent] = set(os.listdir(path)) if os.path.isdir(path) else set()
         if name not in listed[parent]:
             return index
     return None
@@ -94,7 +99,7 @@ def require_images(folder: Path, files: tuple[str, ...], named_by: Path) -> None
 def read_text(path: Path, what: str) -> str:
     """A text file of a data set, or a refusal that names it."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_whole(path, MAX_TEXT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeError("data", f"Cannot read {what} from {path}: {reason}", "Restore it as a UTF-8 text file") from error
@@ -106,7 +111,21 @@ def broken_line(path: Path, line: int, problem: str, fix: str = "Correct that li
 
 
 def _size(path: Path) -> int:
+    with _told(path):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        return found.st_size
+
+
+def _digest(path: Path) -> str:
+    with _told(path):
+        return digest_file(path)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        return path.stat().st_size
+        yield
     except OSError as error:
         raise EdgeError("data", f"Cannot read {path}: {error.strerror}", "Restore it") from error

@@ -11,6 +11,7 @@ Which list a split reads:
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def _open(kind: str, root: Path, split: str, report: str) -> Dataset:
 def _home(kind: str, root: Path) -> Path:
     year = kind.upper()
     for home in (root, root / year, root / "VOCdevkit" / year):
-        if (home / "ImageSets" / "Main").is_dir():
+        if os.path.isdir(home / "ImageSets" / "Main"):
             return home
     raise EdgeError(
         "data", f"No ImageSets/Main in {root}, its {year} or VOCdevkit/{year}", f"Change `dataset` to {kind}:FOLDER of the devkit"
@@ -101,6 +102,8 @@ def _row(path: Path) -> Labels:
         objects = ElementTree.fromstring(path.read_bytes()).findall("object")
     except ElementTree.ParseError as error:
         raise broken_line(path, error.position[0], f"not XML ({error})", "Restore the file") from error
+    except (LookupError, ValueError) as error:  # an encoding that is none
+        raise EdgeError("data", f"{path} is not XML: {str(error)[:80]}", "Restore the file") from error
     row = np.full(len(VOC_CLASSES), -1, np.int8)
     for item in objects:
         name = (item.findtext("name") or "").strip()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +87,8 @@ def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path 
         folder: default ``$XDG_CACHE_HOME/mcar-edge/outputs``, else ``~/.cache/mcar-edge/outputs``.
     """
     path = (folder or cache.folder("outputs")) / f"{digest_json(key)}.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path, allow_pickle=False) as stored:
+    # NumPy, zipfile and zlib each raise their own of a damaged file.
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as stored:
         values = {name: stored[name] for name in OUTPUTS if name in stored}
         if "scores" in values:
             return values

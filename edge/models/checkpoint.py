@@ -19,10 +19,13 @@ from edge.errors import EdgeError, one_of
 from edge.labels import COCO_CLASSES, VOC_CLASSES
 from edge.models import Options, options_of
 from edge.models.network import Network
+from edge.reading import read_whole
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Content = Mapping[str, Any]  # of a file, as torch.load gives it: tensors and plain values
 
+MAX_BYTES = 16 << 30  # of a file
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64)  # the last of counters
 OURS = "edge"  # the key that makes the official dict ours
 _OFFICIAL_NAME = re.compile(r"(voc2007|voc2012|coco2014)-(\w+?)-(avg|gwp|max)-(\d+)-(\d+)-(0?\.\d+)")
 _DATASET_CLASSES = {"voc2007": VOC_CLASSES, "voc2012": VOC_CLASSES, "coco2014": COCO_CLASSES}
@@ -83,7 +86,7 @@ def read(path: Path | str) -> Content:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_whole(path, MAX_BYTES)
     except OSError as error:
         raise EdgeError("models", f"Cannot read {path}: {error.strerror}", "Change `weights`") from error
     try:
@@ -101,8 +104,24 @@ def read(path: Path | str) -> Content:
 
 
 def state_of(checkpoint: Content) -> dict[str, Tensor]:
-    """The weights by the official key names, without ``module.`` in front."""
-    return {name.removeprefix("module."): value for name, value in _tensors(checkpoint).items()}
+    """The weights by the official key names, without ``module.`` in front.
+
+    Raises:
+        EdgeError: one is no plain array of floating-point numbers or counts on the CPU.
+    """
+    state = {name.removeprefix("module."): value for name, value in _tensors(checkpoint).items()}
+    for name, value in state.items():
+        if (
+            value.layout != torch.strided
+            or value.is_quantized
+            or value.is_nested
+            or value.device.type != "cpu"
+            or value.dtype not in DTYPES
+        ):
+            kind = "quantised" if value.is_quantized else f"{value.dtype} {value.layout} on {value.device}".replace("torch.", "")
+            fix = f"Save them as {one_of(str(each).removeprefix('torch.') for each in DTYPES[:3])}"
+            raise EdgeError("models", f"The checkpoint's {name[:80]} is {kind}, which is no plain array of weights", fix)
+    return state
 
 
 def describe(source: Path | str | Content, filename: str | None = None) -> Description:
@@ -160,6 +179,10 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
         raise EdgeError(
             "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or give the checkpoint that belongs to it"
         )
+    rounded = [name for name, value in own.items() if name in state and value.is_floating_point() != state[name].is_floating_point()]
+    if rounded:
+        kind = str(state[rounded[0]].dtype).removeprefix("torch.")
+        raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not what the model has", "Save it again")
     if any(not bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
         raise EdgeError("models", "The checkpoint holds weights that are not finite", "Train or save it again")
     model.load_state_dict({**{name: value for name, value in own.items() if name not in state}, **state})

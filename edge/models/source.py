@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from edge.manifest import digest_bytes, digest_file
 from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, TEST_DATA, Options, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
+from edge.reading import read_whole
 from edge.spec import ImageSpec, ModelSpec
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RANDOM = "random"
 RANDOM_CLASSES = 20
+MAX_LABELS = 64 << 20  # bytes of a file of class names
 DEFAULT_SIZE = 256
 
 
@@ -103,7 +106,7 @@ def open_source(
     if weights == RANDOM:
         return _random(model or DEFAULT_MODEL, labels, size, options or {}, seed)
     path = weights_file(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which no name is too long for
         raise EdgeError("build", f"There is no file {weights}", f"Change `weights` to {one_of((*shipped(), RANDOM))}, or to a checkpoint")
     checkpoint = read(path)
     found = describe(checkpoint, path.name)
@@ -179,7 +182,7 @@ def _settle(network: Network, images: int = 8, size: int = 128) -> None:
 
 def _labels(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_whole(path, MAX_LABELS).decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise EdgeError("build", f"Cannot read {path}: {reason}", "Change `labels` to a text file with a name in each line") from error

@@ -19,6 +19,7 @@ from edge.fit import check_fit
 from edge.measure import latency
 from edge.measure.outputs import sample
 from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
+from edge.reading import read_whole
 from edge.report import gate, text
 from edge.report.engine import Judge, bench_engine, noise
 from edge.report.options import BenchOptions
@@ -27,6 +28,7 @@ from edge.report.result import Compared, Result
 
 ENGINES = Path("engines")
 DEFAULT_BATCH = 8
+MAX_BASELINE = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,10 @@ def _newest() -> Path:
 def _read_baseline(path: Path) -> Result:
     fix = "Give a file that python -m edge.bench --json wrote as `baseline`"
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EdgeError("bench", f"Cannot read the baseline {path}: {error}", fix) from error
+        content = json.loads(read_whole(path, MAX_BASELINE))
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)[:120]
+        raise EdgeError("bench", f"Cannot read the baseline {path}: {why}", fix) from error
     if not isinstance(content, dict) or "latency_ms" not in content:
         raise EdgeError("bench", f"The baseline {path} is not the result of a bench", fix)
     return Result.from_plain(content)

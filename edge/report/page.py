@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from edge.measure.stages import STAGES
 from edge.plain import Json, to_plain
 from edge.report import style, text
 from edge.report.result import Result
+from edge.shown import in_html
 
 STRIP = 6  # photographs with regions drawn over them
 SIDE = 240  # pixels of their longer side
@@ -79,7 +79,7 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _sensitivity(result),
         _soak(result),
         _section(
-            "Notes", "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(said)}</dd>" for name, said in text.facts(result)) + "</dl>"
+            "Notes", "<dl>" + "".join(f"<dt>{in_html(name)}</dt><dd>{in_html(said)}</dd>" for name, said in text.facts(result)) + "</dl>"
         ),
         _section("Machine", _table(("", ""), _described(to_plain(result.machine)))),
     ]
@@ -88,9 +88,9 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{escape(title)} – bench</title><style>{style.SHEET}</style></head><body><main>"
-        f'<header><p class="kicker">mcar-edge bench</p><h1>{escape(title)}</h1>'
-        f'<p><span class="badge {verdict}">{verdict}</span> {escape(machine.sentence(result.machine))}</p></header>'
+        f"<title>{in_html(title)} – bench</title><style>{style.SHEET}</style></head><body><main>"
+        f'<header><p class="kicker">mcar-edge bench</p><h1>{in_html(title)}</h1>'
+        f'<p><span class="badge {verdict}">{verdict}</span> {in_html(machine.sentence(result.machine))}</p></header>'
         f"{''.join(sections)}</main></body></html>\n"
     )
 
@@ -128,7 +128,7 @@ def _cards(result: Result) -> str:
     ]
     shown = [card for card in cards if not card[0].startswith("–")]
     return (
-        '<div class="cards">' + "".join(f"<div><b>{escape(big)}</b><span>{escape(small)}</span></div>" for big, small in shown) + "</div>"
+        '<div class="cards">' + "".join(f"<div><b>{in_html(big)}</b><span>{in_html(small)}</span></div>" for big, small in shown) + "</div>"
     )
 
 
@@ -208,7 +208,7 @@ def _causes(engines: Sequence[Result]) -> str:
         parts = text.causes(one.accuracy)
         if parts:
             heading = f"{title}: {text.drop_short(one.accuracy)} points" if len(engines) > 1 else ""
-            drawn += (f"<h3>{escape(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
+            drawn += (f"<h3>{in_html(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
     note = "The engine's decisions put in one after the other, everything else from FP32; the parts sum to the drop."
     return _section("What the drop comes from", drawn, note) if drawn else ""
 
@@ -247,7 +247,7 @@ def _picture(photo: Photo) -> str:
     w, h = photo.width, photo.height
     drawn = [
         f'<rect x="{box[0] * w:.1f}" y="{box[1] * h:.1f}" width="{(box[2] - box[0]) * w:.1f}" height="{(box[3] - box[1]) * h:.1f}" '
-        f'class="{kind}"><title>{escape(label)}</title></rect>'
+        f'class="{kind}"><title>{in_html(label)}</title></rect>'
         for kind, boxes in (("halo", photo.reference), ("box1", photo.reference), ("halo", photo.engine), ("box0", photo.engine))
         for label, box in boxes
     ]
@@ -255,8 +255,8 @@ def _picture(photo: Photo) -> str:
     lost = [label for label, _ in photo.reference if label not in {mine for mine, _ in photo.engine}]
     caption = f"{names}{' – FP32 also: ' + ', '.join(lost) if lost else ''}; IoU {photo.iou:.2f}"
     picture = f'<image href="{photo.uri}" width="{w}" height="{h}"/>'
-    svg = f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{escape(photo.name, quote=True)}">{picture}{"".join(drawn)}</svg>'
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    svg = f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{in_html(photo.name)}">{picture}{"".join(drawn)}</svg>'
+    return f"<figure>{svg}<figcaption>{in_html(caption)}</figcaption></figure>"
 
 
 def _photo(dataset: Dataset, index: int, engine: Outputs, reference: Outputs, bundle: Bundle, iou: float) -> Photo:
@@ -278,14 +278,14 @@ def _regions(values: Outputs, index: int, bundle: Bundle) -> tuple[tuple[str, tu
 
 
 def _section(title: str, body: str, note: str = "") -> str:
-    below = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{body}{below}</section>"
+    below = f'<p class="note">{in_html(note)}</p>' if note else ""
+    return f"<section><h2>{in_html(title)}</h2>{body}{below}</section>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
-    head = "".join(f"<th>{escape(columns[index])}</th>" for index in kept)
-    body = "".join("<tr>" + "".join(f"<td>{escape(row[index])}</td>" for index in kept) + "</tr>" for row in rows)
+    head = "".join(f"<th>{in_html(columns[index])}</th>" for index in kept)
+    body = "".join("<tr>" + "".join(f"<td>{in_html(row[index])}</td>" for index in kept) + "</tr>" for row in rows)
     if not any(columns):
         return f'<table class="plain"><tbody>{body}</tbody></table>'
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -13,6 +13,7 @@ from edge.measure.quality import Quality
 from edge.measure.stages import STAGES
 from edge.report.gate import METRICS, OF_EFFORT
 from edge.report.result import Changes, Outcome, Result
+from edge.shown import in_markdown, plain
 
 WIDTH = 120
 Rows = Sequence[Sequence[str]]
@@ -41,12 +42,12 @@ def terminal(result: Result) -> str:
 
 def markdown(result: Result) -> str:
     """The same as Markdown."""
-    title = f"# {Path(result.bundle).name}"
-    parts = [title, "", f"Machine: {machine.sentence(result.machine)}.", "", *markdown_table(COLUMNS, engine_rows(result)), ""]
+    title = f"# {in_markdown(Path(result.bundle).name)}"
+    parts = [title, "", f"Machine: {in_markdown(machine.sentence(result.machine))}.", "", *markdown_table(COLUMNS, engine_rows(result)), ""]
     parts += [f"{LEGEND}.", ""]
     if result.effort:
         parts += [*markdown_table(EFFORT_COLUMNS, effort_rows(result), frozenset(EFFORT_COLUMNS)), "", f"{EFFORT_LEGEND}.", ""]
-    parts += [f"- **{name}**: {value}" for name, value in facts(result)]
+    parts += [f"- **{name}**: {in_markdown(value)}" for name, value in facts(result)]
     if result.accuracy and result.accuracy.per_class:
         rows = [[name, number(one.ap), number(one.ap_reference), signed(one.drop)] for name, one in result.accuracy.per_class.items()]
         parts += ["", "## Classes", "", *markdown_table(("class", "AP", "AP FP32", "drop"), rows)]
@@ -132,6 +133,7 @@ def changes(result: Result, baseline: Result, file: str) -> Changes:
 def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
     """Lines of an aligned table. Columns empty in every row are left out; where the width does not do, so are those of
     ``SPARE``, and at last the first column is cut."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
     wide = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
     for spare in SPARE:
@@ -153,7 +155,7 @@ def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGH
 def markdown_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
     """Lines of a Markdown table."""
     rule = ["---:" if column in right else "---" for column in columns]
-    return ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *([in_markdown(cell) for cell in row] for row in rows))]
 
 
 def short(engine: Result) -> str:
@@ -298,7 +300,7 @@ def _sensitivity(result: Result) -> list[tuple[str, str]]:
 
 def _wrapped(text: str, indent: int) -> list[str]:
     lines, line = [], ""
-    for word in text.split(" "):
+    for word in plain(text).split(" "):
         if line and len(line) + 1 + len(word) > WIDTH:
             lines.append(line)
             line = " " * indent + word

@@ -34,7 +34,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         raise EdgeError(
             "train", f"The device {name} cannot be used: {str(error).splitlines()[0][:80]}", "Set `device` to auto, cpu or cuda"

@@ -67,12 +67,33 @@ def broken(content: dict, how: str) -> object:
         content["ranges"][value]["limit"] = float("inf")
     elif how == "short counts":
         content["ranges"][value]["counts"] = content["means"]["image"]
+    elif how in ("limit 0", "limit -1", "limit 1e-320"):
+        content["ranges"][value]["limit"] = float(how.split()[1])
+    elif how == "extremes beyond the limit":
+        content["ranges"][value]["maximum"] = 1e300
+    elif how == "a number without a float":
+        content["ranges"][value]["minimum"] = 10**400
     elif how == "no base64":
         content["ranges"][value]["counts"] = "!!!"
     return content
 
 
-@pytest.mark.parametrize("how", ["schema", "a list", "no ranges", "infinite limit", "short counts", "no base64"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "schema",
+        "a list",
+        "no ranges",
+        "infinite limit",
+        "short counts",
+        "no base64",
+        "limit 0",
+        "limit -1",
+        "limit 1e-320",
+        "extremes beyond the limit",
+        "a number without a float",
+    ],
+)
 def test_a_damaged_table_is_refused_in_one_line(calibration: Calibration, tmp_path: Path, how: str) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(broken(json.loads(calibration.text), how)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -77,5 +78,10 @@ def test_the_service_answers(repository: Path, place: Path) -> None:
             with pytest.raises(urllib.error.HTTPError, match="400") as refused:
                 urllib.request.urlopen(address, b"no photograph", timeout=60)
             assert "[image]" in json.load(refused.value)["error"]
+            host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
+            for length in (b"\xb2", b"9" * 5000, b"-1", b""):  # the first is a digit to str.isdigit, and no number
+                with socket.create_connection((host, int(port)), timeout=60) as line:
+                    line.sendall(b"POST / HTTP/1.0\r\nContent-Length: " + length + b"\r\n\r\n")
+                    assert b" 413 " in line.makefile("rb").readline()
         finally:
             server.terminate()

@@ -66,6 +66,18 @@ def test_a_trick_in_the_manifest_is_refused_in_both_languages(copied: Path, open
         open_native(copied)
 
 
+def test_names_in_messages_are_text_of_one_line_in_both_languages(tmp_path: Path, open_native) -> None:
+    evil = tmp_path / "a\x1b[31m\nb\u202e\x9b\u2028雪"
+    with pytest.raises(EdgeError) as ours:
+        Engine.load(evil)
+    with pytest.raises(RuntimeError, match=r"^\[load\] ") as native:
+        open_native(evil)
+    for said in (str(ours.value), str(native.value)):
+        assert said.isprintable(), said
+        assert r"a\x1b[31m" in said
+        assert "雪" in said
+
+
 def test_what_a_plan_cannot_do_without_is_asked_for_before_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     target = TargetSpec("tensorrt", "fp32", (1,))
     monkeypatch.setattr(backends, "require", lambda name: backends.Support())

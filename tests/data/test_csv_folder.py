@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,19 @@ def test_large_data_is_digested_by_sizes(csv_tree, monkeypatch: pytest.MonkeyPat
     assert open_dataset(f"csv:{root}", "train").digest == first
     (root / "images" / "a.png").write_bytes(data + b"x")
     assert open_dataset(f"csv:{root}", "train").digest != first
+
+
+def test_an_image_that_is_a_folder_is_refused(csv_tree) -> None:
+    root = csv_tree("a.png,train,one", "b.png,test,one")
+    (root / "images" / "a.png").unlink()
+    (root / "images" / "a.png").mkdir()
+    with pytest.raises(EdgeError, match=r"\[data\].*a.png: Not a regular file"):
+        _ = open_dataset(f"csv:{root}", "train").digest
+
+
+def test_a_table_that_is_a_pipe_is_not_waited_for(csv_tree) -> None:
+    root = csv_tree("a.png,train,one")
+    (root / "labels.csv").unlink()
+    os.mkfifo(root / "labels.csv")
+    with pytest.raises(EdgeError, match="Not a regular file"):
+        open_dataset(f"csv:{root}", "train")

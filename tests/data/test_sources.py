@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -95,3 +97,16 @@ def test_scenes_open_by_the_same_call() -> None:
     assert test.labels.shape == (len(test), len(test.classes))
     with pytest.raises(EdgeError, match=r"train, test and validation"):
         open_dataset("scenes", "val")
+
+
+@pytest.mark.parametrize("kind", ["images", "csv", "voc2007", "coco2014", "mosaic:csv"])
+def test_a_folder_whose_name_is_too_long_is_refused(kind: str) -> None:
+    with pytest.raises(EdgeError, match=r"\[data\]"):
+        open_dataset(f"{kind}:{'a' * 300}", "train")
+
+
+def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "z.jpg")
+    with pytest.raises(EdgeError, match=r"z.jpg: Not a regular file"):
+        _ = open_dataset(f"images:{tmp_path}", "train").digest

@@ -224,3 +224,20 @@ def test_weights_that_are_not_finite_are_refused(small):
     state["convclass.bias"][0] = float("nan")
     with pytest.raises(EdgeError, match="finite"):
         load_checkpoint(create("mcar-mobilenetv2", num_classes=5), state)
+
+
+def odd(kind: str, weights: torch.Tensor) -> torch.Tensor:
+    """Weights in a form that no model has."""
+    if kind == "sparse":
+        return weights.to_sparse()
+    if kind == "quantised":
+        return torch.quantize_per_tensor(weights, 0.1, 0, torch.qint8)
+    return weights.to("meta") if kind == "meta" else weights.to(getattr(torch, kind))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "meta", "float8_e4m3fn", "complex64", "int32", "bool", "int64"])
+def test_weights_in_a_form_that_no_model_has_are_refused(small, kind):
+    state = small.state_dict()
+    name = next(iter(state))
+    with pytest.raises(EdgeError, match=rf"\[models\] The checkpoint's {name} is"):
+        load_checkpoint(small, {**state, name: odd(kind, state[name])})

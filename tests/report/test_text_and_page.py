@@ -267,3 +267,18 @@ def test_every_report_tells_what_looking_less_costs_and_gains():
     for text in (report.terminal(result(effort=None)), report.markdown(result(effort=None)), page.html(result(effort=None))):
         assert "looks" not in text
         assert "where it pays" not in text
+
+
+def test_names_of_classes_and_folders_are_text_in_every_report():
+    evil = "a\x1b[2J\nb|c`<script>\u202e\ud800"
+    made = result(
+        bundle=f"engines/{evil}", model=evil, warnings=[evil], accuracy={**content()["accuracy"], "worst": [[evil, 4.0]], "per_class": {
+            evil: {"ap": 70.0, "ap_reference": 80.0, "drop": 10.0}}},
+    )  # fmt: skip
+    for text in (report.terminal(made), report.markdown(made), page.html(made)):
+        text.encode()
+        assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
+        assert r"\x1b[2J" in text.replace("\\\\", "\\")
+        assert not re.search(r"^\s*b\\?\|c", text, re.MULTILINE)
+    assert "<script>" not in page.html(made)
+    assert not re.search(r"(?<!\\)<script>|b\|c", report.markdown(made))
