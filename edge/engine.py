@@ -179,7 +179,7 @@ class Engine:
             budget_ms: of the whole call, decoding included.
         """
         spend = self._spend(effort, budget_ms)
-        thresholds = self._thresholds(spend.effort) if score_threshold is None else np.full(len(self.labels), score_threshold, np.float32)
+        thresholds = self.thresholds(spend.effort, score_threshold)
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
         for start in range(0, len(images), step):
@@ -191,8 +191,11 @@ class Engine:
                 predictions.append(self._prediction(outputs, index, photo, thresholds))
         return predictions
 
-    def _thresholds(self, effort: float) -> np.ndarray:
-        """(C,) float32 of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer."""
+    def thresholds(self, effort: float | None = None, score_threshold: float | None = None) -> np.ndarray:
+        """(C,) float32 of the labels: ``score_threshold``, else those fitted at effort 1 or at the bundle's, whichever is nearer."""
+        if score_threshold is not None:
+            return np.full(len(self.labels), score_threshold, np.float32)
+        effort = self.effort if effort is None else effort
         stages, own = self.bundle.stages, self.bundle.model.thresholds
         if stages is not None and stages.thresholds and effort < (1 + stages.effort) / 2:
             own = stages.thresholds
