@@ -107,9 +107,10 @@ class Engine:
         """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
 
         Args:
-            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
-                there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
-                leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
+            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says; where its ``input`` is uint8, (B, S, S, 3) uint8 RGB.
+                With an engine on a GPU also an array that lives there (``__cuda_array_interface__`` or DLPack): the images then never
+                pass through the host. An engine of one stage leaves its outputs on the GPU, where this thread's next call overwrites
+                them; of two stages they come to the host.
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
                 time here still fits, the most rewarding regions first. The first such call times the stages before it begins.
@@ -184,7 +185,9 @@ class Engine:
         step = self.bundle.target.max_batch
         for start in range(0, len(images), step):
             photos = [decode(image) for image in images[start : start + step]]
-            batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
+            batch = np.empty((len(photos), *self.bundle.image.shape), self.bundle.image.input)
+            for row, photo in zip(batch, photos, strict=True):
+                preprocess(photo, self.bundle.image, out=row)
             outputs = self._run(batch, spend)
             self._check_classes(outputs)
             for index, photo in enumerate(photos):
@@ -240,12 +243,12 @@ class Engine:
         return dict(stages.on_device(batch, spend))
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
-        size, most = self.bundle.image.size, self.bundle.target.max_batch
+        image, most = self.bundle.image, self.bundle.target.max_batch
         array = np.asarray(batch)
-        if array.ndim != 4 or array.shape[1:] != (3, size, size) or array.dtype != np.float32:
+        if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
             raise EdgeError(
                 "infer",
-                f"The batch is {array.dtype} {array.shape}; the engine takes float32 (B, 3, {size}, {size})",
+                f"The batch is {array.dtype} {array.shape}; the engine takes {image.input} (B, {', '.join(map(str, image.shape))})",
                 "Use edge.image.preprocess, or Engine.predict",
             )
         if not 1 <= array.shape[0] <= most:
@@ -301,10 +304,10 @@ def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]])
     Args:
         found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.
     """
-    form, size, classes = backends.Form, bundle.image.size, len(bundle.model.labels)
+    form, classes = backends.Form, len(bundle.model.labels)
     given = next((forms["region_classes"] for forms in found.values() if "region_classes" in forms), None)
     regions = bundle.model.options.get("regions", given.shape[1] if given and len(given.shape) > 1 else None)
-    image, scores = form("float32", (None, 3, size, size)), form("float32", (None, classes))
+    image, scores = form(bundle.image.input, (None, *bundle.image.shape)), form("float32", (None, classes))
     places = {"regions": form("float32", (None, regions, 4)), "region_classes": form("int64", (None, regions))}
     streams = dict.fromkeys(("global_scores", "local_scores"), scores)
     if bundle.stages is None:
