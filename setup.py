@@ -20,6 +20,7 @@ BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 # Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
 TORCH = ["torch>=2.7", "torchvision>=0.22"]
 BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.7.2", "onnxruntime>=1.23", "openvino>=2026.0", "tqdm>=4.60", "psutil>=5.9"]
+VIDEO = ["av>=14.0"]
 # What lets the tests compile every kernel and build RTX engines on a machine without a GPU.
 ON_X86 = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 COMPILERS = [
@@ -32,12 +33,15 @@ EXTRAS = {
     "onnxruntime": ["onnxruntime>=1.23"],
     "tensorrt": ["tensorrt>=10.0", "cuda-bindings>=12.6"],
     "tensorrt-rtx": ["tensorrt-rtx-cu13>=1.1", "cuda-bindings>=13.0"],
+    # Video files, cameras and streams, on either.
+    "video": VIDEO,
     # On the host.
     "build": BUILD,
     "train": [*TORCH, "tqdm>=4.60"],
     # The formatters are pinned to a minor release: each one formats a little differently.
     "dev": [
         *BUILD,
+        *VIDEO,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",

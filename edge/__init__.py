@@ -8,18 +8,20 @@ if TYPE_CHECKING:
     from edge.engine import Engine
     from edge.errors import EdgeError
     from edge.prediction import Prediction
+    from edge.video.frames import stream
 
 __version__ = "0.1.0"
-__all__ = ["EdgeError", "Engine", "Prediction", "__version__"]
+__all__ = ["EdgeError", "Engine", "Prediction", "__version__", "stream"]
 
-_HOMES = {"Engine": "edge.engine", "Prediction": "edge.prediction", "EdgeError": "edge.errors"}
+_HOMES = {"Engine": "edge.engine", "Prediction": "edge.prediction", "EdgeError": "edge.errors", "stream": "edge.video.frames"}
 
 
 # Lazy, so that `import edge` costs neither NumPy nor a vendor library.
-def __getattr__(name: str) -> type:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")
     from importlib import import_module
 
     home = import_module(_HOMES[name])
-    return vars(home)[name]  # type: ignore[no-any-return]
+    found: object = vars(home)[name]
+    return found

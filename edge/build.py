@@ -14,7 +14,7 @@ from edge.errors import EdgeError, one_of
 from edge.models import DEFAULT_WEIGHTS
 from edge.options import AUTO, BATCH, CALIBRATION_IMAGES, MAX_EFFORT_DROP, METHODS, POOLINGS, READ_BY_REBUILD, REPAIRS
 from edge.pipeline import ENGINES, BuildOptions, build, rebuild
-from edge.spec import PRECISIONS
+from edge.spec import INPUTS, PRECISIONS
 
 DEFAULT = BuildOptions()
 OPTIONS = frozenset(field.name for field in fields(BuildOptions))
@@ -48,6 +48,11 @@ def arguments() -> argparse.ArgumentParser:
         "--tensorrt",
         metavar="VERSION",
         help="build no engine here, only what a device with that version of TensorRT (8.5 to 11) builds its plans from",
+    )
+    target.add_argument(
+        "--input",
+        choices=INPUTS,
+        help=f"what the engine takes: normalised images, or resized pixels (default {INPUTS[0]}; with --from that of the bundle)",
     )
     target.add_argument("--batch", type=int, help=f"largest batch (default {BATCH}; with --from that of the bundle)")
     target.add_argument(

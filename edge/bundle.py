@@ -110,7 +110,7 @@ class Bundle:
 
     def graph(self) -> Graph:
         """The canonical graph."""
-        return Graph(self.read_file(GRAPH), self.model, self.image, self.manifest.get("parents", {}))
+        return Graph(self.read_file(GRAPH), self.model, self.image.normalised, self.manifest.get("parents", {}))
 
     @property
     def bytes(self) -> int:
@@ -160,6 +160,7 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
         "model.options": isinstance(model.get("options", {}), dict),
         "model.thresholds": _are_numbers(thresholds),
         "image.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
+        "image.input": isinstance(image.get("input", ""), str),
         "image.mean": _channels(image.get("mean", [0, 0, 0]), -1e9),
         "image.std": _channels(image.get("std", [1, 1, 1]), 1e-9),
         "target.backend": isinstance(target.get("backend"), str),
@@ -212,6 +213,7 @@ def write_bundle(
     path: Path,
     *,
     graph: Graph,
+    image: ImageSpec | None = None,
     reference: bytes,
     lowered: Mapping[str, bytes],
     target: TargetSpec,
@@ -225,6 +227,7 @@ def write_bundle(
     """Build the engine inside a new bundle folder; the folder appears under its name only when complete.
 
     Args:
+        image: what the engine takes; None: what the graph does.
         lowered: what the backend parses, by stage.
         stages: of a model that runs in two.
         build_engine: the backend's ``build``.
@@ -244,7 +247,7 @@ def write_bundle(
         content = {
             "version": __version__,
             "model": to_plain(graph.model),
-            "image": to_plain(graph.image),
+            "image": to_plain(image or graph.image),
             "target": to_plain(target),
             "stages": None if stages is None else to_plain(stages),
             "parents": dict(graph.parents),

@@ -23,12 +23,13 @@ WRITTEN = ("json", "html", "markdown")  # flags that name a file a command write
 _lost: list[EdgeError] = []  # what this command could not print
 
 
-def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """An argument parser with the flags all commands have."""
+def parser(name: str, description: str, epilog: str = "", *, json: bool = True) -> argparse.ArgumentParser:
+    """An argument parser with the flags all commands have; without ``json`` where a command has its own."""
     made = argparse.ArgumentParser(
         prog=f"python -m edge.{name}", description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON to FILE")
+    if json:
+        made.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON to FILE")
     made.add_argument("--version", action="version", version=f"mcar-edge {__version__}")
     return made
 

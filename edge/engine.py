@@ -111,10 +111,11 @@ class Engine:
         """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
 
         Args:
-            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says. With an engine on a GPU also an array that lives
-                there (``__cuda_array_interface__`` or DLPack): the images then never pass through the host. An engine of one stage
-                leaves its outputs on the GPU, where this thread's next call overwrites them; of two stages they come to the host.
-                It must be finite: of NaN or infinity the scores are undefined, and may look plausible (int8 saturates).
+            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says; where its ``input`` is uint8, (B, S, S, 3) uint8 RGB.
+                With an engine on a GPU also an array that lives there (``__cuda_array_interface__`` or DLPack): the images then never
+                pass through the host. An engine of one stage leaves its outputs on the GPU, where this thread's next call overwrites
+                them; of two stages they come to the host. It must be finite: of NaN or infinity the scores are undefined, and may
+                look plausible (int8 saturates).
             effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
             budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
                 time here still fits, the most rewarding regions first. The first such call, or the first of an effort between 0
@@ -193,20 +194,25 @@ class Engine:
         if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
             raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Give 0 to 1")
         spend = self._spend(effort, budget_ms)
-        thresholds = self._thresholds(spend.effort) if score_threshold is None else np.full(len(self.labels), score_threshold, np.float32)
+        thresholds = self.thresholds(spend.effort, score_threshold)
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
         waiting = iter([images] if is_one_image(images) else images)
         while photos := [decode(image) for image in islice(waiting, step)]:
-            batch = np.stack([preprocess(photo, self.bundle.image) for photo in photos])
+            batch = np.empty((len(photos), *self.bundle.image.shape), self.bundle.image.input)
+            for row, photo in zip(batch, photos, strict=True):
+                preprocess(photo, self.bundle.image, out=row)
             outputs = self._run(batch, spend)
             self._check_classes(outputs)
             for index, photo in enumerate(photos):
                 predictions.append(self._prediction(outputs, index, photo, thresholds))
         return predictions
 
-    def _thresholds(self, effort: float) -> np.ndarray:
-        """(C,) float32 of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer."""
+    def thresholds(self, effort: float | None = None, score_threshold: float | None = None) -> np.ndarray:
+        """(C,) float32 of the labels: ``score_threshold``, else those fitted at effort 1 or at the bundle's, whichever is nearer."""
+        if score_threshold is not None:
+            return np.full(len(self.labels), score_threshold, np.float32)
+        effort = self.effort if effort is None else effort
         stages, own = self.bundle.stages, self.bundle.model.thresholds
         if stages is not None and stages.thresholds and effort < (1 + stages.effort) / 2:
             own = stages.thresholds
@@ -251,12 +257,12 @@ class Engine:
         return dict(stages.on_device(batch, spend))
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
-        size, most = self.bundle.image.size, self.bundle.target.max_batch
+        image, most = self.bundle.image, self.bundle.target.max_batch
         array = np.asarray(batch)
-        if array.ndim != 4 or array.shape[1:] != (3, size, size) or array.dtype != np.float32:
+        if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
             raise EdgeError(
                 "infer",
-                f"The batch is {array.dtype} {array.shape}; the engine takes float32 (B, 3, {size}, {size})",
+                f"The batch is {array.dtype} {array.shape}; the engine takes {image.input} (B, {', '.join(map(str, image.shape))})",
                 "Use edge.image.preprocess, or Engine.predict",
             )
         if not 1 <= array.shape[0] <= most:

@@ -38,10 +38,10 @@ def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]])
     Args:
         found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.
     """
-    form, size, classes = backends.Form, bundle.image.size, len(bundle.model.labels)
+    form, classes = backends.Form, len(bundle.model.labels)
     given = next((forms["region_classes"] for forms in found.values() if "region_classes" in forms), None)
     regions = bundle.model.options.get("regions", given.shape[1] if given and len(given.shape) > 1 else None)
-    image, scores = form("float32", (None, 3, size, size)), form("float32", (None, classes))
+    image, scores = form(bundle.image.input, (None, *bundle.image.shape)), form("float32", (None, classes))
     places = {"regions": form("float32", (None, regions, 4)), "region_classes": form("int64", (None, regions))}
     streams = dict.fromkeys(("global_scores", "local_scores"), scores)
     if bundle.stages is None:

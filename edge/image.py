@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO, TypeAlias, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,8 +175,8 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """What the network eats: (3, S, S) float32, contiguous.
+def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """What the network eats: (3, S, S) float32, contiguous; where it takes bytes, (S, S, 3) uint8, the resized image.
 
     As the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB, whatever the aspect ratio,
     then ``(value / 255 - mean) / std`` per channel.
@@ -185,9 +185,12 @@ def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[np.flo
         image: (H, W, 3) uint8 RGB.
         out: where to write, such as one row of a batch.
     """
-    size, image = spec.size, resize(image, spec.size)
+    image = resize(image, spec.size)
     if out is None:
-        out = np.empty((3, size, size), np.float32)
+        out = np.empty(spec.shape, spec.input)
+    if spec.input == "uint8":
+        out[...] = image
+        return out
     tables = _tables(spec.mean, spec.std)
     for channel in range(3):
         np.take(tables[channel], image[:, :, channel], out=out[channel], mode="clip")

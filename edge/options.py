@@ -12,7 +12,7 @@ from edge.backends import BACKENDS
 from edge.bundle import MAX_SIZE
 from edge.errors import EdgeError, one_of
 from edge.models import MODELS
-from edge.spec import MAX_BATCH, PRECISIONS, ImageSpec
+from edge.spec import INPUTS, MAX_BATCH, PRECISIONS, ImageSpec
 
 AUTO = "auto"
 MAX_SEED = (1 << 63) - 1  # what torch and NumPy both take
@@ -22,7 +22,7 @@ REPAIRS = ("bias-correction", "equalisation")
 BATCH = 8  # of a build that names none
 CALIBRATION_IMAGES = 256  # of a calibration that names none
 MAX_EFFORT_DROP = 0.1  # points of mAP that an automatic effort may cost
-READ_BY_REBUILD = ("backend", "tensorrt", "batch", "compute_capability", "effort", "max_effort_drop", "dataset", "output", "force")
+READ_BY_REBUILD = ("backend", "tensorrt", "batch", "input", "compute_capability", "effort", "max_effort_drop", "dataset", "output", "force")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class BuildOptions:
             here; of a rebuild, the bundle's own.
         tensorrt: build no engine here, only what a device with this version of TensorRT builds its plans from; None (the default): build
             here.
+        input: what the engine takes, ``float32``: normalised images, or ``uint8``: resized pixels; None: ``float32``, of a rebuild that
+            of the bundle.
         batch: largest batch, 1 to 4096 images; None: 8, of a rebuild that of the bundle.
         compute_capability: tensorrt-rtx only: GPUs to build for, such as ``("8.6", "8.9")``; empty (the default): all it knows.
         dataset: images to calibrate int8 and, labelled, to judge ``effort`` on: ``scenes``, ``csv:DIR``, ``voc2007:ROOT``,
@@ -75,6 +77,7 @@ class BuildOptions:
     precision: str = "int8"
     backend: str = AUTO
     tensorrt: str | None = None
+    input: str | None = None
     batch: int | None = None
     compute_capability: tuple[str, ...] = ()
     dataset: str | None = None
@@ -90,9 +93,13 @@ class BuildOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("backend", (AUTO, *BACKENDS)), ("calib_method", METHODS)):
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("backend", (AUTO, *BACKENDS)),
+            ("calib_method", METHODS),
+        ):
             self._check_one_of(name, vars(self)[name], allowed)
-        for name, allowed in (("model", tuple(MODELS)), ("pooling", POOLINGS)):
+        for name, allowed in (("model", tuple(MODELS)), ("pooling", POOLINGS), ("input", INPUTS)):
             if vars(self)[name] is not None:
                 self._check_one_of(name, vars(self)[name], allowed)
         for repair in self.repair:

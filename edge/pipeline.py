@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from edge.manifest import check_replaceable
 from edge.options import AUTO, BATCH, READ_BY_REBUILD, BuildOptions, check_size, refuse_unread
 from edge.packages import check_host_packages
 from edge.quantisation import Quantised, check_gate, quantise
-from edge.spec import TargetSpec
+from edge.spec import INPUTS, ImageSpec, TargetSpec
 
 if TYPE_CHECKING:
     from edge.models.source import Source
@@ -68,12 +68,14 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
     if target.precision == "int8":
         final = quantise(exported.graph, source, target, options, events)
     lowering = backends.lowering(backend, support)
-    lowered = backends.lowered(final.graph, target, lowering)
+    image = replace(source.image, input=options.input or INPUTS[0])
+    lowered = backends.lowered(final.graph, target, lowering, image=image)
     stages = backends.stages_of(backends.backend(backend), lowered, final.graph.model, target)
     adaptive.check_stages(stages, options)
     return write_bundle(
         output,
         graph=final.graph,
+        image=image,
         reference=exported.reference,
         lowered=lowered,
         target=target,
@@ -98,8 +100,8 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
 
     Args:
         source: the bundle; model, precision and calibration stay as they are.
-        options: of these ``backend``, ``batch``, ``compute_capability``, ``effort`` with ``max_effort_drop`` and ``dataset``, ``output``
-            and ``force`` are read, and others refused.
+        options: of these ``backend``, ``batch``, ``input``, ``compute_capability``, ``effort`` with ``max_effort_drop`` and
+            ``dataset``, ``output`` and ``force`` are read, and others refused.
         events: who is told of warnings.
     """
     options = BuildOptions() if options is None else options
@@ -116,14 +118,16 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     output = Path(options.output or old.path)
     check_replaceable(output, replace=options.force)
     lowering = backends.lowering(backend, support)
-    before = (backends.lowering_of(old.manifest), old.target.float16, old.target.reduced_range)
-    same = (lowering, target.float16, target.reduced_range) == before
-    lowered = old.lowered() if same else _lowered_anew(old, target, lowering)
+    image = replace(old.image, input=options.input or old.image.input)
+    before = (backends.lowering_of(old.manifest), old.target.float16, old.target.reduced_range, old.image)
+    same = (lowering, target.float16, target.reduced_range, image) == before
+    lowered = old.lowered() if same else _lowered_anew(old, target, lowering, image)
     stages = backends.stages_of(backends.backend(backend), lowered, old.model, target)
     adaptive.check_stages(stages, options)
     return write_bundle(
         output,
         graph=old.graph(),
+        image=image,
         reference=old.read_file(REFERENCE),
         lowered=lowered,
         target=target,
@@ -226,18 +230,18 @@ def _export(source: Source, events: Events) -> _Exported:
     return _Exported(graph, reference, parity)
 
 
-def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str) -> dict[str, bytes]:
+def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str, image: ImageSpec) -> dict[str, bytes]:
     """The graph of a bundle, lowered: it comes from outside and may be anything."""
     try:
         import_module("edge.lower")
     except ImportError as error:
         raise EdgeError(
             "build",
-            f"Turning a graph for {old.target.backend} into one for {target.backend} needs onnx: {error}",
+            f"Turning a graph for {old.target.backend} into one for {target.backend}, {image.input} in, needs onnx: {error}",
             f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:
-        return backends.lowered(old.graph(), target, lowering)
+        return backends.lowered(old.graph(), target, lowering, image=image)
     except EdgeError:
         raise
     except Exception as error:
@@ -291,8 +295,8 @@ def _loads(folder: Path, events: Events) -> Facts:
         events.warn(f"the engine was not tried: {why}. Where it shall run: python -m edge.doctor BUNDLE")
         return {}
     with engine:
-        size = engine.bundle.image.size
-        engine.infer(np.zeros((1, 3, size, size), np.float32))
+        image = engine.bundle.image
+        engine.infer(np.zeros((1, *image.shape), image.input))
     return {}
 
 

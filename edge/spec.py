@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from edge.errors import EdgeError, one_of
 
 PRECISIONS = ("fp32", "fp16", "int8")
+INPUTS = ("float32", "uint8")
 # What is allocated follows from these, and they may come from a manifest.
 MAX_BATCH = 4096
 MAX_REGIONS = 100_000  # of a batch
@@ -46,16 +47,30 @@ class ModelSpec:
 @dataclass(frozen=True)
 class ImageSpec:
     """What the network eats: ``(B, 3, size, size)`` float32, resized with Pillow's antialiased bilinear filter,
-    scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB)."""
+    scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB). With ``input`` uint8 an engine takes the resized pixels
+    themselves, ``(B, size, size, 3)``, and does the rest."""
 
     size: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    input: str = "float32"
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
             low = max(32, self.size // 32 * 32)
             raise EdgeError("spec", f"The image size {self.size} is not a multiple of 32", f"Change `size`, to {low} or {low + 32}")
+        if self.input not in INPUTS:
+            raise EdgeError("spec", f"There is no input {self.input!r}", f"Change `input` to {one_of(INPUTS)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image."""
+        return (self.size, self.size, 3) if self.input == "uint8" else (3, self.size, self.size)
+
+    @property
+    def normalised(self) -> ImageSpec:
+        """What the canonical graph and the reference take."""
+        return replace(self, input="float32")
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,8 @@ class StagesSpec:
 def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec | RuleSpec) -> dict[str, Any]:
     """The spec as JSON types."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
+    if plain.get("input") == "float32":  # as before there was another: digests are taken of it
+        del plain["input"]
     if isinstance(spec, StagesSpec):
         plain["rule"] = to_plain(spec.rule) if spec.rule.fitted_on or spec.rule.low else spec.rule.kind
     return plain

@@ -97,7 +97,7 @@ class Stages:
         timing, count = timing or Timing(), len(images)
         size = next(size for size in self._batches if size >= count)
         if size > count:
-            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.float32)])
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         if self._spec is None:
             with self.runners[WHOLE].hold(images) as held:
                 found = timing.run(WHOLE, self.runners[WHOLE], {INPUT: held})

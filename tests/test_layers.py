@@ -19,9 +19,9 @@ LAYERS = {
     **dict.fromkeys(["edge.charts", "edge.graph", "edge.ops", "edge.image", "edge.prediction", "edge.draw", "edge.effort"], 2),
     **dict.fromkeys(["edge.engine", "edge.fit", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
-    **dict.fromkeys(["export", "calib", "edge.training"], 4),
+    **dict.fromkeys(["export", "calib", "edge.training", "edge.video"], 4),
     **dict.fromkeys(["edge.options", "edge.adaptive", "edge.packages", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
-    **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor"], 6),
+    **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor", "edge.watch"], 6),
 }
 # Within a layer, this and nothing else.
 WITHIN = {
@@ -67,6 +67,7 @@ IN_FUNCTIONS: dict[str, frozenset[str]] = {
     **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], frozenset({"onnx"})),
     **dict.fromkeys(COMMANDS, frozenset({"tqdm", "torch"})),
     "edge.measure": frozenset({"psutil", "onnx"}),
+    "edge.video": frozenset({"av"}),
 }
 # A vendor library is reached only through its backend; finer than the unit, by module.
 VENDORS: dict[str, frozenset[str]] = {

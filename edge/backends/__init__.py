@@ -12,7 +12,7 @@ import numpy as np
 from edge.backends.base import Backend, Facts, Form, Native, Runner, Support
 from edge.errors import EdgeError, UnavailableError, one_of
 from edge.graph import WHOLE, Graph
-from edge.spec import ModelSpec, StagesSpec, TargetSpec
+from edge.spec import ImageSpec, ModelSpec, StagesSpec, TargetSpec
 
 __all__ = ["AUTOMATIC", "BACKENDS", "Backend", "Form", "Runner", "Support"]
 
@@ -64,15 +64,17 @@ def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, 
     return StagesSpec(backend.closer_sizes(regions, target))
 
 
-def lowered(graph: Graph, target: TargetSpec, row: str | None = None) -> dict[str, bytes]:
+def lowered(graph: Graph, target: TargetSpec, row: str | None = None, *, image: ImageSpec | None = None) -> dict[str, bytes]:
     """A canonical graph as a target's backend takes it, by stage; needs onnx.
 
     Args:
         row: of edge.lower's table; None: the one that it takes here.
+        image: what the engine takes; None: what the graph does.
     """
     from edge.lower import lower_stages
 
-    return lower_stages(graph.parse(), target, row=row or lowering(target.backend), in_stages=backend(target.backend).in_stages)
+    row = row or lowering(target.backend)
+    return lower_stages(graph.parse(), target, row=row, in_stages=backend(target.backend).in_stages, image=image)
 
 
 def lowering(name: str, support: Support | None = None) -> str:

@@ -17,7 +17,7 @@ from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.onnx"
 SHARED = "engine.weights.onnx"  # of two stages: the constants that both read
-TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
 
 
 def library() -> Native:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from edge.spec import ImageSpec
 AHEAD = 2  # batches in flight: bounds memory at AHEAD + 1 batches
 
 
-def batches(
-    dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int = 2
-) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32]]]:
+def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int = 2) -> Iterator[tuple[tuple[str, ...], NDArray[Any]]]:
     """Batches in the order of the data set: (names, (b, 3, S, S) float32 normalised); b < ``batch`` only for the last.
+
+    With an ``image_spec.input`` of uint8 they are (b, S, S, 3) uint8.
 
     Pillow decodes and resizes outside the interpreter lock, so threads do. Stopping early stops them.
 
@@ -31,12 +32,12 @@ def batches(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="edge-data")
     try:
         starts = iter(range(0, len(dataset), batch))
-        waiting: deque[tuple[NDArray[np.float32], list[Future[str]]]] = deque()
+        waiting: deque[tuple[NDArray[Any], list[Future[str]]]] = deque()
 
         def submit() -> None:
             start = next(starts, None)
             if start is not None:
-                images = np.empty((min(batch, len(dataset) - start), 3, image_spec.size, image_spec.size), np.float32)
+                images = np.empty((min(batch, len(dataset) - start), *image_spec.shape), image_spec.input)
                 waiting.append((images, [pool.submit(_load, dataset, start + i, image_spec, images[i]) for i in range(len(images))]))
 
         for _ in range(AHEAD):
@@ -50,7 +51,7 @@ def batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(dataset: Dataset, index: int, spec: ImageSpec, out: NDArray[np.float32]) -> str:
+def _load(dataset: Dataset, index: int, spec: ImageSpec, out: NDArray[Any]) -> str:
     sample = dataset[index]
     preprocess(sample.image, spec, out=out)
     return sample.name

@@ -8,15 +8,16 @@ from functools import partial
 import onnx
 
 from edge.errors import EdgeError, one_of
-from edge.graph import WHOLE
+from edge.graph import FLOAT32_PREFIX, WHOLE
 from edge.lower.float32_names import float32_names
 from edge.lower.opset_17 import opset_17
 from edge.lower.replace_ops import replace_ops
 from edge.lower.residual_adds import residual_adds
 from edge.lower.sixteen_bit import sixteen_bit
 from edge.lower.stages import stages
+from edge.lower.uint8_input import uint8_input
 from edge.lower.unsigned import unsigned
-from edge.spec import TargetSpec
+from edge.spec import ImageSpec, TargetSpec
 
 # Row → its passes, in order: each a module here. Those of int8 and of 16-bit floats are left out where there is nothing to do.
 # ``tensorrt`` and ``tensorrt-8`` (8.5 and 8.6) keep the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else
@@ -33,7 +34,13 @@ CROPS: Mapping[str, str] = {"onnxruntime": "matmul", "openvino": "grid_sample_ea
 
 
 def lower(
-    model: onnx.ModelProto, *, backend: str, precision: str, float16: str | None = None, reduced_range: bool | None = None
+    model: onnx.ModelProto,
+    *,
+    backend: str,
+    precision: str,
+    float16: str | None = None,
+    reduced_range: bool | None = None,
+    image: ImageSpec | None = None,
 ) -> onnx.ModelProto:
     """The graph as ``backend`` should see it.
 
@@ -43,6 +50,7 @@ def lower(
         precision: ``fp32``, ``fp16`` or ``int8``.
         float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in float32.
         reduced_range: whether int8 weights get 7 bits, where the row makes activations unsigned (``TargetSpec.reduced_range``).
+        image: where its ``input`` is uint8, the graph takes bytes and normalises them by it.
     """
     if backend not in PASSES:
         raise EdgeError("lower", f"There is no lowering for a backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
@@ -61,17 +69,25 @@ def lower(
             lowered = residual_adds(lowered)
         elif name == "unsigned" and precision == "int8":
             lowered = unsigned(lowered, reduced_range=bool(reduced_range))
+    if image is not None and image.input == "uint8":  # in every row, and last: no pass knows of bytes
+        named = "float32_names" in PASSES[backend] and float16 is not None
+        lowered = uint8_input(lowered, image, prefix=FLOAT32_PREFIX if named else "")
     return lowered
 
 
-def lower_stages(model: onnx.ModelProto, target: TargetSpec, *, row: str, in_stages: bool) -> dict[str, bytes]:
+def lower_stages(
+    model: onnx.ModelProto, target: TargetSpec, *, row: str, in_stages: bool, image: ImageSpec | None = None
+) -> dict[str, bytes]:
     """A canonical graph as a target should see it, serialised: its stages (``edge.lower.stages``) by name, or whole.
 
     Args:
         row: of ``PASSES``.
         in_stages: whether the target's backend takes stages.
+        image: as in ``lower``.
     """
-    lowered = partial(lower, backend=row, precision=target.precision, float16=target.float16, reduced_range=target.reduced_range)
+    lowered = partial(
+        lower, backend=row, precision=target.precision, float16=target.float16, reduced_range=target.reduced_range, image=image
+    )
     parts = stages(model) if in_stages else {WHOLE: model}
     return {name: lowered(part).SerializeToString(deterministic=True) for name, part in parts.items()}
 

@@ -119,8 +119,12 @@ def bench_engine(
 
 
 def noise(spec: ImageSpec, batch: int) -> np.ndarray:
-    """Seeded noise of the statistics of normalised photographs: (batch, 3, S, S) float32."""
-    return np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
+    """Seeded noise of the statistics of photographs, in the form the engine takes: the same pixels in either."""
+    made = np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
+    if spec.input != "uint8":
+        return made
+    mean, std = (np.asarray(value, np.float32)[:, None, None] for value in (spec.mean, spec.std))
+    return np.ascontiguousarray(np.clip(np.rint((made * std + mean) * 255), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
 def gate_of_build(found: Any) -> Sensitivity | None:
@@ -206,7 +210,7 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
         key = {
             "graph": bundle.manifest["files"][REFERENCE]["sha256"],
             "images": dataset.digest,
-            "input": to_plain(bundle.image),
+            "input": to_plain(bundle.image.normalised),
             "onnxruntime": support.version,
         }
         reference = cached(key, lambda: _reference(bundle, dataset, events))
@@ -254,7 +258,7 @@ def _reference(bundle: Bundle, dataset: Dataset, events: Events) -> Outputs:
 
     session = Session(bundle.read_file(REFERENCE))
     with events.progress("reference") as progress:
-        return collect(session, batches(dataset, bundle.image, REFERENCE_BATCH), len(dataset), progress=progress).outputs
+        return collect(session, batches(dataset, bundle.image.normalised, REFERENCE_BATCH), len(dataset), progress=progress).outputs
 
 
 def _causes(bundle: Bundle, mine: Outputs, reference: Outputs, dataset: Dataset, events: Events) -> Causes | None:
@@ -263,7 +267,7 @@ def _causes(bundle: Bundle, mine: Outputs, reference: Outputs, dataset: Dataset,
     with events.progress("causes") as progress:
         return causes(
             bundle.read_file(REFERENCE),
-            lambda indices: batches(dataset.subset(indices), bundle.image, REFERENCE_BATCH),
+            lambda indices: batches(dataset.subset(indices), bundle.image.normalised, REFERENCE_BATCH),
             mine,
             reference,
             dataset.labels,

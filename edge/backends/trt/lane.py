@@ -12,7 +12,15 @@ from edge.backends.trt.cuda import Bindings
 from edge.errors import EdgeError
 from edge.graph import INPUT
 
-NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "BOOL": np.bool_}
+NUMPY = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT64": np.int64,
+    "INT32": np.int32,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
 ALIGNMENT = 256  # bytes, as cudaMalloc aligns
 MODES = ("pinned", "mapped")
 
@@ -133,7 +141,7 @@ class Lane:
         else:
             if images.stream is not None:
                 self.cuda.wait(self.stream, images.stream)
-            self.cuda.copy(self._images, images.address, int(np.prod(images.shape)) * 4, self.stream)
+            self.cuda.copy(self._images, images.address, int(np.prod(images.shape)) * images.dtype.itemsize, self.stream)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs other than the images, by name → outputs by name, as many rows as were loaded; of a lane beside another all rows."""

@@ -125,10 +125,10 @@ class TensorRTRunner(Runner):
     def _batch(self, images: Native) -> int:
         """The batch that takes a device array."""
         found = view(images, LEGACY_STREAM)
-        size = self._engine.get_tensor_shape(INPUT)[2]
-        if len(found.shape) != 4 or found.shape[1:] != (3, size, size) or found.dtype != np.float32 or not found.contiguous:
+        shape, kind = self._images(1)[1:], self._type()
+        if len(found.shape) != 4 or found.shape[1:] != shape or found.dtype != kind or not found.contiguous:
             got = f"{found.shape} {found.dtype}{'' if found.contiguous else ', strided'}"
-            raise EdgeError("infer", f"The device array is {got}", f"Make it (B, 3, {size}, {size}) float32, contiguous")
+            raise EdgeError("infer", f"The device array is {got}", f"Make it (B, {', '.join(map(str, shape))}) {kind.name}, contiguous")
         count = found.shape[0]
         if not 1 <= count <= self._target.max_batch:
             problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
@@ -177,7 +177,7 @@ class TensorRTRunner(Runner):
     def _quicker_memory(self) -> str:
         """Copying the image once, or reading it in place, in a whole graph several times: which costs less, this GPU says."""
         batch = self._target.batches[0]
-        images = np.zeros(self._images(batch), np.float32)
+        images = np.zeros(self._images(batch), self._type())
         lanes: dict[str, Lane] = {}
         taken: dict[str, list[float]] = {mode: [] for mode in MODES}
         try:
@@ -197,6 +197,10 @@ class TensorRTRunner(Runner):
     def _images(self, batch: int) -> tuple[int, ...]:
         """The shape of so many images."""
         return (batch, *tuple(self._engine.get_tensor_shape(INPUT))[1:])
+
+    def _type(self) -> np.dtype:
+        """Of images."""
+        return np.dtype(NUMPY[self._engine.get_tensor_dtype(INPUT).name])
 
     def _made(self, shapes: Mapping[str, tuple[int, ...]], size: int, mode: str, *, beside: Lane | None = None) -> Lane:
         """A new lane for inputs of those shapes, by the profile for ``size``."""
