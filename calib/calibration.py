@@ -7,7 +7,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Calibration:
         coverage: class name → images that show it; empty for unlabelled images.
         ranges: value name → distribution over all images (and crops, in the local stream).
         means: value name → (channels,) float32, mean of each channel; images (or vectors) weigh the same.
+        peaks: what the observed graph was equalised by (``calib.equalise``); empty where it was not.
     """
 
     graph: str
@@ -47,6 +48,7 @@ class Calibration:
     coverage: Mapping[str, int]
     ranges: Mapping[str, Histogram]
     means: Mapping[str, np.ndarray]
+    peaks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def belongs_to(self, graph: Graph) -> bool:
         """Whether it was of this graph, whichever exporter wrote it down."""
@@ -89,6 +91,8 @@ class Calibration:
             "ranges": ranges,
             "means": {name: _packed(each) for name, each in self.means.items()},
         }
+        if self.peaks:
+            content["peaks"] = {name: _packed(each) for name, each in self.peaks.items()}
         return json.dumps(content, indent=0) + "\n"
 
     @cached_property
@@ -115,7 +119,8 @@ class Calibration:
                 _check_range(name, each)
             means = {str(name): _unpacked(each).astype(np.float32) for name, each in content["means"].items()}
             coverage = {str(name): int(count) for name, count in content["coverage"].items()}
-            return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means)
+            peaks = {str(name): _unpacked(each).astype(np.float32) for name, each in content.get("peaks", {}).items()}
+            return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means, peaks)
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             reason = (
                 error.strerror if isinstance(error, OSError) else f"no calibration.json of ours ({type(error).__name__} {str(error)[:80]})"

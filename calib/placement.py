@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from calib.calibration import Calibration
+from calib.fit import Fitted
 from calib.repair import bias_shift
 from calib.scales import activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
@@ -28,6 +29,7 @@ def quantize(
     method: str = DEFAULT_METHOD,
     float_nodes: Collection[str] = (),
     bias_correction: bool = False,
+    fitted: Fitted | None = None,
 ) -> Graph:
     """The graph with Q/DQ; every runtime's int8 kernels are found from it.
 
@@ -36,8 +38,8 @@ def quantize(
         calibration: of this very graph; another one is refused.
         method: a key of ``calib.scales.METHODS``.
         float_nodes: names of convolutions and Adds to leave in float.
-        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``). Off: with
-            weights rounded per channel it gained nothing (docs/int8.md).
+        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``).
+        fitted: weights and biases of ``calib.fit``, made for this graph, in place of both.
 
     Rules:
 
@@ -72,9 +74,11 @@ def quantize(
     adds = [add for add in residual_adds(model) if add.node.name not in left]
     calibration.check_covers([node.input[0] for node in rounded] + [name for add in adds for name in add.node.input])
 
-    placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method))
+    placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method), fitted.weights if fitted else {})
     for node in rounded:
-        if bias_correction:
+        if fitted is not None:
+            placed.set_bias(node, fitted.biases[node.name])
+        elif bias_correction:
             placed.correct_bias(node, calibration.means[node.input[0]])
         placed.weight(node)
         placed.activation(node, 0)
@@ -92,8 +96,9 @@ def quantize(
 class _Placement:
     """Changes the inputs of nodes and collects what is to be inserted; ``finish`` inserts it."""
 
-    def __init__(self, model: onnx.ModelProto, scale: Callable[[str], float]) -> None:
+    def __init__(self, model: onnx.ModelProto, scale: Callable[[str], float], integers: Mapping[str, np.ndarray]) -> None:
         self._graph = model.graph
+        self._fitted = integers
         self._calibrated = scale
         self._constants = {each.name: each for each in model.graph.initializer}
         self._given = frozenset(self._constants)
@@ -134,8 +139,11 @@ class _Placement:
         bias = -bias_shift(weights, rounded, means, groups)
         if len(node.input) > 2:
             bias += numpy_helper.to_array(self._constants[node.input[2]])
+        self.set_bias(node, bias.astype(np.float32))
+
+    def set_bias(self, node: onnx.NodeProto, bias: np.ndarray) -> None:
         del node.input[2:]
-        node.input.append(self._constant(f"{node.name}/corrected_bias", bias.astype(np.float32)))
+        node.input.append(self._constant(f"{node.name}/corrected_bias", bias))
 
     def weight(self, node: onnx.NodeProto) -> None:
         """Rule 3."""
@@ -168,7 +176,7 @@ class _Placement:
             weights = numpy_helper.to_array(self._constants[weight])
             scales = weight_scales(weights)
             self._constant(f"{weight}/scale", scales)
-            self._constant(f"{weight}/int8", quantise_weights(weights, scales))
+            self._constant(f"{weight}/int8", self._fitted[weight] if weight in self._fitted else quantise_weights(weights, scales))
         return numpy_helper.to_array(self._constants[f"{weight}/int8"]), numpy_helper.to_array(self._constants[f"{weight}/scale"])
 
     def _constant(self, name: str, value: np.ndarray) -> str:

@@ -21,7 +21,7 @@ from edge.errors import EdgeError
 from edge.events import Progress
 from edge.graph import Graph
 from edge.lower.backbone import observed
-from edge.lower.unsigned import upper_bound
+from edge.lower.positive import upper_bound
 
 SAMPLE = 8192  # values of a tensor counted per image, at most about twice as many
 PIXELS = 4 * 256 * 256  # of a batch: what memory is spent on

@@ -17,6 +17,7 @@ from edge.pipeline import ENGINES, BuildOptions, build, rebuild
 from edge.spec import INPUTS, PRECISIONS
 
 DEFAULT = BuildOptions()
+NONE = "none"
 OPTIONS = frozenset(field.name for field in fields(BuildOptions))
 
 
@@ -96,8 +97,8 @@ def arguments() -> argparse.ArgumentParser:
     int8.add_argument(
         "--repair",
         action="append",
-        choices=REPAIRS,
-        help="change the weights before they are rounded; may be given twice (default: none, docs/int8.md tells why)",
+        choices=(*REPAIRS, NONE),
+        help=f"what is done about the error of rounding; may be given more than once (default: all; {NONE}: plain rounding)",
     )
     int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
     out = made.add_argument_group("output")
@@ -120,7 +121,7 @@ def main(args: argparse.Namespace) -> int:
     if args.source is not None:
         _refuse_unread(given)
     if "repair" in given:
-        given["repair"] = tuple(given["repair"])
+        given["repair"] = tuple(name for name in given["repair"] if name != NONE)
     options, events = BuildOptions(**given), command.Terminal(args)
     bundle = build(options, events=events) if args.source is None else rebuild(args.source, options, events=events)
     command.say(f"bundle     {bundle.path} ({bundle.bytes / 1e6:.1f} MB engine)")

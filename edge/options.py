@@ -18,7 +18,7 @@ AUTO = "auto"
 MAX_SEED = (1 << 63) - 1  # what torch and NumPy both take
 POOLINGS = ("avg", "gwp", "max")
 METHODS = ("entropy", "percentile", "minmax", "mse")
-REPAIRS = ("bias-correction", "equalisation")
+REPAIRS = ("bias-correction", "equalisation", "rounding")
 BATCH = 8  # of a build that names none
 CALIBRATION_IMAGES = 256  # of a calibration that names none
 MAX_EFFORT_DROP = 0.1  # points of mAP that an automatic effort may cost
@@ -53,7 +53,7 @@ class BuildOptions:
         calib_method: int8: how a range is cut, ``entropy``, ``percentile``, ``minmax`` or ``mse`` (the default).
         calib_images: int8: calibrate on so many images, also where a table is shipped; None: 256 where there is none.
         calibration: int8: path of a ``calibration.json`` made before, instead of images.
-        repair: int8: changes to the weights before they are rounded, of ``bias-correction`` and ``equalisation`` (default: none).
+        repair: int8: what is done about the error of rounding, of ``bias-correction``, ``equalisation`` and ``rounding`` (default: all).
         max_map_drop: int8: return layers to float until the mAP drop on validation images is at most so many points (0..100); None
             (the default): no gate.
         effort: share of the regions that the second pass looks at, 0 to 1, or ``auto``: the cheapest that keeps the mAP on validation
@@ -84,7 +84,7 @@ class BuildOptions:
     calib_method: str = "mse"
     calib_images: int | None = None
     calibration: Path | str | None = None
-    repair: tuple[str, ...] = ()
+    repair: tuple[str, ...] = REPAIRS
     max_map_drop: float | None = None
     effort: float | str | None = None
     max_effort_drop: float | None = None

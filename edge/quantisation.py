@@ -12,11 +12,15 @@ from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Graph
 from edge.models import TEST_DATA
-from edge.options import CALIBRATION_IMAGES, BuildOptions
+from edge.options import CALIBRATION_IMAGES, REPAIRS, BuildOptions
 from edge.spec import TargetSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from calib.calibration import Calibration
+    from calib.fit import Fitted
     from calib.trials import Trials
     from edge.data import Dataset
     from edge.models.source import Source
@@ -49,32 +53,26 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
     Raises:
         EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``: ``max_map_drop`` does not hold.
     """
-    from calib.equalise import equalise
     from calib.placement import quantize
     from calib.trials import Trials, runs_here
 
     dataset = _training_data(source, options)
     validation = _validation(dataset, source, options)
-    start = graph
-    facts: Facts = {}
-    if "equalisation" in options.repair:
-        equalised = equalise(graph)
-        start = equalised.graph
-        facts["equalisation"] = {"pairs": list(equalised.pairs), "skipped": dict(equalised.skipped)}
-        events.say("repair", f"{len(equalised.pairs)} pairs of convolutions equalised, {len(equalised.skipped)} convolutions left alone")
-    calibration = _calibration(start, source, dataset, options, events)
+    start, calibration, train, facts = _calibrated(graph, source, dataset, options, events)
+    repairs = _repairs(options, calibration, train, events)
     facts["calibration"] = {
         "method": options.calib_method,
         "images": calibration.images,
         "data": dict(calibration.data),
         "digest": calibration.digest,
-        "repairs": sorted(set(options.repair)),
+        "repairs": sorted(repairs),
     }
     events.say("int8", f"{options.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
-    corrected = "bias-correction" in options.repair
+    corrected = "bias-correction" in repairs
+    fitted = _fitted(start, calibration, train, options, events) if train is not None and "rounding" in repairs else None
 
     def quantised(float_nodes: Collection[str] = ()) -> Graph:
-        return quantize(start, calibration, method=options.calib_method, float_nodes=float_nodes, bias_correction=corrected)
+        return quantize(start, calibration, method=options.calib_method, float_nodes=float_nodes, bias_correction=corrected, fitted=fitted)
 
     if validation is None:
         result = quantised()
@@ -128,34 +126,79 @@ def _validation(dataset: str | None, source: Source, options: BuildOptions) -> D
     return labelled
 
 
-def _calibration(graph: Graph, source: Source, dataset: str | None, options: BuildOptions, events: Events) -> Calibration:
-    """Ranges from a given table, from images, or from the table that comes with shipped weights."""
-    from calib.calibration import Calibration
-    from calib.ranges import calibrate
-    from edge.data import open_dataset
+def _calibrated(
+    graph: Graph, source: Source, dataset: str | None, options: BuildOptions, events: Events
+) -> tuple[Graph, Calibration, Dataset | None, Facts]:
+    """The graph that is rounded, its ranges, the images there are and manifest facts.
 
-    if options.calibration:
-        return Calibration.load(options.calibration)
-    table = source.calibration_table
-    if options.dataset in (None, TEST_DATA) and options.calib_images is None and table is not None:
-        shipped = Calibration.load(table)
-        if shipped.belongs_to(graph):
-            return shipped
+    Ranges are those of a given table, of images, or of the table that comes with shipped weights. Without images, a table says how
+    its graph was equalised.
+    """
+    from calib.calibration import Calibration
+    from calib.equalise import equalise
+    from calib.peaks import IMAGES, peaks
+    from calib.ranges import PIXELS, calibrate
+    from edge.data import batches, calibration_subset, open_dataset
+
+    def equalised(peaks: Mapping[str, NDArray[np.floating]]) -> tuple[Graph, Facts]:
+        if "equalisation" not in options.repair or not peaks:
+            return graph, {}
+        made = equalise(graph, peaks)
+        return made.graph, {"equalisation": {"groups": list(made.groups), "skipped": dict(made.skipped)}}
+
+    shipped = options.dataset in (None, TEST_DATA) and options.calib_images is None
+    path = options.calibration or (source.calibration_table if shipped else None)
+    if path:
+        table = Calibration.load(path)
+        start, facts = equalised(table.peaks)
+        if options.calibration or table.belongs_to(start):
+            return start, table, None, facts
     if dataset is None:
-        why = "; the shipped table is of another graph" if table and options.calib_images is None else ""
+        why = "; the shipped table is of another graph" if path else ""
         raise EdgeError(
             "build",
             f"INT8 needs images to calibrate on, or a table made from them{why}",
             "Give `dataset` SPEC (images:DIR will do) or `calibration` FILE",
         )
     images = CALIBRATION_IMAGES if options.calib_images is None else options.calib_images
+    train = open_dataset(dataset, "train", seed=options.seed)
+    found: dict[str, NDArray[np.float32]] = {}
+    if "equalisation" in options.repair and len(train):
+        seen = train.subset(calibration_subset(train, min(images, IMAGES), options.seed))
+        found = peaks(graph, (batch for _, batch in batches(seen, graph.image, max(1, PIXELS // graph.image.size**2))))
+    start, facts = equalised(found)
+    if facts:
+        events.say("repair", f"channels equalised between convolutions in {len(facts['equalisation']['groups'])} places")
     with events.progress("calibrate") as report:
-        train = open_dataset(dataset, "train", seed=options.seed)
-        calibration = calibrate(graph, train, images=images, seed=options.seed, progress=report)
+        calibration = calibrate(start, train, images=images, seed=options.seed, progress=report)
     missing = calibration.missing_classes()
     if missing:
         events.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
-    return calibration
+    return start, replace(calibration, peaks=found), train, facts
+
+
+def _repairs(options: BuildOptions, calibration: Calibration, train: Dataset | None, events: Events) -> set[str]:
+    """Those asked for that can be made: a table alone has no images to fit the rounding to, and one of old no peaks."""
+    repairs = set(options.repair)
+    if train is None:
+        repairs -= {"rounding"} if calibration.peaks else {"equalisation", "rounding"}
+        dropped = [name for name in REPAIRS if name in set(options.repair) - repairs]
+        if dropped:
+            events.say("repair", f"without {' and '.join(dropped)}: that takes images, and a calibration table is used")
+    return repairs
+
+
+def _fitted(start: Graph, calibration: Calibration, train: Dataset, options: BuildOptions, events: Events) -> Fitted:
+    """Weights and biases fitted to some of the calibration images."""
+    from calib.fit import fit, images_for
+    from calib.ranges import PIXELS
+    from edge.data import batches, calibration_subset
+
+    count = min(images_for(start.image.size), calibration.images)
+    subset = train.subset(calibration_subset(train, count, options.seed))
+    images = (batch for _, batch in batches(subset, start.image, max(1, PIXELS // start.image.size**2)))
+    with events.progress("rounding", "layer") as report:
+        return fit(start, calibration, images, method=options.calib_method, progress=report)
 
 
 def _judged(

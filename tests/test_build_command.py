@@ -141,6 +141,7 @@ def test_a_flag_that_nobody_would_read_is_refused(words, says, capsys, tmp_path,
         ),
         (("--calibration", "table.json"), BuildOptions(calibration=Path("table.json"))),
         (("--effort", "0.25"), BuildOptions(effort=0.25)),
+        (("--repair", "none"), BuildOptions(repair=())),
     ],
 )  # fmt: skip
 def test_every_flag_is_a_field_and_defaults_are_those_of_the_options(words, options, monkeypatch, tmp_path):
@@ -358,18 +359,28 @@ def test_a_gate_that_cannot_be_met_leaves_no_bundle(named, costly, tmp_path, cap
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 
-def test_repairs_are_asked_for_and_written_down(named, costly, tmp_path, capsys, monkeypatch):
+def test_repairs_are_made_by_default_and_written_down(named, costly, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Costly, "always", True)
-    repairs = ("--repair", "equalisation", "--repair", "bias-correction")
-    assert run(*named[1], *repairs, "--output", tmp_path / "repaired") == 0
-    assert "36 pairs of convolutions equalised" in capsys.readouterr().out
+    assert run(*named[1], "--output", tmp_path / "repaired") == 0
+    assert "channels equalised between convolutions in 41 places" in capsys.readouterr().out
     bundle = Bundle.read(tmp_path / "repaired")
-    assert bundle.manifest["calibration"]["repairs"] == ["bias-correction", "equalisation"]
-    assert "global/block2/expand → global/block2/depthwise" in bundle.manifest["equalisation"]["pairs"]
+    assert bundle.manifest["calibration"]["repairs"] == ["bias-correction", "equalisation", "rounding"]
+    assert "global/block2/expand → global/block2/depthwise" in bundle.manifest["equalisation"]["groups"]
     weights = {each.name for each in bundle.graph().parse().graph.initializer}
     assert "global/block2/expand/corrected_bias" in weights
-    assert "global/block2/expand/clip/bounds" in weights
     import onnx
 
     reference = onnx.load(bundle.path / "reference.onnx").graph  # what the drop is counted from is not repaired
-    assert not any(node.name.endswith("clip/min") for node in reference.node)
+    assert not any(each.name.endswith("corrected_bias") for each in reference.initializer)
+
+    table = bundle.path / "calibration.json"  # without images: equalised as the table says, rounded plainly
+    assert run(*named[1], "--calibration", table, "--output", tmp_path / "again") == 0
+    assert "without rounding" in capsys.readouterr().out
+    again = Bundle.read(tmp_path / "again").manifest
+    assert again["calibration"]["repairs"] == ["bias-correction", "equalisation"]
+    assert again["equalisation"] == bundle.manifest["equalisation"]
+
+    assert run(*named[1], "--repair", "none", "--output", tmp_path / "plain") == 0
+    plain = Bundle.read(tmp_path / "plain")
+    assert plain.manifest["calibration"]["repairs"] == []
+    assert not any(each.name.endswith("corrected_bias") for each in plain.graph().parse().graph.initializer)

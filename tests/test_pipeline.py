@@ -218,7 +218,7 @@ def test_a_value_out_of_range_is_refused_when_the_options_are_made(name, value):
     ("given", "says"),
     [
         (
-            {"precision": "fp16", "max_map_drop": 0.5, "repair": REPAIRS},
+            {"precision": "fp16", "max_map_drop": 0.5, "repair": REPAIRS[:1]},
             "`max_map_drop`, `repair` would change nothing at `precision` fp16",
         ),
         ({"calibration": "table.json", "calib_images": 9}, "`calib_images` would change nothing where `calibration` gives a table"),

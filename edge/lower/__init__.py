@@ -11,6 +11,7 @@ from edge.errors import EdgeError, one_of
 from edge.graph import FLOAT32_PREFIX, WHOLE
 from edge.lower.float32_names import float32_names
 from edge.lower.opset_17 import opset_17
+from edge.lower.positive import positive
 from edge.lower.replace_ops import replace_ops
 from edge.lower.residual_adds import residual_adds
 from edge.lower.sixteen_bit import sixteen_bit
@@ -24,7 +25,7 @@ from edge.spec import ImageSpec, TargetSpec
 # as it is.
 PASSES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("residual_adds", "unsigned", "replace_ops"),
-    "openvino": ("residual_adds", "sixteen_bit", "replace_ops"),
+    "openvino": ("residual_adds", "positive", "sixteen_bit", "replace_ops"),
     "tensorrt": ("sixteen_bit",),
     "tensorrt-8": ("float32_names", "opset_17"),
     "standard-nodes": ("sixteen_bit", "replace_ops"),
@@ -67,6 +68,8 @@ def lower(
             lowered = opset_17(lowered)
         elif name == "residual_adds" and precision == "int8":
             lowered = residual_adds(lowered)
+        elif name == "positive" and precision == "int8":
+            lowered = positive(lowered)
         elif name == "unsigned" and precision == "int8":
             lowered = unsigned(lowered, reduced_range=bool(reduced_range))
     if image is not None and image.input == "uint8":  # in every row, and last: no pass knows of bytes

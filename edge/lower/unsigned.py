@@ -9,8 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.graph import prune
+from edge.lower.positive import positive
 
-KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 REDUCED = 63  # largest |weight| with 7 bits
 INT32 = 2**31 - 1
 
@@ -18,9 +18,7 @@ INT32 = 2**31 - 1
 def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
-    1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through any MaxPool) gets zero point 0
-       and scale · 127/255: the same range in twice the steps. After a Clip the range ends at its upper bound at the
-       latest; ONNX Runtime then drops the Clip.
+    1. A pair on an activation that cannot be negative gets zero point 0 and twice the steps (``edge.lower.positive``).
     2. Every other pair gets zero point 128 and keeps its scale: the same steps, shifted.
     3. Biases of convolutions of which input and weights are quantised become int32 in steps of input scale × weight
        scale: the integer kernels add them so, and only some versions convert them by themselves. One that does not fit
@@ -30,7 +28,7 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     5. A MaxPool between two pairs of the same scale selects among the integers themselves; ONNX Runtime does not see
        that it could.
     """
-    graph = model.graph
+    graph = positive(model).graph  # 1
     constants = {each.name: each for each in graph.initializer}
     source = {name: node for node in graph.node for name in node.output}
     added: dict[str, onnx.TensorProto] = {}
@@ -44,16 +42,7 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
         return numpy_helper.to_array(constants[name] if name in constants else added[name])
 
     for node in graph.node:
-        if node.op_type != "QuantizeLinear":
-            continue
-        bound = upper_bound(node.input[0], source, constants)
-        if bound is not None:  # 1
-            scale = np.float32(array(node.input[1]) * (127 / 255))
-            if scale * np.float32(255) > bound:
-                scale = np.nextafter(np.float32(bound / 255), np.float32(0))
-            node.input[1] = constant(f"{node.input[1]}/uint8", np.asarray(scale))
-            node.input[2] = constant("uint8_0", np.zeros((), np.uint8))
-        else:  # 2
+        if node.op_type == "QuantizeLinear" and not _is_uint8(constants[node.input[2]]):  # 2
             node.input[2] = constant("uint8_128", np.full((), 128, np.uint8))
     for node in graph.node:  # the pair's second half follows the first
         if node.op_type == "DequantizeLinear" and node.input[0] in source:
@@ -99,25 +88,10 @@ def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     return model
 
 
+def _is_uint8(zero: onnx.TensorProto) -> bool:
+    return zero.data_type == onnx.TensorProto.UINT8
+
+
 def _same(one: onnx.NodeProto, other: onnx.NodeProto, array: Callable[[str], np.ndarray]) -> bool:
     """Whether two Linear nodes have the same scale and zero point."""
     return all(array(a) == array(b) for a, b in zip(one.input[1:], other.input[1:], strict=True))
-
-
-def upper_bound(value: str, source: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> float | None:
-    """The upper bound of a value that cannot be negative (infinity after a Relu), None where it can be."""
-    node = source.get(value)
-    while node is not None and node.op_type in KEEPS_SIGN:
-        node = source.get(node.input[0])
-    if node is None:
-        return None
-    if node.op_type == "Relu":
-        return np.inf
-    if (
-        node.op_type == "Clip"
-        and len(node.input) > 1
-        and node.input[1] in constants
-        and numpy_helper.to_array(constants[node.input[1]]) == 0
-    ):
-        return float(numpy_helper.to_array(constants[node.input[2]])) if len(node.input) > 2 and node.input[2] in constants else np.inf
-    return None

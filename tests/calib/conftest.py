@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,12 @@ def photographs(count: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     coarse = random.normal(size=(count, 3, 8, 8)) * random.uniform(0.3, 1.5, size=(count, 1, 1, 1))
     return (np.kron(coarse, np.ones((SIZE // 8, SIZE // 8))) + 0.3 * random.normal(size=(count, 3, SIZE, SIZE))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def photographs_of() -> Callable[..., np.ndarray]:
+    """``photographs``, for tests that want other images than ``images``."""
+    return photographs
 
 
 def in_batches(images: np.ndarray, batch: int = 4) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -1,0 +1,269 @@
+"""Weights and biases fitted to calibration images, layer by layer through the rounded network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from calib.calibration import Calibration
+from calib.equalise import groups_of
+from calib.rounding import patches, round_weights
+from calib.scales import LEVELS, activation_scale, quantise_weights, weight_scales
+from edge import lower
+from edge.backends.onnxruntime import Session
+from edge.events import Progress
+from edge.graph import Graph, prune
+from edge.lower.backbone import CARRIERS, convolutions, observed
+from edge.lower.positive import upper_bound
+
+IMAGES, PIXELS = 32, 32 * 256 * 256  # at most: the activations of all images are held at once
+POSITIONS = 64  # outputs of a convolution, per image, whose inputs are correlated
+MOST_INPUTS = 2304  # of one output; more take minutes, and plain rounding instead
+Values = list[NDArray[np.float32]]  # one array per batch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What replaces plain rounding.
+
+    Attributes:
+        weights: name of the weight → int8 of its shape, for ``calib.scales.weight_scales`` of it.
+        biases: name of the convolution → (O,) float32. Streams have biases of their own: they see other images.
+    """
+
+    weights: Mapping[str, NDArray[np.int8]]
+    biases: Mapping[str, NDArray[np.float32]]
+
+
+def images_for(size: int) -> int:
+    """How many images of that side are fitted to."""
+    return max(4, min(IMAGES, PIXELS // size**2))
+
+
+def fit(
+    graph: Graph,
+    calibration: Calibration,
+    images: Iterable[NDArray[np.float32]],
+    *,
+    method: str,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Round the weights of every convolution for the inputs it gets once all before it is rounded, and take from its bias
+    whatever shift of the mean is left, of rounded weights and of rounded activations alike.
+
+    Args:
+        graph: canonical, fp32, the one that was calibrated.
+        images: batches (b, 3, S, S) float32, all held in memory; of the second pass, one crop of each image is used.
+        method: how ranges are cut (``calib.scales.METHODS``).
+        progress: called with (convolutions done, convolutions in all).
+    """
+    network = _Network(graph, calibration, method)
+    network.start(images)
+    return network.fitted(progress)
+
+
+class _Network:
+    """The backbones of both streams, run node by node: exact and rounded side by side, no value kept longer than it is read."""
+
+    def __init__(self, graph: Graph, calibration: Calibration, method: str) -> None:
+        self._model = graph.parse()
+        nodes = self._model.graph.node
+        self._source = {name: node for node in nodes for name in node.output}
+        self._constants = {each.name: each for each in self._model.graph.initializer}
+        self._ours = {node.name: node for node in convolutions(self._model)}
+        self._scales = {value: activation_scale(calibration.ranges[value], method) for value in observed(self._model)}
+        self._pending = self._needed()
+        made = {name for node in self._pending for name in node.output}
+        read = [name for node in self._pending for name in node.input if name and name not in self._constants]
+        self._given = list(dict.fromkeys(name for name in read if name not in made))
+        self._left = {name: read.count(name) for name in read}  # readers to come
+        self._exact: dict[str, Values] = {}
+        self._rounded: dict[str, Values] = {}
+        self._random = np.random.default_rng(0)
+
+    def start(self, images: Iterable[NDArray[np.float32]]) -> None:
+        """Compute in float32 what the backbones begin with: the image, and the crops."""
+        model = lower.reference(self._model)
+        inputs = {value.name for value in model.graph.input}
+        wanted = [name for name in self._given if name not in inputs]
+        del model.graph.output[:]
+        model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+        prune(model.graph)
+        session = Session(model.SerializeToString()) if wanted else None
+        for batch in images:
+            found = session(batch) if session else {}
+            for name in self._given:
+                value = found.get(name, batch)
+                each = len(value) // len(batch)  # crops of an image: the first of the first image, the second of the second …
+                chosen = value[np.arange(len(batch)) * each + np.arange(len(batch)) % each]
+                self._exact.setdefault(name, []).append(chosen)
+                self._rounded.setdefault(name, []).append(chosen)
+
+    def fitted(self, progress: Progress | None) -> Fitted:
+        weights: dict[str, NDArray[np.int8]] = {}
+        biases: dict[str, NDArray[np.float32]] = {}
+        while self._pending:
+            node = next((each for each in self._pending if self._is_ready(each)), None)
+            if node is None:  # a weight that is read again behind itself: rounded by what there is
+                node = next(each for each in self._pending if self._has_inputs(each))
+            twins = [each for each in self._twins(node) if self._has_inputs(each)]
+            if node.name in self._ours and node.input[1] not in weights:
+                weights[node.input[1]] = self._integers(twins)
+            for twin in twins:
+                if twin.name in self._ours:
+                    biases[twin.name] = self._convolve(twin, weights[twin.input[1]])
+                    if progress is not None:
+                        progress(len(biases), len(self._ours))
+                else:
+                    self._run(twin)
+                self._pending.remove(twin)
+        return Fitted(weights, biases)
+
+    def _needed(self) -> list[onnx.NodeProto]:
+        """The nodes that lead to convolutions, as far back as they only carry activations."""
+        wanted = {node.name for node in self._ours.values()}
+        values = {node.input[0] for node in self._ours.values()}
+        for node in reversed(self._model.graph.node):
+            if node.op_type in CARRIERS and node.name not in wanted and values & set(node.output):
+                wanted.add(node.name)
+                values.update(node.input)
+        return [node for node in self._model.graph.node if node.name in wanted]
+
+    def _twins(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The convolutions that share a weight; any other node alone."""
+        if node.name not in self._ours:
+            return [node]
+        return [each for each in self._pending if each.name in self._ours and each.input[1] == node.input[1]]
+
+    def _has_inputs(self, node: onnx.NodeProto) -> bool:
+        return all(name in self._exact for name in node.input if name and name not in self._constants)
+
+    def _is_ready(self, node: onnx.NodeProto) -> bool:
+        return all(self._has_inputs(each) for each in self._twins(node))
+
+    def _integers(self, twins: list[onnx.NodeProto]) -> NDArray[np.int8]:
+        """Of one weight, for all that its readers see."""
+        weight = self._array(twins[0].input[1])
+        scales, groups = weight_scales(weight), groups_of(twins[0])
+        flat = weight.reshape(groups, len(weight) // groups, -1).astype(np.float64)
+        if flat.shape[2] > MOST_INPUTS:
+            return quantise_weights(weight, scales)
+        covariance = sum(
+            (self._covariance(node, groups, flat.shape[2]) for node in twins), start=np.zeros((groups, flat.shape[2], flat.shape[2]))
+        )
+        return round_weights(flat, covariance, scales.astype(np.float64).reshape(groups, -1)).reshape(weight.shape)
+
+    def _covariance(self, node: onnx.NodeProto, groups: int, inputs: int) -> NDArray[np.float64]:
+        """(groups, K, K) of the rounded inputs, over images and some positions."""
+        form = _form(node, self._array(node.input[1]).shape)
+        positions = None
+        total, square, count = np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs)), 0
+        for value in self._rounded[node.input[0]]:
+            height, width = _output_size(value.shape, **form)
+            if positions is None:
+                chosen = self._random.permutation(height * width)[:POSITIONS]
+                positions = np.stack([chosen // width, chosen % width], 1)
+            read = patches(self._round(node.input[0], value), positions, groups=groups, **form)
+            square += read @ read.transpose(0, 2, 1)
+            total += read.sum(2)
+            count += read.shape[2]
+        mean = total / count
+        return square / count - mean[:, :, None] * mean[:, None, :]
+
+    def _convolve(self, node: onnx.NodeProto, integers: NDArray[np.int8]) -> NDArray[np.float32]:
+        """Run a convolution both ways and return the bias with which both have one mean; the rounded values have it already."""
+        weight = self._array(node.input[1])
+        scales = weight_scales(weight).reshape(-1, *[1] * (weight.ndim - 1))
+        bias = self._array(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+        run = _one_node(node, 3)
+        value, output = node.input[0], node.output[0]
+        shift, pixels = np.zeros(len(weight)), 0
+        exact, rounded = [], []
+        for one, other in self._taken(value):
+            exact.append(run(one, weight, bias))
+            rounded.append(run(self._round(value, other), (integers * scales).astype(np.float32), bias))
+            shift += (exact[-1].astype(np.float64) - rounded[-1]).sum((0, 2, 3))
+            pixels += exact[-1][:, 0].size
+        correction = (shift / pixels).astype(np.float32)
+        for each in rounded:
+            each += correction.reshape(-1, 1, 1)
+        self._exact[output], self._rounded[output] = exact, rounded
+        return bias + correction
+
+    def _run(self, node: onnx.NodeProto) -> None:
+        run = _one_node(node, len(node.input))
+        rounds = node.op_type == "Add" and all(name in self._scales for name in node.input)
+        parts = [repeat((self._array(name),) * 2) if name in self._constants else self._taken(name) for name in node.input]
+        exact, rounded = [], []
+        for inputs in zip(*parts, strict=False):  # constants go on for ever
+            exact.append(run(*(one for one, _ in inputs)))
+            others = [other for _, other in inputs]
+            if rounds:
+                others = [self._round(name, other) for name, other in zip(node.input, others, strict=True)]
+            rounded.append(run(*others))
+        self._exact[node.output[0]], self._rounded[node.output[0]] = exact, rounded
+
+    def _taken(self, value: str) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Both forms of a value, batch by batch, given up where this is its last reader."""
+        self._left[value] -= 1
+        exact, rounded = self._exact[value], self._rounded[value]
+        if self._left[value] == 0:
+            del self._exact[value], self._rounded[value]
+            exact.reverse()
+            rounded.reverse()
+            while exact:
+                yield exact.pop(), rounded.pop()
+        else:
+            yield from zip(exact, rounded, strict=True)
+
+    def _round(self, name: str, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As int8, or as uint8 where it cannot be negative (``edge.lower.positive``)."""
+        scale, lowest, highest = self._scales[name], -LEVELS - 1, LEVELS
+        bound = upper_bound(name, self._source, self._constants)
+        if bound is not None:
+            scale, lowest, highest = min(scale * 127 / 255, bound / 255), 0, 255
+        rounded = np.multiply(value, np.float32(1 / scale))
+        np.rint(rounded, out=rounded)
+        np.clip(rounded, lowest, highest, out=rounded)
+        rounded *= np.float32(scale)
+        return rounded
+
+    def _array(self, name: str) -> NDArray[np.float32]:
+        return numpy_helper.to_array(self._constants[name])
+
+
+def _one_node(node: onnx.NodeProto, count: int) -> Callable[..., NDArray[np.float32]]:
+    """A function of a node's inputs, all of them given when it is called."""
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    names = [f"input_{index}" for index in range(count)]
+    alone.input[:] = names
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)]
+    graph = helper.make_graph([alone], "node", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    session = Session(model.SerializeToString())
+    return lambda *values: np.array(session.run(dict(zip(names, values, strict=True)))[node.output[0]])
+
+
+def _form(node: onnx.NodeProto, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    given = {each.name: tuple(each.ints) for each in node.attribute if each.name in ("strides", "dilations", "pads")}
+    return {
+        "kernel": shape[2:],
+        "stride": given.get("strides", (1, 1)),
+        "dilation": given.get("dilations", (1, 1)),
+        "pads": given.get("pads", (0, 0, 0, 0)),
+    }
+
+
+def _output_size(
+    shape: tuple[int, ...], *, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], pads: tuple[int, ...]
+) -> tuple[int, int]:
+    sides = [(shape[2 + i] + pads[i] + pads[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
+    return sides[0], sides[1]
