@@ -159,6 +159,10 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
             f"{backend} has no 16-bit float on {support.device or 'this machine'}",
             "Give `precision` fp32 or int8, or another `backend`",
         )
+    if precision == "int8" and support.no_int8:
+        raise EdgeError(
+            "build", f"{backend} makes no int8 engine here: {support.no_int8}", "Give `backend` onnxruntime, or `precision` fp32 or fp16"
+        )
     reduced_range = support.reduced_range if precision == "int8" else None
     return TargetSpec(backend, precision, powers_of_two(batch), float16, reduced_range)
 

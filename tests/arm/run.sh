@@ -8,9 +8,10 @@
 # Not part of `make test`: emulation takes a minute for an image of MobileNetV2 at 256 pixels and a quarter of an hour for ResNet-50.
 #
 #   HOST_PYTHON           the host's Python, with "mcar-edge[build]" (python3)
-#   ARM_CPU               what is emulated (neoverse-n1; Orin's Cortex-A78AE has the same instructions); see qemu-aarch64 -cpu help
+#   ARM_CPU               what is emulated (neoverse-n1: Armv8.2 with dot products, as Orin's Cortex-A78AE); see qemu-aarch64 -cpu help
 #   ARM_CASES             recorded networks (the two at 256 pixels), all of tests/golden by name
 #   ARM_SCENES            int8 is judged on so many test scenes (200)
+#   PYTEST                words for pytest in `tests` (tests/cpp)
 #   TENSORRT_INCLUDE_DIR  folders of TensorRT's headers, separated by colons, for `plugin` and the C++ tools of TensorRT
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -139,12 +140,11 @@ tests() { # the tests of the C++ runtime, in the emulated Python; bundles come f
     chmod +x "$cache/g++"
     (cd "$repository" && ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
         HOST_PYTHONPATH=$repository CXX=$cache/g++ CMAKE_TOOLCHAIN_FILE=$here/toolchain.cmake EDGE_CPP_BUILDS=$build/tests \
-        arm_python -m pytest -p emulated -p no:cacheprovider tests/cpp "${PYTEST[@]}")
+        arm_python -m pytest -p emulated -p no:cacheprovider ${PYTEST:-tests/cpp})
 }
 
 judge() { host "$here/compare.py" "$cache/cases" "$found" "$cache/report-$cpu.json"; }
 
-read -ra PYTEST <<<"${PYTEST:-}"
 [ $# -gt 0 ] || set -- setup runtime plugin golden scenes tests judge
 for stage; do
     case $stage in
