@@ -147,7 +147,7 @@ def _backend(options: BuildOptions, usual: str | None = None) -> tuple[str, back
     """The backend, and what it can do: here, or on the device that shall build the engine."""
     if options.tensorrt is not None:
         return TENSORRT, backends.backend(TENSORRT).support_of(options.tensorrt)
-    name = (usual or backends.automatic()) if options.backend == AUTO else options.backend
+    name = (usual or backends.automatic(options.precision)) if options.backend == AUTO else options.backend
     return name, backends.require(name, building=True)
 
 

@@ -81,3 +81,11 @@ def test_int8_is_refused_on_arm_where_it_was_wrong(small_bundle, monkeypatch, tm
     assert not (tmp_path / "rebuilt").exists()
     exact = rebuild(small_bundle("openvino"), BuildOptions(output=tmp_path / "rebuilt"))
     assert exact.target.precision == "fp32"
+
+
+def test_on_arm_int8_chooses_another_backend_by_itself(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(backends, "AUTOMATIC", ("openvino", "onnxruntime"))
+    assert backends.automatic("int8") == "onnxruntime"
+    assert backends.automatic("fp32") == "openvino"
