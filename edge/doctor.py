@@ -64,7 +64,10 @@ def main(args: argparse.Namespace) -> int:
         command.say(f"  {name:18} {found[name] or 'not installed':14} {purpose}")
     command.say("", "backends")
     for name, one in support.items():
-        state = f"works on {one.device}; fp16 is {one.float16 or 'not available'}" if not one.reason else f"{one.reason}. {one.fix}"
+        no_int8 = f"; no int8: {one.no_int8}" if one.no_int8 else ""
+        state = (
+            f"works on {one.device}; fp16 is {one.float16 or 'not available'}{no_int8}" if not one.reason else f"{one.reason}. {one.fix}"
+        )
         command.say(f"  {name:18} {one.version or '-':14} {state}")
     code = 0
     if args.bundle is not None:

@@ -151,7 +151,7 @@ def _backend(options: BuildOptions, usual: str | None = None) -> tuple[str, back
     """The backend, and what it can do: here, or on the device that shall build the engine."""
     if options.tensorrt is not None:
         return TENSORRT, backends.backend(TENSORRT).support_of(options.tensorrt)
-    name = (usual or backends.automatic()) if options.backend == AUTO else options.backend
+    name = (usual or backends.automatic(options.precision)) if options.backend == AUTO else options.backend
     return name, backends.require(name, building=True)
 
 
@@ -162,6 +162,10 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
             "build",
             f"{backend} has no 16-bit float on {support.device or 'this machine'}",
             "Give `precision` fp32 or int8, or another `backend`",
+        )
+    if precision == "int8" and support.no_int8:
+        raise EdgeError(
+            "build", f"{backend} makes no int8 engine here: {support.no_int8}", "Give `backend` onnxruntime, or `precision` fp32 or fp16"
         )
     reduced_range = support.reduced_range if precision == "int8" else None
     return TargetSpec(backend, precision, powers_of_two(batch), float16, reduced_range)

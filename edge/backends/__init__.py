@@ -127,9 +127,10 @@ def require(name: str, *, building: bool = False) -> Support:
     return support
 
 
-def automatic() -> str:
-    """TensorRT where module and GPU are there, else OpenVINO, else ONNX Runtime."""
+def automatic(precision: str = "") -> str:
+    """TensorRT where module and GPU are there, else OpenVINO, else ONNX Runtime; never one that refuses that precision."""
     for name in AUTOMATIC:
-        if not probe(name).reason:
+        support = probe(name)
+        if not support.reason and not (precision == "int8" and support.no_int8):
             return name
     raise UnavailableError("backend", f"None of {', '.join(AUTOMATIC)} works here", 'Install one: pip install "mcar-edge[openvino]"')

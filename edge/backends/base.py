@@ -36,6 +36,7 @@ class Support:
         builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
         int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
         lowering: the row of edge.lower's table that it takes here, where that is not its usual one (TensorRT without our plugin).
+        no_int8: why precision ``int8`` is refused here; empty where it is not.
         reduced_range: whether int8 weights must have 7 bits here (``TargetSpec.reduced_range``); None where it does not matter.
     """
 
@@ -49,6 +50,7 @@ class Support:
     int8_float16: str | None = None
     lowering: str = ""
     reduced_range: bool | None = None
+    no_int8: str = ""
 
 
 @dataclass(frozen=True)

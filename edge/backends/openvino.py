@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.xml"
 WEIGHTS = "engine.bin"
+# Seen with 2026.4.1 on an emulated Neoverse N1 (tests/arm): the first pass right, scores of the second off by up to 0.96.
+INT8_ON_ARM = "under Arm emulation the scores of its second pass were wrong"
 
 
 class OpenVINO(Backend):
@@ -39,6 +42,7 @@ class OpenVINO(Backend):
             float16=float16,
             builds=True,
             facts={"capabilities": sorted(able)},
+            no_int8=INT8_ON_ARM if platform.machine().lower() in ("aarch64", "arm64") else "",
         )
 
     def build(

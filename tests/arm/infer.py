@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from edge import Engine, backends
+from edge.backends import openvino
 from edge.bundle import Bundle
 from edge.pipeline import BuildOptions, rebuild
 
 
 def main(source: Path, file: Path, out: Path, count: int | None = None) -> None:
+    openvino.INT8_ON_ARM = ""  # what is refused is judged here, whether it still must be
     backend = Bundle.read(source).target.backend
     print(backends.probe(backend), flush=True)
     start = time.monotonic()

@@ -8,15 +8,17 @@
 # Not part of `make test`: emulation takes a minute for an image of MobileNetV2 at 256 pixels and a quarter of an hour for ResNet-50.
 #
 #   HOST_PYTHON           the host's Python, with "mcar-edge[build]" (python3)
-#   ARM_CPU               what is emulated (neoverse-n1; Orin's Cortex-A78AE has the same instructions); see qemu-aarch64 -cpu help
+#   ARM_CPU               what is emulated (neoverse-n1: Armv8.2 with dot products, as Orin's Cortex-A78AE); see qemu-aarch64 -cpu help
+#   ARM_NICE              of all that takes long (19)
 #   ARM_CASES             recorded networks (the two at 256 pixels), all of tests/golden by name
 #   ARM_SCENES            int8 is judged on so many test scenes (200)
+#   PYTEST                words for pytest in `tests` (tests/cpp)
 #   TENSORRT_INCLUDE_DIR  folders of TensorRT's headers, separated by colons, for `plugin` and the C++ tools of TensorRT
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 cache=$(mkdir -p "${ARM_CACHE:?a folder that is kept}" && cd "$ARM_CACHE" && pwd)
-cpu=${ARM_CPU:-neoverse-n1}
+cpu=${ARM_CPU:-neoverse-n1} nice=${ARM_NICE:-19}
 cases=${ARM_CASES:-mobilenetv2_avg_256_top4_thr0.5_c20 resnet50_avg_256_top4_thr0.5_c20}
 scenes=${ARM_SCENES:-200}
 host_python=$(command -v "${HOST_PYTHON:-python3}")
@@ -24,9 +26,9 @@ root=$cache/root site=$cache/site build=$cache/build logs=$cache/logs found=$cac
 export ARM_ROOT=$root PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$build" "$logs" "$found"
 
-run=(nice -n 19 qemu-aarch64 -cpu "$cpu" -L "$root" -E OMP_NUM_THREADS=1 -E OPENBLAS_NUM_THREADS=1 -E OPENBLAS_CORETYPE=NEOVERSEN1)
+run=(nice -n "$nice" qemu-aarch64 -cpu "$cpu" -L "$root" -E OMP_NUM_THREADS=1 -E OPENBLAS_NUM_THREADS=1 -E OPENBLAS_CORETYPE=NEOVERSEN1)
 arm_python() { "$cache/python" "$@"; }
-host() { OMP_NUM_THREADS=1 PYTHONPATH=$repository nice -n 19 "$host_python" "$@"; }
+host() { OMP_NUM_THREADS=1 PYTHONPATH=$repository nice -n "$nice" "$host_python" "$@"; }
 
 setup() { # the arm64 Debian packages and wheels
     local apt=$cache/apt platforms=(--platform manylinux2014_aarch64) minor
@@ -66,9 +68,9 @@ CONF
 configure() { # configure SOURCE FOLDER DEFINITION...
     local source=$1 folder=$2
     shift 2
-    nice -n 19 cmake -S "$source" -B "$folder" -DCMAKE_TOOLCHAIN_FILE="$here/toolchain.cmake" -DCMAKE_BUILD_TYPE=Release \
+    nice -n "$nice" cmake -S "$source" -B "$folder" -DCMAKE_TOOLCHAIN_FILE="$here/toolchain.cmake" -DCMAKE_BUILD_TYPE=Release \
         -DCMAKE_CXX_FLAGS_RELEASE=-O2 "$@"
-    nice -n 19 cmake --build "$folder" -j1
+    nice -n "$nice" cmake --build "$folder" -j1
 }
 
 headers() { tr : '\n' <<<"${TENSORRT_INCLUDE_DIR:-}" | sed '/^$/d'; }
@@ -97,16 +99,16 @@ plugin() { # the plugin for Orin, its methods called under emulation
     local one name include out=$build/plugin
     include=$(cuda_include)
     mkdir -p "$out"
-    nice -n 19 nvcc -std=c++17 -ccbin aarch64-linux-gnu-g++ -arch=sm_87 -I"$repository/kernels" -I"$include" -Xcompiler -fPIC \
+    nice -n "$nice" nvcc -std=c++17 -ccbin aarch64-linux-gnu-g++ -arch=sm_87 -I"$repository/kernels" -I"$include" -Xcompiler -fPIC \
         -c "$repository/kernels/launch.cu" -o "$out/launch.o"
     for one in $(headers); do
         name=$(basename "$one")
         local flags=(--sysroot="$root" -std=c++17 -O1 -Wall -Wextra -Werror -I"$repository/kernels" -isystem"$one" -isystem"$include")
-        nice -n 19 aarch64-linux-gnu-g++ "${flags[@]}" -fPIC -shared -Wl,--version-script="$repository/kernels/plugin/exports.map" \
+        nice -n "$nice" aarch64-linux-gnu-g++ "${flags[@]}" -fPIC -shared -Wl,--version-script="$repository/kernels/plugin/exports.map" \
             -Wl,--no-undefined "$repository/kernels/plugin/exports.cpp" "$out/launch.o" -L"$cache/cuda/nvidia/cu13/lib" -lcudart_static \
             -lpthread -ldl -lrt -o "$out/libedge_plugin-$name.so"
         arm_python -c "import ctypes, sys; ctypes.CDLL(sys.argv[1])" "$out/libedge_plugin-$name.so"
-        nice -n 19 aarch64-linux-gnu-g++ "${flags[@]}" "$repository"/tests/kernels/plugin_host.cpp \
+        nice -n "$nice" aarch64-linux-gnu-g++ "${flags[@]}" "$repository"/tests/kernels/plugin_host.cpp \
             "$repository/kernels/plugin/exports.cpp" -ldl -o "$out/host-$name"
         echo "plugin for the headers $name: $("${run[@]}" "$out/host-$name" | tail -1)"
     done
@@ -124,7 +126,10 @@ infer() { # infer CASE BACKEND COUNT: Python rebuilds and runs, then C++ runs th
 
 golden() { # recorded networks, fp32
     host "$here/prepare.py" "$cache/cases" $cases
-    for case in $cases; do infer "$case" openvino 2 && infer "$case" onnxruntime 2; done
+    for case in $cases; do
+        infer "$case" openvino 2
+        infer "$case" onnxruntime 2
+    done
 }
 
 scenes() { # int8 of the shipped MobileNetV2
@@ -139,12 +144,11 @@ tests() { # the tests of the C++ runtime, in the emulated Python; bundles come f
     chmod +x "$cache/g++"
     (cd "$repository" && ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
         HOST_PYTHONPATH=$repository CXX=$cache/g++ CMAKE_TOOLCHAIN_FILE=$here/toolchain.cmake EDGE_CPP_BUILDS=$build/tests \
-        arm_python -m pytest -p emulated -p no:cacheprovider tests/cpp "${PYTEST[@]}")
+        arm_python -m pytest -p emulated -p no:cacheprovider ${PYTEST:-tests/cpp})
 }
 
 judge() { host "$here/compare.py" "$cache/cases" "$found" "$cache/report-$cpu.json"; }
 
-read -ra PYTEST <<<"${PYTEST:-}"
 [ $# -gt 0 ] || set -- setup runtime plugin golden scenes tests judge
 for stage; do
     case $stage in

@@ -10,6 +10,8 @@ import pytest
 from edge import backends
 from edge.bundle import Bundle
 from edge.engine import Engine
+from edge.errors import EdgeError
+from edge.pipeline import BuildOptions, rebuild
 
 pytest.importorskip("openvino")
 
@@ -69,3 +71,21 @@ def test_reduced_precision_is_close_to_float32(small_bundle, precision):
         expected, found = exact.infer(images), reduced.infer(images)
     error = np.abs(expected["global_scores"] - found["global_scores"])
     assert 0 < error.mean() < 0.05, error.max()
+
+
+def test_int8_is_refused_on_arm_where_it_was_wrong(small_bundle, monkeypatch, tmp_path):
+    source = small_bundle("openvino", "int8")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(EdgeError, match=r"openvino makes no int8 engine here: .+\. Give `backend` onnxruntime, or `precision`"):
+        rebuild(source, BuildOptions(output=tmp_path / "rebuilt"))
+    assert not (tmp_path / "rebuilt").exists()
+    exact = rebuild(small_bundle("openvino"), BuildOptions(output=tmp_path / "rebuilt"))
+    assert exact.target.precision == "fp32"
+
+
+def test_on_arm_int8_chooses_another_backend_by_itself(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(backends, "AUTOMATIC", ("openvino", "onnxruntime"))
+    assert backends.automatic("int8") == "onnxruntime"
+    assert backends.automatic("fp32") == "openvino"
