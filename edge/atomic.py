@@ -162,6 +162,15 @@ def refusing_full_disk(path: Path) -> contextlib.AbstractContextManager[None]:
     return refusing_unwritable(path, _FULL)
 
 
+def clear_folder(folder: Path) -> None:
+    """Remove what killed processes left of any file in a folder, also of those that are not written again."""
+    if os.path.isdir(folder):
+        for name in os.listdir(folder):
+            head, marked, number = name.removesuffix(_LOCK).rpartition(f".{_PARTIAL}-")
+            if marked and head.startswith(".") and number.isdigit():
+                _clear_up(folder / head[1:])
+
+
 def is_partial(name: str) -> bool:
     """Whether a file of this name is an unfinished one of ours, or belongs to it."""
     return name.startswith(".") and f".{_PARTIAL}-" in name

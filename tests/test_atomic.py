@@ -123,6 +123,16 @@ def test_a_partial_file_that_a_kill_left_goes_with_the_next_write(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_folder_is_cleared_of_what_killed_processes_left_of_any_file(tmp_path):
+    code = "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    assert child(code, tmp_path).wait(timeout=30) == -signal.SIGKILL
+    for name in (".b.partial-1.lock", ".mine", ".partial-.lock", "c.partial-0.lock"):
+        (tmp_path / name).touch()
+    atomic.clear_folder(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".mine", ".partial-.lock", "c.partial-0.lock"]
+    atomic.clear_folder(tmp_path / "nowhere")
+
+
 def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
     """The lock tells, not the process id: that of another container means nothing here."""
     code = (

@@ -426,6 +426,7 @@ def main() -> None:
     if given.table:
         print(table(known))
         return
+    material()
     done = {(one.command, one.call, one.number, one.fault) for one in known}
     with open(given.record, "a") as record:
 
