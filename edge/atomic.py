@@ -115,6 +115,7 @@ def check_folder_writable(path: Path | str) -> None:
             _probe(folder)
         else:
             os.listdir(folder)  # a file in its place is told as one
+            _clear_up(folder)  # nobody will make it anew, and so clear up
             _probe(folder / "x")
 
 
@@ -229,6 +230,7 @@ def _partial(target: Path) -> Iterator[Path]:
         for partial in (_slot(target, number) for number in count()):
             lock = _locked(partial)
             if lock is not None:
+                _remove(partial)  # of one whose removal was refused
                 break
     except _NoLocksError:
         partial = _slot(target, secrets.token_hex(8))
@@ -302,7 +304,8 @@ def _locked(partial: Path) -> int | None:
 
 def _unlock(partial: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(_lock_of(partial))
+        if not os.path.lexists(partial):  # else its lock stays, by which the next process finds it
+            os.unlink(_lock_of(partial))
     os.close(descriptor)
 
 
