@@ -115,6 +115,7 @@ def check_folder_writable(path: Path | str) -> None:
             _probe(folder)
         else:
             os.listdir(folder)  # a file in its place is told as one
+            _clear_up(folder)  # nobody will make it anew, and so clear up
             _probe(folder / "x")
 
 
@@ -160,6 +161,15 @@ def refusing_unwritable(path: Path, numbers: Collection[int] | None = None) -> I
 def refusing_full_disk(path: Path) -> contextlib.AbstractContextManager[None]:
     """An ``OSError`` of a full disk as one line; others pass."""
     return refusing_unwritable(path, _FULL)
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what killed processes left of any file in a folder, also of those that are not written again."""
+    if os.path.isdir(folder):
+        for name in os.listdir(folder):
+            head, marked, number = name.removesuffix(_LOCK).rpartition(f".{_PARTIAL}-")
+            if marked and head.startswith(".") and number.isdigit():
+                _clear_up(folder / head[1:])
 
 
 def is_partial(name: str) -> bool:
@@ -220,6 +230,7 @@ def _partial(target: Path) -> Iterator[Path]:
         for partial in (_slot(target, number) for number in count()):
             lock = _locked(partial)
             if lock is not None:
+                _remove(partial)  # of one whose removal was refused
                 break
     except _NoLocksError:
         partial = _slot(target, secrets.token_hex(8))
@@ -293,7 +304,8 @@ def _locked(partial: Path) -> int | None:
 
 def _unlock(partial: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(_lock_of(partial))
+        if not os.path.lexists(partial):  # else its lock stays, by which the next process finds it
+            os.unlink(_lock_of(partial))
     os.close(descriptor)
 
 

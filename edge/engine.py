@@ -258,7 +258,10 @@ class Engine:
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
         image, most = self.bundle.image, self.bundle.target.max_batch
-        array = np.asarray(batch)
+        try:
+            array = np.asarray(batch)
+        except ValueError as error:  # rows of several lengths
+            raise EdgeError("infer", f"The batch is no array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict") from error
         if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
             raise EdgeError(
                 "infer",

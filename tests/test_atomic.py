@@ -123,6 +123,37 @@ def test_a_partial_file_that_a_kill_left_goes_with_the_next_write(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_folder_is_cleared_of_what_killed_processes_left_of_any_file(tmp_path):
+    code = "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    assert child(code, tmp_path).wait(timeout=30) == -signal.SIGKILL
+    for name in (".b.partial-1.lock", ".mine", ".partial-.lock", "c.partial-0.lock"):
+        (tmp_path / name).touch()
+    atomic.clear_folder(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".mine", ".partial-.lock", "c.partial-0.lock"]
+    atomic.clear_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kept", ["", ".lock"])
+def test_a_partial_that_could_not_be_removed_stops_no_later_write(tmp_path, monkeypatch, kept):
+    """As where a disk refuses for a moment."""
+    unlink = os.unlink
+
+    def refuse(path, **given):
+        if str(path).endswith(f".partial-0{kept}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        check_writable(tmp_path / "a")
+        check_folder_writable(tmp_path / "b")
+    assert os.listdir(tmp_path)
+    write_atomically(tmp_path / "a", b"whole")
+    (tmp_path / "b").mkdir()
+    check_folder_writable(tmp_path / "b")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
 def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
     """The lock tells, not the process id: that of another container means nothing here."""
     code = (

@@ -291,6 +291,8 @@ def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys, measur
         (["--batch", "two"], 2, "invalid batch value"),
         (["--images", "0"], 1, "--images is 0"),
         (["--streams", "0"], 1, "--streams is 0"),
+        (["--streams", "1000000"], 1, "--streams is 1000000"),
+        (["--duration", "9" * 400], 1, "--duration is inf"),
         (["--duration", "0"], 1, "--duration is 0"),
         (["--duration", "soon"], 2, "not a time"),
         (["--score-threshold", "1.5"], 1, "0 to 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from edge.errors import EdgeError
 from edge.measure.latency import Plan
 
 STANDARD = Plan()
+MAX_STREAMS = 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class BenchOptions:
         ):
             if value < 1:
                 raise EdgeError("bench", f"`{name}` is {value}", "Give 1 or more")
-        if self.duration is not None and self.duration <= 0:
+        if self.streams is not None and self.streams > MAX_STREAMS:
+            raise EdgeError("bench", f"`streams` is {self.streams}", f"Give {MAX_STREAMS} or fewer: each is a thread")
+        if self.duration is not None and not 0 < self.duration < math.inf:
             raise EdgeError("bench", f"`duration` is {self.duration:g} seconds", "Give a time such as 10m")
         if not 0 <= self.score_threshold <= 1:
             raise EdgeError("bench", f"`score_threshold` is {self.score_threshold:g}", "Give 0 to 1")

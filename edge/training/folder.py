@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from edge.atomic import check_folder_writable, is_partial, write_atomically
+from edge.atomic import check_folder_writable, clear_folder, is_partial, write_atomically
 from edge.errors import EdgeError
 from edge.models.checkpoint import to_bytes
 
@@ -80,6 +80,8 @@ def write_log(folder: Path, rows: list[Row]) -> None:
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go on."""
     check_folder_writable(folder)
+    for place in (folder, folder / PIXELS):
+        clear_folder(place)
     found = sorted(os.listdir(folder)) if folder.is_dir() else []
     if STATE in found:
         if not resume:

@@ -104,6 +104,8 @@ class Trainer:
     def run(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> Outcome:
         """Train to the end of the recipe, or until ``stop()`` says so after a step (state saved)."""
         state, total = self.state, sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
+        if not (self.folder / STATE).is_file():
+            self.save()  # before any other file: by its state a folder is known as a run
         if self.recipe.head and not state.rows and not state.updates:
             self._fit_head()
         saved = time.monotonic()
@@ -198,8 +200,6 @@ class Trainer:
 
     def _record(self, size: int, done: Row) -> None:
         """Judge the averaged weights on the validation part, and write down what was done to them: the log, the best, the state."""
-        if not (self.folder / STATE).is_file():
-            self.save()  # before any other file: by its state a folder is known as a run
         state, as_shipped = self.state, size == self.recipe.phases[-1].size
         scores = predict(self.mean, self.validation.images, size, all_streams=as_shipped, autocast=state.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
@@ -214,8 +214,11 @@ class Trainer:
             state.best = (int(as_shipped), shipped, state.epoch)
             self.write_best()
         self.save()
-        write_log(self.folder, state.rows)
-        write_atomically(self.folder / CURVE, draw_curve(state.rows))
+        self._tell()
+
+    def _tell(self) -> None:
+        write_log(self.folder, self.state.rows)
+        write_atomically(self.folder / CURVE, draw_curve(self.state.rows))
 
     def _outcome(self) -> Outcome:
         return Outcome(self.state.best[2], self.state.best[1], tuple(self.state.rows), self.state.seconds)
@@ -252,6 +255,8 @@ class Trainer:
         self.model.load_state_dict(modules["model"])
         self.mean.load_state_dict(modules["mean"])
         self.optimiser.load_state_dict(modules["optimiser"])
+        if state.rows:
+            self._tell()  # a kill may have come between the state and these
         return True
 
 

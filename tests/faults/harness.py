@@ -128,7 +128,6 @@ def material() -> Path:
     if _given:
         shutil.copytree(_given[0], folder / "bundle")
         return folder
-    import_everything()
     pid = forked(partial(_build_and_keep, folder), folder / "said")
     assert ended(pid) == 0, (folder / "said").read_text()
     exported = (folder / "exported").read_bytes()
@@ -426,6 +425,9 @@ def main() -> None:
     if given.table:
         print(table(known))
         return
+    if given.few is None:
+        import_everything()
+    material()
     done = {(one.command, one.call, one.number, one.fault) for one in known}
     with open(given.record, "a") as record:
 

@@ -18,7 +18,7 @@ from edge.models.recipe import Augmentation, Phase, Recipe  # noqa: E402
 from edge.spec import ImageSpec  # noqa: E402
 from edge.training import recipes  # noqa: E402
 from edge.training.augmentation import augment, normalise  # noqa: E402
-from edge.training.folder import BEST, STATE, check_folder  # noqa: E402
+from edge.training.folder import BEST, CURVE, LOG, STATE, check_folder  # noqa: E402
 from edge.training.head import PENALTY, fit_head  # noqa: E402
 from edge.training.start import start  # noqa: E402
 from edge.training.trainer import About, Part, Trainer, _optimiser, predict  # noqa: E402
@@ -203,10 +203,23 @@ def test_the_first_lasting_file_of_a_run_is_its_state(tmp_path: Path, monkeypatc
             trainer(tmp_path / "parts").run()
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [STATE]
     whole, again = trainer(tmp_path / "whole"), trainer(tmp_path / "parts")
-    whole.run()
+    outcome = whole.run()
     assert again.resume()
-    again.run()
+    same = again.run()
     assert equal(whole, again)
+    assert [row["epoch"] for row in same.rows] == [row["epoch"] for row in outcome.rows]
+    assert (same.best_epoch, same.best_map) == (outcome.best_epoch, outcome.best_map)
+    assert (tmp_path / "parts" / BEST).is_file()
+
+
+def test_what_a_kill_left_out_is_written_when_the_run_goes_on(tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    for name in (LOG, CURVE):
+        (tmp_path / name).unlink()
+    (tmp_path / ".best.pth.partial-0.lock").touch()
+    check_folder(tmp_path, resume=True)
+    assert trainer(tmp_path).resume()
+    assert {path.name for path in tmp_path.iterdir()} == {STATE, BEST, LOG, CURVE}
 
 
 def test_difficult_counts_as_positive_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
