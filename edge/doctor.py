@@ -83,7 +83,7 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         bundle = Bundle.read(path)
         target = bundle.target
         reduced = f" ({target.float16})" if target.float16 else ""
-        command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px")
+        command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px, {bundle.image.input} in")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
         if bundle.stages is not None:
             command.say(f"  two stages: look at a batch, then closer at {', '.join(map(str, bundle.stages.sizes))} regions at once")

@@ -48,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument(
         "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
     )
-    made.add_argument("--json", metavar="FILE", help="write JSON Lines to FILE, one object a frame; - is standard output")
+    made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object a frame; - is standard output")
     made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a film of the frames with what was found in them")
     made.add_argument("--frames", type=int, metavar="N", help="end after N frames")
     made.add_argument("--duration", type=float, metavar="S", help="end after S seconds")
@@ -57,14 +57,15 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     _check(args)
-    if args.draw is not None:
-        check_writable(args.draw)
+    for path in (args.draw, args.lines):
+        if path not in (None, "-"):
+            check_writable(path)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals())
-        lines = stack.enter_context(_lines(args.json))
+        lines = stack.enter_context(_lines(args.lines))
         engine = stack.enter_context(Engine.load(args.bundle))
         drawn = stack.enter_context(film(args.draw)) if args.draw is not None else None
-        status = Status(quiet=args.json == "-")
+        status = Status(quiet=args.lines == "-")
         frames = stream(
             engine,
             args.source,

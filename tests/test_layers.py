@@ -21,7 +21,9 @@ LAYERS = {
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib", "edge.training", "edge.video"], 4),
     **dict.fromkeys(["edge.options", "edge.adaptive", "edge.packages", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
-    **dict.fromkeys(["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor", "edge.watch"], 6),
+    **dict.fromkeys(
+        ["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor", "edge.watch", "edge.triton"], 6
+    ),
 }
 # Within a layer, this and nothing else.
 WITHIN = {

@@ -1,15 +1,9 @@
-"""The applications in the README and the service example, run as they stand."""
+"""The applications in the README, run as they stand."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -63,25 +57,3 @@ def test_the_cpp_application_builds_and_runs(run, repository: Path, place: Path,
     build = cmake(source, place / "build", f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
     printed = run(build / "application", "engines/first", "scene.png", cwd=place)
     assert any(name in printed for name in labels(place / "engines" / "first"))
-
-
-def test_the_service_answers(repository: Path, place: Path) -> None:
-    words = [sys.executable, str(repository / "examples" / "service.py"), "engines/first", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    with subprocess.Popen(words, cwd=place, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            address = server.stdout.readline().strip()
-            with urllib.request.urlopen(address, (place / "scene.png").read_bytes(), timeout=60) as answer:
-                found = json.load(answer)
-            assert found.keys() == {"labels", "regions"}
-            with pytest.raises(urllib.error.HTTPError, match="400") as refused:
-                urllib.request.urlopen(address, b"no photograph", timeout=60)
-            assert "[image]" in json.load(refused.value)["error"]
-            host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
-            for length in (b"\xb2", b"9" * 5000, b"-1", b""):  # the first is a digit to str.isdigit, and no number
-                with socket.create_connection((host, int(port)), timeout=60) as line:
-                    line.sendall(b"POST / HTTP/1.0\r\nContent-Length: " + length + b"\r\n\r\n")
-                    assert b" 413 " in line.makefile("rb").readline()
-        finally:
-            server.terminate()

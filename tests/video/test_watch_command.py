@@ -110,6 +110,13 @@ def test_a_value_out_of_range_is_one_line(bundle, clip, capsys, words, said):
     assert said.replace("`", "") in capsys.readouterr().err
 
 
+def test_lines_on_standard_output_need_no_folder_to_write_in(bundle, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").mkdir()  # what a file of that name could not replace
+    assert run(bundle, clip, "--json", "-", "--frames", "1") == 0
+    assert len(objects(capsys.readouterr().out)) == 1
+
+
 def test_the_source_is_not_drawn_over(bundle, clip, capsys):
     before = clip.read_bytes()
     assert run(bundle, clip, "--draw", clip) == 1

@@ -44,6 +44,12 @@ struct Bundle {
     std::map<std::string, File> files;
     nlohmann::json engine;  // what the backend wrote of its engine; checked, and read, by the backend alone
 
+    // Of one image, as the engine takes it.
+    std::size_t image_bytes() const {
+        const auto side = static_cast<std::size_t>(image.size);
+        return 3 * side * side * (image.uint8 ? 1 : sizeof(float));
+    }
+
     std::string rebuild() const { return "Rebuild it here: python -m edge.build --from " + path.string() + " --force"; }
 };
 

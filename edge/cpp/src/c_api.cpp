@@ -69,6 +69,23 @@ void give(const std::vector<T>& from, T* to) {
     if (to) std::copy(from.begin(), from.end(), to);
 }
 
+// images: of the type that the engine takes.
+template <typename T>
+int infer(const edge_engine* engine, const T* images, size_t batch, const edge::Spend& spend,
+          const edge_engine_outputs* outputs, uint8_t* regions_looked) {
+    return guarded([&] {
+        require(engine && images && outputs, "engine, images and outputs");
+        thread_local edge::LookedOutputs made;
+        engine->engine.infer(images, batch, spend, made);
+        give(made.scores, outputs->scores);
+        give(made.global_scores, outputs->global_scores);
+        give(made.local_scores, outputs->local_scores);
+        give(made.regions, outputs->regions);
+        give(made.region_classes, outputs->region_classes);
+        give(made.regions_looked, regions_looked);
+    });
+}
+
 }  // namespace
 
 extern "C" {
@@ -116,16 +133,21 @@ int edge_engine_infer(const edge_engine* engine, const float* images, size_t bat
 
 int edge_engine_infer_within(const edge_engine* engine, const float* images, size_t batch, double effort,
                              double budget_ms, const edge_engine_outputs* outputs, uint8_t* regions_looked) {
+    return infer(engine, images, batch, spend_of(effort, budget_ms), outputs, regions_looked);
+}
+
+int edge_engine_takes_uint8(const edge_engine* engine) { return engine && engine->engine.image().uint8; }
+
+int edge_engine_infer_uint8(const edge_engine* engine, const uint8_t* images, size_t batch, double effort,
+                            double budget_ms, const edge_engine_outputs* outputs, uint8_t* regions_looked) {
+    return infer(engine, images, batch, spend_of(effort, budget_ms), outputs, regions_looked);
+}
+
+int edge_engine_preprocess_uint8(const edge_engine* engine, const uint8_t* pixels, int width, int height, size_t stride,
+                                 uint8_t* output) {
     return guarded([&] {
-        require(engine && images && outputs, "engine, images and outputs");
-        thread_local edge::LookedOutputs made;
-        engine->engine.infer(images, batch, spend_of(effort, budget_ms), made);
-        give(made.scores, outputs->scores);
-        give(made.global_scores, outputs->global_scores);
-        give(made.local_scores, outputs->local_scores);
-        give(made.regions, outputs->regions);
-        give(made.region_classes, outputs->region_classes);
-        give(made.regions_looked, regions_looked);
+        require(engine && pixels && output, "engine, pixels and output");
+        engine->engine.preprocess(view(pixels, width, height, stride), output);
     });
 }
 

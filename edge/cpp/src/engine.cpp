@@ -73,7 +73,7 @@ struct Engine::State {
     // What a call may spend, its budget counted from now.
     Limits limits(const Spend& spend) const;
 
-    void run(const float* images, std::size_t batch, const Limits& limits, Outputs& outputs, Looked& looked) const;
+    void run(const void* images, std::size_t batch, const Limits& limits, Outputs& outputs, Looked& looked) const;
 
     Prediction prediction(const LookedOutputs& outputs, std::size_t index, const View& photo,
                           const std::vector<float>& thresholds) const;
@@ -106,7 +106,7 @@ Limits Engine::State::limits(const Spend& spend) const {
     return made;
 }
 
-void Engine::State::run(const float* images, std::size_t batch, const Limits& limits, Outputs& outputs,
+void Engine::State::run(const void* images, std::size_t batch, const Limits& limits, Outputs& outputs,
                         Looked& looked) const {
     check_process("infer", process);
     const std::shared_lock<std::shared_mutex> open(closing);
@@ -182,14 +182,47 @@ Outputs Engine::infer(const float* images, std::size_t batch) const {
 }
 
 void Engine::infer(const float* images, std::size_t batch, Outputs& outputs) const {
-    if (!state_) refuse_closed();
+    require_input(false);
     thread_local Looked looked;
     state_->run(images, batch, state_->limits({}), outputs, looked);
 }
 
 void Engine::infer(const float* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const {
-    if (!state_) refuse_closed();
+    require_input(false);
     state_->run(images, batch, state_->limits(spend), outputs, outputs.regions_looked);
+}
+
+Outputs Engine::infer(const std::uint8_t* images, std::size_t batch) const {
+    Outputs outputs;
+    infer(images, batch, outputs);
+    return outputs;
+}
+
+void Engine::infer(const std::uint8_t* images, std::size_t batch, Outputs& outputs) const {
+    require_input(true);
+    thread_local Looked looked;
+    state_->run(images, batch, state_->limits({}), outputs, looked);
+}
+
+void Engine::infer(const std::uint8_t* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const {
+    require_input(true);
+    state_->run(images, batch, state_->limits(spend), outputs, outputs.regions_looked);
+}
+
+void Engine::require_input(bool uint8) const {
+    if (!state_) refuse_closed();
+    if (state_->bundle.image.uint8 == uint8) return;
+    const std::string side = std::to_string(image().size);
+    throw Error("infer",
+                uint8 ? "The engine takes (B, 3, " + side + ", " + side + ") float32, and these are bytes"
+                      : "The engine takes (B, " + side + ", " + side + ", 3) uint8, and these are floats",
+                "Give it what it takes, or let predict do it");
+}
+
+void Engine::preprocess(const View& photo, std::uint8_t* output) const {
+    const int side = image().size;
+    const Image resized = resize(photo, side, side);
+    std::copy(resized.pixels.begin(), resized.pixels.end(), output);
 }
 
 void Engine::preprocess(const View& photo, float* output) const {
@@ -219,16 +252,21 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
 std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::optional<float> score_threshold,
                                         const Spend& spend) const {
     if (!state_) refuse_closed();
-    const auto side = static_cast<std::size_t>(image().size), pixels = 3 * side * side;
+    const std::size_t bytes = state_->bundle.image_bytes();
     const Limits limits = state_->limits(spend);
     std::vector<float> thresholds = state_->thresholds(limits.effort);
     if (score_threshold) std::fill(thresholds.begin(), thresholds.end(), *score_threshold);
     std::vector<Prediction> predictions;
     LookedOutputs outputs;
-    std::vector<float> batch(std::min(photos.size(), max_batch()) * pixels);
+    std::vector<std::uint8_t> batch(std::min(photos.size(), max_batch()) *
+                                    bytes);  // aligned for floats, as new memory is
     for (std::size_t start = 0; start < photos.size(); start += max_batch()) {
         const std::size_t count = std::min(max_batch(), photos.size() - start);
-        for (std::size_t i = 0; i < count; ++i) preprocess(photos[start + i], batch.data() + i * pixels);
+        for (std::size_t i = 0; i < count; ++i) {
+            std::uint8_t* to = batch.data() + i * bytes;
+            image().uint8 ? preprocess(photos[start + i], to)
+                          : preprocess(photos[start + i], reinterpret_cast<float*>(to));
+        }
         state_->run(batch.data(), count, limits, outputs, outputs.regions_looked);
         for (std::size_t i = 0; i < count; ++i)
             predictions.push_back(state_->prediction(outputs, i, photos[start + i], thresholds));

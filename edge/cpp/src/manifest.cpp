@@ -60,9 +60,13 @@ void read_model(const json& model, Bundle& bundle) {
 }
 
 void read_image(const json& image, Bundle& bundle) {
-    refuse_unknown(image, "image", {"size", "mean", "std"});
+    refuse_unknown(image, "image", {"size", "mean", "std", "input"});
     bundle.image.size = static_cast<int>(integer(image.value("size", json()), "size", 32, MAX_SIZE));
     if (bundle.image.size % 32) refuse_value("size", "is " + std::to_string(bundle.image.size) + ", no multiple of 32");
+    const std::string input = image.count("input") ? text(image, "input") : "float32";
+    if (input != "float32" && input != "uint8")
+        refuse_value("input", "is " + input.substr(0, 40) + ", not float32 or uint8");
+    bundle.image.uint8 = input == "uint8";
     bundle.image.mean = channels(image, "mean");
     bundle.image.std = channels(image, "std");
     for (const float value : bundle.image.std)

@@ -1,5 +1,6 @@
 // OpenVINO on the CPU, compiled as edge/backends/openvino.py compiles it: same properties, same exact sizes.
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <openvino/runtime/core.hpp>
@@ -81,8 +82,10 @@ class Model {
 
     ov::Shape images(std::size_t count) const {
         const auto side = static_cast<std::size_t>(bundle().image.size);
-        return {count, 3, side, side};
+        return bundle().image.uint8 ? ov::Shape{count, side, side, 3} : ov::Shape{count, 3, side, side};
     }
+
+    ov::element::Type image_type() const { return bundle().image.uint8 ? ov::element::u8 : ov::element::f32; }
 
     Lane take(std::size_t size) {
         const std::lock_guard<std::mutex> guard(lock_);
@@ -149,7 +152,7 @@ class Model {
 // The tensor type has no const form; a request only reads its inputs.
 template <typename T>
 ov::Tensor wrapped(ov::element::Type type, const ov::Shape& shape, const T* values) {
-    return ov::Tensor(type, shape, const_cast<T*>(values));
+    return ov::Tensor(type, shape, static_cast<void*>(const_cast<T*>(values)));
 }
 
 class OpenVino : public Runner {
@@ -175,16 +178,17 @@ class OpenVino : public Runner {
         bool four_bytes;
     };
 
-    void infer(const float* images, std::size_t count, std::size_t batch, Outputs& outputs) {
+    void infer(const void* images, std::size_t count, std::size_t batch, Outputs& outputs) {
         Model::Lane lane = model_.take(batch);
         const ov::Shape shape = model_.images(batch);
         if (count == batch) {
-            lane.request.set_input_tensor(wrapped(ov::element::f32, shape, images));
+            lane.request.set_input_tensor(wrapped(model_.image_type(), shape, images));
         } else {
-            if (!lane.padded) lane.padded = ov::Tensor(ov::element::f32, shape);
-            const std::size_t values = lane.padded.get_size();
-            float* own = lane.padded.data<float>();
-            std::fill(std::copy_n(images, values / batch * count, own), own + values, 0.0f);
+            if (!lane.padded) lane.padded = ov::Tensor(model_.image_type(), shape);
+            const std::size_t bytes = lane.padded.get_byte_size(), given = bytes / batch * count;
+            auto* own = static_cast<std::uint8_t*>(lane.padded.data());
+            std::memcpy(own, images, given);
+            std::memset(own + given, 0, bytes - given);
             lane.request.set_input_tensor(lane.padded);
         }
         lane.request.infer();
@@ -216,7 +220,7 @@ class OpenVinoCloser : public Closer {
             const auto give = [&](const char* name, const ov::Tensor& tensor) {
                 lane.request.set_input_tensor(model_.input(name), tensor);
             };
-            give(INPUT, wrapped(ov::element::f32, model_.images(images.count), images.values));
+            give(INPUT, wrapped(model_.image_type(), model_.images(images.count), images.values));
             give(BOXES, wrapped(ov::element::f32, {size, 4}, boxes));
             give(OWNER, wrapped(ov::element::i32, {size}, owner));
             lane.request.infer();

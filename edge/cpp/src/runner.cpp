@@ -70,7 +70,8 @@ Layout check_forms(const Bundle& bundle, const Runners& found) {
     const auto boxes = forms.find("regions");
     const bool counted = boxes != forms.end() && boxes->second.shape.size() == 3;
     const std::int64_t regions = counted ? std::max<std::int64_t>(boxes->second.shape[1], 1) : 0;
-    const Form image{"f32", {-1, 3, side, side}}, scores{"f32", {-1, classes}};
+    const Form image = bundle.image.uint8 ? Form{"u8", {-1, side, side, 3}} : Form{"f32", {-1, 3, side, side}},
+               scores{"f32", {-1, classes}};
     const Forms places{{"regions", {"f32", {-1, regions, 4}}}, {"region_classes", {"i64", {-1, regions}}}};
     Forms needed{{INPUT, image}, {staged ? "global_scores" : "scores", scores}};
     if (staged || boxes != forms.end() || forms.count("region_classes")) needed.insert(places.begin(), places.end());

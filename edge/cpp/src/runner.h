@@ -60,7 +60,7 @@ class Held {
 
 // The images of one call.
 struct Images {
-    const float* values;  // (count, 3, S, S)
+    const void* values;  // (count, 3, S, S) float32, or (count, S, S, 3) uint8 where the bundle says so
     std::size_t count;
     std::size_t batch;           // the engine runs for so many, one of the bundle's; at least count
     std::unique_ptr<Held> held;  // the first stage's; null before it, and where images are read in place

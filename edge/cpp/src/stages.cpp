@@ -36,7 +36,7 @@ Stages::Stages(const Bundle& bundle, Runners runners)
       layout_(check_forms(bundle, runners_)),
       rule_(bundle.rule) {}
 
-void Stages::run(const float* values, std::size_t count, const Limits& limits, Outputs& outputs, Looked& looked) {
+void Stages::run(const void* values, std::size_t count, const Limits& limits, Outputs& outputs, Looked& looked) {
     outputs.scores.resize(count * layout_.classes);
     outputs.global_scores.resize(layout_.global_scores ? count * layout_.classes : 0);
     outputs.local_scores.resize(layout_.local_scores ? count * layout_.classes : 0);

@@ -30,7 +30,7 @@ class Stages {
 
     // values: (count, 3, S, S), count up to the largest batch. Outputs are resized for them, as is looked, (count, K):
     // 1 where the second stage looked at a region; empty where there is none. Threads may call at once.
-    void run(const float* values, std::size_t count, const Limits& limits, Outputs& outputs, Looked& looked);
+    void run(const void* values, std::size_t count, const Limits& limits, Outputs& outputs, Looked& looked);
 
   private:
     // What one call needs between the stages; as many are made as threads ever called at once.

@@ -102,8 +102,7 @@ class TensorRt : public Runner {
         check(cudaSetDevice(0), "cudaSetDevice");
         images.held = take(images.batch);
         Lane& lane = static_cast<Lane&>(*images.held);
-        const auto side = static_cast<std::size_t>(loaded_->bundle.image.size);
-        lane.give(INPUT, images.values, images.count * 3 * side * side * sizeof(float));
+        lane.give(INPUT, images.values, images.count * loaded_->bundle.image_bytes());
         lane.run();
         for (const Tensor& tensor : loaded_->tensors)
             if (tensor.field) tensor.field->copy(lane.found(tensor.name), tensor.bytes() == 4, outputs);
@@ -146,14 +145,13 @@ class TensorRt : public Runner {
         check(cudaDeviceGetAttribute(&shared, cudaDevAttrIntegrated, 0), "cudaDeviceGetAttribute");
         if (!shared) return false;
         const std::size_t batch = loaded_->bundle.batches.front();
-        const auto side = static_cast<std::size_t>(loaded_->bundle.image.size);
-        const std::vector<float> images(batch * 3 * side * side);
+        const std::vector<std::uint8_t> images(batch * loaded_->bundle.image_bytes());
         std::vector<double> taken[2];
         for (int round = 0; round < 6; ++round) {  // interleaved: clocks change meanwhile
             Lane lane(loaded_, batch, round % 2 == 1);
             for (int call = 0; call < 10; ++call) {
                 const auto start = std::chrono::steady_clock::now();
-                lane.give(INPUT, images.data(), images.size() * sizeof(float));
+                lane.give(INPUT, images.data(), images.size());
                 lane.run();
                 const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
                 if (call >= 3) taken[round % 2].push_back(seconds.count());

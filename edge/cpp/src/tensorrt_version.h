@@ -65,6 +65,7 @@ inline std::size_t value_bytes(nvinfer1::DataType type) {
 inline const char* type_name(nvinfer1::DataType type) {
     switch (type) {
         case nvinfer1::DataType::kFLOAT: return "f32";
+        case nvinfer1::DataType::kUINT8: return "u8";
         case nvinfer1::DataType::kINT32: return "i32";
 #if EDGE_TENSORRT >= 100000
         case nvinfer1::DataType::kINT64: return "i64";

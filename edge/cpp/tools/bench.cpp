@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
 #include <random>
 
@@ -24,57 +25,67 @@ using nlohmann::ordered_json;
 constexpr long DEFAULT_BATCH = 8, MAX_CALLS = 10'000'000;
 constexpr std::uintmax_t MAX_IMAGES = std::uintmax_t{1} << 36;
 
-// (count, 3, S, S), all after one another.
+// Images as the engine takes them, all after one another.
 struct Photos {
-    std::vector<float> values;
+    std::vector<std::uint8_t> bytes;
     std::size_t count = 0;
 };
 
 // As the images that engines are calibrated and judged on, in their statistics.
-Photos noise(std::size_t count, std::size_t pixels) {
+Photos noise(std::size_t count, const Bundle& bundle) {
     std::mt19937 random(0);
     std::normal_distribution<float> normal;
-    Photos photos{std::vector<float>(count * pixels), count};
-    for (float& each : photos.values) each = normal(random);
+    Photos photos{std::vector<std::uint8_t>(count * bundle.image_bytes()), count};
+    if (bundle.image.uint8) {
+        for (std::uint8_t& each : photos.bytes)
+            each = static_cast<std::uint8_t>(std::clamp(115.0f + 58.0f * normal(random), 0.0f, 255.0f));
+        return photos;
+    }
+    std::vector<float> values(photos.bytes.size() / sizeof(float));
+    for (float& each : values) each = normal(random);
+    std::memcpy(photos.bytes.data(), values.data(), photos.bytes.size());
     return photos;
 }
 
-Photos read_photos(const fs::path& file, std::size_t pixels) {
+Photos read_photos(const fs::path& file, std::size_t bytes) {
     const std::string data = read_file(file, MAX_IMAGES);
-    const std::size_t bytes = pixels * sizeof(float);
     if (data.empty() || data.size() % bytes)
         throw Error("bench",
                     file.string() + " has " + std::to_string(data.size()) + " bytes, not images of " +
                         std::to_string(bytes) + " bytes each",
-                    "Write raw float32 (N, 3, S, S) as the bundle takes them");
-    Photos photos{std::vector<float>(data.size() / sizeof(float)), data.size() / bytes};
-    std::copy_n(data.data(), data.size(), reinterpret_cast<char*>(photos.values.data()));
-    return photos;
+                    "Write them raw as the bundle takes them, (N, 3, S, S) float32 or (N, S, S, 3) uint8");
+    return {std::vector<std::uint8_t>(data.begin(), data.end()), data.size() / bytes};
 }
 
 // The next so many images, in turn; they begin again after the last.
 class Turns {
   public:
-    Turns(const Photos& photos, std::size_t batch) : pixels_(photos.values.size() / photos.count), photos_(photos) {
+    Turns(const Photos& photos, std::size_t batch) : size_(photos.bytes.size() / photos.count), photos_(photos) {
         // One batch that goes over the end of the images at whatever place, in one piece.
         if (photos_.count % batch == 0) return;
         for (std::size_t i = 0; i < batch; ++i) {
-            const std::size_t from = i % photos_.count * pixels_;
-            photos_.values.insert(photos_.values.end(), photos.values.begin() + static_cast<std::ptrdiff_t>(from),
-                                  photos.values.begin() + static_cast<std::ptrdiff_t>(from + pixels_));
+            const std::size_t from = i % photos_.count * size_;
+            photos_.bytes.insert(photos_.bytes.end(), photos.bytes.begin() + static_cast<std::ptrdiff_t>(from),
+                                 photos.bytes.begin() + static_cast<std::ptrdiff_t>(from + size_));
         }
     }
-    const float* next(std::size_t batch) {
-        const float* found = photos_.values.data() + at_ * pixels_;
+    const std::uint8_t* next(std::size_t batch) {
+        const std::uint8_t* found = photos_.bytes.data() + at_ * size_;
         at_ = (at_ + batch) % photos_.count;
         return found;
     }
 
   private:
-    const std::size_t pixels_;
+    const std::size_t size_;
     Photos photos_;
     std::size_t at_ = 0;
 };
+
+// images: at a multiple of an image's size from the beginning of their memory, so that floats lie where floats may.
+void infer(const Engine& engine, const std::uint8_t* images, std::size_t batch, Outputs& outputs) {
+    engine.image().uint8 ? engine.infer(images, batch, outputs)
+                         : engine.infer(reinterpret_cast<const float*>(images), batch, outputs);
+}
 
 double seconds_of(const std::function<void()>& call) {
     const auto start = std::chrono::steady_clock::now();
@@ -89,11 +100,11 @@ void append(std::string& to, const std::vector<Value>& values) {
 
 // Outputs of all images as raw files, each of what the engine has.
 void write_outputs(const Engine& engine, const Photos& photos, std::size_t batch, const fs::path& folder) {
-    const std::size_t pixels = photos.values.size() / photos.count;
+    const std::size_t bytes = photos.bytes.size() / photos.count;
     std::string scores, global_scores, local_scores, regions, region_classes;
     Outputs outputs;
     for (std::size_t start = 0; start < photos.count; start += batch) {
-        engine.infer(photos.values.data() + start * pixels, std::min(batch, photos.count - start), outputs);
+        infer(engine, photos.bytes.data() + start * bytes, std::min(batch, photos.count - start), outputs);
         append(scores, outputs.scores), append(global_scores, outputs.global_scores);
         append(local_scores, outputs.local_scores), append(regions, outputs.regions);
         append(region_classes, outputs.region_classes);
@@ -145,12 +156,11 @@ void bench(const Arguments& arguments) {
                         ", the largest of " + path.string(),
                     "Lower --batch, or build with one of " + std::to_string(*wanted));
     const auto batch = static_cast<std::size_t>(wanted.value_or(std::min(DEFAULT_BATCH, most)));
-    const auto side = static_cast<std::size_t>(engine.image().size);
-    const Photos photos = file ? read_photos(*file, 3 * side * side) : noise(batch, 3 * side * side);
+    const Photos photos = file ? read_photos(*file, bundle.image_bytes()) : noise(batch, bundle);
 
     Turns turns(photos, batch);
     Outputs outputs;
-    const auto call = [&] { engine.infer(turns.next(batch), batch, outputs); };
+    const auto call = [&] { infer(engine, turns.next(batch), batch, outputs); };
     const double first_ms = seconds_of(call) * 1e3;
     const MachineState before = read_state();
     const Latency found = measure(call, iterations, warm_up);
@@ -184,7 +194,7 @@ void bench(const Arguments& arguments) {
         {"bundle", path.string()},
         {"model", bundle.model},
         {"weights", text_or_null(source.manifest, "weights")},
-        {"size", side},
+        {"size", engine.image().size},
         {"backend", bundle.backend},
         {"precision", bundle.precision},
         {"float16", bundle.float16.empty() ? json() : json(bundle.float16)},
@@ -218,14 +228,14 @@ void bench(const Arguments& arguments) {
 
 int main(int count, char** words) {
     using namespace edge::tools;
-    const Arguments arguments(count, words, "mcar_edge_bench",
-                              "Measure an engine on this device: latency with a verdict, throughput, memory.",
-                              {"BUNDLE"},
-                              {{"--batch", "N", "batch size (default 8, or the largest that the bundle takes)"},
-                               {"--iterations", "N", "calls to count (default: for at least two seconds)"},
-                               {"--warmup", "N", "calls before (default: until the latency holds still)"},
-                               {"--json", "FILE", "also write the result as JSON, with the keys of edge.bench"},
-                               {"--images", "FILE", "raw float32 (N, 3, S, S) to use in turn (default: noise)"},
-                               {"--outputs", "DIR", "write what the engine gives for all images, raw, NAME.bin"}});
+    const Arguments arguments(
+        count, words, "mcar_edge_bench",
+        "Measure an engine on this device: latency with a verdict, throughput, memory.", {"BUNDLE"},
+        {{"--batch", "N", "batch size (default 8, or the largest that the bundle takes)"},
+         {"--iterations", "N", "calls to count (default: for at least two seconds)"},
+         {"--warmup", "N", "calls before (default: until the latency holds still)"},
+         {"--json", "FILE", "also write the result as JSON, with the keys of edge.bench"},
+         {"--images", "FILE", "raw images as the engine takes them, to use in turn (default: noise)"},
+         {"--outputs", "DIR", "write what the engine gives for all images, raw, NAME.bin"}});
     return run([&] { bench(arguments); });
 }

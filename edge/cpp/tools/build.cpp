@@ -71,7 +71,9 @@ std::string try_bundle(const fs::path& folder) {
     const Answer answer = in_child([&]() -> json {
         const Engine engine = Engine::load(folder);
         const auto side = static_cast<std::size_t>(engine.image().size);
-        engine.infer(std::vector<float>(3 * side * side).data(), 1);
+        const std::vector<float> nothing(3 * side * side);
+        engine.image().uint8 ? engine.infer(reinterpret_cast<const std::uint8_t*>(nothing.data()), 1)
+                             : engine.infer(nothing.data(), 1);
         return true;
     });
     return answer.error;

@@ -193,7 +193,7 @@ std::vector<nvinfer1::ITensor*> inputs_of(const nvinfer1::INetworkDefinition& ne
     }
     if (!image || image->getDimensions().nbDims != 4)
         throw Error("backend", "The graph takes no images (B, 3, S, S) by the name of image", "Build the bundle again");
-    const auto side = image->getDimensions().d[3];
+    const auto side = image->getDimensions().d[2];  // also of (B, S, S, 3)
     if (!order.plugin.empty() && side > KERNEL_MAX_SIZE)
         throw Error("backend",
                     "The kernel that finds boxes takes images of at most " + std::to_string(KERNEL_MAX_SIZE) +

@@ -78,6 +78,16 @@ EDGE_ENGINE_API int edge_engine_infer_within(const edge_engine* engine, const fl
                                              double effort, double budget_ms, const edge_engine_outputs* outputs,
                                              uint8_t* regions_looked);
 
+/* An engine built for bytes takes (batch, size, size, 3) RGB, contiguous, and refuses floats; the others refuse bytes.
+ */
+EDGE_ENGINE_API int edge_engine_takes_uint8(const edge_engine* engine); /* 1 or 0 */
+EDGE_ENGINE_API int edge_engine_infer_uint8(const edge_engine* engine, const uint8_t* images, size_t batch,
+                                            double effort, double budget_ms, const edge_engine_outputs* outputs,
+                                            uint8_t* regions_looked);
+/* output: (size, size, 3), resized for that. */
+EDGE_ENGINE_API int edge_engine_preprocess_uint8(const edge_engine* engine, const uint8_t* pixels, int width,
+                                                 int height, size_t stride, uint8_t* output);
+
 /* output: (3, size, size) float, resized and normalised for infer. */
 EDGE_ENGINE_API int edge_engine_preprocess(const edge_engine* engine, const uint8_t* pixels, int width, int height,
                                            size_t stride, float* output);

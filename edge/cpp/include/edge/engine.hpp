@@ -54,10 +54,12 @@ MCAR_EDGE_API Image decode(const void* data, std::size_t bytes);
 // Pillow's antialiased bilinear resize of 8-bit RGB, bit for bit.
 MCAR_EDGE_API Image resize(const View& image, int width, int height);
 
-// (B, 3, size, size) float32: the resized image / 255, less mean, by std, per channel (RGB).
+// (B, 3, size, size) float32: the resized image / 255, less mean, by std, per channel (RGB). An engine with `uint8`
+// takes the resized image itself, (B, size, size, 3) uint8.
 struct ImageSpec {
     int size = 256;
     std::array<float, 3> mean{}, std{};
+    bool uint8 = false;
 };
 
 struct Label {
@@ -116,6 +118,11 @@ class MCAR_EDGE_API Engine {
     void infer(const float* images, std::size_t batch, Outputs& outputs) const;
     void infer(const float* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const;
 
+    // For an engine that takes bytes: (batch, size, size, 3) uint8 RGB, contiguous.
+    Outputs infer(const std::uint8_t* images, std::size_t batch) const;
+    void infer(const std::uint8_t* images, std::size_t batch, Outputs& outputs) const;
+    void infer(const std::uint8_t* images, std::size_t batch, const Spend& spend, LookedOutputs& outputs) const;
+
     // However many photographs; score_threshold replaces the bundle's own thresholds (0.5 where it has none).
     std::vector<Prediction> predict(const std::vector<View>& photos, std::optional<float> score_threshold = {}) const;
     std::vector<Prediction> predict_files(const std::vector<std::filesystem::path>& files,
@@ -126,8 +133,9 @@ class MCAR_EDGE_API Engine {
     std::vector<Prediction> predict_files(const std::vector<std::filesystem::path>& files,
                                           std::optional<float> score_threshold, const Spend& spend) const;
 
-    // output: (3, size, size) float32.
+    // output: (3, size, size) float32, or (size, size, 3) uint8 for an engine that takes bytes.
     void preprocess(const View& photo, float* output) const;
+    void preprocess(const View& photo, std::uint8_t* output) const;
 
     const ImageSpec& image() const;
     const std::vector<std::string>& labels() const;
@@ -143,6 +151,7 @@ class MCAR_EDGE_API Engine {
   private:
     struct State;
     explicit Engine(std::unique_ptr<State> state);
+    void require_input(bool uint8) const;
     static Engine open(const std::filesystem::path& bundle, std::optional<double> effort);
     std::unique_ptr<State> state_;
 };
