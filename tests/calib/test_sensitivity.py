@@ -76,6 +76,21 @@ def test_units_that_turn_out_not_to_be_needed_go_back_to_int8() -> None:
     assert found.returned == ("global/stage2", "global/stage3", "global/stage5")
 
 
+def test_a_unit_ranks_by_the_error_of_the_scores_not_by_the_order_of_few_images() -> None:
+    class Shifting(Costly):
+        """Stage 0 spoils one order by chance; stage 1 shifts every score and leaves their order."""
+
+        def run(self, graph: Any) -> dict[str, np.ndarray]:
+            scores = wrong(0 if "global/stage0/conv" in graph else 3)["scores"]
+            return {"scores": scores - (0.0 if "global/stage1/conv" in graph else 0.1)}
+
+    network = Shifting()
+    found = hold_gate(network.quantise, PARTS, network.run, EXACT, LABELS, max_map_drop=0.0)
+    assert [gain.unit for gain in found.ranking[:2]] == ["global/stage1", "global/stage0"]
+    assert found.ranking[0].map_points == 0.0
+    assert found.returned == ("global/stage0",), "what the mAP does not ask for goes back to int8"
+
+
 def test_every_costly_unit_is_returned_where_nothing_may_be_lost() -> None:
     network = Costly()
     found = hold_gate(network.quantise, PARTS, network.run, EXACT, LABELS, max_map_drop=0.0)
