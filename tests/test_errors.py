@@ -51,7 +51,9 @@ def test_allowed_values_read_as_a_sentence(values: object, text: str) -> None:
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.relative_to(ROOT).as_posix() for package in ("edge", "export", "calib") for path in (ROOT / package).rglob("*.py"))
 # Flags belong to the commands; a style sheet's properties only look like them.
-NAME_FLAGS = {f"edge/{name}.py" for name in ("bench", "build", "command", "doctor", "predict", "train", "report/style", "charts/marks")}
+NAME_FLAGS = {
+    f"edge/{name}.py" for name in ("bench", "build", "command", "doctor", "predict", "train", "tune", "report/style", "charts/marks")
+}
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 WHOLE_COMMANDS = ("python -m edge.", "pip install", "apt", "make ")
 
