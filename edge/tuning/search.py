@@ -21,6 +21,7 @@ from edge.tuning.trial import Candidate, Choice, Trial, choices, nearest
 SAME_SIZE = 0.9  # an engine of another input size has at least so much of the bytes of its like
 LOOK = 0.75  # and *look* takes at least so much of what the pixels let expect
 WORTH = 1.25  # what was slower by more than this when each was measured by itself is not timed against the best
+GATE = 0.5  # of what a drop leaves to the rounding: the rest is for looking at less, and for what other images would say
 LATENCY = ("mean", "p50", "p90", "p99")
 BETTER, WORSE, SAME = "better", "worse", "no difference"
 
@@ -201,7 +202,7 @@ def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict
     if candidate.precision != "int8" or candidate.max_map_drop is not None:
         return None
     others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
-    return None if others else replace(candidate, max_map_drop=round(max(0.0, min(limits) - max(0.0, least)), 3))
+    return None if others or min(limits) <= max(0.0, least) else replace(candidate, max_map_drop=round(GATE * (min(limits) - max(0.0, least)), 3))
 
 
 def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[int, int | None], float], budget: Budget) -> str:
