@@ -202,7 +202,8 @@ def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict
     if candidate.precision != "int8" or candidate.max_map_drop is not None:
         return None
     others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
-    return None if others or min(limits) <= max(0.0, least) else replace(candidate, max_map_drop=round(GATE * (min(limits) - max(0.0, least)), 3))
+    left = GATE * (min(limits) - max(0.0, least))
+    return replace(candidate, max_map_drop=round(left, 3)) if left > 0 and not others else None
 
 
 def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[int, int | None], float], budget: Budget) -> str:

@@ -14,9 +14,7 @@ from edge.tuning.trial import Candidate, Choice, Point, Trial, choices, misses
 
 EFFORTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NOISE = 0.02  # of latencies: below it, no comparison tells
-SPACE = Space(
-    ("openvino", "onnxruntime"), ("int8", "fp16", "fp32"), (256, 192, 128, 320), (4, 2), Candidate("openvino", "fp32", 256, 4)
-)
+SPACE = Space(("openvino", "onnxruntime"), ("int8", "fp16", "fp32"), (256, 192, 128, 320), (4, 2), Candidate("openvino", "fp32", 256, 4))
 
 
 @dataclass
