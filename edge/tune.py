@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from edge import command
@@ -62,6 +63,8 @@ def main(args: argparse.Namespace, asked: TuneOptions | None = None) -> int:
     options = BuildOptions(**{name: value for name, value in given.items() if name in built})
     asked = asked or TuneOptions(**{name: value for name, value in given.items() if name in searched})
     tuned = tune(options, args.budget, asked, events=command.Terminal(args))
+    if tuned.result is not None:
+        tuned = replace(tuned, result=tuned.result.worded(partial(command.with_flags, arguments=args)))
     command.say(report.terminal(tuned))
     command.write_json(args.json, tuned.plain())
     if args.html:

@@ -51,6 +51,12 @@ class Condition:
         """Whether it bounds from above."""
         return self.side[0] == "<"
 
+    def holds(self, measured: float) -> bool:
+        """Whether a figure keeps it, without headroom."""
+        if len(self.side) == 2 and measured == self.value:
+            return True
+        return measured < self.value if self.upper else measured > self.value
+
     def miss(self, measured: float | None) -> float:
         """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite without a figure."""
         if measured is None or not math.isfinite(measured):

@@ -70,10 +70,12 @@ class RealLaboratory:
 
     # What the search asks.
 
+    def has(self, candidate: Candidate) -> bool:
+        return self._kept(candidate) is not None
+
     def trial(self, candidate: Candidate) -> Trial:
-        folder = self.folder_of(candidate)
-        kept = self._kept(folder)
-        if kept is not None and self._complete(kept):
+        folder, kept = self.folder_of(candidate), self._kept(candidate)
+        if kept is not None:
             return kept
         started = time.perf_counter()
         bundle = self._built(candidate)
@@ -234,19 +236,19 @@ class RealLaboratory:
 
     # What earlier runs left.
 
-    def _kept(self, folder: Path) -> Trial | None:
+    def _kept(self, candidate: Candidate) -> Trial | None:
+        """What an earlier run found, if that is all this budget asks for."""
+        folder, metrics = self.folder_of(candidate), self._given.metrics
         try:
-            content = json.loads((folder / RESULT).read_bytes())
+            trial = from_plain(Trial, json.loads((folder / RESULT).read_bytes()))
         except (OSError, ValueError):
             return None
-        return from_plain(Trial, content) if (folder / "bundle" / NAME).is_file() else None
-
-    def _complete(self, trial: Trial) -> bool:
-        """Whether it holds what this budget asks for."""
-        metrics = self._given.metrics
-        return ("peak_rss" not in metrics or trial.peak_rss_mb is not None) and (
-            "energy" not in metrics or all(point.energy_mj is not None for point in trial.points)
+        complete = (
+            (folder / "bundle" / NAME).is_file(),
+            "peak_rss" not in metrics or trial.peak_rss_mb is not None,
+            "energy" not in metrics or all(point.energy_mj is not None for point in trial.points),
         )
+        return trial if all(complete) else None
 
     def _outputs(self, folder: Path) -> Outputs:
         kept = _read_outputs(folder / OUTPUTS)

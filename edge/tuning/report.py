@@ -6,6 +6,7 @@ from html import escape
 
 from edge import charts
 from edge.measure import machine
+from edge.measure.latency import Percentiles
 from edge.report import style
 from edge.report.page import section, table
 from edge.report.text import number, signed, text_table
@@ -48,21 +49,42 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
         found.append(("relax", advice(tuned)))
     result = tuned.result
     if result is not None:
-        effort, accuracy, ms = result.effort, result.accuracy, result.latency_ms
+        effort, accuracy = result.effort, result.accuracy
+        said = f"mean {number(tested(tuned, 'mean'))} ms, p99 {number(tested(tuned, 'p99'))} ms"
         if effort is not None:
-            point = effort.point
-            said = f"mean {point.mean_ms:.1f} ms, p99 {point.p99_ms:.1f} ms at effort {effort.chosen:g}"
-            said += f", {point.mean_looks:.2f} regions an image"
-        else:
-            said = f"mean {ms.mean:.1f} ms, p99 {ms.p99:.1f} ms"
+            said += f" at effort {effort.chosen:g}, {effort.mean_looks:.2f} regions an image"
         if accuracy is not None:
-            worth = accuracy.map if effort is None or effort.map is None else effort.map
-            drop = None if accuracy.map_reference is None else accuracy.map_reference - worth
-            said += f"; mAP {worth:.2f}, drop {signed(drop)} on {accuracy.images} images of {accuracy.dataset}"
+            said += f"; mAP {number(tested(tuned, 'map'), 2)}, drop {signed(tested(tuned, 'map_drop'))}"
+            said += f" on {accuracy.images} images of {accuracy.dataset}"
         found.append(("test", said))
+        for condition in tuned.budget:
+            measured = tested(tuned, condition.metric)
+            if measured is not None and not condition.holds(measured):
+                missed = f"{condition.text} does not hold there: {number(measured, 2)} {unit(condition.metric)}"
+                found.append(("test", missed))
         found += [("note", warning) for warning in result.warnings]
     found.append(("trials", f"{tuned.trials} (kept for another budget)"))
     return found
+
+
+def tested(tuned: Tuned, metric: str) -> float | None:
+    """A budget's metric of the chosen engine as the report measured it; None where it did not."""
+    result = tuned.result
+    if result is None:
+        return None
+    accuracy, point = result.accuracy, result.effort.point if result.effort is not None else None
+    ms = result.latency_ms if point is None else point
+    worth = point.map if point is not None else accuracy.map if accuracy is not None else None
+    reference = accuracy.map_reference if accuracy is not None else None
+    figures: dict[str, float | None] = {
+        "mean": ms.mean if isinstance(ms, Percentiles) else ms.mean_ms,
+        "p50": ms.p50 if isinstance(ms, Percentiles) else ms.p50_ms,
+        "p99": ms.p99 if isinstance(ms, Percentiles) else ms.p99_ms,
+        "map": worth,
+        "map_drop": None if worth is None or reference is None else reference - worth,
+        "mean_looks": None if point is None else point.mean_looks,
+    }
+    return figures.get(metric)
 
 
 def advice(tuned: Tuned) -> str:

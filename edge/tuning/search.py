@@ -61,6 +61,9 @@ class Space:
 class Laboratory(Protocol):
     """Builds and measures; ``edge.tuning.laboratory`` is the one that does."""
 
+    def has(self, candidate: Candidate) -> bool:
+        """Whether an earlier run found all that is asked for."""
+
     def trial(self, candidate: Candidate) -> Trial:
         """Build and measure, or read what an earlier run found.
 
@@ -121,7 +124,7 @@ def search(
     while queue:
         candidate = queue.pop(0)
         why = _ruled_out(candidate, trials, lossy, budget)
-        if not why and trials and not may_start(max(trial.seconds for trial in trials)):
+        if not why and trials and not laboratory.has(candidate) and not may_start(max(trial.seconds for trial in trials)):
             why = "not built: the time was up"
         trial = None
         if not why:
@@ -190,9 +193,12 @@ def _beats(laboratory: Laboratory, challenger: Choice, best: Choice, objective: 
 
 def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict[tuple[int, int | None], float]) -> Candidate | None:
     """Of an engine that loses too much: note whether its graph does in FP32; if not, int8 with some layers in float may do."""
-    limits = [one.value for one in budget if one.metric == "map_drop" and one.upper]
     candidate, whole = mine.trial.candidate, mine.trial.points[-1]
-    if not limits or whole.map_drop is None or min(point.map_drop or 0.0 for point in mine.trial.points) <= min(limits):
+    if whole.map is None or whole.map_drop is None:
+        return None
+    limits = [one.value for one in budget if one.metric == "map_drop" and one.upper]
+    limits += [whole.map + whole.map_drop - one.value for one in budget if one.metric == "map" and not one.upper]
+    if not limits or min(point.map_drop or 0.0 for point in mine.trial.points) <= min(limits):
         return None
     graph = (candidate.size, candidate.regions)
     least = laboratory.least_drop(candidate)

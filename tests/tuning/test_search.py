@@ -23,7 +23,11 @@ class World:
 
     seed: int = 0
     broken: frozenset[str] = frozenset()
+    kept: tuple[Candidate, ...] = ()
     built: list[Candidate] = field(default_factory=list)
+
+    def has(self, candidate: Candidate) -> bool:
+        return candidate in self.kept
 
     def trial(self, candidate: Candidate) -> Trial:
         if candidate.precision in self.broken:
@@ -134,6 +138,19 @@ def test_when_the_time_is_up_the_rest_is_said_not_to_be_built():
     found = search(World(), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: bool(left) and left.pop(0))
     assert len(found.trials) == 2
     assert all(row.why == "not built: the time was up" for row in found.rows[2:])
+
+
+def test_what_an_earlier_run_found_is_used_though_the_time_is_up():
+    kept = tuple(SPACE.candidates())[:5]
+    found = search(World(kept=kept), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: False)
+    assert [trial.candidate for trial in found.trials] == list(kept)
+
+
+@pytest.mark.parametrize("text", ["map_drop<0.5, mean<500", "map>=89.5, mean<500"])
+def test_what_loses_too_much_is_told_by_the_drop_or_by_the_map_itself(text):
+    found = search(World(), SPACE, parse(text), "mean")
+    assert any("lose" in row.why for row in found.rows)
+    assert any(row.candidate.max_map_drop is not None for row in found.rows)
 
 
 def test_where_nothing_fits_the_condition_that_has_to_give_least_comes_first():
