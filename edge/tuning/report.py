@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from edge import charts
@@ -11,11 +12,12 @@ from edge.report import style
 from edge.report.page import section, table
 from edge.report.text import number, signed, text_table
 from edge.tuning.budget import unit
-from edge.tuning.trial import Choice
+from edge.tuning.trial import Choice, Point
 from edge.tuning.tuned import Tuned
 
 COLUMNS = ("trial", "effort", "mAP", "drop", "mean ms", "p99 ms", "looks", "MB", "verdict")
 RIGHT = frozenset(COLUMNS) - {"trial", "verdict"}
+PLOTTED = "Filled and joined: no other is both faster and better. Each engine at its best effort, and the front of all efforts."
 LEGEND = (
     "On validation images, each engine at the effort that suits the budget best. Drop: points of mAP below the given weights in FP32 at "
     "their own size, with all regions looked at. MB are 10^6 bytes."
@@ -29,8 +31,13 @@ def terminal(tuned: Tuned) -> str:
 
 
 def rows(tuned: Tuned) -> list[list[str]]:
-    """A row for each candidate, in the order in which they came."""
-    return [[row.candidate.name, *(_figures(row.choice) if row.choice else ["–"] * 7), row.why] for row in tuned.rows]
+    """A row for each trial, in the order in which they came; then one for each reason why others were not built."""
+    reasons: dict[str, list[str]] = {}
+    for row in tuned.rows:
+        if row.choice is None:
+            reasons.setdefault(row.why, []).append(row.candidate.name)
+    built = [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
+    return built + [[_some(names), *[""] * 7, why] for why, names in reasons.items()]
 
 
 def facts(tuned: Tuned) -> list[tuple[str, str]]:
@@ -40,7 +47,7 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
         found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
     for miss in tuned.misses:
         if miss.choice is None:
-            said = f"nothing meets the other conditions; the nearest by itself misses it by {miss.by:.0%}"
+            said = "nothing meets the other conditions" + (f", nor this one by {miss.by:.0%}" if miss.by else "")
         else:
             figure = miss.choice.figure(miss.condition.metric)
             said = f"{miss.choice.name} meets the others and has {number(figure, 2)} {unit(miss.condition.metric)}, {miss.by:.0%} beyond"
@@ -121,6 +128,11 @@ def html(tuned: Tuned) -> str:
     )
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first of several names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
 def _figures(one: Choice) -> list[str]:
     point = one.point
     return [
@@ -138,6 +150,8 @@ def _plot(tuned: Tuned) -> str:
     """mAP against the mean and against p99, with the same engines in both; empty where nothing was judged."""
     shown = {one.name + (", chosen" if one == tuned.best else ""): one.point for one in _shown(tuned)}
     reference = next((point.map + point.map_drop for point in shown.values() if point.map is not None and point.map_drop is not None), None)
+    wanted = (tuned.best.point if tuned.best is not None else None, *_ends(list(shown.values())))
+    named = {name for name, point in shown.items() if point in wanted}
     drawn = ""
     for heading in ("Mean", "p99"):
         points = [
@@ -145,8 +159,16 @@ def _plot(tuned: Tuned) -> str:
             for name, point in shown.items()
             if point.map is not None
         ]
-        drawn += f"<h3>{heading}</h3>{charts.pareto(points, reference=reference)}" if points else ""
+        drawn += f"<h3>{heading}</h3>{charts.pareto(points, reference=reference, named=named)}" if points else ""
     return drawn
+
+
+def _ends(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The fastest, and the best: what is named beside the chosen one."""
+    judged = [point for point in points if point.map is not None]
+    if not judged:
+        return ()
+    return min(judged, key=lambda point: point.mean_ms), max(judged, key=lambda point: (point.map or 0.0, -point.mean_ms))
 
 
 def _shown(tuned: Tuned) -> list[Choice]:

@@ -157,11 +157,11 @@ def search(
 def verdict(choice: Choice, budget: Budget) -> str:
     """Whether it fits, in words."""
     missed = choice.misses(budget)
-    return (
-        "fits"
-        if not missed
-        else "misses " + ", ".join(f"{one.metric} by {by:.0%}" if by < 100 else one.metric for one, by in missed.items())
-    )
+    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {_by(miss)}" for one, miss in missed.items())
+
+
+def _by(miss: float) -> str:
+    return "unmeasured" if miss == float("inf") else f"by {miss:.0%}" if miss >= 0.005 else "just"
 
 
 def _best_of(trial: Trial, budget: Budget, objective: str) -> Choice:
@@ -216,7 +216,7 @@ def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[
     """Why an engine need not be built; empty where it may do. Rules 2 and 4."""
     for (size, regions), least in lossy.items():
         if candidate.size <= size and candidate.regions == regions:
-            return f"not built: {size} px lose {least:.2f} points or more in FP32"
+            return f"not built: {size} px lose {least:.2f} points in FP32"
     for condition in budget:
         if not condition.upper:
             continue
@@ -225,8 +225,8 @@ def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[
             if (known.backend, known.precision) != (candidate.backend, candidate.precision):
                 continue
             if condition.metric == "size" and SAME_SIZE * trial.size_mb > condition.value:
-                return f"not built: about {trial.size_mb:.1f} MB, as {known.name}"
+                return f"not built: about {trial.size_mb:.1f} MB"
             look = LOOK * trial.look_ms * (candidate.size / known.size) ** 2
             if condition.metric in LATENCY and look > condition.value:
-                return f"not built: look alone takes {look:.3g} ms or more, by {known.name}"
+                return f"not built: look alone takes {look:.3g} ms"
     return ""
