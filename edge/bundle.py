@@ -82,7 +82,7 @@ class Bundle:
             if manifest["schema"] == 1:  # there a backend's fact
                 target = replace(target, reduced_range=manifest.get("engine", {}).get("reduced_range"))
             stages = manifest.get("stages")
-            return cls(
+            bundle = cls(
                 path,
                 manifest,
                 from_plain(ModelSpec, manifest["model"]),
@@ -90,6 +90,8 @@ class Bundle:
                 target,
                 None if stages is None else from_plain(StagesSpec, stages),
             )
+            bundle.reference_image  # noqa: B018 – refuses what is none
+            return bundle
         except (KeyError, TypeError, AttributeError) as error:
             raise _undescribed(path, " ".join(str(error).split())[:200]) from error
 
@@ -103,6 +105,19 @@ class Bundle:
         if name not in self.manifest["files"]:
             raise EdgeError("load", f"{self.path} lists no file {name}", REBUILD)
         return read_verified(self.path, name, self.manifest["files"][name])
+
+    @property
+    def reference_image(self) -> ImageSpec:
+        """What the graph of ``reference.onnx`` takes: of a tuned bundle that of the weights as they were given."""
+        reference = self.manifest.get("reference")
+        return (self.image if reference is None else from_plain(ImageSpec, reference["image"])).normalised
+
+    @property
+    def reference_is_own(self) -> bool:
+        """Whether ``reference.onnx`` differs from the bundle's graph in nothing but its precision."""
+        reference = self.manifest.get("reference")
+        own = (self.image.normalised, self.model.options.get("regions"))
+        return reference is None or (self.reference_image, reference.get("regions")) == own
 
     def lowered(self) -> dict[str, builtins.bytes]:
         """What the backend parsed, by stage."""
@@ -154,15 +169,16 @@ def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
     sizes, rule, looser = second.get("sizes"), second.get("rule", "rank"), second.get("thresholds", [])
     labels, thresholds, batches = model.get("labels"), model.get("thresholds", []), target.get("batches", [1, 8])
     number = (int, float)
+    reference = manifest.get("reference", {"image": image})
+    reference = reference if isinstance(reference, dict) else {"image": None}
     checks = {
+        **_checks_of_image("image", image),
+        **_checks_of_image("reference.image", reference.get("image")),
+        "reference.regions": isinstance(reference.get("regions"), int | None),
         "model.name": isinstance(model.get("name"), str),
         "model.labels": isinstance(labels, list) and len(labels) <= MAX_CLASSES and all(isinstance(each, str) for each in labels),
         "model.options": isinstance(model.get("options", {}), dict),
         "model.thresholds": _are_numbers(thresholds),
-        "image.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
-        "image.input": isinstance(image.get("input", ""), str),
-        "image.mean": _channels(image.get("mean", [0, 0, 0]), -1e9),
-        "image.std": _channels(image.get("std", [1, 1, 1]), 1e-9),
         "target.backend": isinstance(target.get("backend"), str),
         "target.precision": isinstance(target.get("precision"), str),
         "target.float16": isinstance(target.get("float16"), str | None),
@@ -203,6 +219,18 @@ def _is_rule(rule: Any) -> bool:
     if not isinstance(rule, dict) or not isinstance(rule.get("fitted_on", {}), dict):
         return False
     return isinstance(rule.get("kind"), str) and all(_are_numbers(rule.get(name, [])) for name in ("low", "high"))
+
+
+def _checks_of_image(name: str, image: Any) -> dict[str, bool]:
+    """Whether the parts of an image spec have the right types and ranges, by their names."""
+    if not isinstance(image, dict):
+        return {name: False}
+    return {
+        f"{name}.size": fits(image.get("size", 256), -MAX_SIZE, MAX_SIZE),
+        f"{name}.input": isinstance(image.get("input", ""), str),
+        f"{name}.mean": _channels(image.get("mean", [0, 0, 0]), -1e9),
+        f"{name}.std": _channels(image.get("std", [1, 1, 1]), 1e-9),
+    }
 
 
 def _channels(values: Any, least: float) -> bool:

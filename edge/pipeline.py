@@ -37,7 +37,10 @@ __all__ = ["BuildOptions", "build", "rebuild"]
 ENGINES = Path("engines")
 TENSORRT = "tensorrt"  # the backend that builds where its engines run
 # What a rebuild has no means to find out again.
-KEPT = ("weights", "trained", "held_out", "effort", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds")
+KEPT = (
+    *("weights", "trained", "held_out", "effort", "default_dataset", "parity", "calibration", "equalisation", "sensitivity", "thresholds"),
+    *("reference", "tuned"),
+)
 
 
 def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -125,6 +126,71 @@ def test_the_latency_of_every_effort_is_measured_over_the_images(bundle, photos,
     assert half["accuracy"]["map"] == pytest.approx(half["effort"]["curve"][-1]["map"])
     assert abs(half["accuracy"]["map_drop"]) < 1e-3
     assert measured(bundle, "--no-accuracy")["effort"] is None
+
+
+@pytest.fixture
+def tuned(bundle, tmp_path):
+    """The same bundle with a reference of another input size: classifiers of the mean colour, at 96 pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colour",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 96, 96])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 20])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.array([2, 3], np.int64), "axes")],
+    )
+    folder = shutil.copytree(bundle, tmp_path / "tuned")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "reference.onnx").write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]).SerializeToString())
+    write_manifest(folder, {**manifest, "reference": {"image": {**manifest["image"], "size": 96}, "regions": 6}})
+    return folder, weights
+
+
+def test_the_drop_of_a_tuned_bundle_counts_from_the_graph_it_was_tuned_against(tuned, photos, measured):
+    from edge.data import open_dataset
+    from edge.image import preprocess
+    from edge.measure.accuracy import average_precision
+    from edge.spec import ImageSpec
+
+    folder, weights = tuned
+    result = measured(folder, "--dataset", f"csv:{photos}", "--batch", "2")
+    test = open_dataset(f"csv:{photos}", "test")
+    colours = np.stack([preprocess(test[index].image, ImageSpec(96)).mean((1, 2)) for index in range(len(test))])
+    expected = 100 * average_precision(colours @ weights, test.labels).mean()
+    assert result["accuracy"]["map_reference"] == pytest.approx(expected)
+    assert result["accuracy"]["map_drop"] == pytest.approx(expected - result["accuracy"]["map"])
+    assert result["accuracy"]["causes"] is None  # another graph's scores are not split by this one's layers
+    assert any("in FP32 at 96 px" in warning for warning in result["warnings"])
+
+
+def test_regions_of_a_reference_of_another_size_are_compared_in_the_engines_pixels(bundle):
+    from edge.bundle import Bundle
+    from edge.measure.regions import drift
+
+    own = Bundle.read(bundle)
+    reference = replace(own, manifest={**own.manifest, "reference": {"image": {"size": 2 * own.image.size}, "regions": 4}})
+    boxes = np.array([[[0, 0, 32, 32], [16, 8, 64, 40]]], np.float32)
+    classes = np.array([[3, 5]])
+    seen = single._in_pixels_of(reference, {"regions": 2 * boxes, "region_classes": classes})
+    assert drift({"regions": boxes, "region_classes": classes}, seen).mean_iou == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "reference", [[], {}, {"image": None}, {"image": {"size": 2**20}}, {"image": {"size": 40}}, {"image": {"size": 64, "x": 1}}]
+)
+def test_a_reference_that_no_graph_takes_is_refused(bundle, tmp_path, reference, capsys):
+    folder = shutil.copytree(bundle, tmp_path / "damaged")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, {**manifest, "reference": reference})
+    assert run(folder) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_every_batch_of_a_sweep_is_measured_and_the_largest_stands_on_top(bundle, measured):

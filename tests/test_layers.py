@@ -20,9 +20,12 @@ LAYERS = {
     **dict.fromkeys(["edge.engine", "edge.fit", "edge.stages", "edge.bundle", "edge.lower", "edge.models"], 3),
     **dict.fromkeys(["edge.data", "edge.backends", "edge.measure"], 3),
     **dict.fromkeys(["export", "calib", "edge.training", "edge.video"], 4),
-    **dict.fromkeys(["edge.options", "edge.adaptive", "edge.packages", "edge.pipeline", "edge.quantisation", "edge.report"], 5),
     **dict.fromkeys(
-        ["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.doctor", "edge.watch", "edge.triton"], 6
+        ["edge.options", "edge.adaptive", "edge.packages", "edge.pipeline", "edge.quantisation", "edge.report", "edge.tuning"], 5
+    ),
+    **dict.fromkeys(
+        ["edge.command", "edge.build", "edge.bench", "edge.predict", "edge.train", "edge.tune", "edge.doctor", "edge.watch", "edge.triton"],
+        6,
     ),
 }
 # Within a layer, this and nothing else.
@@ -51,6 +54,9 @@ WITHIN = {
     ("edge.pipeline", "edge.packages"),
     ("edge.pipeline", "edge.quantisation"),
     ("edge.measure", "edge.backends"),
+    ("edge.tuning", "edge.options"),
+    ("edge.tuning", "edge.pipeline"),
+    ("edge.tuning", "edge.report"),
     *((name, "edge.command") for name, layer in LAYERS.items() if layer == 6),
 }
 COMMANDS = frozenset(name for name, layer in LAYERS.items() if layer == 6)

@@ -6,7 +6,7 @@ Every mark that carries a number has a ``<title>``, which browsers show when it 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from edge.charts.marks import (
@@ -74,12 +74,13 @@ def timeline(values: Sequence[float], *, unit: str = "ms") -> str:
     return svg(height, parts, "Latency over the run")
 
 
-def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | None = None) -> str:
+def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | None = None, named: Container[str] | None = None) -> str:
     """Accuracy against latency; engines that no other beats in both are filled and joined.
 
     Args:
         points: (name, milliseconds per image, mAP in points).
         reference: mAP of the FP32 graph, as a line.
+        named: which to write beside their points, where all would be too many; None: all.
     """
     height = 320
     heights = [point[2] for point in points] + ([reference] if reference is not None else [])
@@ -94,17 +95,20 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
     best = front(points)
     corners = " ".join(f"{x(points[i][1]):.1f},{y(points[i][2]):.1f}" for i in best)
     parts.append(f'<polyline points="{corners}" class="front"/>')
-    named: list[tuple[float, float]] = []
+    taken: list[tuple[float, float]] = []
     for index, (name, ms, accuracy) in enumerate(points):
         at, up, kind = x(ms), y(accuracy), "f" if index in best else "o"
-        parts.append(dot(at, up, 6, f"{kind}{index % SERIES}", f"{name}: {figure(ms)} ms per image, {accuracy:.2f} mAP"))
+        whole = named is None or name in named
+        parts.append(dot(at, up, 6 if whole else 4, f"{kind}{index % SERIES}", f"{name}: {figure(ms)} ms per image, {accuracy:.2f} mAP"))
+        if not whole:
+            continue
         end = at > WIDTH * 0.7
         # Names of the front stand above, of what is beaten below, and further off where another name is in the way.
         away = -LINE if index in best else LINE
         row = up + (-9 if index in best else 18)
-        while any(abs(row - other) < LINE and abs(at - there) < WIDTH / 3 for there, other in named):
+        while any(abs(row - other) < LINE and abs(at - there) < WIDTH / 3 for there, other in taken):
             row += away
-        named.append((at, row))
+        taken.append((at, row))
         parts.append(label(at - 10 if end else at + 10, row, name, "small", "end" if end else "start"))
     return svg(height, parts, "Accuracy against latency")
 

@@ -210,23 +210,26 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
         key = {
             "graph": bundle.manifest["files"][REFERENCE]["sha256"],
             "images": dataset.digest,
-            "input": to_plain(bundle.image.normalised),
+            "input": to_plain(bundle.reference_image),
             "onnxruntime": support.version,
         }
         reference = cached(key, lambda: _reference(bundle, dataset, events))
     accuracy = quality.accuracy(mine, reference, dataset, options.score_threshold) if judge.labelled(bundle) else None
-    if accuracy and reference:
+    if accuracy and reference and not bundle.reference_is_own:
+        notes.append(f"the drop counts from the given weights in FP32 at {bundle.reference_image.size} px")
+    elif accuracy and reference:
         try:
             accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, events))
         except ImportError as error:
             notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
-    moved = drift(mine, reference) if reference else None
+    seen = _in_pixels_of(bundle, reference) if reference else None
+    moved = drift(mine, seen) if seen else None
     return Judged(
         peak_rss,
         accuracy,
         moved,
         effort,
-        tuple(photos(dataset, mine, reference, bundle)) if options.photos and reference and moved else (),
+        tuple(photos(dataset, mine, seen, bundle)) if options.photos and seen and moved else (),
         tuple(notes),
     )
 
@@ -258,7 +261,15 @@ def _reference(bundle: Bundle, dataset: Dataset, events: Events) -> Outputs:
 
     session = Session(bundle.read_file(REFERENCE))
     with events.progress("reference") as progress:
-        return collect(session, batches(dataset, bundle.image.normalised, REFERENCE_BATCH), len(dataset), progress=progress).outputs
+        return collect(session, batches(dataset, bundle.reference_image, REFERENCE_BATCH), len(dataset), progress=progress).outputs
+
+
+def _in_pixels_of(bundle: Bundle, reference: Outputs) -> Outputs:
+    """The reference's outputs with its boxes in pixels of the bundle's input."""
+    if "regions" not in reference or bundle.reference_image.size == bundle.image.size:
+        return reference
+    scale = np.float32(bundle.image.size / bundle.reference_image.size)
+    return {**reference, "regions": reference["regions"] * scale}
 
 
 def _causes(bundle: Bundle, mine: Outputs, reference: Outputs, dataset: Dataset, events: Events) -> Causes | None:

@@ -39,7 +39,9 @@ METRICS: Mapping[str, Metric] = {
 OF_EFFORT = ("mean_looks", "effort_drop")
 OF_LABELS = ("map", "map_drop", "effort_drop")
 OF_SPEED = ("p50", "p90", "p99", "mean", "throughput")
-_FORM = re.compile(r"(?P<metric>\w+)\s*(?P<side>[<>])\s*(?P<sign>[+-]?)(?P<number>\d+(\.\d*)?|\.\d+)(?P<percent>%?)")
+_UNSIGNED = r"\d+(?:\.\d*)?|\.\d+"
+NUMBER = rf"[+-]?(?:{_UNSIGNED})"  # of a condition, here and in a budget
+_FORM = re.compile(rf"(?P<metric>\w+)\s*(?P<side>[<>])\s*(?P<sign>[+-]?)(?P<number>{_UNSIGNED})(?P<percent>%?)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def parse(text: str) -> tuple[Condition, ...]:
         EdgeError: a condition has another form, an unknown metric, or a percentage without a sign.
     """
     conditions = []
-    for part in (piece.strip() for piece in text.split(",")):
+    for part in pieces(text):
         found = _FORM.fullmatch(part)
         if not found or found["metric"] not in METRICS:
             fix = f"Write `fail_on` with a metric out of {one_of(METRICS)}, such as p99>+5%"
@@ -77,6 +79,11 @@ def parse(text: str) -> tuple[Condition, ...]:
         value = float(found["sign"] + found["number"])
         conditions.append(Condition(part, found["metric"], found["side"], value, bool(found["sign"]), bool(found["percent"])))
     return tuple(conditions)
+
+
+def pieces(text: str) -> list[str]:
+    """The conditions of a list, one by one, as they were written."""
+    return [piece.strip() for piece in text.split(",")]
 
 
 def check(conditions: tuple[Condition, ...], result: Result, baseline: Result | None, engine: str | None = None) -> tuple[Outcome, ...]:

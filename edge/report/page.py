@@ -78,10 +78,10 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
         _strip(strip),
         _sensitivity(result),
         _soak(result),
-        _section(
+        section(
             "Notes", "<dl>" + "".join(f"<dt>{in_html(name)}</dt><dd>{in_html(said)}</dd>" for name, said in text.facts(result)) + "</dl>"
         ),
-        _section("Machine", _table(("", ""), _described(to_plain(result.machine)))),
+        section("Machine", table(("", ""), _described(to_plain(result.machine)))),
     ]
     title = Path(result.bundle).name
     verdict = "valid" if result.valid else "invalid"
@@ -98,13 +98,13 @@ def html(result: Result, baseline: Result | None = None, strip: Sequence[Photo] 
 def _engines(result: Result) -> str:
     """The terminal's table in two: what an engine costs, and what it is worth."""
     rows = text.engine_rows(result)
-    cost = _table(text.COLUMNS[: text.COSTS], [row[: text.COSTS] for row in rows])
+    cost = table(text.COLUMNS[: text.COSTS], [row[: text.COSTS] for row in rows])
     worths: dict[str, list[str]] = {}
     for name, row in zip(_filled(row[0] for row in rows), rows, strict=True):
         worths[name] = [name, *row[text.COSTS :]]  # of a sweep, the last row tells
-    worth = _table((text.COLUMNS[0], *text.COLUMNS[text.COSTS :]), list(worths.values()))
+    worth = table((text.COLUMNS[0], *text.COLUMNS[text.COSTS :]), list(worths.values()))
     known = any(cell not in ("", "–") for row in worths.values() for cell in row[1:])
-    return _section("Engines", cost + (worth if known else ""), text.LEGEND)
+    return section("Engines", cost + (worth if known else ""), text.LEGEND)
 
 
 def _filled(names: Iterable[str]) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _latency(engines: Sequence[Result]) -> str:
     drawn = charts.distribution({name: one.samples_ms for name, one in zip(text.names(engines), engines, strict=True)})
     first = engines[0]
     note = f"Batch of {first.batch}; every call counted, after {first.warm_up} to warm up. Column heights are square roots."
-    return _section("Latency", drawn + charts.timeline(first.samples_ms), note)
+    return section("Latency", drawn + charts.timeline(first.samples_ms), note)
 
 
 def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
@@ -154,7 +154,7 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
         return ""
     references = {one.accuracy.map_reference for one in engines if one.accuracy}
     reference = references.pop() if len(references) == 1 else None  # engines of several models have no line in common
-    return _section(
+    return section(
         "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other is both faster and better."
     )
 
@@ -163,14 +163,14 @@ def _effort(result: Result) -> str:
     found = result.effort
     if found is None:
         return ""
-    table = _table(text.EFFORT_COLUMNS, text.effort_rows(result))
+    rows = table(text.EFFORT_COLUMNS, text.effort_rows(result))
     points = [
         (f"effort {point.effort:g}" + (", as built" if point.effort == found.chosen else ""), point.mean_ms / found.batch, point.map)
         for point in found.curve
         if point.map is not None
     ]
     drawn = charts.pareto(points) if points else ""
-    return _section("Looking only where it pays", drawn + table, text.EFFORT_LEGEND)
+    return section("Looking only where it pays", drawn + rows, text.EFFORT_LEGEND)
 
 
 def _stages(engines: Sequence[Result]) -> str:
@@ -179,7 +179,7 @@ def _stages(engines: Sequence[Result]) -> str:
         if one.stages_ms:
             rows[title] = {name.replace("_", " "): one.stages_ms[name] for name in STAGES if name in one.stages_ms}
     note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the stages of the engine where they are called."
-    return _section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
+    return section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 
 def _sweep(engines: Sequence[Result]) -> str:
@@ -187,7 +187,7 @@ def _sweep(engines: Sequence[Result]) -> str:
     for name, one in zip(text.names(engines), engines, strict=True):
         if one.sweep:
             series[name] = [(run.batch, run.throughput_images_per_s) for run in one.sweep]
-    return _section("Batch sweep", charts.lines(series, x_unit="batch", y_unit="images/s")) if series else ""
+    return section("Batch sweep", charts.lines(series, x_unit="batch", y_unit="images/s")) if series else ""
 
 
 def _classes(result: Result) -> str:
@@ -197,7 +197,7 @@ def _classes(result: Result) -> str:
         return ""
     rows.sort(key=lambda row: row[2] - row[1])
     after = text.precision_name(result)
-    return _section(
+    return section(
         "Average precision by class", charts.dumbbells(rows, before="FP32", after=after), "The class that lost most stands first."
     )
 
@@ -210,7 +210,7 @@ def _causes(engines: Sequence[Result]) -> str:
             heading = f"{title}: {text.drop_short(one.accuracy)} points" if len(engines) > 1 else ""
             drawn += (f"<h3>{in_html(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
     note = "The engine's decisions put in one after the other, everything else from FP32; the parts sum to the drop."
-    return _section("What the drop comes from", drawn, note) if drawn else ""
+    return section("What the drop comes from", drawn, note) if drawn else ""
 
 
 def _sensitivity(result: Result) -> str:
@@ -221,7 +221,7 @@ def _sensitivity(result: Result) -> str:
     note = "Points of mAP that one part of the network gives back when it alone returns to float, on the validation images of the build. "
     note += f"In float here: {', '.join(returned)}." if returned else "None is in float here."
     ranking = [charts.Bar(one.unit, one.map_points) for one in gated.ranking[:SENSITIVE]]
-    return _section("Sensitivity", charts.bars(ranking, unit="points of mAP"), note)
+    return section("Sensitivity", charts.bars(ranking, unit="points of mAP"), note)
 
 
 def _soak(result: Result) -> str:
@@ -231,7 +231,7 @@ def _soak(result: Result) -> str:
     series = {"p50": [(one.at_s, one.p50) for one in windows], "p99": [(one.at_s, one.p99) for one in windows]}
     drawn = charts.lines(series, x_unit="s", y_unit="ms")
     held = [(one.at_s, one.rss_mb) for one in windows if one.rss_mb is not None]
-    return _section("Soak", drawn + (charts.lines({"memory": held}, x_unit="s", y_unit="MB") if held else ""))
+    return section("Soak", drawn + (charts.lines({"memory": held}, x_unit="s", y_unit="MB") if held else ""))
 
 
 def _strip(strip: Sequence[Photo]) -> str:
@@ -240,7 +240,7 @@ def _strip(strip: Sequence[Photo]) -> str:
     pictures = "".join(_picture(photo) for photo in strip)
     key = '<p class="key"><span class="k1">FP32, dashed</span> <span class="k0">this engine</span></p>'
     note = "From the image whose regions moved most to one where they did not."
-    return _section("Regions", f'{key}<div class="strip">{pictures}</div>', note)
+    return section("Regions", f'{key}<div class="strip">{pictures}</div>', note)
 
 
 def _picture(photo: Photo) -> str:
@@ -277,12 +277,14 @@ def _regions(values: Outputs, index: int, bundle: Bundle) -> tuple[tuple[str, tu
     return tuple((bundle.model.labels[c], tuple(box)) for box, c in zip(boxes.tolist(), classes.tolist(), strict=True))
 
 
-def _section(title: str, body: str, note: str = "") -> str:
+def section(title: str, body: str, note: str = "") -> str:
+    """A part of the page: its heading, what it shows, and a note below."""
     below = f'<p class="note">{in_html(note)}</p>' if note else ""
     return f"<section><h2>{in_html(title)}</h2>{body}{below}</section>"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells; columns empty in every row are left out."""
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
     head = "".join(f"<th>{in_html(columns[index])}</th>" for index in kept)
     body = "".join("<tr>" + "".join(f"<td>{in_html(row[index])}</td>" for index in kept) + "</tr>" for row in rows)

@@ -1,0 +1,179 @@
+"""A tuned engine in words: one table and one plot, for a terminal and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from edge import charts
+from edge.measure import machine
+from edge.measure.latency import Percentiles
+from edge.report import style
+from edge.report.page import section, table
+from edge.report.text import number, signed, text_table
+from edge.tuning.budget import unit
+from edge.tuning.trial import Choice, Point
+from edge.tuning.tuned import Tuned
+
+COLUMNS = ("trial", "effort", "mAP", "drop", "mean ms", "p99 ms", "looks", "MB", "verdict")
+RIGHT = frozenset(COLUMNS) - {"trial", "verdict"}
+PLOTTED = "Filled and joined: no other is both faster and better. Each engine at its best effort, and the front of all efforts."
+LEGEND = (
+    "On validation images, each engine at the effort that suits the budget best. Drop: points of mAP below the given weights in FP32 at "
+    "their own size, with all regions looked at. MB are 10^6 bytes."
+)
+
+
+def terminal(tuned: Tuned) -> str:
+    """The table, and what came of it."""
+    lines = ["", *text_table(COLUMNS, rows(tuned), RIGHT), "", LEGEND, ""]
+    return "\n".join([*lines, *(f"{name:10} {said}" for name, said in facts(tuned))])
+
+
+def rows(tuned: Tuned) -> list[list[str]]:
+    """A row for each trial, in the order in which they came; then one for each reason why others were not built."""
+    reasons: dict[str, list[str]] = {}
+    for row in tuned.rows:
+        if row.choice is None:
+            reasons.setdefault(row.why, []).append(row.candidate.name)
+    built = [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
+    return built + [[_some(names), *[""] * 7, why] for why, names in reasons.items()]
+
+
+def facts(tuned: Tuned) -> list[tuple[str, str]]:
+    """What came of it: (name, sentence)."""
+    found = [("budget", ", ".join(one.text for one in tuned.budget) + f"; the least {tuned.minimise} of what fits, at batch {tuned.batch}")]
+    if tuned.best is not None and tuned.bundle is not None:
+        found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
+    for miss in tuned.misses:
+        if miss.choice is None:
+            said = "nothing meets the other conditions" + (f", nor this one by {miss.by:.0%}" if miss.by else "")
+        else:
+            figure = miss.choice.figure(miss.condition.metric)
+            said = f"{miss.choice.name} meets the others and has {number(figure, 2)} {unit(miss.condition.metric)}, {miss.by:.0%} beyond"
+        found.append(("nearest", f"{miss.condition.text}: {said}"))
+    if tuned.misses:
+        found.append(("relax", advice(tuned)))
+    result = tuned.result
+    if result is not None:
+        effort, accuracy = result.effort, result.accuracy
+        said = f"mean {number(tested(tuned, 'mean'))} ms, p99 {number(tested(tuned, 'p99'))} ms"
+        if effort is not None:
+            said += f" at effort {effort.chosen:g}, {effort.mean_looks:.2f} regions an image"
+        if accuracy is not None:
+            said += f"; mAP {number(tested(tuned, 'map'), 2)}, drop {signed(tested(tuned, 'map_drop'))}"
+            said += f" on {accuracy.images} images of {accuracy.dataset}"
+        found.append(("test", said))
+        for condition in tuned.budget:
+            measured = tested(tuned, condition.metric)
+            if measured is not None and not condition.holds(measured):
+                missed = f"{condition.text} does not hold there: {number(measured, 2)} {unit(condition.metric)}"
+                found.append(("test", missed))
+        found += [("note", warning) for warning in result.warnings]
+    found.append(("trials", f"{tuned.trials} (kept for another budget)"))
+    return found
+
+
+def tested(tuned: Tuned, metric: str) -> float | None:
+    """A budget's metric of the chosen engine as the report measured it; None where it did not."""
+    result = tuned.result
+    if result is None:
+        return None
+    accuracy, point = result.accuracy, result.effort.point if result.effort is not None else None
+    ms = result.latency_ms if point is None else point
+    worth = point.map if point is not None else accuracy.map if accuracy is not None else None
+    reference = accuracy.map_reference if accuracy is not None else None
+    figures: dict[str, float | None] = {
+        "mean": ms.mean if isinstance(ms, Percentiles) else ms.mean_ms,
+        "p50": ms.p50 if isinstance(ms, Percentiles) else ms.p50_ms,
+        "p99": ms.p99 if isinstance(ms, Percentiles) else ms.p99_ms,
+        "map": worth,
+        "map_drop": None if worth is None or reference is None else reference - worth,
+        "mean_looks": None if point is None else point.mean_looks,
+    }
+    return figures.get(metric)
+
+
+def advice(tuned: Tuned) -> str:
+    """Which condition to relax first."""
+    if not tuned.misses:
+        return "Relax the `budget`"
+    first = tuned.misses[0]
+    if first.choice is None:
+        return f"Relax {first.condition.text} first, though that alone will not do"
+    measured = first.choice.figure(first.condition.metric)
+    return f"Relax {first.condition.text} first: {first.choice.name} reaches {number(measured, 2)} {unit(first.condition.metric)}"
+
+
+def html(tuned: Tuned) -> str:
+    """The page: needs nothing else."""
+    title = tuned.bundle.path.name if tuned.bundle is not None else "no engine"
+    said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(tuned))
+    sections = [
+        section("What came of it", f"<dl>{said}</dl>"),
+        section("Accuracy against latency", _plot(tuned), "Filled and joined: no other is both faster and better.")
+        if _shown(tuned)
+        else "",
+        section("Trials", table(COLUMNS, rows(tuned)), LEGEND),
+    ]
+    badge = "valid" if tuned.bundle is not None else "invalid"
+    where = machine.sentence(tuned.result.machine) if tuned.result is not None else ""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>{escape(title)} – tune</title><style>{style.SHEET}</style></head><body><main>"
+        f'<header><p class="kicker">mcar-edge tune</p><h1>{escape(title)}</h1>'
+        f'<p><span class="badge {badge}">{"fits" if tuned.bundle is not None else "nothing fits"}</span> {escape(where)}</p></header>'
+        f"{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of several names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def _figures(one: Choice) -> list[str]:
+    point = one.point
+    return [
+        f"{point.effort:g}",
+        number(point.map, 2),
+        signed(point.map_drop),
+        number(point.mean_ms, 2),
+        number(point.p99_ms, 2),
+        number(point.mean_looks, 2),
+        number(one.trial.size_mb, 2),
+    ]
+
+
+def _plot(tuned: Tuned) -> str:
+    """mAP against the mean and against p99, with the same engines in both; empty where nothing was judged."""
+    shown = {one.name + (", chosen" if one == tuned.best else ""): one.point for one in _shown(tuned)}
+    reference = next((point.map + point.map_drop for point in shown.values() if point.map is not None and point.map_drop is not None), None)
+    wanted = (tuned.best.point if tuned.best is not None else None, *_ends(list(shown.values())))
+    named = {name for name, point in shown.items() if point in wanted}
+    drawn = ""
+    for heading in ("Mean", "p99"):
+        points = [
+            (name, (point.mean_ms if heading == "Mean" else point.p99_ms) / tuned.batch, point.map)
+            for name, point in shown.items()
+            if point.map is not None
+        ]
+        drawn += f"<h3>{heading}</h3>{charts.pareto(points, reference=reference, named=named)}" if points else ""
+    return drawn
+
+
+def _ends(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The fastest, and the best: what is named beside the chosen one."""
+    judged = [point for point in points if point.map is not None]
+    if not judged:
+        return ()
+    return min(judged, key=lambda point: point.mean_ms), max(judged, key=lambda point: (point.map or 0.0, -point.mean_ms))
+
+
+def _shown(tuned: Tuned) -> list[Choice]:
+    """Each engine at its best effort, and what of all efforts no other beats in mAP and mean at once."""
+    points = [one for one in tuned.points if one.point.map is not None]
+    best = charts.front([(one.name, one.point.mean_ms, one.point.map or 0.0) for one in points])
+    ours = [row.choice for row in tuned.rows if row.choice is not None]
+    return [*ours, *(points[index] for index in best if points[index] not in ours)]

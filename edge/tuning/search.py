@@ -1,0 +1,232 @@
+"""Which engines are built, in which order, and which of them is chosen.
+
+1. The given weights in FP32 at their own size come first: what every drop is counted from, and a trial like any other.
+2. Graphs (size, regions) follow from the own one down: what loses too much in FP32 rules out all that is smaller.
+3. Of a graph, int8 comes first, then the 16-bit float, then FP32: the cheapest that may do.
+4. What an estimate rules out is not built: its size by that of an engine of the same backend and precision, its latency by *look*
+   alone of one, scaled with the pixels.
+5. What fits and may be better than the best so far is timed against that, turn by turn; inside the noise is no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from edge.errors import EdgeError
+from edge.tuning.budget import Budget
+from edge.tuning.trial import Candidate, Choice, Trial, choices, nearest
+
+SAME_SIZE = 0.9  # an engine of another input size has at least so much of the bytes of its like
+LOOK = 0.75  # and *look* takes at least so much of what the pixels let expect
+WORTH = 1.25  # what was slower by more than this when each was measured by itself is not timed against the best
+GATE = 0.5  # of what a drop leaves to the rounding: the rest is for looking at less, and for what other images would say
+LATENCY = ("mean", "p50", "p90", "p99")
+BETTER, WORSE, SAME = "better", "worse", "no difference"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be tried, each in that order; and what the drops are counted from, which may be none of it.
+
+    Attributes:
+        sizes: in pixels.
+        regions: ``(None,)`` for a model without a second pass.
+        first: the given weights in FP32 at their own size and regions.
+    """
+
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...]
+    sizes: tuple[int, ...]
+    regions: tuple[int | None, ...]
+    first: Candidate
+
+    def __contains__(self, candidate: Candidate) -> bool:
+        one = candidate
+        return one.precision in self.precisions and one.size in self.sizes and one.regions in self.regions
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Rules 1 to 3."""
+        yield self.first
+        for regions in self.regions:
+            for size in self.sizes:
+                for precision in self.precisions:
+                    for backend in self.backends:
+                        candidate = Candidate(backend, precision, size, regions)
+                        if candidate != self.first:
+                            yield candidate
+
+
+class Laboratory(Protocol):
+    """Builds and measures; ``edge.tuning.laboratory`` is the one that does."""
+
+    def has(self, candidate: Candidate) -> bool:
+        """Whether an earlier run found all that is asked for."""
+
+    def trial(self, candidate: Candidate) -> Trial:
+        """Build and measure, or read what an earlier run found.
+
+        Raises:
+            EdgeError: it cannot be built.
+        """
+
+    def least_drop(self, candidate: Candidate) -> float:
+        """The least drop that its graph in FP32 may have, by a 95 % interval; its engine is there."""
+
+    def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
+        """``BETTER``, ``WORSE`` or ``SAME``, by a metric of which less is better, turn by turn."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        choice: the trial at its best effort; None where nothing was built, and ``why`` tells.
+    """
+
+    candidate: Candidate
+    choice: Choice | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found; ``best`` is None where nothing fits."""
+
+    best: Choice | None
+    rows: tuple[Row, ...]
+    trials: tuple[Trial, ...]
+
+
+def search(
+    laboratory: Laboratory,
+    space: Space,
+    budget: Budget,
+    objective: str,
+    *,
+    may_start: Callable[[float], bool] = lambda seconds: True,
+    tell: Callable[[Row], None] = lambda row: None,
+) -> Found:
+    """Try what may do, and choose.
+
+    Args:
+        objective: the metric that is to be least among what fits.
+        may_start: whether there is time for a trial that takes so many seconds.
+        tell: is told of every row when it is known.
+    """
+    rows: list[Row] = []
+    trials: list[Trial] = []
+    lossy: dict[tuple[int, int | None], float] = {}  # graphs that lose too much in FP32
+    queue = list(space.candidates())
+    best: Choice | None = None
+    while queue:
+        candidate = queue.pop(0)
+        why = _ruled_out(candidate, trials, lossy, budget)
+        if not why and trials and not laboratory.has(candidate) and not may_start(max(trial.seconds for trial in trials)):
+            why = "not built: the time was up"
+        trial = None
+        if not why:
+            try:
+                trial = laboratory.trial(candidate)
+            except EdgeError as error:
+                if not trials:  # what every drop is counted from
+                    raise
+                why = f"not built: {error.problem}"
+        if trial is None:
+            rows.append(Row(candidate, None, why))
+            tell(rows[-1])
+            continue
+        trials.append(trial)
+        mine = _best_of(trial, budget, objective)
+        gated = _too_lossy(laboratory, mine, budget, lossy)
+        if gated is not None and gated not in queue:
+            queue.insert(0, gated)
+        why = verdict(mine, budget)
+        if not mine.misses(budget) and candidate in space:
+            if best is None or _beats(laboratory, mine, best, objective):
+                best = mine
+            else:
+                why = f"fits; {best.name} is no worse"
+        rows.append(Row(candidate, mine, why))
+        tell(rows[-1])
+    return Found(best, tuple(replace(row, why="chosen") if best and row.choice == best else row for row in rows), tuple(trials))
+
+
+def verdict(choice: Choice, budget: Budget) -> str:
+    """Whether it fits, in words."""
+    missed = choice.misses(budget)
+    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {_by(miss)}" for one, miss in missed.items())
+
+
+def _by(miss: float) -> str:
+    return "unmeasured" if miss == float("inf") else f"by {miss:.0%}" if miss >= 0.005 else "just"
+
+
+def _best_of(trial: Trial, budget: Budget, objective: str) -> Choice:
+    """A trial at the effort that fits and is best; where none fits, the nearest. Its efforts were measured interleaved."""
+    mine = choices([trial])
+    fitting = [one for one in mine if not one.misses(budget)]
+    if fitting:
+        return min(fitting, key=lambda one: (_value(one, objective), one.point.mean_ms))
+    found = nearest(mine, budget)
+    assert found is not None
+    return found
+
+
+def _value(choice: Choice, metric: str) -> float:
+    value = choice.figure(metric)
+    return float("inf") if value is None else value
+
+
+def _beats(laboratory: Laboratory, challenger: Choice, best: Choice, objective: str) -> bool:
+    """Rule 5; of what does not differ in the objective, the faster."""
+    for metric in dict.fromkeys((objective, "mean")):
+        if metric in LATENCY and _value(challenger, metric) > WORTH * _value(best, metric):
+            return False
+        found = laboratory.compare(challenger, best, metric)
+        if found != SAME:
+            return found == BETTER
+    return False
+
+
+def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict[tuple[int, int | None], float]) -> Candidate | None:
+    """Of an engine that loses too much: note whether its graph does in FP32; if not, int8 with some layers in float may do."""
+    candidate, whole = mine.trial.candidate, mine.trial.points[-1]
+    if whole.map is None or whole.map_drop is None:
+        return None
+    limits = [one.value for one in budget if one.metric == "map_drop" and one.upper]
+    limits += [whole.map + whole.map_drop - one.value for one in budget if one.metric == "map" and not one.upper]
+    if not limits or min(point.map_drop or 0.0 for point in mine.trial.points) <= min(limits):
+        return None
+    graph = (candidate.size, candidate.regions)
+    least = laboratory.least_drop(candidate)
+    if least > min(limits):
+        lossy[graph] = least
+        return None
+    if candidate.precision != "int8" or candidate.max_map_drop is not None:
+        return None
+    others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
+    left = GATE * (min(limits) - max(0.0, least))
+    return replace(candidate, max_map_drop=round(left, 3)) if left > 0 and not others else None
+
+
+def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[int, int | None], float], budget: Budget) -> str:
+    """Why an engine need not be built; empty where it may do. Rules 2 and 4."""
+    for (size, regions), least in lossy.items():
+        if candidate.size <= size and candidate.regions == regions:
+            return f"not built: {size} px lose {least:.2f} points in FP32"
+    for condition in budget:
+        if not condition.upper:
+            continue
+        for trial in trials:
+            known = trial.candidate
+            if (known.backend, known.precision) != (candidate.backend, candidate.precision):
+                continue
+            if condition.metric == "size" and SAME_SIZE * trial.size_mb > condition.value:
+                return f"not built: about {trial.size_mb:.1f} MB"
+            look = LOOK * trial.look_ms * (candidate.size / known.size) ** 2
+            if condition.metric in LATENCY and look > condition.value:
+                return f"not built: look alone takes {look:.3g} ms"
+    return ""

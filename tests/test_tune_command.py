@@ -1,0 +1,156 @@
+"""``edge.tune``: real engines of a small network, killed and gone on with, another budget, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge import command, tune
+from edge.bundle import Bundle
+from edge.engine import Engine
+from edge.measure.latency import Plan
+from edge.tuning import TuneOptions, laboratory, timing
+
+QUICK = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01, effort_s=1)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """A cache of the test's own, and short measurements."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(timing, "LIMIT_S", 0.5)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A csv folder: 60 images to train on, of which 6 decide, and 4 that are only reported."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    rows = ["image,split,labels"]
+    for index in range(64):
+        Image.fromarray(random.integers(0, 255, (40, 64, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+        rows.append(f"{index}.png,{'train' if index < 60 else 'test'},class_{index % 3:02d};class_{index % 2 + 3:02d}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / "classes.txt").write_text("".join(f"class_{index:02d}\n" for index in range(20)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A checkpoint of ours at 64 pixels with the weights of the random network."""
+    import torch
+
+    from edge.models.source import open_source
+
+    source = open_source("random", size=64)
+    path = tmp_path_factory.mktemp("weights") / "small.pth"
+    options = {"pooling": "avg", "regions": 4, "threshold": 0.5}
+    described = {"model": source.model.name, "classes": list(source.model.labels), "size": 64, **options}
+    torch.save({"state_dict": source.network.state_dict(), "edge": described}, path)
+    return path
+
+
+def run(*words: object) -> int:
+    try:
+        arguments = tune.arguments().parse_args([str(word) for word in words])
+        asked = TuneOptions(backends=("openvino", "onnxruntime"), precisions=("fp32",), sizes=(64,), regions=(4,), images=4, plan=QUICK)
+        return command.run(lambda given: tune.main(given, asked), arguments)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+
+
+def counted(name: str, call, calls: list[str]):
+    """The call, which notes its name first."""
+
+    def noting(*given, **more):
+        calls.append(name)
+        return call(*given, **more)
+
+    return noting
+
+
+def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(weights, photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    output = tmp_path / "mine"
+    words = ["--weights", weights, "--dataset", f"csv:{photos}", "--output", output, "--json", tmp_path / "out.json"]
+    built: list[str] = []
+    for name in ("build", "rebuild"):
+        monkeypatch.setattr(laboratory, name, counted(name, getattr(laboratory, name), built))
+    timed = timing.timed
+
+    def killed(engine: Engine, *rest: object):
+        if engine.bundle.target.backend == "onnxruntime":
+            raise KeyboardInterrupt
+        return timed(engine, *rest)
+
+    monkeypatch.setattr(timing, "timed", killed)
+    assert run("--budget", "map_drop<50", *words) == 130
+    assert built == ["build", "rebuild"]  # what differs in its backend only is neither exported nor calibrated again
+    assert not output.exists()
+    monkeypatch.setattr(timing, "timed", timed)
+    before = {path: path.stat().st_mtime_ns for path in Path(f"{output}.trials").glob("*openvino*/result.json")}
+    assert len(before) == 1
+
+    assert run("--budget", "map_drop<50", *words, "--html", tmp_path / "page.html") == 0
+    assert built == ["build", "rebuild"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [row["verdict"] for row in found["table"]].count("chosen") == 1
+    bundle = Bundle.read(output)
+    bundle.verify()
+    assert bundle.manifest["reference"] == {"image": bundle.manifest["image"], "regions": 4}
+    assert bundle.stages.effort == found["chosen"]["effort"]
+    reference = found["result"]["accuracy"]["map_reference"]
+    assert found["result"]["accuracy"]["images"] == 4  # the report is on images that decided nothing
+    assert found["result"]["accuracy"]["map_drop"] == pytest.approx(reference - found["result"]["accuracy"]["map"])
+    with Engine.load(output) as engine:
+        assert engine.infer(np.zeros((1, 3, 64, 64), np.float32))["scores"].shape == (1, 20)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 2
+    assert found["chosen"]["trial"] in page
+
+    capsys.readouterr()
+    kept = (output / "manifest.json").read_bytes()
+    assert run("--budget", "mean<0.001ms, map_drop<50", *words, "--force") == 3
+    assert built == ["build", "rebuild"]
+    assert (output / "manifest.json").read_bytes() == kept
+    impossible = json.loads((tmp_path / "out.json").read_text())
+    assert impossible["bundle"] is None
+    assert impossible["misses"][0]["condition"] == "mean<0.001ms"
+    assert "Relax mean<0.001ms first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--budget", "speed<3"], 1, "speed, which is not measured"),
+        (["--budget", "mean"], 1, "not METRIC"),
+        (["--budget", "mean<3,mean>4"], 1, "Nothing can meet both"),
+        (["--budget", "energy<3mJ"], 1, "no meter of energy"),
+        (["--budget", "map_drop<1", "--weights", "random"], 1, "random weights have none"),
+        (["--budget", "map_drop<1", "--weights", "mcar-mobilenetv2-ucmerced"], 1, "there is no data set"),
+        ([], 2, "--budget"),
+    ],
+)
+def test_a_budget_that_cannot_be_judged_is_refused_before_any_work(words, code, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(laboratory.RealLaboratory, "trial", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr("edge.tuning.given.energy.find", lambda **_: (None, "no sensor"))
+    assert run(*words, "--output", tmp_path / "out") == code
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"precisions": ("int4",)}, {"backends": ("tpu",)}, {"minimise": "price"}, {"minutes": 0}, {"sizes": (100,)}, {"batch": 0}]
+)
+def test_what_cannot_be_searched_is_refused(given):
+    from edge.errors import EdgeError
+
+    with pytest.raises(EdgeError):
+        TuneOptions(**given)
