@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from edge import __version__, backends
 from edge.atomic import folder_written_atomically
+from edge.backends.base import Facts
 from edge.errors import EdgeError
 from edge.folder import Folder
 from edge.graph import CLOSER, LOOK, WHOLE, Graph
@@ -27,7 +28,7 @@ CALIBRATION = "calibration.json"
 MAX_SIZE = 4096
 MAX_CLASSES = 100_000
 STAGES = (WHOLE, LOOK, CLOSER)
-BuildEngine: TypeAlias = Callable[[Mapping[str, bytes], TargetSpec, StagesSpec | None, Path], Mapping[str, Any]]
+BuildEngine: TypeAlias = Callable[[Mapping[str, bytes], TargetSpec, StagesSpec | None, Path], Facts]
 ENGINE_FILES = "engine."  # what the names of the engine's own files begin with
 _TRIES = 5  # while the folder's name is given to others
 _PAUSE = 0.01  # seconds
@@ -38,7 +39,7 @@ class Bundle:
     """An engine bundle on disk, its manifest checked."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Facts
     model: ModelSpec
     image: ImageSpec
     target: TargetSpec
@@ -158,7 +159,7 @@ def _undescribed(path: Path, what: str) -> EdgeError:
     return EdgeError("load", f"The manifest of {path} does not describe model, image and target: {what}", REBUILD)
 
 
-def _check_values(path: Path, manifest: Mapping[str, Any]) -> None:
+def _check_values(path: Path, manifest: Facts) -> None:
     """Types and ranges of what a manifest from outside says, before anything is made from it."""
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
@@ -247,9 +248,9 @@ def write_bundle(
     target: TargetSpec,
     stages: StagesSpec | None,
     build_engine: BuildEngine,
-    facts: Mapping[str, Any],
+    facts: Facts,
     extra_files: Mapping[str, bytes] | None = None,
-    check: Callable[[Path], Mapping[str, Any]] | None = None,
+    check: Callable[[Path], Facts] | None = None,
     replace: bool = False,
 ) -> Bundle:
     """Build the engine inside a new bundle folder; the folder appears under its name only when complete.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge import backends
+from edge.backends.base import Facts
 from edge.bundle import Bundle
 from edge.errors import EdgeError
 from edge.fit import check_fit, check_form
@@ -243,11 +244,11 @@ class Engine:
         """What runs each of its stages, by name; none once it is closed."""
         return self._stages.runners if self._stages is not None else {}
 
-    def layers(self) -> dict[str, Any]:
+    def layers(self) -> Facts:
         """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
         return self._stages.layers() if self._stages is not None else {}
 
-    def _on_device(self, stages: Stages, batch: Any, spend: Spend) -> dict[str, Any]:
+    def _on_device(self, stages: Stages, batch: Any, spend: Spend) -> Facts:
         if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",

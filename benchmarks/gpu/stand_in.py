@@ -41,7 +41,7 @@ def mcar_edge_build(args: argparse.Namespace) -> int:
     engine = backends.backend("openvino").build(lowered, target, stages, args.out)
     kept = {name: given.manifest[name] for name in ("model", "image", "parents") if name in given.manifest}
     told = {"target": to_plain(target), "stages": stages and to_plain(stages), "engine": engine}
-    write_manifest(args.out, {**kept, **told})
+    write_manifest(args.out, kept | told)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from edge.spec import ImageSpec
 
 AHEAD = 2  # batches in flight: bounds memory at AHEAD + 1 batches
 
+Batch: TypeAlias = NDArray[Any]  # uint8 or float32, as the image spec says
 
-def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int = 2) -> Iterator[tuple[tuple[str, ...], NDArray[Any]]]:
+
+def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int = 2) -> Iterator[tuple[tuple[str, ...], Batch]]:
     """Batches in the order of the data set: (names, (b, 3, S, S) float32 normalised); b < ``batch`` only for the last.
 
     With an ``image_spec.input`` of uint8 they are (b, S, S, 3) uint8.
@@ -32,7 +34,7 @@ def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int
     pool = ThreadPoolExecutor(workers, thread_name_prefix="edge-data")
     try:
         starts = iter(range(0, len(dataset), batch))
-        waiting: deque[tuple[NDArray[Any], list[Future[str]]]] = deque()
+        waiting: deque[tuple[Batch, list[Future[str]]]] = deque()
 
         def submit() -> None:
             start = next(starts, None)
@@ -51,7 +53,7 @@ def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(dataset: Dataset, index: int, spec: ImageSpec, out: NDArray[Any]) -> str:
+def _load(dataset: Dataset, index: int, spec: ImageSpec, out: Batch) -> str:
     sample = dataset[index]
     preprocess(sample.image, spec, out=out)
     return sample.name

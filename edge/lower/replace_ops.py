@@ -12,22 +12,23 @@ from edge.ops import DOMAIN, OPS, region_boxes, register_schemas, roi_resize
 from edge.ops.nodes import NodeBuilder
 
 Shapes = Mapping[str, tuple[int, ...]]
+Attributes = Mapping[str, Any]
 
 
-def _boxes(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Mapping[str, Any], crop: str) -> None:
+def _boxes(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Attributes, crop: str) -> None:
     _, regions, cells, _ = shapes[node.input[0]]
     size, threshold = attributes["size"], attributes["threshold"]
     region_boxes.decompose(builder, node.input[0], node.output[0], regions=regions, cells=cells, size=size, threshold=threshold)
 
 
-def _crops(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Mapping[str, Any], crop: str) -> None:
+def _crops(builder: NodeBuilder, node: onnx.NodeProto, shapes: Shapes, attributes: Attributes, crop: str) -> None:
     image, boxes, owner = (*node.input, None)[:3]
     regions = shapes[boxes][0 if owner else 1]
     roi_resize.decompose(builder, image, boxes, node.output[0], regions=regions, size=attributes["size"], form=crop, owner=owner)
 
 
 # Appends the standard nodes of one op; a row for every op of OPS.
-DECOMPOSITIONS: Mapping[str, Callable[[NodeBuilder, onnx.NodeProto, Shapes, Mapping[str, Any], str], None]] = {
+DECOMPOSITIONS: Mapping[str, Callable[[NodeBuilder, onnx.NodeProto, Shapes, Attributes, str], None]] = {
     region_boxes.NAME: _boxes,
     roi_resize.NAME: _crops,
 }

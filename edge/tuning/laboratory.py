@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge import __version__, backends
 from edge.atomic import write_atomically
+from edge.backends.base import Facts
 from edge.backends.onnxruntime import Session
 from edge.bundle import REFERENCE, Bundle
 from edge.data import batches
@@ -256,10 +256,10 @@ class RealLaboratory:
             raise EdgeError("tune", f"The trial {folder} lacks {OUTPUTS}, or it is damaged", "Remove the folder, and tune again")
         return kept
 
-    def _remembered(self, path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _remembered(self, path: Path, make: Callable[[], Facts]) -> Facts:
         """A measurement of an earlier run, so that one that was killed chooses the same."""
         try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
+            found: Facts = json.loads(path.read_bytes())
         except (OSError, ValueError):
             found = make()
             write_atomically(path, json.dumps(found) + "\n")
