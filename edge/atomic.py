@@ -23,14 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge.errors import EdgeError
-from edge.exchange import UNSUPPORTED, exchange
+from edge.exchange import exchange
+from edge.lock import LOCK, NoLocksError, lock_of, locked, unlock
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-_PARTIAL, _LOCK, _ASIDE = "partial", ".lock", ".aside"
+_PARTIAL, _ASIDE = "partial", ".aside"
 _SLOTS = 8  # partial names that are looked at for what a killed process left
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -167,7 +163,7 @@ def clear_folder(folder: Path) -> None:
     """Remove what killed processes left of any file in a folder, also of those that are not written again."""
     if os.path.isdir(folder):
         for name in os.listdir(folder):
-            head, marked, number = name.removesuffix(_LOCK).rpartition(f".{_PARTIAL}-")
+            head, marked, number = name.removesuffix(LOCK).rpartition(f".{_PARTIAL}-")
             if marked and head.startswith(".") and number.isdigit():
                 _clear_up(folder / head[1:])
 
@@ -228,28 +224,28 @@ def _partial(target: Path) -> Iterator[Path]:
     lock = None
     try:
         for partial in (_slot(target, number) for number in count()):
-            lock = _locked(partial)
+            lock = locked(partial)
             if lock is not None:
                 _remove(partial)  # of one whose removal was refused
                 break
-    except _NoLocksError:
+    except NoLocksError:
         partial = _slot(target, secrets.token_hex(8))
     try:
         yield partial
     finally:
         _remove(partial)
         if lock is not None:
-            _unlock(partial, lock)
+            unlock(partial, lock)
 
 
 def _clear_up(target: Path) -> None:
     """Remove what killed processes left of this same file or folder; one that was set aside comes back if there is no newer one."""
     for number in range(_SLOTS):
         partial = _slot(target, number)
-        if not os.path.lexists(_lock_of(partial)):
+        if not os.path.lexists(lock_of(partial)):
             continue
-        with contextlib.suppress(_NoLocksError, OSError):
-            lock = _locked(partial)
+        with contextlib.suppress(NoLocksError, OSError):
+            lock = locked(partial)
             if lock is None:
                 continue
             try:
@@ -259,54 +255,11 @@ def _clear_up(target: Path) -> None:
                 _remove(aside)
                 _remove(partial)
             finally:
-                _unlock(partial, lock)
+                unlock(partial, lock)
 
 
 def _slot(target: Path, name: int | str) -> Path:
     return target.parent / f".{target.name}.{_PARTIAL}-{name}"
-
-
-def _lock_of(partial: Path) -> Path:
-    return partial.with_name(partial.name + _LOCK)
-
-
-class _NoLocksError(Exception):
-    """Locks do not work here."""
-
-
-def _locked(partial: Path) -> int | None:
-    """A descriptor that holds a partial's lock until it is closed, by whatever end; None where another process holds it."""
-    if fcntl is None:
-        raise _NoLocksError
-    path = _lock_of(partial)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except PermissionError:
-        if os.path.lexists(path):  # another user's
-            return None
-        raise
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between the two calls its last holder may have removed it, and a third process made it anew.
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in (*UNSUPPORTED, errno.ENOLCK):
-            raise
-        os.unlink(path)
-        raise _NoLocksError from error
-    os.close(descriptor)
-    return None
-
-
-def _unlock(partial: Path, descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        if not os.path.lexists(partial):  # else its lock stays, by which the next process finds it
-            os.unlink(_lock_of(partial))
-    os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

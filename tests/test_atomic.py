@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import atomic
+from edge import atomic, lock
 from edge.atomic import (
     check_folder_replaceable,
     check_folder_writable,
@@ -173,11 +173,11 @@ def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
 def test_without_locks_results_are_written_and_nothing_of_others_is_removed(manifest_folder, tmp_path, monkeypatch, lack):
     others = atomic._slot(tmp_path / "a", 0)
     others.write_bytes(b"theirs")
-    atomic._lock_of(others).touch()
+    lock.lock_of(others).touch()
     if lack == "no fcntl":
-        monkeypatch.setattr(atomic, "fcntl", None)
+        monkeypatch.setattr(lock, "fcntl", None)
     else:
-        monkeypatch.setattr(atomic.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
+        monkeypatch.setattr(lock.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks available")))
     write_atomically(tmp_path / "a", b"ours")
     assert (tmp_path / "a").read_bytes() == b"ours"
     assert others.read_bytes() == b"theirs"

@@ -12,7 +12,7 @@ import pytest
 
 # A module may use any lower layer.
 LAYERS = {
-    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder", "edge.reading", "edge.shown"], 0),
+    **dict.fromkeys(["edge", "edge.atomic", "edge.errors", "edge.exchange", "edge.folder", "edge.lock", "edge.reading", "edge.shown"], 0),
     **dict.fromkeys(
         ["edge.cache", "edge.cpu", "edge.events", "edge.labels", "edge.manifest", "edge.plain", "edge.process", "edge.spec"], 1
     ),
@@ -33,6 +33,8 @@ WITHIN = {
     ("edge.atomic", "edge.errors"),
     ("edge.errors", "edge.shown"),
     ("edge.atomic", "edge.exchange"),
+    ("edge.atomic", "edge.lock"),
+    ("edge.lock", "edge.exchange"),
     ("edge.draw", "edge.prediction"),
     ("edge.effort", "edge.graph"),
     ("edge.bundle", "edge.backends"),
