@@ -374,7 +374,7 @@ def test_repairs_are_made_by_default_and_written_down(named, costly, tmp_path, c
     assert not any(each.name.endswith("corrected_bias") for each in reference.initializer)
 
     table = bundle.path / "calibration.json"  # without images: equalised as the table says, rounded plainly
-    assert run(*named[1], "--calibration", table, "--output", tmp_path / "again") == 0
+    assert run(*named[1][:-2], "--calibration", table, "--output", tmp_path / "again") == 0
     assert "without rounding" in capsys.readouterr().out
     again = Bundle.read(tmp_path / "again").manifest
     assert again["calibration"]["repairs"] == ["bias-correction", "equalisation"]
