@@ -57,6 +57,7 @@ WITHIN = {
     ("edge.pipeline", "edge.quantisation"),
     ("edge.measure", "edge.backends"),
     ("edge.tuning", "edge.options"),
+    ("edge.tuning", "edge.packages"),
     ("edge.tuning", "edge.pipeline"),
     ("edge.tuning", "edge.report"),
     *((name, "edge.command") for name, layer in LAYERS.items() if layer == 6),

@@ -146,6 +146,27 @@ def test_a_budget_that_cannot_be_judged_is_refused_before_any_work(words, code, 
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])
 
 
+def test_where_no_backend_works_that_is_said_before_any_work(tmp_path, monkeypatch):
+    from edge import backends
+    from edge.errors import EdgeError
+    from edge.pipeline import BuildOptions
+    from edge.tuning import tune as search
+
+    monkeypatch.setattr(backends, "probe", lambda name: backends.Support(reason="it is not installed", fix="Install it"))
+    with pytest.raises(EdgeError, match="it is not installed"):
+        search(BuildOptions(weights="random", output=tmp_path / "out"), "mean<1s")
+
+
+@pytest.mark.parametrize("field", [{"precision": "fp32"}, {"size": 128}, {"regions": 2}, {"effort": 0.5}, {"calibration": "x.json"}])
+def test_what_the_search_decides_is_not_taken_from_the_build(field, tmp_path):
+    from edge.errors import EdgeError
+    from edge.pipeline import BuildOptions
+    from edge.tuning import tune as search
+
+    with pytest.raises(EdgeError, match="would change nothing"):
+        search(BuildOptions(output=tmp_path / "out", **field), "mean<1s")
+
+
 @pytest.mark.parametrize(
     "given", [{"precisions": ("int4",)}, {"backends": ("tpu",)}, {"minimise": "price"}, {"minutes": 0}, {"sizes": (100,)}, {"batch": 0}]
 )

@@ -106,9 +106,8 @@ def _backends(asked: TuneOptions) -> tuple[str, ...]:
         for name in asked.backends:
             backends.require(name)
         return asked.backends
-    return tuple(
-        sorted((name for name in backends.BACKENDS if not backends.probe(name).reason), key=lambda name: name != backends.automatic())
-    )
+    first = backends.automatic()
+    return (first, *(name for name in backends.BACKENDS if name != first and not backends.probe(name).reason))
 
 
 def _check_meter(metrics: frozenset[str], usable: tuple[str, ...]) -> None:

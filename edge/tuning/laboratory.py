@@ -158,20 +158,25 @@ class RealLaboratory:
 
     def _measured(self, candidate: Candidate, bundle: Bundle, folder: Path) -> Trial:
         given, images = self._given, self._given.images
+        outputs: Outputs = {}
         with Engine.load(bundle.path, effort=1) as engine:
             efforts = efforts_of(bundle.stages.effort) if bundle.stages is not None and given.judged else (1.0,)
             seconds, timed = timing.timed(engine, images, given.batch, efforts)
-            with self._events.progress(candidate.name) as progress:
-                infer = engine.infer if bundle.stages is None else engine.infer_each
-                outputs = collect(infer, batches(images, bundle.image, given.batch), len(images), progress=progress).outputs
+            if given.judged:
+                with self._events.progress(candidate.name) as progress:
+                    infer = engine.infer if bundle.stages is None else engine.infer_each
+                    outputs = collect(infer, batches(images, bundle.image, given.batch), len(images), progress=progress).outputs
             joules = timing.energies(engine, images, given.batch) if "energy" in given.metrics else {}
-        _write_outputs(folder / OUTPUTS, outputs)
+        if given.judged:
+            _write_outputs(folder / OUTPUTS, outputs)
         reference = self._reference if given.judged else None
         points = []
         for effort in efforts:
             ms = seconds[effort] * 1e3
             worth = None if reference is None else self._map(self._scores_at(bundle, outputs, effort))
-            looks = None if bundle.stages is None else float(looked_at(bundle.stages.rule, outputs, effort).sum(1).mean())
+            looks = None if candidate.regions is None else float(candidate.regions)
+            if bundle.stages is not None and given.judged:
+                looks = float(looked_at(bundle.stages.rule, outputs, effort).sum(1).mean())
             p50, p90, p99 = np.percentile(ms, (50, 90, 99)).tolist()
             points.append(
                 Point(

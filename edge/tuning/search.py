@@ -144,7 +144,9 @@ def search(
         if gated is not None and gated not in queue:
             queue.insert(0, gated)
         why = verdict(mine, budget)
-        if not mine.misses(budget) and candidate in space:
+        if candidate not in space:
+            why += "; the reference, not to be chosen"
+        elif not mine.misses(budget):
             if best is None or _beats(laboratory, mine, best, objective):
                 best = mine
             else:

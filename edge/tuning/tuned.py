@@ -17,6 +17,7 @@ from edge.errors import EdgeError
 from edge.events import SILENT, Events
 from edge.manifest import NAME, check_replaceable, read_manifest, write_manifest
 from edge.options import BuildOptions, refuse_unread
+from edge.packages import check_host_packages
 from edge.plain import Json, to_plain
 from edge.report.bench import bench
 from edge.report.options import BenchOptions
@@ -124,6 +125,7 @@ def tune(
     check_replaceable(output, replace=options.force)
     folder = output.with_name(f"{output.name}.trials")
     check_folder_writable(folder)
+    check_host_packages()
     given, space, minimise = prepare(options, asked, conditions, folder, events)
     laboratory = RealLaboratory(given, space.first, events)
     ends = time.monotonic() + 60 * asked.minutes

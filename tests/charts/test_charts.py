@@ -86,3 +86,14 @@ def test_names_of_engines_that_lie_close_together_can_be_read():
     rows = sorted(float(row) for row, name in re.findall(r'y="([\d.]+)"[^>]*>([abcd])</text>', drawing))
     assert len(rows) == 4
     assert all(below - above >= 14 for above, below in pairwise(rows))
+
+
+def test_of_many_engines_only_those_asked_for_are_named_and_all_can_be_pointed_at():
+    from edge.charts import pareto
+
+    points = [("fast", 1.0, 80.0), ("beaten", 2.0, 79.0), ("best", 3.0, 90.0)]
+    drawn = pareto(points, named={"best"})
+    assert drawn.count("</title>") == 3
+    assert ">best</text>" in drawn
+    assert ">fast</text>" not in drawn
+    assert ">beaten</text>" not in drawn

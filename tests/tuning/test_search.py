@@ -131,6 +131,7 @@ def test_the_reference_is_not_chosen_where_it_may_not_be():
     found = search(World(), replace(SPACE, precisions=("int8",), sizes=(192,)), parse("map_drop<5"), "map_drop")
     assert (found.best.trial.candidate.precision, found.best.trial.candidate.size) == ("int8", 192)
     assert found.rows[0].candidate == SPACE.first
+    assert "the reference" in found.rows[0].why
 
 
 def test_when_the_time_is_up_the_rest_is_said_not_to_be_built():

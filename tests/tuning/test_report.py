@@ -1,0 +1,73 @@
+"""What a tuning says: its table, its plot, its advice, and what the images that only report make of the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.report.result import Result
+from edge.tuning import report
+from edge.tuning.budget import parse
+from edge.tuning.search import Row
+from edge.tuning.trial import Candidate, Choice, Point, Trial, choices, misses
+from edge.tuning.tuned import Tuned
+
+
+def trial(precision: str, mean: float, drop: float) -> Trial:
+    points = [
+        Point(effort, 4 * effort, 90 - drop - (1 - effort), drop + 1 - effort, mean * (1 + effort), mean, mean, 2 * mean, 1e3 / mean)
+        for effort in (0.0, 1.0)
+    ]
+    return Trial(Candidate("openvino", precision, 256, 4), 3.0, None, tuple(points), 100, 1.0)
+
+
+def tuned(text: str, *, best: bool = True, result: Result | None = None) -> Tuned:
+    budget, trials = parse(text), [trial("int8", 5, 0.5), trial("fp32", 20, 0.0)]
+    found = choices(trials)
+    others = [Candidate("openvino", "fp16", size, 4) for size in (192, 128)]
+    rows = [Row(one.candidate, Choice(one, one.points[1]), "fits") for one in trials] + [
+        Row(one, None, "not built: <small>") for one in others
+    ]
+    chosen = Choice(trials[0], trials[0].points[1]) if best else None
+    missed = () if best else misses(found, budget)
+    return Tuned(None, budget, "mean", 1, tuple(rows), chosen, tuple(found), missed, result, Path("x.trials"))
+
+
+def test_what_was_not_built_for_one_reason_is_one_row():
+    rows = report.rows(tuned("mean<50"))
+    assert [row[0] for row in rows] == ["int8-256-r4-openvino", "fp32-256-r4-openvino", "fp16-192-r4-openvino +1"]
+    assert rows[2][-1] == "not built: <small>"
+    assert rows[0][2:5] == ["89.50", "+0.50", "10.00"]
+
+
+def test_the_page_shows_map_against_mean_and_p99_and_names_the_chosen():
+    page = report.html(tuned("mean<50"))
+    assert page.count("<svg") == 2
+    assert page.count(">int8-256-r4-openvino, chosen</text>") == 2
+    assert "ms per image, 89.50 mAP" in page
+    assert "<small>" not in page  # what comes from outside is escaped
+
+
+def test_the_advice_is_what_has_to_give_least():
+    nothing = tuned("mean<9, map_drop<0.4", best=False)
+    # Without a limit on mAP int8 at effort 0 would do, 2.75 times beyond it; without one on the mean FP32, 3.5 times beyond.
+    assert report.advice(nothing) == "Relax map_drop<0.4 first: int8-256-r4-openvino @0 reaches 1.50 points"
+    first, second = nothing.misses
+    assert (first.by, second.by) == (pytest.approx(2.75), pytest.approx((40 - 9 * 0.97) / 9))
+    assert nothing.plain()["misses"][0]["nearest"] == first.choice.name
+
+
+@pytest.mark.parametrize(("chosen", "fails"), [(0.5, True), (1.0, False)])
+def test_a_condition_that_test_images_do_not_bear_out_is_said(chosen, fails):
+    curve = [
+        {"effort": effort, "mean_looks": 4 * effort, "map": points, "mean_ms": 6.0, "p50_ms": 5.0, "p99_ms": 9.0, "max_ms": 9.0}
+        for effort, points in ((0.5, 80.0), (1.0, 81.0))
+    ]
+    measured = {
+        "accuracy": {"map": 81.0, "map_reference": 81.5, "map_drop": 0.5, "images": 7, "dataset": "x test"},
+        "effort": {"chosen": chosen, "mean_looks": 4 * chosen, "map": 80.0 + (chosen == 1), "curve": curve},
+    }
+    said = dict(enumerate(report.facts(tuned("mean<7, map_drop<1", result=Result.from_plain(measured)))))
+    complaints = [text for _, text in said.values() if "does not hold there" in text]
+    assert complaints == (["map_drop<1 does not hold there: 1.50 points"] if fails else [])
