@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, field
@@ -161,12 +162,13 @@ def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, i
     from calib import ranges
     from calib.calibration import Calibration
 
-    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: []) for _ in range(2))
+    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: [], peaks={}) for _ in range(2))
     asked = []
     monkeypatch.setattr(Calibration, "load", lambda path: shipped)
     monkeypatch.setattr(ranges, "calibrate", lambda graph, dataset, *, images, seed, progress: asked.append(images) or fresh)
     source = SimpleNamespace(calibration_table=Path("table.json"))
-    found = quantisation._calibration(None, source, "scenes", BuildOptions(**asked_for), SILENT)
+    monkeypatch.setattr(quantisation, "replace", lambda calibration, **_: calibration)
+    _, found, *_ = quantisation._calibrated(None, source, "scenes", BuildOptions(**asked_for, repair=()), SILENT)
     assert (found is shipped, asked) == ((True, []) if images is None else (False, [images]))
 
 
@@ -176,9 +178,10 @@ def test_a_build_tells_what_it_finds_and_prints_nothing(tmp_path, capfd):
     made = build(options, events=told)
     assert made.path == tmp_path / "bundle"
     assert made.target.precision == "int8"
-    assert [*told.said] == ["model", "weights", "graph", "int8", "speed"]
+    assert [*told.said] == ["model", "weights", "graph", "repair", "int8", "speed"]
     assert told.said["model"] == "mcar-mobilenetv2, 20 classes, 64 px; pooling avg, regions 4, threshold 0.5"
-    assert told.stages == ["calibrate 2 of 2 image"]
+    assert told.stages[0] == "calibrate 2 of 2 image"
+    assert re.fullmatch(r"rounding (\d+) of \1 layer", told.stages[1])
     assert told.warnings[0] == "random weights: the scores mean nothing, only times and formats do"
     assert capfd.readouterr() == ("", "")
 

@@ -60,7 +60,7 @@ def build(place: Place, found: Found, names: Sequence[str]) -> dict[str, Path]:
     if nvcc is None:
         raise Missing("nvcc")
     folder = place.work / "kernels"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     flags = [nvcc, "-O3", "-std=c++17", "-arch=sm_90" if place.rehearse else "-arch=native", "-lineinfo", f"-I{KERNELS}"]
     launch = KERNELS / "launch.cu"
     commands: dict[str, list[str | Path]] = {

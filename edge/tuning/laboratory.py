@@ -33,7 +33,7 @@ from edge.measure.accuracy import average_precision, map_drop_interval
 from edge.measure.effort import efforts_of
 from edge.measure.latency import Comparison
 from edge.measure.outputs import collect
-from edge.options import AUTO, BuildOptions
+from edge.options import AUTO, REPAIRS, BuildOptions
 from edge.pipeline import build, rebuild
 from edge.plain import from_plain, to_plain
 from edge.tuning import timing
@@ -138,7 +138,7 @@ class RealLaboratory:
             regions=candidate.regions,
             batch=self._given.batch,
             max_map_drop=candidate.max_map_drop,
-            repair=self._given.options.repair if candidate.precision == "int8" else (),
+            repair=self._given.options.repair if candidate.precision == "int8" else REPAIRS,  # the default, which no other reads
             effort=AUTO if self._given.judged and self._given.staged and backends.backend(candidate.backend).in_stages else None,
             output=path,
             force=True,

@@ -105,7 +105,7 @@ def test_a_box_finding_is_two_blocks_per_region(launches):
         found = launched("edge::RegionBoxes", [MAPS], ["FP32"], {"size": SIZE, "threshold": 0.3})
         assert found.pop("shape") == (BATCH, REGIONS, 4)
         numbers = [GRID, SIZE, bits(0.3)]
-        assert found == {"FP32 FP32 / LINEAR": ("edge_region_boxes", (2 * BATCH * REGIONS, 1, 1), (256, 1, 1), numbers)}
+        assert found == {"FP32 FP32 / LINEAR": ("edge_region_boxes", (2 * BATCH * REGIONS, 1, 1), (512, 1, 1), numbers)}
 
 
 @pytest.mark.parametrize("size", [SIZE, 64])

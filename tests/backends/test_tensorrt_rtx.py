@@ -36,8 +36,9 @@ def test_both_stages_are_parsed_and_built_with_any_number_of_images_and_regions(
             assert own["network"]["convolutions"] > 4
             assert bool(own["network"]["int8_convolutions"]) == (precision == "int8")
             assert len(unpacked_plan(own["payload"], (bundle.path / own["payload"]).read_bytes(), own["plan_bytes"])) == own["plan_bytes"]
-        assert "GRID_SAMPLE" in facts["stages"][CLOSER]["network"]["kinds"]
-        assert not {"GRID_SAMPLE", "PLUGIN_V3"} & set(facts["stages"][LOOK]["network"]["kinds"])
+        assert "MATRIX_MULTIPLY" in facts["stages"][CLOSER]["network"]["kinds"]
+        for stage in (LOOK, CLOSER):
+            assert not {"GRID_SAMPLE", "PLUGIN_V3"} & set(facts["stages"][stage]["network"]["kinds"])
         if BACKEND.probe().reason:
             with pytest.raises(EdgeError, match="no GPU answers"):
                 Engine.load(bundle.path)

@@ -46,9 +46,9 @@ def cases():
 
 
 def built(model, size, precision, folder):
-    return build(
-        BuildOptions(model=model, weights="random", size=size, precision=precision, backend="tensorrt-rtx", calib_images=2, output=folder)
-    )
+    options = {"model": model, "weights": "random", "size": size, "precision": precision, "calib_images": 2, "output": folder}
+    # What is fitted changes numbers only, and takes most of the time.
+    return build(BuildOptions(**options, **({"repair": ()} if precision == "int8" else {}), backend="tensorrt-rtx"))
 
 
 @pytest.mark.parametrize(("model", "size", "precision"), [*cases()])
@@ -62,9 +62,9 @@ def test_a_network_is_built_without_a_gpu_and_shrinks_with_its_precision(model, 
     assert look["int8_convolutions"] + closer["int8_convolutions"] == in_int8
     # Boxes and crops are standard nodes, and nothing in them has a shape that depends on data.
     assert "TOPK" in look["kinds"]
-    assert "GRID_SAMPLE" in closer["kinds"]
+    assert "MATRIX_MULTIPLY" in closer["kinds"]
     for network in (look, closer):
-        assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "PLUGIN_V3"} & set(network["kinds"])
+        assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "GRID_SAMPLE", "PLUGIN_V3"} & set(network["kinds"])
         types = network["types"]
         assert ("HALF" in types) == (precision != "fp32")
         assert ("INT8" in types) == (precision == "int8")
@@ -87,4 +87,4 @@ def test_an_architecture_of_one_pass_is_built_too(model, precision, tmp_path):
     convolutions, in_float = OTHERS[model]
     assert network["convolutions"] == convolutions
     assert network["int8_convolutions"] == (convolutions - in_float if precision == "int8" else 0)
-    assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "PLUGIN_V3"} & set(network["kinds"])
+    assert not {"NON_ZERO", "LOOP", "CUMULATIVE", "GRID_SAMPLE", "PLUGIN_V3"} & set(network["kinds"])

@@ -23,7 +23,7 @@ using nlohmann::json;
 
 void write_device_bundle(const std::string& from, const std::string& out, long batch, bool fail) {
     const Source source = read_source(from);
-    const Sizes sizes = choose_sizes(source, batch ? std::optional(batch) : std::nullopt);
+    const Sizes sizes = choose_sizes(source, batch ? std::optional(batch) : std::nullopt, false);
     NewFolder folder(out, false);
     json engine{{"plugin", nullptr}, {"machine", {{"version", "8.6.0"}, {"compute_capability", "9.0"}}}};
     for (const Stage& stage : copy_files(source, sizes, folder.path())) {

@@ -42,7 +42,7 @@ TRICKS = {
     "a std of zero": lambda one: one["image"].update(std=[1, 0, 1]),
     "thresholds of another length": lambda one: one["model"].update(thresholds=[0.5]),
     "a key of the model that nobody knows": lambda one: one["model"].update(stages=2),
-    "a key of the image that nobody knows": lambda one: one["image"].update(input="uint8"),
+    "a key of the image that nobody knows": lambda one: one["image"].update(channels=3),
     "a key of the target that nobody knows": lambda one: one["target"].update(cores=4),
     "a digest that is none": lambda one: one["files"]["engine.bin"].update(sha256="x"),
 }
