@@ -1,4 +1,4 @@
-"""Kills and refused system calls while a result is written. Every call of every command with EDGE_ALL_ENGINES, else a few of a rebuild."""
+"""Kills and refused system calls while a result is written: a few of a rebuild, with EDGE_ALL_FAULTS (hours) every one of every command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def record(tmp_path_factory: pytest.TempPathFactory, small_bundle: Callable[[str
     """Outcomes of the rebuild at some calls, in a process of its own: forks of this one would have its threads' locks."""
     if not shutil.which("strace"):
         pytest.skip("no strace: apt install strace")
-    every = "EDGE_ALL_ENGINES" in os.environ
+    every = "EDGE_ALL_FAULTS" in os.environ
     path = tmp_path_factory.mktemp("faults") / "record.jsonl"
     words = [sys.executable, str(Path(__file__).parent / "harness.py"), "--record", str(path)]
     words += [] if every else ["--only", "rebuild", "--few", str(FEW), "--bundle", str(small_bundle("onnxruntime"))]
