@@ -81,6 +81,26 @@ OFFICIAL_CASES = (
 )
 
 
+@pytest.fixture(scope="session")
+def noise_photos(tmp_path_factory):
+    """A function (splits of the images, their size) → a csv folder of noise, with the class names of the random model."""
+    from PIL import Image
+
+    def made(splits, size):
+        folder = tmp_path_factory.mktemp("photos")
+        (folder / "images").mkdir()
+        random = np.random.default_rng(0)
+        rows = ["image,split,labels"]
+        for index, split in enumerate(splits):
+            Image.fromarray(random.integers(0, 255, (*size, 3), np.uint8)).save(folder / "images" / f"{index}.png")
+            rows.append(f"{index}.png,{split},class_{index % 3:02d};class_{index % 2 + 3:02d}")
+        (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+        (folder / "classes.txt").write_text("".join(f"class_{index:02d}\n" for index in range(20)))
+        return folder
+
+    return made
+
+
 @pytest.fixture(scope="module", params=OFFICIAL_CASES)
 def official_case(request, golden):
     """A recorded network: its model with weights loaded, images, and what the official code made of them."""

@@ -66,20 +66,9 @@ def bundle(small_bundle):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def photos(noise_photos):
     """A csv folder with the class names of the random model."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    (folder / "images").mkdir()
-    random = np.random.default_rng(0)
-    rows = ["image,split,labels"]
-    for index in range(9):
-        Image.fromarray(random.integers(0, 255, (48, 80, 3), np.uint8)).save(folder / "images" / f"{index}.png")
-        rows.append(f"{index}.png,{'train' if index == 8 else 'test'},class_{index % 3:02d};class_{index % 2 + 3:02d}")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    (folder / "classes.txt").write_text("".join(f"class_{index:02d}\n" for index in range(20)))
-    return folder
+    return noise_photos(["test"] * 8 + ["train"], (48, 80))
 
 
 def test_json_holds_the_pinned_keys(bundle, photos, measured):

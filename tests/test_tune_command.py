@@ -25,20 +25,9 @@ def quick(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def photos(noise_photos):
     """A csv folder: 60 images to train on, of which 6 decide, and 4 that are only reported."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    (folder / "images").mkdir()
-    random = np.random.default_rng(0)
-    rows = ["image,split,labels"]
-    for index in range(64):
-        Image.fromarray(random.integers(0, 255, (40, 64, 3), np.uint8)).save(folder / "images" / f"{index}.png")
-        rows.append(f"{index}.png,{'train' if index < 60 else 'test'},class_{index % 3:02d};class_{index % 2 + 3:02d}")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    (folder / "classes.txt").write_text("".join(f"class_{index:02d}\n" for index in range(20)))
-    return folder
+    return noise_photos(["train"] * 60 + ["test"] * 4, (40, 64))
 
 
 @pytest.fixture(scope="module")

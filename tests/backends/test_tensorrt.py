@@ -87,6 +87,17 @@ def test_every_version_builds_and_answers_as_the_graph_says(
     assert fake.cudart.holds() == 0, "something was not freed"
 
 
+@pytest.mark.parametrize(
+    ("precision", "name", "constraints"), [("fp32", "float32/", None), ("fp16", "", None), ("fp16", "float32/", "obeyed")]
+)
+def test_version_8_says_whether_it_obeys_constraints(fake_tensorrt, backend, tmp_path, small_graph, precision, name, constraints):
+    fake_tensorrt("8.6")
+    model = onnx.load_from_string(small_graph(precision))
+    model.graph.node[-1].name = f"{name}scores"
+    facts = backend.build({WHOLE: model.SerializeToString()}, TargetSpec("tensorrt", precision, (1,)), None, tmp_path)
+    assert facts["constraints"] == constraints
+
+
 def test_float32_is_float32(fake_tensorrt, backend, tmp_path, small_graph):
     import pickle
 

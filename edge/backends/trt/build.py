@@ -94,8 +94,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         # As later versions always have it: threads that call at once have a context each, for the same sizes.
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     weak = not _typed_by_graph(trt)
-    if weak:
-        _choose_types(trt, config, network, request.precision)
+    constraints = _choose_types(trt, config, network, request.precision) if weak else None
     _set_compute_capabilities(trt, config, request.compute_capabilities)
     for counts in request.profiles:
         profile = builder.create_optimization_profile()
@@ -112,8 +111,8 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         config.set_timing_cache(known, ignore_mismatch=False)
 
     start = time.perf_counter()
-    plan, constraints = builder.build_serialized_network(network, config), "obeyed" if weak else None
-    if plan is None and weak:
+    plan = builder.build_serialized_network(network, config)
+    if plan is None and constraints:
         config.clear_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
         config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
         plan, constraints = builder.build_serialized_network(network, config), "preferred"
@@ -195,20 +194,28 @@ def _typed_by_graph(trt: Native) -> bool:
     return not is_version_8(str(trt.__version__))
 
 
-def _choose_types(trt: Native, config: Native, network: Native, precision: str) -> None:
-    """Let TensorRT 8 choose: 16 bits, and 8 between Q and DQ, for all but what the graph names ``float32/``."""
+def _choose_types(trt: Native, config: Native, network: Native, precision: str) -> str | None:
+    """Let TensorRT 8 choose: 16 bits, and 8 between Q and DQ, for all but what the graph names ``float32/``.
+
+    Returns:
+        ``obeyed``, for these names are constraints; None where there are none.
+    """
     if precision == "fp32":
-        return
+        return None
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    constraints = None
     for layer in map(network.get_layer, range(network.num_layers)):
         floats = [index for index in range(layer.num_outputs) if layer.get_output(index).dtype == trt.DataType.FLOAT]
         if layer.name.startswith(FLOAT32_PREFIX) and floats and layer.type.name not in UNTYPED:
+            constraints = "obeyed"
             layer.precision = trt.DataType.FLOAT
             for index in floats:
                 layer.set_output_type(index, trt.DataType.FLOAT)
+    if constraints:
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    return constraints
 
 
 def _set_compute_capabilities(trt: Native, config: Native, wanted: list[str]) -> None:
