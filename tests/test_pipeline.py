@@ -162,7 +162,7 @@ def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, i
     from calib import ranges
     from calib.calibration import Calibration
 
-    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: [], peaks={}) for _ in range(2))
+    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: [], peaks={}, fitted=None) for _ in range(2))
     asked = []
     monkeypatch.setattr(Calibration, "load", lambda path: shipped)
     monkeypatch.setattr(ranges, "calibrate", lambda graph, dataset, *, images, seed, progress: asked.append(images) or fresh)
