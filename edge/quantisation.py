@@ -11,8 +11,7 @@ from edge.bundle import CALIBRATION
 from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Graph
-from edge.models import TEST_DATA
-from edge.options import CALIBRATION_IMAGES, REPAIRS, BuildOptions
+from edge.options import CALIBRATION_IMAGES, REPAIRS, BuildOptions, deciding
 from edge.spec import TargetSpec
 
 if TYPE_CHECKING:
@@ -103,8 +102,7 @@ def check_gate(source: Source, options: BuildOptions) -> None:
 
 def _training_data(source: Source, options: BuildOptions) -> str | None:
     """What may be calibrated and decided on; of the images that are only there to judge by, the shipped table stands in."""
-    dataset = options.dataset or source.default_dataset
-    return None if dataset == TEST_DATA else dataset
+    return deciding(options.dataset or source.default_dataset)
 
 
 def _unjudged(why: str) -> EdgeError:
@@ -148,7 +146,7 @@ def _calibrated(
         made = equalise(graph, peaks)
         return made.graph, {"equalisation": {"groups": list(made.groups), "skipped": dict(made.skipped)}}
 
-    shipped = options.dataset in (None, TEST_DATA) and options.calib_images is None
+    shipped = deciding(options.dataset) is None and options.calib_images is None
     path = options.calibration or (source.calibration_table if shipped else None)
     if path:
         table = Calibration.load(path)

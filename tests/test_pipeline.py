@@ -172,6 +172,21 @@ def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, i
     assert (found is shipped, asked) == ((True, []) if images is None else (False, [images]))
 
 
+@pytest.mark.parametrize(
+    ("peaks", "fitted", "method", "dropped"),
+    [
+        ({"value": 1}, "mse", "mse", set()),
+        ({"value": 1}, "mse", "percentile", {"rounding"}),
+        ({"value": 1}, None, "mse", {"rounding"}),
+        ({}, None, "mse", {"equalisation", "rounding"}),
+    ],
+)
+def test_a_table_alone_repairs_what_it_can(peaks, fitted, method, dropped):
+    table, told = SimpleNamespace(peaks=peaks, fitted=fitted and SimpleNamespace(method=fitted)), Told()
+    assert quantisation._repairs(BuildOptions(calib_method=method), table, None, told) == set(REPAIRS) - dropped
+    assert ("repair" in told.said) == bool(dropped)
+
+
 def test_a_build_tells_what_it_finds_and_prints_nothing(tmp_path, capfd):
     told = Told()
     options = BuildOptions(**{**SMALL, "precision": "int8"}, calib_images=2, output=tmp_path / "bundle")
