@@ -78,12 +78,6 @@ struct Engine::State {
     Prediction prediction(const LookedOutputs& outputs, std::size_t index, const View& photo,
                           const std::vector<float>& thresholds) const;
 
-    // Of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer.
-    const std::vector<float>& thresholds(double at) const {
-        const bool nearer = !bundle.effort_thresholds.empty() && at < (1 + bundle.effort) / 2;
-        return nearer ? bundle.effort_thresholds : bundle.thresholds;
-    }
-
     ~State() {
         // In a forked child the engine's threads are gone: waiting for them would hang, so it is left to the exit.
         if (process != getpid()) static_cast<void>(stages.release());
@@ -254,7 +248,7 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
     if (!state_) refuse_closed();
     const std::size_t bytes = state_->bundle.image_bytes();
     const Limits limits = state_->limits(spend);
-    std::vector<float> thresholds = state_->thresholds(limits.effort);
+    std::vector<float> thresholds = state_->bundle.thresholds_at(limits.effort);
     if (score_threshold) std::fill(thresholds.begin(), thresholds.end(), *score_threshold);
     std::vector<Prediction> predictions;
     LookedOutputs outputs;
