@@ -50,6 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument(
         "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
     )
+    command.add_approximate_pixels(made)
     made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object a frame; - is standard output")
     made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a film of the frames with what was found in them")
     made.add_argument("--frames", type=int, metavar="N", help="end after N frames")
@@ -79,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
             score_threshold=args.score_threshold,
             effort=args.effort,
             budget_ms=args.budget_ms,
+            approximate_pixels=args.approximate_pixels,
             frames=args.frames,
             duration_s=args.duration,
             stop=stop,

@@ -173,7 +173,8 @@ void watch(const Arguments& arguments) {
     Lines lines(lines_to);
     std::optional<Film> film;
     if (film_to) film.emplace(*film_to);
-    const Engine engine = Engine::load(arguments[0]);
+    Engine engine = Engine::load(arguments[0]);
+    engine.approximate_pixels(arguments.has("--approximate-pixels"));
     std::vector<float> thresholds =
         read_source(arguments[0]).bundle.thresholds_at(spend.effort.value_or(engine.effort()));
     if (threshold) std::fill(thresholds.begin(), thresholds.end(), static_cast<float>(*threshold));
@@ -242,6 +243,7 @@ int main(int count, char** words) {
          {"--effort", "E", "share of regions the second pass looks at, 0..1 (default: the bundle's own)"},
          {"--budget-ms", "MS", "time of a frame; regions that do not fit are not looked at"},
          {"--score-threshold", "T", "labels at or above this score (default: the bundle's own, else 0.5)"},
+         {"--approximate-pixels", "", "resize large frames sooner, to slightly other pixels"},
          {"--json", "FILE", "write JSON Lines to FILE, one object a frame; - is standard output"},
          {"--draw", "OUT.avi", "write a film of the frames with what was found in them"},
          {"--frames", "N", "end after N frames"},
