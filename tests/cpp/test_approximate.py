@@ -14,6 +14,11 @@ from edge.image import decode_resized, normalise
 
 
 @pytest.fixture
+def native(open_native, bundle: Path):
+    return open_native(bundle)
+
+
+@pytest.fixture
 def approximate(open_native, bundle: Path):
     made = open_native(bundle)
     made.require(made.api.edge_engine_approximate_pixels(made.handle, 1))

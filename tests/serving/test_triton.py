@@ -192,6 +192,18 @@ def ask(address: str, data: bytes) -> tuple[int, dict]:
         return error.code, json.loads(error.read())
 
 
+def test_the_application_of_the_page_runs(server, repository, tmp_path):
+    text = (repository / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = text.partition("<!-- application -->\n```python\n")[2].partition("```")[0]
+    assert code.count('"http://localhost:8000/v2/models/first/infer"') == 1
+    (tmp_path / "photo.jpg").write_bytes(photo(0))
+    words = [sys.executable, "-c", code.replace("http://localhost:8000/v2/models/first/infer", server)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'scores': [" in done.stdout
+    assert "'regions': [" in done.stdout
+
+
 def test_the_server_gives_what_predict_gives(bundle, server):
     photos = [photo(seed) for seed in range(5)]
     with Engine.load(bundle) as engine:

@@ -129,21 +129,23 @@ Image resized_by_sides(const View& image, const Extent& extent, int width, int h
     return resized(image, extent, width, height);
 }
 
-// The mean of every block of across × down pixels, rounded; blocks at the ends may be smaller.
+// The mean of every block of across × down pixels, rounded; blocks at the ends may be smaller. Sum holds down bytes.
+template <typename Sum>
 Image reduced(const View& image, int across, int down) {
     const int width = (image.width + across - 1) / across, height = (image.height + down - 1) / down;
-    Image out{width, height, std::vector<std::uint8_t>(static_cast<std::size_t>(width) * height * 3)};
     const std::size_t row = static_cast<std::size_t>(image.width) * 3;
-    std::vector<std::uint32_t> sums(row);
+    Image out{width, height, std::vector<std::uint8_t>(static_cast<std::size_t>(width * height) * 3)};
+    std::vector<Sum> sums(row);
     std::uint8_t* to = out.pixels.data();
     for (int y = 0; y < image.height; y += down) {
         const int rows = std::min(down, image.height - y);
-        std::fill(sums.begin(), sums.end(), 0);
-        for (int j = 0; j < rows; ++j) {
-            const std::uint8_t* from = image.pixels + static_cast<std::size_t>(y + j) * image.stride;
-            for (std::size_t x = 0; x < row; ++x) sums[x] += from[x];
+        const std::uint8_t* from = image.pixels + static_cast<std::size_t>(y) * image.stride;
+        std::copy_n(from, row, sums.data());
+        for (int j = 1; j < rows; ++j) {
+            from += image.stride;
+            for (std::size_t x = 0; x < row; ++x) sums[x] = static_cast<Sum>(sums[x] + from[x]);
         }
-        const std::uint32_t* sum = sums.data();
+        const Sum* sum = sums.data();
         for (int x = 0; x < image.width; x += across) {
             const int columns = std::min(across, image.width - x);
             const auto count = static_cast<std::uint32_t>(rows * columns);
@@ -169,7 +171,8 @@ Image resize_approximately(const View& image, int width, int height) {
     check(image, width, height);
     const int across = std::max(1, image.width / (GAP * width)), down = std::max(1, image.height / (GAP * height));
     if (across == 1 && down == 1) return resize(image, width, height);
-    const Image smaller = reduced(image, across, down);
+    const Image smaller =
+        down < 256 ? reduced<std::uint16_t>(image, across, down) : reduced<std::uint32_t>(image, across, down);
     const Extent extent{static_cast<float>(static_cast<double>(image.width) / across),
                         static_cast<float>(static_cast<double>(image.height) / down)};
     return resized_by_sides(smaller.view(), extent, width, height);
