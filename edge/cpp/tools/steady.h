@@ -8,7 +8,8 @@ namespace edge::tools {
 
 class SteadyLabels {
   public:
-    // high: (C,) at which labels come; they go below `low` of it, each once its score was on the other side for hold_s.
+    // high: (C,) at which labels come; they go below `low` of it. Each changes when its score has passed the one
+    // threshold, and for hold_s has not gone back past the other.
     explicit SteadyLabels(const std::vector<float>& high, float low = 0.7f, double hold_s = 0.5)
         : high_(high), hold_s_(hold_s) {
         for (const float each : high) low_.push_back(each * low);
@@ -20,13 +21,13 @@ class SteadyLabels {
         on_.resize(high_.size());
         since_.resize(high_.size(), NEVER);
         for (std::size_t c = 0; c < high_.size(); ++c) {
-            const bool other = on_[c] ? scores[c] < low_[c] : scores[c] >= high_[c];
-            if (!other) {
+            const bool below = scores[c] < low_[c], above = scores[c] >= high_[c];
+            if (on_[c] ? above : below)
                 since_[c] = NEVER;
-            } else if (since_[c] == NEVER) {
+            else if ((on_[c] ? below : above) && since_[c] == NEVER)
                 since_[c] = time_s;
-            }
-            if (other && (first || time_s - since_[c] >= hold_s_)) on_[c] = !on_[c], since_[c] = NEVER;
+            const bool held = since_[c] != NEVER && time_s - since_[c] >= hold_s_;
+            if (held || (first && above)) on_[c] = !on_[c], since_[c] = NEVER;
         }
         return on_;
     }
@@ -38,7 +39,7 @@ class SteadyLabels {
     const double hold_s_;
     std::vector<float> low_;
     std::vector<bool> on_;
-    std::vector<double> since_;  // when a score went to the other side
+    std::vector<double> since_;  // when a score passed the threshold of a change
 };
 
 }  // namespace edge::tools
