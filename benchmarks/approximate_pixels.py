@@ -68,18 +68,17 @@ def measure_accuracy(engine: Engine, dataset: Dataset, images: int, side: int) -
             progress(some.stop, len(labels))
     exact, approximated = np.stack(scores[False]), np.stack(scores[True])
     low, high = map_drop_interval(exact, approximated, labels)
-    result = {
+    before, after = evaluate(exact, labels).map, evaluate(approximated, labels).map
+    command.say(f"mAP {before:.2f}, approximate {after:.2f}: drop {before - after:.2f} [{low:.2f}, {high:.2f}]")
+    return {
         "dataset": dataset.name,
         "images": len(labels),
         "side": side,
-        "map": evaluate(exact, labels).map,
-        "map_approximate": evaluate(approximated, labels).map,
+        "map": before,
+        "map_approximate": after,
         "map_drop_interval": [low, high],
         "mean_score_difference": float(np.abs(exact - approximated).mean()),
     }
-    drop = result["map"] - result["map_approximate"]
-    command.say(f"mAP {result['map']:.2f}, approximate {result['map_approximate']:.2f}: drop {drop:.2f} [{low:.2f}, {high:.2f}]")
-    return result
 
 
 def measure_times(engine: Engine, rounds: int) -> Mapping[str, float]:
