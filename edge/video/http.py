@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -55,7 +56,8 @@ class Watched:
         self._begin = time.monotonic()
         self._seconds: deque[_Second] = deque(maxlen=SECONDS + 1)
         self._dropped = 0
-        self._drawing = threading.Lock()  # one draws, the others wait for what it made
+        # One thread draws for all clients: of every thread that did, the allocator would keep some memory.
+        self._artist = ThreadPoolExecutor(1, "edge-http-picture")
         self._drawn: tuple[Frame, bytes] | None = None
 
     def add(self, frame: Frame) -> None:
@@ -93,14 +95,19 @@ class Watched:
 
     def picture(self) -> bytes | None:
         """The newest frame with its regions, a JPEG."""
-        with self._drawing:
-            with self._lock:
-                frame = self._frame
-            if frame is None:
-                return None
-            if self._drawn is None or self._drawn[0] is not frame:
-                self._drawn = (frame, _jpeg(frame))
-            return self._drawn[1]
+        return self._artist.submit(self._draw).result()
+
+    def _draw(self) -> bytes | None:
+        with self._lock:
+            frame = self._frame
+        if frame is None:
+            return None
+        if self._drawn is None or self._drawn[0] is not frame:
+            self._drawn = (frame, _jpeg(frame))
+        return self._drawn[1]
+
+    def close(self) -> None:
+        self._artist.shutdown()
 
 
 def _jpeg(frame: Frame) -> bytes:
@@ -142,6 +149,7 @@ def served(watched: Watched, port: int, *, bundle: str, source: str, token: str 
         server.shutdown()
         server.server_close()
         thread.join()
+        watched.close()
 
 
 class _Server(ThreadingHTTPServer):

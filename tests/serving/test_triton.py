@@ -135,8 +135,13 @@ def server(bundle, repository_, tmp_path_factory):
         pytest.skip("no Triton server: EDGE_TRITON names no unpacked nvidia-pytriton (docs/serving.md)")
     given, place = Path(os.environ["EDGE_TRITON"]), tmp_path_factory.mktemp("backends")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = given / f"pytriton/tritonserver/python_backend_stubs/{version}/triton_python_backend_stub"
+    python = Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
+    for needed in (stub, python):
+        if not needed.is_file():
+            pytest.skip(f"Triton's Python backend needs {needed}, which is not there")
     shutil.copytree(given / "pytriton/tritonserver/backends/python", place / "python")
-    shutil.copy(given / f"pytriton/tritonserver/python_backend_stubs/{version}/triton_python_backend_stub", place / "python")
+    shutil.copy(stub, place / "python")
     (place / "python" / "triton_python_backend_stub").chmod(0o755)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
