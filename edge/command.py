@@ -34,6 +34,11 @@ def parser(name: str, description: str, epilog: str = "", *, json: bool = True) 
     return made
 
 
+def add_approximate_pixels(made: argparse.ArgumentParser) -> None:
+    """The flag of commands that read photographs."""
+    made.add_argument("--approximate-pixels", action="store_true", help="decode and resize large images sooner, to slightly other pixels")
+
+
 def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
     """Run a command's body; an ``EdgeError`` becomes its one line on stderr and its exit code.
 

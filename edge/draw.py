@@ -31,7 +31,7 @@ Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 
 
-def draw(photo: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
+def draw(photo: NDArray[np.uint8], prediction: Prediction, *, labels: bool = True) -> Image.Image:
     """The photo with its regions, and a strip below with the labels and scores: an RGB image to look at.
 
     A region is drawn strong where its class is among the labels, thin where the network found nothing, and dashed where the second
@@ -40,6 +40,7 @@ def draw(photo: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
     Args:
         photo: (H, W, 3) uint8 RGB.
         prediction: of ``Engine.predict``, boxes in pixels of this photo.
+        labels: whether there is a strip of them.
     """
     height, width = photo.shape[:2]
     zoom = max(1.0, LEAST_SIDE / max(width, height))
@@ -63,6 +64,8 @@ def draw(photo: NDArray[np.uint8], prediction: Prediction) -> Image.Image:
         region = prediction.regions[index]
         text = f"{region.label}  {region.score:.2f}"
         _tag(canvas, text, boxes[index], colours[region.label], unit, taken, strong=region.label in found)
+    if not labels:
+        return canvas
     strip = _strip(image.width, prediction.labels, colours, unit)
     whole = Image.new("RGB", (image.width, image.height + strip.height), PAPER)
     whole.paste(canvas, (0, 0))

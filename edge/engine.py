@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from edge.bundle import Bundle
 from edge.errors import EdgeError
 from edge.fit import check_fit, check_form
 from edge.graph import Graph
-from edge.image import boxes_to_photo, decode, is_one_image, preprocess
+from edge.image import Source, boxes_to_photo, decode_resized, is_one_image, normalise
 from edge.manifest import REBUILD, fits
 from edge.prediction import Prediction, Region
 from edge.process import PROCESS
@@ -179,6 +178,7 @@ class Engine:
         score_threshold: float | None = None,
         effort: float | None = None,
         budget_ms: float | None = None,
+        approximate_pixels: bool = False,
     ) -> list[Prediction]:
         """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
 
@@ -188,6 +188,8 @@ class Engine:
             score_threshold: one threshold for the labels of all classes, 0 to 1; default the bundle's own, else 0.5.
             effort: as in ``infer``.
             budget_ms: of the whole call, decoding included.
+            approximate_pixels: large photographs are decoded and resized sooner, to other pixels than those of training
+                (``edge.image.decode_resized``); docs/embedding.md says what it costs.
 
         Returns:
             A prediction for each image, in their order; a list of one where there is one image.
@@ -199,15 +201,19 @@ class Engine:
         predictions: list[Prediction] = []
         step = self.bundle.target.max_batch
         waiting = iter([images] if is_one_image(images) else images)
-        while photos := [decode(image) for image in islice(waiting, step)]:
-            batch = np.empty((len(photos), *self.bundle.image.shape), self.bundle.image.input)
-            for row, photo in zip(batch, photos, strict=True):
-                preprocess(photo, self.bundle.image, out=row)
-            outputs = self._run(batch, spend)
+        batch = np.empty((step, *self.bundle.image.shape), self.bundle.image.input)
+        while sizes := [self._take(photo, row, approximate_pixels) for row, photo in zip(batch, waiting, strict=False)]:
+            outputs = self._run(batch[: len(sizes)], spend)
             self._check_classes(outputs)
-            for index, photo in enumerate(photos):
-                predictions.append(self._prediction(outputs, index, photo, thresholds))
+            predictions += [self._prediction(outputs, index, size, thresholds) for index, size in enumerate(sizes)]
         return predictions
+
+    def _take(self, photo: Source, row: np.ndarray, approximate: bool) -> tuple[int, int]:
+        """Write a photograph into its row of the batch; its width and height."""
+        image = self.bundle.image
+        pixels, size = decode_resized(photo, image.size, approximate=approximate)
+        normalise(pixels, image, out=row)
+        return size
 
     def thresholds(self, effort: float | None = None, score_threshold: float | None = None) -> np.ndarray:
         """(C,) float32 of the labels: ``score_threshold``, else those fitted at effort 1 or at the bundle's, whichever is nearer."""
@@ -219,13 +225,13 @@ class Engine:
             own = stages.thresholds
         return np.asarray(own or (DECISION_THRESHOLD,) * len(self.labels), np.float32)
 
-    def _prediction(self, outputs: Mapping[str, np.ndarray], index: int, photo: np.ndarray, thresholds: np.ndarray) -> Prediction:
+    def _prediction(self, outputs: Mapping[str, np.ndarray], index: int, photo: tuple[int, int], thresholds: np.ndarray) -> Prediction:
         scores = outputs["scores"][index]
         order = np.argsort(-scores, kind="stable")
         labels = [(self.labels[c], float(scores[c])) for c in order if scores[c] >= thresholds[c]]
         regions = []
         if "regions" in outputs:
-            boxes = boxes_to_photo(outputs["regions"][index], self.bundle.image.size, photo.shape[1], photo.shape[0])
+            boxes = boxes_to_photo(outputs["regions"][index], self.bundle.image.size, *photo)
             classes = outputs["region_classes"][index]
             looked = outputs.get("regions_looked", np.ones((index + 1, len(classes)), bool))[index]
             for box, c, seen in zip(boxes.tolist(), classes.tolist(), looked.tolist(), strict=True):

@@ -23,11 +23,13 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"
 MAX_PIXELS = 1 << 27  # a photograph of 134 megapixels, 400 MB of RGB; decoding takes at most three times that
 STRIP = 1 << 20  # pixels that are converted at once
 MAX_SIDE = 65535  # as JPEG's; a resize keeps whole rows or columns of this length
+GAP = 2.0  # of what is approximated: so many pixels for one of the result are left to the filter
 _ORIENTATION = 0x0112
 _DATA = (bytes, bytearray, memoryview)
 Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | io.IOBase | Image.Image | NDArray[np.uint8]"
 Float = TypeVar("Float", np.float32, np.float64)
+Result = TypeVar("Result")
 # The pixels of an upright image as a view of the rows of the stored one, by the orientation of that one.
 _STORED: Mapping[int, Callable[[Pixels], Pixels]] = {
     2: lambda upright: upright[:, ::-1],
@@ -61,13 +63,54 @@ def decode(source: Source) -> Pixels:
     Raises:
         EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or more than ``MAX_PIXELS``.
     """
+    return _checked(source) if isinstance(source, np.ndarray) else _read(source, _decode)
+
+
+def decode_resized(source: Source, size: int, *, approximate: bool = False) -> tuple[Pixels, tuple[int, int]]:
+    """``resize(decode(source), size)`` without the pixels between, and the (width, height) that the upright photograph has.
+
+    Args:
+        source: as for ``decode``.
+        size: S, the side of the result.
+        approximate: other pixels, sooner: JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where ``GAP`` times the result is left, and
+            what is larger than that is averaged in blocks before the filter.
+
+    Returns:
+        (S, S, 3) uint8 RGB, and the size.
+
+    Raises:
+        EdgeError: as ``decode``.
+    """
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise EdgeError("image", f"The array is {source.dtype} {source.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
-        return source
+        height, width = _checked(source).shape[:2]
+        return resize(source, size, approximate=approximate), (width, height)
+
+    def take(image: Image.Image, name: str) -> tuple[Pixels, tuple[int, int]]:
+        _check_size(image, name)
+        width, height = image.size
+        if approximate and source is not image:  # one that the caller opened is not changed
+            image.draft(None, (int(GAP * size),) * 2)
+        image.load()
+        orientation = _orientation(image)
+        if image.mode == "RGB" and "transparency" not in image.info and orientation not in _STORED:
+            return _resized(image, size, approximate), (width, height)
+        pixels = resize(_decode(image, name), size, approximate=approximate)
+        return pixels, (height, width) if orientation in _TRANSPOSED else (width, height)
+
+    return _read(source, take)
+
+
+def _checked(array: NDArray[Any]) -> Pixels:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise EdgeError("image", f"The array is {array.dtype} {array.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
+    return array
+
+
+def _read(source: Source, take: Callable[[Image.Image, str], Result]) -> Result:
+    """What ``take`` makes of the opened image and its name; whatever Pillow raises meanwhile is refused."""
     if isinstance(source, Image.Image):
         with _refused("a PIL image"):
-            return _decode(source, "a PIL image")
+            return take(source, "a PIL image")
     if isinstance(source, io.IOBase):
         with _refused("an open file"):
             source = source.read()
@@ -75,7 +118,7 @@ def decode(source: Source) -> Pixels:
             raise EdgeError("image", "The file is open as text", "Open it in binary mode")
     if isinstance(source, _DATA):
         with _refused(f"{len(source)} bytes"):
-            return _decode(_opened(io.BytesIO(source)), f"{len(source)} bytes")
+            return take(_opened(io.BytesIO(source)), f"{len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
         raise EdgeError("image", f"A photograph is no {type(source).__name__}", "Give a path, bytes, a PIL image or an array")
     name = str(os.fspath(source))
@@ -88,7 +131,7 @@ def decode(source: Source) -> Pixels:
     if missing:
         raise EdgeError("image", f"There is no file {name[:500]}: {missing}", "Check the path")
     with _refused(name), open(source, "rb") as file:
-        return _decode(_opened(file), name)
+        return take(_opened(file), name)
 
 
 @contextmanager
@@ -120,13 +163,18 @@ def _opened(file: BinaryIO) -> Image.Image:
     raise UnidentifiedImageError
 
 
-def _decode(image: Image.Image, name: str) -> Pixels:
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if not width or not height:
         raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
         raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
+
+
+def _decode(image: Image.Image, name: str) -> Pixels:
+    _check_size(image, name)
+    width, height = image.size
     image.load()
     orientation = _orientation(image)
     upright = np.empty((width, height, 3) if orientation in _TRANSPOSED else (height, width, 3), np.uint8)
@@ -168,11 +216,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) to (size, size, 3), by Pillow's antialiased bilinear filter."""
-    if image.shape[:2] == (size, size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+def resize(image: Pixels, size: int, *, approximate: bool = False) -> Pixels:
+    """(H, W, 3) to (size, size, 3), by Pillow's antialiased bilinear filter; ``approximate`` as for ``decode_resized``."""
+    return image if image.shape[:2] == (size, size) else _resized(Image.fromarray(image), size, approximate)
+
+
+def _resized(image: Image.Image, size: int, approximate: bool) -> Pixels:
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=GAP if approximate else None))
 
 
 def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -185,7 +235,11 @@ def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[Any] |
         image: (H, W, 3) uint8 RGB.
         out: where to write, such as one row of a batch.
     """
-    image = resize(image, spec.size)
+    return normalise(resize(image, spec.size), spec, out=out)
+
+
+def normalise(image: Pixels, spec: ImageSpec, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The second half of ``preprocess``. image: (S, S, 3) uint8 RGB."""
     if out is None:
         out = np.empty(spec.shape, spec.input)
     if spec.input == "uint8":

@@ -40,6 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument(
         "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
     )
+    command.add_approximate_pixels(made)
     return made
 
 
@@ -71,31 +72,37 @@ def _chunk(engine: Engine, paths: Sequence[str], drawings: Sequence[Path | None]
 
     An unreadable image becomes an entry with its error, the others go on.
     """
-    photos: dict[str, NDArray[np.uint8]] = {}
-    errors: dict[str, str] = {}
-    for path in paths:
-        try:
-            photos[path] = decode(path)
-        except EdgeError as error:
-            errors[path] = str(error)
-            command.tell(error, args)
-    predictions = dict(zip(photos, engine.predict(list(photos.values()), score_threshold=args.score_threshold), strict=True))
+    found = _predict(engine, paths, args)
     results: list[Entry] = []
     complete = True
     for path, drawing in zip(paths, drawings, strict=True):
-        if path in errors:
-            results.append({"image": path, "error": errors[path]})
+        prediction = found[path]
+        if isinstance(prediction, EdgeError):
+            results.append({"image": path, "error": str(prediction)})
             continue
-        prediction = predictions[path]
         results.append({"image": path, **_plain(prediction)})
         command.say(f"{path}: " + (", ".join(f"{name} {score:.2f}" for name, score in prediction.labels) or "nothing above the threshold"))
         if drawing is not None:
             try:
-                _draw(photos[path], prediction, drawing)
+                _draw(decode(path), prediction, drawing)
             except EdgeError as error:  # costs this drawing, not the results of all
                 complete = False
                 command.tell(error, args)
     return results, complete
+
+
+def _predict(engine: Engine, paths: Sequence[str], args: argparse.Namespace) -> dict[str, Prediction | EdgeError]:
+    """The images as one batch; where one of them cannot be read, each by itself."""
+    try:
+        found = engine.predict(paths, score_threshold=args.score_threshold, approximate_pixels=args.approximate_pixels)
+    except EdgeError as error:
+        if error.stage != "image":
+            raise
+        if len(paths) > 1:
+            return {name: one for path in paths for name, one in _predict(engine, [path], args).items()}
+        command.tell(error, args)
+        return {paths[0]: error}
+    return dict(zip(paths, found, strict=True))
 
 
 def _drawings(paths: Sequence[str], folder: Path, photographs: Collection[tuple[int, int] | None]) -> list[Path]:

@@ -24,6 +24,8 @@ from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.video.film import film
 from edge.video.frames import Frame, stream
+from edge.video.http import Watched, served
+from edge.video.sources import without_password
 
 RECENT = 60  # frames that the status line is about
 
@@ -48,9 +50,12 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument(
         "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
     )
+    command.add_approximate_pixels(made)
     made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object a frame; - is standard output")
     made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a film of the frames with what was found in them")
     made.add_argument("--frames", type=int, metavar="N", help="end after N frames")
+    made.add_argument("--http", type=int, metavar="PORT", help="show it on a page: picture, labels, frames a second, latency, looks")
+    made.add_argument("--token", metavar="T", help="let other machines see the page too, at /?token=T; else only this one may")
     made.add_argument("--duration", type=float, metavar="S", help="end after S seconds")
     return made
 
@@ -65,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
         lines = stack.enter_context(_lines(args.lines))
         engine = stack.enter_context(Engine.load(args.bundle))
         drawn = stack.enter_context(film(args.draw)) if args.draw is not None else None
+        page = stack.enter_context(_page(args)) if args.http is not None else None
         status = Status(quiet=args.lines == "-")
         frames = stream(
             engine,
@@ -74,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
             score_threshold=args.score_threshold,
             effort=args.effort,
             budget_ms=args.budget_ms,
+            approximate_pixels=args.approximate_pixels,
             frames=args.frames,
             duration_s=args.duration,
             stop=stop,
@@ -85,6 +92,8 @@ def main(args: argparse.Namespace) -> int:
                 break
             if drawn is not None:
                 drawn.add(frame)
+            if page is not None:
+                page.add(frame)
             status.add(frame)
         status.end()
     return 0
@@ -153,14 +162,29 @@ class Status:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least, most in (("score_threshold", 0.0, 1.0), ("frames", 1, math.inf), ("duration", 0.0, math.inf)):
+    for name, least, most in (("score_threshold", 0.0, 1.0), ("frames", 1, math.inf), ("duration", 0.0, math.inf), ("http", 0, 65535)):
         value = vars(args)[name]
         if value is not None and not least <= value <= most:
             allowed = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
             raise EdgeError("watch", f"`{name}` is {value:g}", f"Give {allowed}")
+    if args.token is not None and args.http is None:
+        raise EdgeError("watch", "`token` is given and there is no page", "Give `http` a port, or leave `token` out")
+    if args.token == "":
+        raise EdgeError("watch", "`token` is empty", "Give a word that nobody guesses")
     same = args.draw is not None and os.path.exists(args.source) and os.path.exists(args.draw) and os.path.samefile(args.draw, args.source)
     if same:
         raise EdgeError("watch", f"{args.draw} is the source itself", "Write the --draw film to another file")
+
+
+@contextlib.contextmanager
+def _page(args: argparse.Namespace) -> Iterator[Watched]:
+    """What the page shows; its address is told."""
+    watched = Watched()
+    shown = without_password(args.source)
+    with served(watched, args.http, bundle=args.bundle.resolve().name, source=shown, token=args.token) as address:
+        if sys.stderr is not None:
+            print(f"page       {address}", file=sys.stderr, flush=True)
+        yield watched
 
 
 @contextlib.contextmanager

@@ -53,7 +53,20 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for package in ("edge", "expo
 # Flags belong to the commands; a style sheet's properties only look like them.
 NAME_FLAGS = {
     f"edge/{name}.py"
-    for name in ("bench", "build", "command", "doctor", "predict", "train", "triton", "tune", "watch", "report/style", "charts/marks")
+    for name in (
+        "bench",
+        "build",
+        "command",
+        "doctor",
+        "predict",
+        "train",
+        "triton",
+        "tune",
+        "watch",
+        "report/style",
+        "charts/marks",
+        "video/page",
+    )
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 WHOLE_COMMANDS = ("python -m edge.", "pip install", "apt", "make ")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edge.errors import EdgeError
-from edge.image import MAX_PIXELS, MAX_SIDE, boxes_to_photo, decode, preprocess
+from edge.image import MAX_PIXELS, MAX_SIDE, boxes_to_photo, decode, decode_resized, preprocess, resize
 from edge.spec import ImageSpec
 
 
@@ -258,3 +258,48 @@ def test_a_photograph_of_several_strips_is_turned_as_one(scene: np.ndarray, orie
     whole = decode(data)
     monkeypatch.setattr("edge.image.STRIP", 7 * scene.shape[1])
     np.testing.assert_array_equal(decode(data), whole)
+
+
+# ---- decode_resized ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_it_is_the_resize_of_what_decode_gives(scene: np.ndarray, mode: str, orientation: int, tmp_path: Path) -> None:
+    exif, kind = Image.Exif(), "JPEG" if mode == "CMYK" else "PNG"
+    exif[0x0112] = orientation
+    path = tmp_path / "scene"
+    path.write_bytes(saved(Image.fromarray(scene).convert(mode), kind, exif=exif.tobytes()))
+    for source in (path, path.read_bytes(), Image.open(path), decode(path)):
+        pixels, size = decode_resized(source, 16)
+        assert (pixels == resize(decode(path), 16)).all()
+        assert size == ((40, 60) if orientation == 6 else (60, 40))
+
+
+def test_approximate_pixels_are_those_of_pillows_draft_and_reducing_gap() -> None:
+    """Decoded at half the scale at 4 times the side of the result, at a quarter from 8 times on."""
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8))
+    for scale, drawn in ((1, (199, 150)), (2, (257, 256)), (4, (700, 520))):
+        data = saved(coarse.resize(drawn), "JPEG", quality=90)
+        image = Image.open(io.BytesIO(data))
+        image.draft(None, (128, 128))
+        assert image.size == tuple(-(-side // scale) for side in drawn)
+        expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, reducing_gap=2.0))
+        found, size = decode_resized(data, 64, approximate=True)
+        assert (found == expected).all()
+        assert size == drawn
+        exact = decode_resized(data, 64)[0].astype(int)
+        assert np.abs(found - exact).mean() < 8
+        assert (found == exact).all() == (scale == 1)
+
+
+def test_an_image_that_the_caller_opened_keeps_its_size() -> None:
+    image = Image.open(io.BytesIO(saved(Image.new("RGB", (1000, 800), "red"), "JPEG")))
+    assert decode_resized(image, 64, approximate=True)[1] == (1000, 800)
+    assert image.size == (1000, 800)
+
+
+def test_what_is_too_large_is_refused_whatever_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.image.MAX_PIXELS", 500_000)
+    with pytest.raises(EdgeError, match="the image is too large, 1000×800"):
+        decode_resized(saved(Image.new("RGB", (1000, 800)), "JPEG"), 64, approximate=True)

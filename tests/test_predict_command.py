@@ -84,6 +84,22 @@ def test_one_photo_among_many_gets_the_scores_it_gets_alone(bundle, photos, tmp_
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
 
 
+def test_approximate_pixels_change_scores_a_little_and_boxes_stay_in_the_photo(bundle, tmp_path, capsys):
+    coarse = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
+    Image.fromarray(coarse).resize((1501, 1101)).save(tmp_path / "large.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no photograph")
+    entries = []
+    for more in ([], ["--approximate-pixels"]):
+        words = [bundle, tmp_path / "large.jpg", tmp_path / "bad.jpg", "--json", tmp_path / "out.json", "--score-threshold", "0", *more]
+        assert run(*words) == 1
+        good, bad = json.loads((tmp_path / "out.json").read_text())
+        assert bad["error"].startswith("[image] Cannot read")
+        entries.append(good)
+        assert max(region["box"][2] for region in good["regions"]) > 600
+    exact, approximate = ({label["name"]: label["score"] for label in entry["labels"]} for entry in entries)
+    assert 0 < max(abs(exact[name] - approximate[name]) for name in exact) < 0.05
+
+
 @pytest.mark.parametrize("value", ["-0.1", "1.5"])
 def test_a_threshold_that_is_no_probability_is_refused(bundle, photos, value, capsys):
     assert run(bundle, photos[0], "--score-threshold", value) == 1

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,7 @@ def stream(
     score_threshold: float | None = None,
     effort: float | None = None,
     budget_ms: float | None = None,
+    approximate_pixels: bool = False,
     frames: int | None = None,
     duration_s: float | None = None,
     stop: threading.Event | None = None,
@@ -75,6 +77,7 @@ def stream(
         score_threshold: as in ``Engine.predict``.
         effort: as in ``Engine.predict``.
         budget_ms: as in ``Engine.predict``.
+        approximate_pixels: as in ``Engine.predict``; of frames, the resize alone.
         frames: end after so many results.
         duration_s: end after so many seconds.
         stop: ends the stream when it is set, within a tenth of a second.
@@ -85,6 +88,7 @@ def stream(
     """
     rule = Steady() if steady is True else steady or None
     held = SteadyLabels(engine.thresholds(effort, score_threshold), rule) if rule else None
+    predict = partial(engine.predict, approximate_pixels=True) if approximate_pixels else engine.predict
     feed = Feed(open_source(source), every=every, events=events)
     begin, given, last = time.perf_counter(), 0, -1
     try:
@@ -103,7 +107,7 @@ def stream(
                 events.warn(error.problem)
                 last = arrival.number
                 continue
-            (found,) = engine.predict([pixels], score_threshold=score_threshold, effort=effort, budget_ms=budget_ms)
+            (found,) = predict([pixels], score_threshold=score_threshold, effort=effort, budget_ms=budget_ms)
             time_s = arrival.picture.at if arrival.picture.at is not None else arrival.came - begin
             if held is not None:
                 found = _relabelled(found, held.update(found.scores, time_s), engine.labels)

@@ -80,13 +80,18 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     return Video(str(path), live=False)
 
 
+def without_password(address: str) -> str:
+    """The address as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
 class Video:
     """Whatever FFmpeg opens, through PyAV."""
 
     def __init__(self, name: str, *, live: bool, options: dict[str, str] | None = None, container_format: str | None = None) -> None:
         self.live = live
         self._name = name
-        self._shown = re.sub(r"//[^/@]*@", "//", name)  # without the password
+        self._shown = without_password(name)
         self._options = options or {}
         self._format = container_format
         self._av = pyav()

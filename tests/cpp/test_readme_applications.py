@@ -1,4 +1,4 @@
-"""The applications in the README, run as they stand."""
+"""The applications in the README and at the head of the pages on embedding, run as they stand."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ MOST_LINES = 30
 MARK = "<!-- application -->"
 
 
-def application(repository: Path, language: str) -> str:
-    """The block of that language after the mark; skips where the README has none."""
-    text = (repository / "README.md").read_text(encoding="utf-8")
+def application(repository: Path, page: str, language: str) -> str:
+    """The block of that language after the mark."""
+    text = (repository / page).read_text(encoding="utf-8")
     found = re.search(rf"^{re.escape(MARK)}\n```{re.escape(language)}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    if not found:
-        pytest.skip(f"the README has no {language} block after {MARK}")
+    assert found, f"{page} has no {language} block after {MARK}"
     assert len(found[1].splitlines()) <= MOST_LINES
     return found[1]
 
 
 @pytest.fixture
 def place(tmp_path: Path, bundle: Path) -> Path:
-    """A folder as the README leaves it: engines/first, and a photograph."""
+    """A folder as the README leaves it: engines/first, and photographs."""
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "first").symlink_to(bundle)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    for name in ("photo.png", "a.jpg", "b.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name)
     return tmp_path
 
 
@@ -39,13 +39,27 @@ def labels(bundle: Path) -> list[str]:
 
 
 def test_the_python_application_runs(run, repository: Path, place: Path) -> None:
-    code = application(repository, "python")
+    code = application(repository, "README.md", "python")
     printed = run(sys.executable, "-c", code, "engines/first", "photo.png", cwd=place)
     assert any(name in printed for name in labels(place / "engines" / "first"))
 
 
-def test_the_cpp_application_builds_and_runs(run, repository: Path, place: Path, request: pytest.FixtureRequest) -> None:
-    code = application(repository, "cpp")
+def test_the_python_page_begins_with_an_application(run, repository: Path, place: Path) -> None:
+    """Its camera is a folder of one photograph here."""
+    pytest.importorskip("av")
+    code = application(repository, "docs/embedding.md", "python")
+    assert code.count('stream(engine, "rtsp://camera/stream", steady=True)') == 1
+    (place / "camera").mkdir()
+    (place / "a.jpg").rename(place / "camera" / "a.jpg")
+    (place / "a.jpg").write_bytes((place / "b.jpg").read_bytes())
+    printed = run(sys.executable, "-c", code.replace('"rtsp://camera/stream"', '"camera", frames=1'), cwd=place)
+    assert any(name in printed for name in labels(place / "engines" / "first"))
+    assert len(re.findall(r"^\d+\.\d+ \[.*\] 0$", printed, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/embedding-cpp.md"])
+def test_the_cpp_application_builds_and_runs(run, repository: Path, place: Path, request: pytest.FixtureRequest, page: str) -> None:
+    code = application(repository, page, "cpp")
     runtime, cmake = request.getfixturevalue("runtime"), request.getfixturevalue("cmake")
     source = place / "application"
     source.mkdir()

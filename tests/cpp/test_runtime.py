@@ -132,18 +132,6 @@ def test_the_c_example_says_the_same(run, runtime, engine: Engine, bundle: Path,
     assert re.findall(r"^  region +(\S+)", printed, re.MULTILINE) == [region.label for region in expected.regions]
 
 
-def test_the_camera_example_draws_every_frame(run, runtime, bundle: Path, tmp_path: Path) -> None:
-    if not (runtime.examples / "camera").is_file():
-        pytest.skip("the camera example was not built: apt install libopencv-core-dev libopencv-imgproc-dev libopencv-videoio-dev")
-    random = np.random.default_rng(0)
-    for index in range(6):  # a video as numbered pictures, which every OpenCV reads
-        Image.fromarray(random.integers(0, 256, (96, 128, 3), np.uint8)).save(tmp_path / f"frame{index}.png")
-    camera, drawn = runtime.examples / "camera", tmp_path / "drawn.avi"
-    assert run(camera, bundle, tmp_path / "frame%d.png", drawn).startswith("6 frames, ")
-    assert drawn.stat().st_size > 6 * 1000
-    assert run(camera, bundle, drawn).startswith("6 frames, ")  # the video it wrote is a source again
-
-
 def test_refusals_come_back_as_words(api: ctypes.CDLL, open_native, native, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(RuntimeError, match=rf"^\[load\] .*{folder}.*\. Build one: python -m edge\.build\.$"):

@@ -135,8 +135,13 @@ def server(bundle, repository_, tmp_path_factory):
         pytest.skip("no Triton server: EDGE_TRITON names no unpacked nvidia-pytriton (docs/serving.md)")
     given, place = Path(os.environ["EDGE_TRITON"]), tmp_path_factory.mktemp("backends")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = given / f"pytriton/tritonserver/python_backend_stubs/{version}/triton_python_backend_stub"
+    python = Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
+    for needed in (stub, python):
+        if not needed.is_file():
+            pytest.skip(f"Triton's Python backend needs {needed}, which is not there")
     shutil.copytree(given / "pytriton/tritonserver/backends/python", place / "python")
-    shutil.copy(given / f"pytriton/tritonserver/python_backend_stubs/{version}/triton_python_backend_stub", place / "python")
+    shutil.copy(stub, place / "python")
     (place / "python" / "triton_python_backend_stub").chmod(0o755)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -190,6 +195,18 @@ def ask(address: str, data: bytes) -> tuple[int, dict]:
             return answer.status, {each["name"]: each["data"] for each in json.loads(answer.read())["outputs"]}
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
+
+
+def test_the_application_of_the_page_runs(server, repository, tmp_path):
+    text = (repository / "docs" / "serving.md").read_text(encoding="utf-8")
+    code = text.partition("<!-- application -->\n```python\n")[2].partition("```")[0]
+    assert code.count('"http://localhost:8000/v2/models/first/infer"') == 1
+    (tmp_path / "photo.jpg").write_bytes(photo(0))
+    words = [sys.executable, "-c", code.replace("http://localhost:8000/v2/models/first/infer", server)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "'scores': [" in done.stdout
+    assert "'regions': [" in done.stdout
 
 
 def test_the_server_gives_what_predict_gives(bundle, server):

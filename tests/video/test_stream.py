@@ -204,6 +204,11 @@ def test_a_label_changes_once_its_score_was_on_the_other_side_for_the_hold_time(
     assert shown([0.0, 0.9, 0.9, 0.1, 0.9, 0.9], Steady(hold_s=0.25)) == [False] * 6
 
 
+def test_a_score_that_dips_between_the_thresholds_does_not_start_the_hold_time_anew():
+    assert shown([0.0, 0.9, 0.4, 0.9, 0.9], Steady(hold_s=0.25)) == [False] * 4 + [True]
+    assert shown([0.9, 0.1, 0.4, 0.1, 0.1], Steady(hold_s=0.25)) == [True] * 4 + [False]
+
+
 def test_steady_labels_flip_seldom_and_late_by_the_hold_time():
     rng = np.random.default_rng(0)
     step, truth = 0.04, np.repeat([0, 1, 0, 1], 250)  # 40 seconds at 25 frames a second
@@ -213,6 +218,9 @@ def test_steady_labels_flip_seldom_and_late_by_the_hold_time():
     flips = [int(np.abs(np.diff(labels.astype(int))).sum()) for labels in (plain, steady)]
     assert flips[0] > 100
     assert flips[1] < flips[0] / 5
+    held = np.array(shown(scores.tolist(), Steady(), step))  # as it is by default
+    assert np.abs(np.diff(held.astype(int))).sum() == 3
+    assert (held != truth).mean() < 0.3
 
 
 def test_a_stream_shows_steady_labels(clip, reader):

@@ -44,6 +44,11 @@ struct Bundle {
     std::map<std::string, File> files;
     nlohmann::json engine;  // what the backend wrote of its engine; checked, and read, by the backend alone
 
+    // Of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer.
+    const std::vector<float>& thresholds_at(double used) const {
+        return !effort_thresholds.empty() && used < (1 + effort) / 2 ? effort_thresholds : thresholds;
+    }
+
     // Of one image, as the engine takes it.
     std::size_t image_bytes() const {
         const auto side = static_cast<std::size_t>(image.size);

@@ -151,6 +151,13 @@ int edge_engine_preprocess_uint8(const edge_engine* engine, const uint8_t* pixel
     });
 }
 
+int edge_engine_approximate_pixels(edge_engine* engine, int on) {
+    return guarded([&] {
+        require(engine, "engine");
+        engine->engine.approximate_pixels(on != 0);
+    });
+}
+
 int edge_engine_preprocess(const edge_engine* engine, const uint8_t* pixels, int width, int height, size_t stride,
                            float* output) {
     return guarded([&] {

@@ -11,6 +11,7 @@
 #include <shared_mutex>
 #include <tuple>
 
+#include "approximate.h"
 #include "stages.h"
 #include "tensorrt_plan.h"
 
@@ -63,7 +64,13 @@ void check_effort(double effort, bool two_stages, const char* stage) {
 struct Engine::State {
     Bundle bundle;
     double effort = 1;               // of calls that name none
+    bool approximate = false;        // whether pixels may differ where that is sooner
     std::unique_ptr<Stages> stages;  // null once closed
+
+    Image resized(const View& photo) const {
+        return (approximate ? resize_approximately : resize)(photo, bundle.image.size, bundle.image.size);
+    }
+
     Layout layout;
     pid_t process = getpid();
     // normalised[c][v]: the input's value of byte v in channel c.
@@ -77,12 +84,6 @@ struct Engine::State {
 
     Prediction prediction(const LookedOutputs& outputs, std::size_t index, const View& photo,
                           const std::vector<float>& thresholds) const;
-
-    // Of the labels: those fitted at effort 1 or at the bundle's, whichever is nearer.
-    const std::vector<float>& thresholds(double at) const {
-        const bool nearer = !bundle.effort_thresholds.empty() && at < (1 + bundle.effort) / 2;
-        return nearer ? bundle.effort_thresholds : bundle.thresholds;
-    }
 
     ~State() {
         // In a forked child the engine's threads are gone: waiting for them would hang, so it is left to the exit.
@@ -220,8 +221,7 @@ void Engine::require_input(bool uint8) const {
 }
 
 void Engine::preprocess(const View& photo, std::uint8_t* output) const {
-    const int side = image().size;
-    const Image resized = resize(photo, side, side);
+    const Image resized = state_->resized(photo);
     std::copy(resized.pixels.begin(), resized.pixels.end(), output);
 }
 
@@ -230,7 +230,7 @@ void Engine::preprocess(const View& photo, float* output) const {
     Image resized;
     View view = photo;
     if (photo.width != side || photo.height != side) {
-        resized = resize(photo, side, side);
+        resized = state_->resized(photo);
         view = resized.view();
     } else if (!photo.pixels || photo.stride < static_cast<std::size_t>(photo.width) * 3) {
         resize(photo, side, side);  // refuses it
@@ -251,10 +251,16 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
 
 std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::optional<float> score_threshold,
                                         const Spend& spend) const {
+    return predict_sized(photos, photos, score_threshold, spend);
+}
+
+// sizes: of the photographs, in whose pixels the boxes are; what was decoded of them may be smaller.
+std::vector<Prediction> Engine::predict_sized(const std::vector<View>& photos, const std::vector<View>& sizes,
+                                              std::optional<float> score_threshold, const Spend& spend) const {
     if (!state_) refuse_closed();
     const std::size_t bytes = state_->bundle.image_bytes();
     const Limits limits = state_->limits(spend);
-    std::vector<float> thresholds = state_->thresholds(limits.effort);
+    std::vector<float> thresholds = state_->bundle.thresholds_at(limits.effort);
     if (score_threshold) std::fill(thresholds.begin(), thresholds.end(), *score_threshold);
     std::vector<Prediction> predictions;
     LookedOutputs outputs;
@@ -269,7 +275,7 @@ std::vector<Prediction> Engine::predict(const std::vector<View>& photos, std::op
         }
         state_->run(batch.data(), count, limits, outputs, outputs.regions_looked);
         for (std::size_t i = 0; i < count; ++i)
-            predictions.push_back(state_->prediction(outputs, i, photos[start + i], thresholds));
+            predictions.push_back(state_->prediction(outputs, i, sizes[start + i], thresholds));
     }
     return predictions;
 }
@@ -287,19 +293,25 @@ std::vector<Prediction> Engine::predict_files(const std::vector<std::filesystem:
     Spend left = spend;
     std::vector<Prediction> predictions;
     for (std::size_t start = 0; start < files.size(); start += max_batch()) {
-        std::vector<Image> photos;
-        std::vector<View> views;
+        std::vector<Photo> photos;
+        std::vector<View> views, sizes;
         for (std::size_t i = start; i < std::min(files.size(), start + max_batch()); ++i)
-            photos.push_back(decode(files[i]));
-        for (const Image& photo : photos) views.push_back(photo.view());
+            photos.push_back(decode_photo(files[i], state_->approximate ? image().size : 0));
+        for (const Photo& photo : photos) {
+            views.push_back(photo.image.view());
+            sizes.push_back({nullptr, photo.width, photo.height, 0});
+        }
         const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - called;
         // Once it is spent, the first stage alone runs.
         if (spend.budget_ms) left.budget_ms = std::max(*spend.budget_ms - spent.count(), 1e-6);
-        for (Prediction& each : predict(views, score_threshold, left)) predictions.push_back(std::move(each));
+        for (Prediction& each : predict_sized(views, sizes, score_threshold, left))
+            predictions.push_back(std::move(each));
     }
     return predictions;
 }
 
+void Engine::approximate_pixels(bool on) { state_->approximate = on; }
+bool Engine::approximate_pixels() const { return state_->approximate; }
 const ImageSpec& Engine::image() const { return state_->bundle.image; }
 const std::vector<std::string>& Engine::labels() const { return state_->bundle.labels; }
 const std::string& Engine::model() const { return state_->bundle.model; }

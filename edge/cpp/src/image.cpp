@@ -1,5 +1,6 @@
 // Photographs to upright RGB, by the rules of edge/image.py. libjpeg and libpng report errors by longjmp: in the
 // functions that call setjmp nothing with a destructor lives, buffers belong to the caller.
+#include <algorithm>
 #include <cmath>
 #include <csetjmp>
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <jpeglib.h>
 #include <png.h>
 
+#include "approximate.h"
 #include "orientation.h"
 
 namespace edge {
@@ -27,6 +29,7 @@ constexpr int MAX_SCANS = 100;  // of a progressive JPEG; each costs a pass over
 // every jump.
 struct Decoded {
     Image image;
+    int width = 0, height = 0;  // of the whole picture, as it is stored
     int orientation = 1;
     char words[200] = "";
 };
@@ -96,8 +99,8 @@ void cmyk_row(const std::uint8_t* from, std::size_t width, std::uint8_t* to) {
             *to++ = static_cast<std::uint8_t>(from[3] - by_255((255u - from[channel]) * from[3]));
 }
 
-// row: scratch, such as for one row of four channels.
-bool decode_jpeg(const std::uint8_t* data, std::size_t bytes, Decoded& out, std::vector<std::uint8_t>& row) {
+// side: as in decode_photo. row: scratch, such as for one row of four channels.
+bool decode_jpeg(const std::uint8_t* data, std::size_t bytes, int side, Decoded& out, std::vector<std::uint8_t>& row) {
     jpeg_decompress_struct info{};
     jpeg_progress_mgr progress{};
     JpegErrors errors{};
@@ -121,6 +124,11 @@ bool decode_jpeg(const std::uint8_t* data, std::size_t bytes, Decoded& out, std:
         return false;
     }
     out.orientation = marker_orientation(info, row);
+    out.width = static_cast<int>(info.image_width), out.height = static_cast<int>(info.image_height);
+    if (side > 0)
+        for (const int scale : {8, 4, 2})
+            if (info.scale_denom == 1 && std::min(out.width, out.height) / (GAP * side) >= scale)
+                info.scale_denom = static_cast<unsigned>(scale);
     info.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(&info);
     const std::size_t stride = std::size_t{info.output_width} * 3;
@@ -241,6 +249,7 @@ bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows
     const int channels = png_get_channels(png, info);
     out.image.width = static_cast<int>(width);
     out.image.height = static_cast<int>(height);
+    out.width = out.image.width, out.height = out.image.height;
     out.image.pixels.resize(std::size_t{width} * height * 3);
     rows.resize(stride * (passes > 1 ? height : 1));
     if (passes > 1) {
@@ -260,12 +269,12 @@ bool decode_png(PngSource& source, Decoded& out, std::vector<std::uint8_t>& rows
 
 // ----
 
-Image decode_named(const std::uint8_t* data, std::size_t bytes, const std::string& name) {
+Photo decode_named(const std::uint8_t* data, std::size_t bytes, const std::string& name, int side) {
     Decoded out;
     std::vector<std::uint8_t> rows;
     bool done = false;
     if (bytes > 3 && std::memcmp(data, "\xFF\xD8\xFF", 3) == 0) {
-        done = decode_jpeg(data, bytes, out, rows);
+        done = decode_jpeg(data, bytes, side, out, rows);
     } else if (bytes > 8 && std::memcmp(data, "\x89PNG\r\n\x1A\n", 8) == 0) {
         std::vector<png_bytep> lines;
         PngSource source{data, bytes, 0, &out};
@@ -274,16 +283,21 @@ Image decode_named(const std::uint8_t* data, std::size_t bytes, const std::strin
         std::snprintf(out.words, sizeof out.words, "not a JPEG or PNG");
     }
     if (!done) refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a whole JPEG or PNG");
-    return turned(std::move(out.image), out.orientation);
+    const bool swapped = out.orientation >= 5;  // the sides
+    Photo photo{turned(std::move(out.image), out.orientation), out.width, out.height};
+    if (swapped) std::swap(photo.width, photo.height);
+    return photo;
 }
 
 }  // namespace
 
 Image decode(const void* data, std::size_t bytes) {
-    return decode_named(static_cast<const std::uint8_t*>(data), bytes, std::to_string(bytes) + " bytes");
+    return decode_named(static_cast<const std::uint8_t*>(data), bytes, std::to_string(bytes) + " bytes", 0).image;
 }
 
-Image decode(const std::filesystem::path& file) {
+Image decode(const std::filesystem::path& file) { return decode_photo(file, 0).image; }
+
+Photo decode_photo(const std::filesystem::path& file, int side) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(file, error)) refuse("There is no file " + file.string(), "Check the path");
     const std::uint64_t bytes = std::filesystem::file_size(file, error);
@@ -295,7 +309,7 @@ Image decode(const std::filesystem::path& file) {
     stream.read(data.data(), static_cast<std::streamsize>(bytes));
     if (static_cast<std::uint64_t>(stream.gcount()) != bytes)
         refuse("Cannot read " + file.string(), "Check its permissions");
-    return decode_named(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), file.string());
+    return decode_named(reinterpret_cast<const std::uint8_t*>(data.data()), data.size(), file.string(), side);
 }
 
 }  // namespace edge

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "edge/engine.hpp"
+#include "approximate.h"
 
 namespace edge {
 namespace {
@@ -16,8 +16,9 @@ struct Weights {
     std::vector<int> first, count, weights;
 };
 
-Weights triangle(int in, int out) {
-    const double step = static_cast<double>(in) / out, reach = std::max(step, 1.0);
+// length: what of the input the output covers, from its start.
+Weights triangle(int in, float length, int out) {
+    const double step = static_cast<double>(length) / out, reach = std::max(step, 1.0);
     Weights made;
     made.width = static_cast<int>(std::ceil(reach)) * 2 + 1;
     made.first.resize(static_cast<std::size_t>(out));
@@ -61,12 +62,18 @@ void resize_row(const std::uint8_t* in, const Weights& by, std::uint8_t* out) {
     }
 }
 
+// What of an image is resized, from its corner: all of it, or less where a block at its end was not whole.
+struct Extent {
+    float width = 0, height = 0;
+};
+
 // Rows first, then columns; where only one side changes, that one.
-Image resized(const View& image, int width, int height) {
+Image resized(const View& image, const Extent& extent, int width, int height) {
     const std::size_t row = static_cast<std::size_t>(width) * 3;
     Image out{width, height, std::vector<std::uint8_t>(row * static_cast<std::size_t>(height))};
-    const bool across = image.width != width, down = image.height != height;
-    const Weights columns = across ? triangle(image.width, width) : Weights{};
+    const bool across = image.width != width || extent.width != static_cast<float>(width);
+    const bool down = image.height != height || extent.height != static_cast<float>(height);
+    const Weights columns = across ? triangle(image.width, extent.width, width) : Weights{};
     const auto resized_row = [&](int y, std::uint8_t* to) {
         const std::uint8_t* from = image.pixels + static_cast<std::size_t>(y) * image.stride;
         if (across) {
@@ -79,7 +86,7 @@ Image resized(const View& image, int width, int height) {
         for (int y = 0; y < height; ++y) resized_row(y, out.pixels.data() + static_cast<std::size_t>(y) * row);
         return out;
     }
-    const Weights rows = triangle(image.height, height);
+    const Weights rows = triangle(image.height, extent.height, height);
     // A ring of the rows one output row needs: a tall image takes no more memory than a small one.
     const std::size_t ring = static_cast<std::size_t>(rows.width);
     std::vector<std::uint8_t> kept(ring * row);
@@ -101,9 +108,7 @@ Image resized(const View& image, int width, int height) {
     return out;
 }
 
-}  // namespace
-
-Image resize(const View& image, int width, int height) {
+void check(const View& image, int width, int height) {
     if (!image.pixels || image.width < 1 || image.height < 1 || image.width > 65535 || image.height > 65535 ||
         image.stride < static_cast<std::size_t>(image.width) * 3 || width < 1 || height < 1 || width > 65535 ||
         height > 65535)
@@ -112,13 +117,65 @@ Image resize(const View& image, int width, int height) {
                         " pixels with rows of " + std::to_string(image.stride) + " bytes to " + std::to_string(width) +
                         "×" + std::to_string(height),
                     "Pass sides of 1 to 65535 and whole rows of RGB bytes");
+}
+
+Image resized_by_sides(const View& image, const Extent& extent, int width, int height) {
     // Pillow 13 shrinks what is tall and narrow by columns first: fewer pixels are left for the second pass.
     const std::int64_t w = image.width, h = image.height;
     if (h > height && w != width && h * width + std::int64_t{width} * height > 2 * w * height) {
-        const Image lower = resized(image, image.width, height);
-        return resized(lower.view(), width, height);
+        const Image lower = resized(image, {static_cast<float>(image.width), extent.height}, image.width, height);
+        return resized(lower.view(), {extent.width, static_cast<float>(height)}, width, height);
     }
-    return resized(image, width, height);
+    return resized(image, extent, width, height);
+}
+
+// The mean of every block of across × down pixels, rounded; blocks at the ends may be smaller. Sum holds down bytes.
+template <typename Sum>
+Image reduced(const View& image, int across, int down) {
+    const int width = (image.width + across - 1) / across, height = (image.height + down - 1) / down;
+    const std::size_t row = static_cast<std::size_t>(image.width) * 3;
+    Image out{width, height, std::vector<std::uint8_t>(static_cast<std::size_t>(width * height) * 3)};
+    std::vector<Sum> sums(row);
+    std::uint8_t* to = out.pixels.data();
+    for (int y = 0; y < image.height; y += down) {
+        const int rows = std::min(down, image.height - y);
+        const std::uint8_t* from = image.pixels + static_cast<std::size_t>(y) * image.stride;
+        std::copy_n(from, row, sums.data());
+        for (int j = 1; j < rows; ++j) {
+            from += image.stride;
+            for (std::size_t x = 0; x < row; ++x) sums[x] = static_cast<Sum>(sums[x] + from[x]);
+        }
+        const Sum* sum = sums.data();
+        for (int x = 0; x < image.width; x += across) {
+            const int columns = std::min(across, image.width - x);
+            const auto count = static_cast<std::uint32_t>(rows * columns);
+            const std::uint32_t share = (1u << 24) / count;
+            std::uint32_t red = count / 2, green = red, blue = red;
+            for (int i = 0; i < columns; ++i, sum += 3) red += sum[0], green += sum[1], blue += sum[2];
+            *to++ = static_cast<std::uint8_t>((red * share) >> 24);
+            *to++ = static_cast<std::uint8_t>((green * share) >> 24);
+            *to++ = static_cast<std::uint8_t>((blue * share) >> 24);
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+Image resize(const View& image, int width, int height) {
+    check(image, width, height);
+    return resized_by_sides(image, {static_cast<float>(image.width), static_cast<float>(image.height)}, width, height);
+}
+
+Image resize_approximately(const View& image, int width, int height) {
+    check(image, width, height);
+    const int across = std::max(1, image.width / (GAP * width)), down = std::max(1, image.height / (GAP * height));
+    if (across == 1 && down == 1) return resize(image, width, height);
+    const Image smaller =
+        down < 256 ? reduced<std::uint16_t>(image, across, down) : reduced<std::uint32_t>(image, across, down);
+    const Extent extent{static_cast<float>(static_cast<double>(image.width) / across),
+                        static_cast<float>(static_cast<double>(image.height) / down)};
+    return resized_by_sides(smaller.view(), extent, width, height);
 }
 
 }  // namespace edge

@@ -78,6 +78,20 @@ std::optional<long> Arguments::number(const char* flag, long least, long most) c
     return value;
 }
 
+std::optional<double> Arguments::decimal(const char* flag, double least, double most) const {
+    const std::optional<std::string> given = text(flag);
+    if (!given) return {};
+    char* stopped = nullptr;
+    const double value = std::strtod(given->c_str(), &stopped);
+    if (given->empty() || *stopped)
+        misunderstood(std::string("argument ") + flag + ": invalid float value: '" + *given + "'");
+    char range[64];
+    std::snprintf(range, sizeof range, "%g to %g", least, most);
+    if (!(value >= least && value <= most))
+        throw Error("options", std::string(flag) + " is " + given->substr(0, 40), std::string("Change it to ") + range);
+    return value;
+}
+
 void Arguments::misunderstood(const std::string& why) const {
     std::fprintf(stderr, "%s\n%s: error: %s\n", usage_.c_str(), program_.c_str(), why.c_str());
     std::exit(2);

@@ -30,6 +30,7 @@ class Arguments {
 
     // Refuses a number out of range; one that is no number was not understood.
     std::optional<long> number(const char* flag, long least, long most) const;
+    std::optional<double> decimal(const char* flag, double least, double most) const;
 
   private:
     [[noreturn]] void misunderstood(const std::string& why) const;

@@ -88,6 +88,10 @@ EDGE_ENGINE_API int edge_engine_infer_uint8(const edge_engine* engine, const uin
 EDGE_ENGINE_API int edge_engine_preprocess_uint8(const edge_engine* engine, const uint8_t* pixels, int width,
                                                  int height, size_t stride, uint8_t* output);
 
+/* on: 1 lets predict and preprocess decode and resize large photographs sooner, to other pixels than those of training
+ * (docs/embedding.md); 0, as at first, does not. Set it before other threads use the engine. */
+EDGE_ENGINE_API int edge_engine_approximate_pixels(edge_engine* engine, int on);
+
 /* output: (3, size, size) float, resized and normalised for infer. */
 EDGE_ENGINE_API int edge_engine_preprocess(const edge_engine* engine, const uint8_t* pixels, int width, int height,
                                            size_t stride, float* output);

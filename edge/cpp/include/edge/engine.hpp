@@ -137,6 +137,11 @@ class MCAR_EDGE_API Engine {
     void preprocess(const View& photo, float* output) const;
     void preprocess(const View& photo, std::uint8_t* output) const;
 
+    // Off at first. On: large photographs are decoded and resized sooner, to other pixels than those of training
+    // (docs/embedding.md). Set it before other threads use the engine.
+    void approximate_pixels(bool on);
+    bool approximate_pixels() const;
+
     const ImageSpec& image() const;
     const std::vector<std::string>& labels() const;
     const std::string& model() const;
@@ -152,6 +157,8 @@ class MCAR_EDGE_API Engine {
     struct State;
     explicit Engine(std::unique_ptr<State> state);
     void require_input(bool uint8) const;
+    std::vector<Prediction> predict_sized(const std::vector<View>& photos, const std::vector<View>& sizes,
+                                          std::optional<float> score_threshold, const Spend& spend) const;
     static Engine open(const std::filesystem::path& bundle, std::optional<double> effort);
     std::unique_ptr<State> state_;
 };
