@@ -12,7 +12,7 @@ from PIL import Image
 
 from edge.data import open_dataset
 
-SHOWN = "airplane90"
+SHOWN = "airplane24"
 
 
 def main(path: Path) -> None:
