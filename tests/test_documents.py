@@ -1,0 +1,160 @@
+"""The documents: links resolve, flags exist, every page says whom it is for, and docs/bundle.md lists every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+COLUMNS = 100  # of prose; tables, code and lines that are mostly a link are longer where they must
+
+
+def documents(repository: Path) -> Iterator[Path]:
+    yield from (repository / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
+    for folder in ("docs", "benchmarks", "kernels", "edge", "examples", "tests", ".github"):
+        yield from sorted((repository / folder).rglob("*.md"))
+
+
+def prose(text: str) -> str:
+    """The text without its code, line for line."""
+    return CODE.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as the anchors that code hosts make of them."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(document: Path) -> list[str]:
+    broken = []
+    for link in LINK.findall(prose(document.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue  # outside addresses are not fetched in a test
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+def long_lines(text: str) -> list[str]:
+    lines = prose(text).splitlines()
+    return [line for line in lines if len(line) > COLUMNS and not line.startswith("|") and len(LINK.sub("", line)) > COLUMNS // 2]
+
+
+def test_links_resolve(repository: Path) -> None:
+    found = {str(path.relative_to(repository)): broken_links(path) for path in documents(repository)}
+    assert "docs/architecture.md" in found, "the walk lost documents"
+    assert not {name: links for name, links in found.items() if links}
+
+
+def test_a_broken_link_or_anchor_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# A heading, with `code`\n```\n# a comment\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](gone.md) [c](there.md#a-heading-with-code) [d](there.md#a-comment) [e](https://example.org)\n```\n[f](gone)\n```\n"
+    )
+    assert broken_links(page) == ["gone.md", "there.md#a-comment"]
+
+
+def test_prose_has_at_most_100_columns(repository: Path) -> None:
+    found = {str(path.relative_to(repository)): long_lines(path.read_text(encoding="utf-8")) for path in documents(repository)}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+def test_a_long_line_is_found_unless_it_is_a_table_code_or_a_link() -> None:
+    long = "word " * 21
+    assert long_lines(f"{long}\n| {long} |\n```\n{long}\n```\n- [there](https://example.org/{'x' * 100})\n") == [long]
+
+
+def pages(repository: Path) -> list[Path]:
+    """The pages of docs/ but for its table of contents."""
+    return [path for path in sorted((repository / "docs").rglob("*.md")) if path.name != "README.md"]
+
+
+def test_every_page_says_first_whom_it_is_for_and_what_they_can_do_then(repository: Path) -> None:
+    silent = []
+    for path in pages(repository):
+        title, first, *_ = path.read_text(encoding="utf-8").split("\n\n")
+        if not (title.startswith("# ") and re.match(r"For [^.]+\. After reading this page you (can|know) ", " ".join(first.split()))):
+            silent.append(path.name)
+    assert not silent
+
+
+def test_every_page_is_in_the_table_of_contents(repository: Path) -> None:
+    contents = repository / "docs" / "README.md"
+    named = {(contents.parent / link.partition("#")[0]).resolve() for link in LINK.findall(contents.read_text(encoding="utf-8"))}
+    assert not [path.name for path in pages(repository) if path.resolve() not in named]
+
+
+def test_every_flag_the_documents_use_exists(repository: Path) -> None:
+    unknown = []
+    for path in documents(repository):
+        for command, rest in re.findall(r"python -m edge\.(\w+)([^\n`]*)", path.read_text(encoding="utf-8")):
+            known = {flag for action in import_module(f"edge.{command}").arguments()._actions for flag in action.option_strings}
+            used = re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0])
+            unknown += [f"{path.name}: edge.{command} {flag}" for flag in used if flag not in known]
+    assert not unknown
+
+
+# docs/bundle.md against the code that writes and reads manifests.
+
+
+@pytest.fixture(scope="module")
+def documented(repository: Path) -> set[str]:
+    """Keys in the first column of the tables of docs/bundle.md."""
+    rows = re.findall(r"^\|([^|]+)\|", (repository / "docs" / "bundle.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+
+
+def specs() -> dict[str, list[str]]:
+    from edge.spec import ImageSpec, ModelSpec, RuleSpec, StagesSpec, TargetSpec
+
+    kinds = {"model": ModelSpec, "image": ImageSpec, "target": TargetSpec, "stages": StagesSpec, "rule": RuleSpec}
+    return {name: [field.name for field in fields(kind)] for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("part", ["model", "image", "target", "stages", "rule"])
+def test_every_key_of_a_spec_is_documented_and_no_other(part: str, documented: set[str]) -> None:
+    prefix = "stages.rule" if part == "rule" else part
+    named = {name.removeprefix(f"{prefix}.") for name in documented if re.fullmatch(rf"{prefix}\.\w+", name)}
+    assert named == set(specs()[part])
+
+
+@pytest.mark.parametrize("part", ["model", "image", "target", "stages", "rule"])
+def test_the_cpp_reader_knows_the_same_keys(part: str, repository: Path) -> None:
+    source = (repository / "edge" / "cpp" / "src" / "manifest.cpp").read_text()
+    (known,) = re.findall(rf'refuse_unknown\(\w+, "{part}", \{{([^}}]*)\}}', source)
+    assert set(re.findall(r'"(\w+)"', known)) == set(specs()[part])
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_every_key_of_a_built_bundle_is_documented(backend: str, documented: set[str], small_bundle) -> None:
+    from edge.bundle import Bundle
+
+    manifest = Bundle.read(small_bundle(backend)).manifest
+    assert {*manifest, *(f"engine.{name}" for name in manifest["engine"])} <= documented
+
+
+def test_what_a_rebuild_keeps_and_what_int8_adds_is_documented(documented: set[str]) -> None:
+    from edge.pipeline import KEPT
+
+    assert {*KEPT, "latency"} <= documented
+
+
+def test_every_fact_of_a_tensorrt_plan_is_documented(documented: set[str], repository: Path) -> None:
+    """Read from the code that writes them: no plan is built on a machine without a GPU."""
+    written = {"payload", "profiles", "stages"}
+    for name, start in (("build", '    return {\n        "machine": machine'), ("vendor", "shared: Facts = {")):
+        source = (repository / "edge" / "backends" / "trt" / f"{name}.py").read_text()
+        body = source[source.index(start) :]
+        written |= set(re.findall(r'^ +"(\w+)":', body[: body.index("}\n")], re.MULTILINE))
+    assert len(written) > 10, "the walk lost the facts"
+    assert {f"engine.{name}" for name in written} <= documented
