@@ -46,6 +46,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "scikit-learn>=1.4",
+        "pdoc>=15.0",
         "ruff==0.17.*",
         "mypy==2.4.*",
         "clang-format==23.*",

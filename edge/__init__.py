@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from edge.prediction import Prediction
     from edge.video.frames import stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["EdgeError", "Engine", "Prediction", "__version__", "stream"]
 
 _HOMES = {"Engine": "edge.engine", "Prediction": "edge.prediction", "EdgeError": "edge.errors", "stream": "edge.video.frames"}
