@@ -8,15 +8,15 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-# What the demo builds; empty means the shipped model. `make demo DEMO_BUILD="--weights random" DEMO_PRECISIONS=fp32` needs no images.
+# What the demo builds; empty means the shipped model.
 DEMO_BUILD ?=
 DEMO_PRECISIONS ?= int8 fp16 fp32
-DEMO_IMAGE := out/demo/scene.png
+DEMO_PHOTOS := $(addprefix edge/assets/aerial/images/,airplane24.jpg harbor92.jpg river04.jpg storagetanks50.jpg tenniscourt29.jpg overpass00.jpg)
 
 .PHONY: demo test format docs clean help
 
 help:
-	@echo "make demo    install, build engines in three precisions, predict on an image, bench at batch 8"
+	@echo "make demo    install, build engines in three precisions, predict on photographs, bench at batch 8"
 	@echo "make test    install, ruff, mypy, pytest"
 	@echo "make format  ruff check --fix, ruff format, clang-format"
 	@echo "make docs    the reference of the Python API, in out/docs/"
@@ -31,13 +31,13 @@ demo: $(VENV)/demo-installed
 		elif test $$precision != fp16; then exit 1; fi; \
 	done; \
 	set -- $$built; set -x; \
-	$(BIN)/python examples/sample_image.py $(DEMO_IMAGE); \
-	$(BIN)/python -m edge.predict $$1 $(DEMO_IMAGE) --draw out/demo/drawn --json out/demo/predictions.json; \
+	$(BIN)/python -m edge.predict $$1 $(DEMO_PHOTOS) --draw out/demo/drawn --json out/demo/predictions.json; \
 	$(BIN)/python -m edge.bench $$@ --batch 8 --json out/demo/bench.json --html out/demo/report.html
 	@echo
 	@echo "engine bundles $$(echo engines/demo-*/)"
 	@echo "measurements   out/demo/bench.json"
-	@echo "predictions    out/demo/predictions.json, drawn in out/demo/drawn/"
+	@echo "predictions    out/demo/predictions.json"
+	@echo "photographs    $$(echo out/demo/drawn/*.png)"
 	@echo "report         out/demo/report.html"
 	@case "$(DEMO_BUILD)" in *random*) echo "The weights are random: timings are real, scores mean nothing.";; esac
 

@@ -48,6 +48,7 @@ BLOCKS = 20  # of images: a ratio for each, so that what disturbs one moment wei
 SETS, SET_IMAGES = 20, 1000  # unseen scenes, each set of a seed of its own
 OVERLOAD, DEPTH, STREAM_S, STREAM_ROUNDS = 1.5, 8, 15.0, 5
 LOOKS = 1.2  # of random weights, about as many as the rule chooses for the scenes
+SCENES = "mcar-mobilenetv2-scenes"
 KEPT = ("global_scores", "region_classes", REGION_SCORES)
 
 
@@ -61,7 +62,7 @@ class Row:
 
 def rows(ucmerced: Path | None) -> dict[str, Row]:
     made = {
-        f"{precision}-{backend}": Row(BuildOptions(precision=precision, backend=backend, batch=32), "scenes")
+        f"{precision}-{backend}": Row(BuildOptions(weights=SCENES, precision=precision, backend=backend, batch=32), "scenes")
         for precision, backend in (("int8", "openvino"), ("fp32", "openvino"), ("int8", "onnxruntime"))
     }
     if ucmerced is not None:

@@ -40,6 +40,7 @@ from edge.spec import PRECISIONS, TargetSpec
 
 BOXES = (f"{OPS['RegionBoxes'][1]}/.*",)  # names of the nodes that find boxes
 ADAPTIVE_BATCHES = 32  # of test images, for rows whose time depends on the image
+SCENES = "mcar-mobilenetv2-scenes"
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 RATIOS = "median over the rounds of (median of the row / median of the other row in the same round); below 1 is faster"
 TOOLS = ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
@@ -51,7 +52,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the table for machines")
     made.add_argument("--model", metavar="NAME", help="architecture; default: as the weights say")
-    made.add_argument("--weights", metavar="SHIPPED|PATH|random", help="default: as edge.build")
+    made.add_argument("--weights", default=SCENES, metavar="SHIPPED|PATH|random", help=f"default {SCENES}")
     made.add_argument("--size", type=int, help="input side in pixels; default: as the weights say")
     made.add_argument("--batch", type=int, default=1, help="images per call (default 1)")
     made.add_argument("--dataset", default="scenes", metavar="SPEC", help="calibration and test images (default scenes)")

@@ -25,7 +25,23 @@ from edge.reading import read_whole
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
+MAX_WEIGHTS = 1 << 28  # of a network
 REMAKE = "Calibrate again: leave `calibration` out and give `dataset`"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What replaces plain rounding (``calib.fit``).
+
+    Attributes:
+        method: how ranges were cut (``calib.scales.METHODS``) when it was fitted.
+        steps: name of the weight → int8, as many as it has values: how many steps each is rounded away from the nearest.
+        shifts: name of the convolution → (O,) float32, to be added to its bias. Streams have their own: they see other images.
+    """
+
+    method: str
+    steps: Mapping[str, np.ndarray]
+    shifts: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,7 @@ class Calibration:
         ranges: value name → distribution over all images (and crops, in the local stream).
         means: value name → (channels,) float32, mean of each channel; images (or vectors) weigh the same.
         peaks: what the observed graph was equalised by (``calib.equalise``); empty where it was not.
+        fitted: weights and biases fitted to some of the images; None where they were not.
     """
 
     graph: str
@@ -49,6 +66,7 @@ class Calibration:
     ranges: Mapping[str, Histogram]
     means: Mapping[str, np.ndarray]
     peaks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fitted: Fitted | None = None
 
     def belongs_to(self, graph: Graph) -> bool:
         """Whether it was of this graph, whichever exporter wrote it down."""
@@ -93,6 +111,12 @@ class Calibration:
         }
         if self.peaks:
             content["peaks"] = {name: _packed(each) for name, each in self.peaks.items()}
+        if self.fitted is not None:
+            content["fitted"] = {
+                "method": self.fitted.method,
+                "steps": {name: _compressed(each.astype(np.int8).tobytes()) for name, each in self.fitted.steps.items()},
+                "shifts": {name: _packed(each) for name, each in self.fitted.shifts.items()},
+            }
         return json.dumps(content, indent=0) + "\n"
 
     @cached_property
@@ -120,7 +144,8 @@ class Calibration:
             means = {str(name): _unpacked(each).astype(np.float32) for name, each in content["means"].items()}
             coverage = {str(name): int(count) for name, count in content["coverage"].items()}
             peaks = {str(name): _unpacked(each).astype(np.float32) for name, each in content.get("peaks", {}).items()}
-            return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means, peaks)
+            fitted = _fitted(content["fitted"]) if "fitted" in content else None
+            return cls(str(content["graph"]), dict(content["data"]), int(content["images"]), coverage, ranges, means, peaks, fitted)
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
             reason = (
                 error.strerror if isinstance(error, OSError) else f"no calibration.json of ours ({type(error).__name__} {str(error)[:80]})"
@@ -137,6 +162,15 @@ def _check_range(name: str, each: Histogram) -> None:
         raise ValueError(f"{name} with no values")
 
 
+def _fitted(content: Mapping[str, Any]) -> Fitted:
+    steps, left = {}, MAX_WEIGHTS
+    for name, text in content["steps"].items():
+        steps[str(name)] = np.frombuffer(_decompressed(text, left), np.int8)
+        left -= len(steps[name])
+    shifts = {str(name): _unpacked(each).astype(np.float32) for name, each in content["shifts"].items()}
+    return Fitted(str(content["method"]), steps, shifts)
+
+
 def rounded(values: np.ndarray) -> np.ndarray:
     """float64 values as the table can hold them: bfloat16, relative error at most 1/256, counts below 257 exact."""
     return np.asarray(values, np.float32).astype(bfloat16).astype(np.float64)
@@ -146,17 +180,27 @@ def _packed(values: np.ndarray) -> str:
     codes = np.asarray(values, np.float32).astype(bfloat16).view(np.uint16)
     # High bytes hold sign and exponent, which hardly vary: apart from the low ones they compress to nothing.
     planes = (codes >> 8).astype(np.uint8).tobytes() + (codes & 255).astype(np.uint8).tobytes()
-    return base64.b64encode(zlib.compress(planes, 9)).decode()
+    return _compressed(planes)
 
 
 def _unpacked(text: str, count: int | None = None) -> np.ndarray:
-    most = 2 * (count or 1 << 16)
-    engine = zlib.decompressobj()
-    planes = engine.decompress(base64.b64decode(text, validate=True), most)
-    if engine.unconsumed_tail or len(planes) % 2 or (count is not None and len(planes) != 2 * count):
+    planes = _decompressed(text, 2 * (count or 1 << 16))
+    if len(planes) % 2 or (count is not None and len(planes) != 2 * count):
         raise ValueError("numbers of another count")
     high, low = np.frombuffer(planes, np.uint8).reshape(2, -1).astype(np.uint16)
     values: np.ndarray = ((high << 8) | low).view(bfloat16).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("numbers that are not finite")
+    return values
+
+
+def _compressed(values: bytes) -> str:
+    return base64.b64encode(zlib.compress(values, 9)).decode()
+
+
+def _decompressed(text: str, most: int) -> bytes:
+    engine = zlib.decompressobj()
+    values = engine.decompress(base64.b64decode(text, validate=True), max(1, most))
+    if engine.unconsumed_tail or len(values) > most:
+        raise ValueError("more numbers than there may be")
     return values

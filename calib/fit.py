@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import repeat
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calib.calibration import Calibration
+from calib.calibration import Calibration, Fitted, rounded
 from calib.equalise import groups_of
 from calib.rounding import patches, round_weights
 from calib.scales import LEVELS, activation_scale, quantise_weights, weight_scales
@@ -26,19 +25,6 @@ IMAGES, PIXELS = 32, 32 * 256 * 256  # at most: the activations of all images ar
 POSITIONS = 64  # outputs of a convolution, per image, whose inputs are correlated
 MOST_INPUTS = 2304  # of one output; more take minutes, and plain rounding instead
 Values = list[NDArray[np.float32]]  # one array per batch
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What replaces plain rounding.
-
-    Attributes:
-        weights: name of the weight → int8 of its shape, for ``calib.scales.weight_scales`` of it.
-        biases: name of the convolution → (O,) float32. Streams have biases of their own: they see other images.
-    """
-
-    weights: Mapping[str, NDArray[np.int8]]
-    biases: Mapping[str, NDArray[np.float32]]
 
 
 def images_for(size: int) -> int:
@@ -72,7 +58,7 @@ class _Network:
     """The backbones of both streams, run node by node: exact and rounded side by side, no value kept longer than it is read."""
 
     def __init__(self, graph: Graph, calibration: Calibration, method: str) -> None:
-        self._model = graph.parse()
+        self._model, self._method = graph.parse(), method
         nodes = self._model.graph.node
         self._source = {name: node for node in nodes for name in node.output}
         self._constants = {each.name: each for each in self._model.graph.initializer}
@@ -107,7 +93,7 @@ class _Network:
 
     def fitted(self, progress: Progress | None) -> Fitted:
         weights: dict[str, NDArray[np.int8]] = {}
-        biases: dict[str, NDArray[np.float32]] = {}
+        shifts: dict[str, NDArray[np.float32]] = {}
         while self._pending:
             node = next((each for each in self._pending if self._is_ready(each)), None)
             if node is None:  # a weight that is read again behind itself: rounded by what there is
@@ -117,13 +103,18 @@ class _Network:
                 weights[node.input[1]] = self._integers(twins)
             for twin in twins:
                 if twin.name in self._ours:
-                    biases[twin.name] = self._convolve(twin, weights[twin.input[1]])
+                    shifts[twin.name] = self._convolve(twin, weights[twin.input[1]])
                     if progress is not None:
-                        progress(len(biases), len(self._ours))
+                        progress(len(shifts), len(self._ours))
                 else:
                     self._run(twin)
                 self._pending.remove(twin)
-        return Fitted(weights, biases)
+        return Fitted(self._method, {name: self._steps(name, integers) for name, integers in weights.items()}, shifts)
+
+    def _steps(self, name: str, integers: NDArray[np.int8]) -> NDArray[np.int8]:
+        weight = self._array(name)
+        steps: NDArray[np.int8] = (integers - quantise_weights(weight, weight_scales(weight))).ravel()
+        return steps
 
     def _needed(self) -> list[onnx.NodeProto]:
         """The nodes that lead to convolutions, as far back as they only carry activations."""
@@ -177,24 +168,24 @@ class _Network:
         return square / count - mean[:, :, None] * mean[:, None, :]
 
     def _convolve(self, node: onnx.NodeProto, integers: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Run a convolution both ways and return the bias with which both have one mean; the rounded values have it already."""
+        """Run a convolution both ways and return what its bias lacks for both to have one mean; the rounded values have it already."""
         weight = self._array(node.input[1])
         scales = weight_scales(weight).reshape(-1, *[1] * (weight.ndim - 1))
         bias = self._array(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
         run = _one_node(node, 3)
         value, output = node.input[0], node.output[0]
         shift, pixels = np.zeros(len(weight)), 0
-        exact, rounded = [], []
+        exact, others = [], []
         for one, other in self._taken(value):
             exact.append(run(one, weight, bias))
-            rounded.append(run(self._round(value, other), (integers * scales).astype(np.float32), bias))
-            shift += (exact[-1].astype(np.float64) - rounded[-1]).sum((0, 2, 3))
+            others.append(run(self._round(value, other), (integers * scales).astype(np.float32), bias))
+            shift += (exact[-1].astype(np.float64) - others[-1]).sum((0, 2, 3))
             pixels += exact[-1][:, 0].size
-        correction = (shift / pixels).astype(np.float32)
-        for each in rounded:
+        correction = rounded(shift / pixels).astype(np.float32)  # as a table holds it
+        for each in others:
             each += correction.reshape(-1, 1, 1)
-        self._exact[output], self._rounded[output] = exact, rounded
-        return bias + correction
+        self._exact[output], self._rounded[output] = exact, others
+        return correction
 
     def _run(self, node: onnx.NodeProto) -> None:
         run = _one_node(node, len(node.input))

@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from calib.calibration import Calibration
-from calib.fit import Fitted
+from calib.calibration import REMAKE, Calibration, Fitted
 from calib.repair import bias_shift
-from calib.scales import activation_scale, quantise_weights, weight_scales
+from calib.scales import LEVELS, activation_scale, quantise_weights, weight_scales
 from edge.errors import EdgeError
 from edge.graph import Graph, prune
 from edge.lower.backbone import convolutions, residual_adds
@@ -39,7 +38,7 @@ def quantize(
         method: a key of ``calib.scales.METHODS``.
         float_nodes: names of convolutions and Adds to leave in float.
         bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``).
-        fitted: weights and biases of ``calib.fit``, made for this graph, in place of both.
+        fitted: what replaces both, made for this graph by ``calib.fit``.
 
     Rules:
 
@@ -74,10 +73,10 @@ def quantize(
     adds = [add for add in residual_adds(model) if add.node.name not in left]
     calibration.check_covers([node.input[0] for node in rounded] + [name for add in adds for name in add.node.input])
 
-    placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method), fitted.weights if fitted else {})
+    placed = _Placement(model, lambda value: activation_scale(calibration.ranges[value], method), fitted.steps if fitted else {})
     for node in rounded:
         if fitted is not None:
-            placed.set_bias(node, fitted.biases[node.name])
+            placed.shift_bias(node, fitted.shifts.get(node.name))
         elif bias_correction:
             placed.correct_bias(node, calibration.means[node.input[0]])
         placed.weight(node)
@@ -96,9 +95,9 @@ def quantize(
 class _Placement:
     """Changes the inputs of nodes and collects what is to be inserted; ``finish`` inserts it."""
 
-    def __init__(self, model: onnx.ModelProto, scale: Callable[[str], float], integers: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, model: onnx.ModelProto, scale: Callable[[str], float], steps: Mapping[str, np.ndarray]) -> None:
         self._graph = model.graph
-        self._fitted = integers
+        self._steps = steps
         self._calibrated = scale
         self._constants = {each.name: each for each in model.graph.initializer}
         self._given = frozenset(self._constants)
@@ -136,14 +135,17 @@ class _Placement:
         integers, scales = self._integers(node.input[1])
         groups = next((each.i for each in node.attribute if each.name == "group"), 1)
         rounded = integers * scales.reshape(-1, *[1] * (weights.ndim - 1)).astype(np.float64)
-        bias = -bias_shift(weights, rounded, means, groups)
-        if len(node.input) > 2:
-            bias += numpy_helper.to_array(self._constants[node.input[2]])
-        self.set_bias(node, bias.astype(np.float32))
+        self.shift_bias(node, -bias_shift(weights, rounded, means, groups))
 
-    def set_bias(self, node: onnx.NodeProto, bias: np.ndarray) -> None:
+    def shift_bias(self, node: onnx.NodeProto, shift: np.ndarray | None) -> None:
+        """Rule 4."""
+        channels = self._constants[node.input[1]].dims[0]
+        if shift is None or shift.shape != (channels,):
+            raise _unfitted(node.name)
+        if len(node.input) > 2:
+            shift = shift + numpy_helper.to_array(self._constants[node.input[2]])
         del node.input[2:]
-        node.input.append(self._constant(f"{node.name}/corrected_bias", bias))
+        node.input.append(self._constant(f"{node.name}/corrected_bias", shift.astype(np.float32)))
 
     def weight(self, node: onnx.NodeProto) -> None:
         """Rule 3."""
@@ -176,10 +178,19 @@ class _Placement:
             weights = numpy_helper.to_array(self._constants[weight])
             scales = weight_scales(weights)
             self._constant(f"{weight}/scale", scales)
-            self._constant(f"{weight}/int8", self._fitted[weight] if weight in self._fitted else quantise_weights(weights, scales))
+            integers, steps = quantise_weights(weights, scales), self._steps.get(weight)
+            if steps is not None and steps.size != weights.size:
+                raise _unfitted(weight)
+            if steps is not None:
+                integers = np.maximum(integers + steps.reshape(weights.shape), -LEVELS)
+            self._constant(f"{weight}/int8", integers)
         return numpy_helper.to_array(self._constants[f"{weight}/int8"]), numpy_helper.to_array(self._constants[f"{weight}/scale"])
 
     def _constant(self, name: str, value: np.ndarray) -> str:
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(value, name)
         return name
+
+
+def _unfitted(name: str) -> EdgeError:
+    return EdgeError("calib", f"What was fitted is not for {name} of this graph", REMAKE)

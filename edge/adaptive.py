@@ -14,7 +14,7 @@ from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Outputs
-from edge.options import AUTO, MAX_EFFORT_DROP, BuildOptions, refuse_unread
+from edge.options import AUTO, MAX_EFFORT_DROP, BuildOptions, deciding, refuse_unread
 from edge.spec import RuleSpec, StagesSpec, from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Origin:
         shipped: their name, where they come with the project.
         trained: False for random ones.
         held_out: whether a part of the train split is known that they have not seen.
-        dataset: to judge on by default.
+        dataset: to decide on by default.
         automatic: whether the effort is decided where none is asked for.
     """
 
@@ -53,7 +53,7 @@ class Origin:
     def of_source(cls, source: Source) -> Origin:
         trained = source.trained and source.named
         held_out = trained and (source.shipped is not None or source.data is not None)  # the part that edge.train always cuts off
-        return cls(source.digest, source.shipped, trained, held_out, source.default_dataset, automatic=held_out)
+        return cls(source.digest, source.shipped, trained, held_out, deciding(source.default_dataset), automatic=held_out)
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Origin:
@@ -73,7 +73,7 @@ def check_effort(origin: Origin, options: BuildOptions) -> None:
         return
     if not origin.trained:
         raise EdgeError("build", "`effort` auto needs trained weights with named classes, whose mAP could drop", "Give `effort` a number")
-    if options.dataset is None and origin.dataset is None and not _table(origin):
+    if deciding(options.dataset) is None and origin.dataset is None and not _table(origin):
         raise EdgeError("build", "`effort` auto needs labelled images to judge by, and there is no data set", REFIT)
 
 
@@ -93,10 +93,11 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
     stages = bundle.stages
     if stages is None or (options.effort is None and not origin.automatic):
         return {}
-    images = _validation(options.dataset, bundle, origin, options)
+    given = deciding(options.dataset)
+    images = _validation(given, bundle, origin, options)
     if images is None and options.max_effort_drop is None and _belongs(_table(origin), bundle, origin):
         return _shipped(bundle, stages, _table(origin), options, events)
-    if options.dataset is None:
+    if given is None:
         images = _validation(origin.dataset, bundle, origin, options)
     if images is None and options.effort == AUTO:
         problem = (

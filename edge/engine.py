@@ -36,7 +36,7 @@ class Engine:
 
     One engine may be used from many threads. Use it as a context manager, or call ``close``.
 
-        with Engine.load("engines/mcar-mobilenetv2-scenes-256-int8-openvino") as engine:
+        with Engine.load("engines/mcar-mobilenetv2-ucmerced-256-int8-openvino") as engine:
             predictions = engine.predict(["photo.jpg"])
     """
 

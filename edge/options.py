@@ -11,7 +11,7 @@ from pathlib import Path
 from edge.backends import BACKENDS
 from edge.bundle import MAX_SIZE
 from edge.errors import EdgeError, one_of
-from edge.models import MODELS
+from edge.models import MODELS, TEST_DATA
 from edge.spec import INPUTS, MAX_BATCH, PRECISIONS, ImageSpec
 
 AUTO = "auto"
@@ -32,7 +32,7 @@ class BuildOptions:
     Attributes:
         model: architecture, a key of ``edge.models.MODELS``; None: as the weights say.
         weights: a shipped name, the path of a checkpoint, or ``random`` (seeded, for trying out); None: the shipped ones of ``model``,
-            without it ``mcar-mobilenetv2-scenes``.
+            without it ``mcar-mobilenetv2-ucmerced``.
         labels: text file of class names, one a line; None: as the weights say.
         size: input side in pixels, a multiple of 32 up to 4096; None: as the weights say, else 256.
         regions: regions of the second pass, 1 to the number of classes; None: as the weights say, else 4.
@@ -48,8 +48,8 @@ class BuildOptions:
         batch: largest batch, 1 to 4096 images; None: 8, of a rebuild that of the bundle.
         compute_capability: tensorrt-rtx only: GPUs to build for, such as ``("8.6", "8.9")``; empty (the default): all it knows.
         dataset: images to calibrate int8 and, labelled, to judge ``effort`` on: ``scenes``, ``csv:DIR``, ``voc2007:ROOT``,
-            ``voc2012:ROOT``, ``coco2014:ROOT`` or, without labels, ``images:DIR``; None: the shipped tables, else ``scenes`` for weights
-            trained on them and for random ones.
+            ``voc2012:ROOT``, ``coco2014:ROOT`` or, without labels, ``images:DIR``; None, and ``aerial``, which is only judged on: the
+            shipped tables; without one None is ``scenes`` for weights trained on them and for random ones.
         calib_method: int8: how a range is cut, ``entropy``, ``percentile``, ``minmax`` or ``mse`` (the default).
         calib_images: int8: calibrate on so many images, also where a table is shipped; None: 256 where there is none.
         calibration: int8: path of a ``calibration.json`` made before, instead of images.
@@ -150,6 +150,11 @@ class BuildOptions:
             refuse_unread(self.given & {"calib_images"}, "where `calibration` gives a table", "leave `calibration` out")
         if self.effort not in (None, AUTO):
             refuse_unread(self.given & {"max_effort_drop"}, f"at `effort` {self.effort:g}", "give `effort` auto")
+
+
+def deciding(dataset: str | None) -> str | None:
+    """The data set, unless its images are only there to be judged on: nothing is calibrated or decided on those."""
+    return None if dataset == TEST_DATA else dataset
 
 
 def refuse_unread(names: Collection[str], why: str, fix: str) -> None:

@@ -32,7 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "predict",
         "Recognise photographs with a bundle; with --draw, write them with their regions, labels and scores.",
-        "example:\n  python -m edge.predict engines/mcar-mobilenetv2-scenes-256-int8-openvino photos/*.jpg --draw out/ --json out.json",
+        "example:\n  python -m edge.predict engines/mcar-mobilenetv2-ucmerced-256-int8-openvino photos/*.jpg --draw out/ --json out.json",
     )
     made.add_argument("bundle", type=Path, help="bundle folder made by edge.build")
     made.add_argument("images", nargs="+", metavar="IMAGE", help="image files, any size and format Pillow reads")

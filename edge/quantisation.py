@@ -11,16 +11,14 @@ from edge.bundle import CALIBRATION
 from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Graph
-from edge.models import TEST_DATA
-from edge.options import CALIBRATION_IMAGES, REPAIRS, BuildOptions
+from edge.options import CALIBRATION_IMAGES, REPAIRS, BuildOptions, deciding
 from edge.spec import TargetSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from calib.calibration import Calibration
-    from calib.fit import Fitted
+    from calib.calibration import Calibration, Fitted
     from calib.trials import Trials
     from edge.data import Dataset
     from edge.models.source import Source
@@ -60,6 +58,10 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
     validation = _validation(dataset, source, options)
     start, calibration, train, facts = _calibrated(graph, source, dataset, options, events)
     repairs = _repairs(options, calibration, train, events)
+    fitted = calibration.fitted if "rounding" in repairs else None
+    if train is not None and "rounding" in repairs:
+        fitted = _fitted(start, calibration, train, options, events)
+        calibration = replace(calibration, fitted=fitted)
     facts["calibration"] = {
         "method": options.calib_method,
         "images": calibration.images,
@@ -69,7 +71,6 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
     }
     events.say("int8", f"{options.calib_method} ranges of {calibration.images} images of {calibration.data.get('name')}")
     corrected = "bias-correction" in repairs
-    fitted = _fitted(start, calibration, train, options, events) if train is not None and "rounding" in repairs else None
 
     def quantised(float_nodes: Collection[str] = ()) -> Graph:
         return quantize(start, calibration, method=options.calib_method, float_nodes=float_nodes, bias_correction=corrected, fitted=fitted)
@@ -101,8 +102,7 @@ def check_gate(source: Source, options: BuildOptions) -> None:
 
 def _training_data(source: Source, options: BuildOptions) -> str | None:
     """What may be calibrated and decided on; of the images that are only there to judge by, the shipped table stands in."""
-    dataset = options.dataset or source.default_dataset
-    return None if dataset == TEST_DATA else dataset
+    return deciding(options.dataset or source.default_dataset)
 
 
 def _unjudged(why: str) -> EdgeError:
@@ -146,7 +146,7 @@ def _calibrated(
         made = equalise(graph, peaks)
         return made.graph, {"equalisation": {"groups": list(made.groups), "skipped": dict(made.skipped)}}
 
-    shipped = options.dataset in (None, TEST_DATA) and options.calib_images is None
+    shipped = deciding(options.dataset) is None and options.calib_images is None
     path = options.calibration or (source.calibration_table if shipped else None)
     if path:
         table = Calibration.load(path)
@@ -178,13 +178,15 @@ def _calibrated(
 
 
 def _repairs(options: BuildOptions, calibration: Calibration, train: Dataset | None, events: Events) -> set[str]:
-    """Those asked for that can be made: a table alone has no images to fit the rounding to, and one of old no peaks."""
+    """Those asked for that can be made: of a table without images, those that it brings."""
     repairs = set(options.repair)
     if train is None:
-        repairs -= {"rounding"} if calibration.peaks else {"equalisation", "rounding"}
-        dropped = [name for name in REPAIRS if name in set(options.repair) - repairs]
+        fitted = calibration.fitted is not None and calibration.fitted.method == options.calib_method
+        brought = {"equalisation": bool(calibration.peaks), "rounding": fitted}
+        dropped = [name for name in REPAIRS if name in repairs and not brought.get(name, True)]
+        repairs -= set(dropped)
         if dropped:
-            events.say("repair", f"without {' and '.join(dropped)}: that takes images, and a calibration table is used")
+            events.say("repair", f"without {' and '.join(dropped)}: that takes images, and the calibration table does not bring it")
     return repairs
 
 

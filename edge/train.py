@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge import command
 from edge.errors import EdgeError, one_of
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, FAMILIES, Option, options_of
+from edge.models import DEFAULT_MODEL, FAMILIES, Option, options_of
 from edge.models.recipe import RECIPES
 
 RUNS = Path("runs")
@@ -22,11 +22,11 @@ def arguments() -> argparse.ArgumentParser:
         "Train a multi-label recogniser. The best epoch is chosen on a part of the train split; test is only reported.\n"
         + "\n".join(f"  {family}-*: {line}" for family, line in FAMILIES.items()),
         "examples:\n"
-        "  python -m edge.train                                            # MobileNetV2 on the generated scenes, from scratch\n"
+        "  python -m edge.train --dataset scenes                           # MobileNetV2 on the generated scenes, from scratch\n"
         "  python -m edge.train --dataset csv:photos --epochs 60           # your images, from scratch\n"
         "  python -m edge.train --dataset voc2007:VOCdevkit/VOC2007 --model mcar-resnet50 --weights resnet50.pth --size 448\n"
-        "  python -m edge.train --model aamn-mobilenetv2 --option channel=false --option width=64\n"
-        "  python -m edge.train --resume                                   # after a kill: the same arguments plus --resume",
+        "  python -m edge.train --dataset csv:photos --model aamn-mobilenetv2 --option channel=false\n"
+        "  python -m edge.train --dataset scenes --resume                  # after a kill: the same arguments plus --resume",
     )
     what = made.add_argument_group("model")
     what.add_argument("--model", metavar="NAME", default=DEFAULT_MODEL, help=f"architecture (default {DEFAULT_MODEL})")
@@ -51,8 +51,7 @@ def arguments() -> argparse.ArgumentParser:
     how.add_argument(
         "--dataset",
         metavar="SPEC",
-        default=DEFAULT_DATA,
-        help="scenes (default), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC",
+        help="labelled images with a train split: scenes (generated), csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC",
     )
     how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
     how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))
@@ -80,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         raise EdgeError(
             "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"
         ) from error
-    from edge.data import REPORT, Dataset, open_dataset, validation_split
+    from edge.data import REPORT, TRAINABLE, Dataset, open_dataset, validation_split
     from edge.data.pixels import cached_pixels, remove_pixels
     from edge.measure.accuracy import evaluate
     from edge.options import MAX_SEED, check_size
@@ -92,6 +91,8 @@ def main(args: argparse.Namespace) -> int:
     check_size(args.size)
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = choose_device(args.device)
+    if args.dataset is None:
+        raise EdgeError("train", "Training needs labelled images, and none are given", f"Give `dataset`: {one_of(TRAINABLE)}")
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:

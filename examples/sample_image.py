@@ -1,6 +1,6 @@
-"""Write one generated scene as an image file, to have something to predict on.
+"""Write one of the photographs that come along as an image file, to have something to predict on.
 
-python examples/sample_image.py scene.png
+python examples/sample_image.py photo.png
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from PIL import Image
 
 from edge.data import open_dataset
 
+SHOWN = "airplane90"
+
 
 def main(path: Path) -> None:
-    scenes = open_dataset("scenes", "test")
+    photographs = open_dataset("aerial", "test")
+    index = next(index for index in range(len(photographs)) if photographs[index].name.startswith(SHOWN))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(scenes[0].image).save(path)
-    present = [name for name, label in zip(scenes.classes, scenes.labels[0], strict=True) if label > 0]
+    Image.fromarray(photographs[index].image).save(path)
+    present = [name for name, label in zip(photographs.classes, photographs.labels[index], strict=True) if label > 0]
     print(f"{path}: {', '.join(present)}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "scene.png"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "photo.png"))

@@ -155,6 +155,7 @@ def test_the_table_of_shipped_weights_is_taken_where_it_belongs(bundle, tmp_path
     assert (keys["stages"]["effort"], keys["stages"]["rule"]["low"]) == (0.3, [0.4, 0.1, 0])
     assert (keys["stages"]["thresholds"], keys["model"]["thresholds"]) == ([0.4] * 20, [0.6] * 20)
     assert keys["thresholds"]["thresholds"] == [0.6] * 20
+    assert decide(bundle, ours, BuildOptions(dataset="aerial"), SILENT) == keys  # on which nothing is decided
     assert decide(bundle, ours, BuildOptions(effort=0.9), SILENT)["stages"]["effort"] == 0.9
     other = Origin("1" * 64, "mine", True, True, None, automatic=True)
     assert decide(bundle, other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights

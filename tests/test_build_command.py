@@ -373,12 +373,12 @@ def test_repairs_are_made_by_default_and_written_down(named, costly, tmp_path, c
     reference = onnx.load(bundle.path / "reference.onnx").graph  # what the drop is counted from is not repaired
     assert not any(each.name.endswith("corrected_bias") for each in reference.initializer)
 
-    table = bundle.path / "calibration.json"  # without images: equalised as the table says, rounded plainly
+    table = bundle.path / "calibration.json"  # without images: equalised and rounded as the table says
     assert run(*named[1][:-2], "--calibration", table, "--output", tmp_path / "again") == 0
-    assert "without rounding" in capsys.readouterr().out
-    again = Bundle.read(tmp_path / "again").manifest
-    assert again["calibration"]["repairs"] == ["bias-correction", "equalisation"]
-    assert again["equalisation"] == bundle.manifest["equalisation"]
+    again = Bundle.read(tmp_path / "again")
+    assert again.graph().parse() == bundle.graph().parse()
+    for key in ("calibration", "equalisation"):
+        assert again.manifest[key] == bundle.manifest[key]
 
     assert run(*named[1], "--repair", "none", "--output", tmp_path / "plain") == 0
     plain = Bundle.read(tmp_path / "plain")

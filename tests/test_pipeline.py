@@ -162,7 +162,7 @@ def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, i
     from calib import ranges
     from calib.calibration import Calibration
 
-    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: [], peaks={}) for _ in range(2))
+    shipped, fresh = (SimpleNamespace(belongs_to=lambda _: True, missing_classes=lambda: [], peaks={}, fitted=None) for _ in range(2))
     asked = []
     monkeypatch.setattr(Calibration, "load", lambda path: shipped)
     monkeypatch.setattr(ranges, "calibrate", lambda graph, dataset, *, images, seed, progress: asked.append(images) or fresh)
@@ -170,6 +170,21 @@ def test_asking_for_calibration_images_sets_the_shipped_table_aside(asked_for, i
     monkeypatch.setattr(quantisation, "replace", lambda calibration, **_: calibration)
     _, found, *_ = quantisation._calibrated(None, source, "scenes", BuildOptions(**asked_for, repair=()), SILENT)
     assert (found is shipped, asked) == ((True, []) if images is None else (False, [images]))
+
+
+@pytest.mark.parametrize(
+    ("peaks", "fitted", "method", "dropped"),
+    [
+        ({"value": 1}, "mse", "mse", set()),
+        ({"value": 1}, "mse", "percentile", {"rounding"}),
+        ({"value": 1}, None, "mse", {"rounding"}),
+        ({}, None, "mse", {"equalisation", "rounding"}),
+    ],
+)
+def test_a_table_alone_repairs_what_it_can(peaks, fitted, method, dropped):
+    table, told = SimpleNamespace(peaks=peaks, fitted=fitted and SimpleNamespace(method=fitted)), Told()
+    assert quantisation._repairs(BuildOptions(calib_method=method), table, None, told) == set(REPAIRS) - dropped
+    assert ("repair" in told.said) == bool(dropped)
 
 
 def test_a_build_tells_what_it_finds_and_prints_nothing(tmp_path, capfd):

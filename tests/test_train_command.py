@@ -175,7 +175,13 @@ def test_an_empty_folder_and_one_of_a_run_killed_before_its_first_state_are_take
     ],
 )
 def test_refusals_are_one_line(arguments: list[object], words: str, tmp_path: Path, refused) -> None:
-    refused(words, "--output", tmp_path / "run", *arguments)
+    refused(words, "--output", tmp_path / "run", "--dataset", "scenes", *arguments)
+
+
+@pytest.mark.parametrize(("given", "words"), [([], "needs labelled images"), (["--dataset", "aerial"], "no split 'train'; it has test")])
+def test_without_labelled_images_to_train_on_that_is_said(given: list[object], words: str, tmp_path: Path, refused) -> None:
+    refused(words, "--output", tmp_path / "run", *given)
+    refused("csv:DIR", "--output", tmp_path / "run", *given)
 
 
 def test_what_cannot_be_reported_is_told_before_anything_is_trained(

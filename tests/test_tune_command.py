@@ -123,7 +123,8 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
         (["--budget", "mean<3,mean>4"], 1, "Nothing can meet both"),
         (["--budget", "energy<3mJ"], 1, "no meter of energy"),
         (["--budget", "map_drop<1", "--weights", "random"], 1, "random weights have none"),
-        (["--budget", "map_drop<1", "--weights", "mcar-mobilenetv2-ucmerced"], 1, "there is no data set"),
+        (["--budget", "map_drop<1"], 1, "no labelled images are given"),
+        (["--budget", "map_drop<1", "--dataset", "aerial"], 1, "give --dataset labelled images of your own"),
         ([], 2, "--budget"),
     ],
 )

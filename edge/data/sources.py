@@ -18,6 +18,7 @@ FOLDERS = {
     "images": ("edge.data.images", "open_images"),
 }
 LABELLED = ("scenes", "aerial", "csv:DIR", "voc2007:ROOT", "voc2012:ROOT", "coco2014:ROOT", "mosaic:SPEC", "mosaic3:SPEC")
+TRAINABLE = tuple(spec for spec in LABELLED if spec != "aerial")  # with a train split
 SPECS = (*LABELLED, "images:DIR")
 
 

@@ -15,6 +15,8 @@ from edge.graph import Outputs
 
 SAME = 1e-3  # pixels: boxes closer than this are the same box
 GOOD = 0.9  # an IoU at which a crop shows the same thing
+RESAMPLES, LEVEL = 1000, 0.95
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class Drift:
         mean_iou: mean IoU of the boxes of those classes.
         iou_above: share of those boxes with an IoU of at least ``GOOD``.
         images_changed: share of images of which the second pass saw another input: another set of boxes.
+        class_agreement_interval, mean_iou_interval: 95 %, by bootstrap over the images; None where no class is shared.
     """
 
     class_agreement: float
     mean_iou: float | None
     iou_above: float | None
     images_changed: float
+    class_agreement_interval: Interval | None = None
+    mean_iou_interval: Interval | None = None
 
 
 def drift(engine: Outputs, reference: Outputs) -> Drift | None:
@@ -46,12 +51,27 @@ def drift(engine: Outputs, reference: Outputs) -> Drift | None:
         return None
     iou = region_iou(engine, reference)
     found = iou[~np.isnan(iou)]
+    shared, overlap = _intervals(iou) if found.size else (None, None)
     return Drift(
         class_agreement=found.size / iou.size,
         mean_iou=float(found.mean()) if found.size else None,
         iou_above=float((found >= GOOD).mean()) if found.size else None,
         images_changed=float(inputs_changed(engine["regions"], reference["regions"]).mean()),
+        class_agreement_interval=shared,
+        mean_iou_interval=overlap,
     )
+
+
+def _intervals(iou: NDArray[np.float64]) -> tuple[Interval, Interval]:
+    """Of class agreement and mean IoU: images drawn with replacement, percentiles of the results."""
+    images, regions = iou.shape
+    shared, overlap = (~np.isnan(iou)).sum(1), np.nansum(iou, 1)
+    drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), RESAMPLES)  # how often each image
+    found = drawn @ shared
+    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+    means = (drawn @ overlap)[found > 0] / found[found > 0]
+    agreement, mean = (np.quantile(values, tails).tolist() for values in (found / (images * regions), means))
+    return (agreement[0], agreement[1]), (mean[0], mean[1])
 
 
 def region_iou(engine: Outputs, reference: Outputs) -> NDArray[np.float64]:

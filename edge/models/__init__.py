@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 Option = bool | int | float | str
 Options = Mapping[str, Option]  # an architecture's own, by name
 
-DEFAULT_WEIGHTS = "mcar-mobilenetv2-scenes"  # of every command; trained on the generated scenes
-DEFAULT_DATA = "scenes"  # which needs no files
-TEST_DATA = "aerial"  # test images that come along: nothing is trained, calibrated or decided on them
+DEFAULT_WEIGHTS = "mcar-mobilenetv2-ucmerced"  # of every command; trained on aerial photographs
+TEST_DATA = "aerial"  # their test images, which come along: nothing is trained, calibrated or decided on them
+GENERATED_DATA = "scenes"  # which needs no files; random weights are tried on it
 DEFAULT_MODEL = "mcar-mobilenetv2"  # to train, and to fill with random weights
 
 # Name → module, class and the arguments that make it this one.

@@ -11,7 +11,7 @@ import torch
 
 from edge.errors import EdgeError, one_of
 from edge.manifest import digest_bytes, digest_file
-from edge.models import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_WEIGHTS, MODELS, TEST_DATA, Options, create
+from edge.models import DEFAULT_MODEL, DEFAULT_WEIGHTS, GENERATED_DATA, MODELS, TEST_DATA, Options, create
 from edge.models.checkpoint import describe, load_checkpoint, read
 from edge.models.network import Network
 from edge.reading import read_whole
@@ -61,8 +61,8 @@ class Source:
     def default_dataset(self) -> str | None:
         """What engines are judged on: ``scenes`` for weights trained on it and for random ones, ``aerial`` for the shipped ones of
         ``ucmerced``, whose test images it has; for others there is none."""
-        if self.data == DEFAULT_DATA or not self.trained:
-            return DEFAULT_DATA
+        if self.data == GENERATED_DATA or not self.trained:
+            return GENERATED_DATA
         return TEST_DATA if self.shipped and self.data == "ucmerced" else None
 
 

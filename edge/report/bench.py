@@ -18,7 +18,7 @@ from edge.events import SILENT, Events
 from edge.fit import check_fit
 from edge.measure import latency
 from edge.measure.outputs import sample
-from edge.models import DEFAULT_DATA, DEFAULT_WEIGHTS
+from edge.models import GENERATED_DATA
 from edge.reading import read_whole
 from edge.report import gate, text
 from edge.report.engine import Judge, bench_engine, noise
@@ -29,6 +29,7 @@ from edge.report.result import Compared, Result
 ENGINES = Path("engines")
 DEFAULT_BATCH = 8
 MAX_BASELINE = 256 << 20  # bytes
+SCENES_WEIGHTS = "mcar-mobilenetv2-scenes"  # the only ones with a data set when bundles did not name it yet
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def judge_of(options: BenchOptions, bundle: Bundle, opened: Callable[[str], Data
     # Older bundles say neither: there the name of the weights tells.
     title = str(bundle.manifest.get("weights"))
     trained = bundle.manifest.get("trained", not title.endswith("-random"))
-    default = bundle.manifest.get("default_dataset", DEFAULT_DATA if title == DEFAULT_WEIGHTS or not trained else None)
+    default = bundle.manifest.get("default_dataset", GENERATED_DATA if title == SCENES_WEIGHTS or not trained else None)
     spec = options.dataset or default
     if not isinstance(spec, str):
         return Judge(None, ("no accuracy: these weights have no default data set, give `dataset`",))

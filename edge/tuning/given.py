@@ -13,8 +13,7 @@ from edge.errors import EdgeError
 from edge.events import Events
 from edge.measure import energy
 from edge.measure.outputs import sample
-from edge.models import TEST_DATA
-from edge.options import BuildOptions
+from edge.options import BuildOptions, deciding
 from edge.spec import PRECISIONS
 from edge.tuning.budget import Budget, bounds_accuracy
 from edge.tuning.options import TuneOptions
@@ -130,10 +129,10 @@ def _validation(options: BuildOptions, source: Source, *, judging: bool) -> tupl
     Args:
         judging: whether labels must be there.
     """
-    dataset = options.dataset or (None if source.default_dataset == TEST_DATA else source.default_dataset)
+    dataset = options.dataset or deciding(source.default_dataset)
     why = ""
     if dataset is None:
-        why = "there is no data set"
+        why = "no labelled images are given"
     elif not source.trained:
         why = "random weights have none"
     elif not source.named:

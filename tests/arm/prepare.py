@@ -54,7 +54,7 @@ def scenes_case(folder: Path, precision: str, backend: str, count: int) -> None:
     scenes = open_dataset("scenes", "test")
     for each in {precision, "fp32"}:
         output = folder / (backend if each == precision else f"{backend}-{each}")
-        build(BuildOptions(precision=each, backend=backend, batch=1, output=output))
+        build(BuildOptions(weights="mcar-mobilenetv2-scenes", precision=each, backend=backend, batch=1, output=output))
     with Engine.load(folder / backend) as engine:
         spec = engine.bundle.image
     images = np.stack([preprocess(scenes[index].image, spec) for index in range(count)])

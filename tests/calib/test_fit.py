@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from calib.calibration import Calibration
-from calib.fit import Fitted, fit, images_for
+from calib.calibration import Calibration, Fitted
+from calib.fit import fit, images_for
 from calib.placement import quantize
-from calib.scales import quantise_weights, weight_scales
 from edge import lower
 from edge.backends.onnxruntime import Session
+from edge.errors import EdgeError
 from edge.graph import Graph
 
 
@@ -46,26 +48,47 @@ def test_what_comes_out_is_nearer_on_images_not_seen(
 
 
 def test_streams_share_weights_and_have_biases_of_their_own(graph: Graph, fitted: Fitted) -> None:
-    weights = {each.name: numpy_helper.to_array(each) for each in graph.parse().graph.initializer}
+    sizes = {each.name: numpy_helper.to_array(each).size for each in graph.parse().graph.initializer}
     layers = ("stem", "expand", "depthwise", "project", "last")
-    assert fitted.weights.keys() == {f"{layer}.weight" for layer in layers}
-    assert fitted.biases.keys() == {f"{stream}/{layer}" for stream in ("global", "local") for layer in layers}
-    moved = 0
-    for name, integers in fitted.weights.items():
-        nearest = quantise_weights(weights[name], weight_scales(weights[name]))
-        assert integers.shape == nearest.shape
-        moved += int((integers != nearest).sum())
-    assert moved > 0
-    assert any((fitted.biases[f"global/{layer}"] != fitted.biases[f"local/{layer}"]).any() for layer in layers)
+    assert {name: len(steps) for name, steps in fitted.steps.items()} == {f"{layer}.weight": sizes[f"{layer}.weight"] for layer in layers}
+    assert fitted.shifts.keys() == {f"{stream}/{layer}" for stream in ("global", "local") for layer in layers}
+    assert any(steps.any() for steps in fitted.steps.values())
+    assert any((fitted.shifts[f"global/{layer}"] != fitted.shifts[f"local/{layer}"]).any() for layer in layers)
+
+
+def test_a_table_brings_what_was_fitted(graph: Graph, calibration: Calibration, fitted: Fitted, tmp_path: Path) -> None:
+    whole = replace(calibration, fitted=fitted)
+    whole.save(tmp_path / "calibration.json")
+    table = Calibration.load(tmp_path / "calibration.json")
+    assert table.digest == whole.digest
+    assert table.fitted is not None
+    assert table.fitted.method == "mse"
+    assert quantize(graph, table, fitted=table.fitted).proto == quantize(graph, whole, fitted=fitted).proto
+
+
+@pytest.mark.parametrize("what", ["steps", "shifts"])
+def test_what_was_fitted_for_another_graph_is_refused(graph: Graph, calibration: Calibration, fitted: Fitted, what: str) -> None:
+    wrong = {name: value[1:] for name, value in getattr(fitted, what).items()}
+    with pytest.raises(EdgeError, match="What was fitted is not for"):
+        quantize(graph, calibration, fitted=replace(fitted, **{what: wrong}))
+
+
+def test_a_table_of_more_weights_than_a_network_has_is_refused(
+    calibration: Calibration, fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(calibration, fitted=fitted).save(tmp_path / "calibration.json")
+    monkeypatch.setattr("calib.calibration.MAX_WEIGHTS", sum(map(len, fitted.steps.values())) - 1)
+    with pytest.raises(EdgeError, match="more numbers than there may be"):
+        Calibration.load(tmp_path / "calibration.json")
 
 
 def test_the_same_images_give_the_same(graph: Graph, calibration: Calibration, seen: np.ndarray, fitted: Fitted) -> None:
     steps: list[tuple[int, int]] = []
     again = fit(graph, calibration, [seen[:12], seen[12:]], method="mse", progress=lambda *step: steps.append(step))
-    for name, value in fitted.weights.items():
-        np.testing.assert_array_equal(again.weights[name], value)
-    for name, bias in fitted.biases.items():
-        np.testing.assert_array_equal(again.biases[name], bias)
+    for name, value in fitted.steps.items():
+        np.testing.assert_array_equal(again.steps[name], value)
+    for name, shift in fitted.shifts.items():
+        np.testing.assert_array_equal(again.shifts[name], shift)
     assert steps[-1] == (10, 10)
 
 

@@ -30,7 +30,7 @@ def place(tmp_path: Path, bundle: Path) -> Path:
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "first").symlink_to(bundle)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path
 
 
@@ -40,7 +40,7 @@ def labels(bundle: Path) -> list[str]:
 
 def test_the_python_application_runs(run, repository: Path, place: Path) -> None:
     code = application(repository, "python")
-    printed = run(sys.executable, "-c", code, "engines/first", "scene.png", cwd=place)
+    printed = run(sys.executable, "-c", code, "engines/first", "photo.png", cwd=place)
     assert any(name in printed for name in labels(place / "engines" / "first"))
 
 
@@ -55,5 +55,5 @@ def test_the_cpp_application_builds_and_runs(run, repository: Path, place: Path,
         "add_executable(application main.cpp)\ntarget_link_libraries(application PRIVATE mcar_edge::mcar_edge)\n"
     )
     build = cmake(source, place / "build", f"CMAKE_PREFIX_PATH={runtime.prefix}", "CMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
-    printed = run(build / "application", "engines/first", "scene.png", cwd=place)
+    printed = run(build / "application", "engines/first", "photo.png", cwd=place)
     assert any(name in printed for name in labels(place / "engines" / "first"))

@@ -17,7 +17,7 @@ def outputs(boxes: np.ndarray = BOXES, classes: np.ndarray = CLASSES) -> dict[st
 
 def test_an_engine_that_looks_where_the_reference_looked_does_not_drift() -> None:
     found = drift(outputs(), outputs())
-    assert found == Drift(class_agreement=1.0, mean_iou=1.0, iou_above=1.0, images_changed=0.0)
+    assert found == Drift(1.0, 1.0, iou_above=1.0, images_changed=0.0, class_agreement_interval=(1.0, 1.0), mean_iou_interval=(1.0, 1.0))
 
 
 def test_another_order_of_the_same_regions_is_no_drift() -> None:
@@ -37,6 +37,23 @@ def test_boxes_are_matched_by_class() -> None:
     assert found.mean_iou == pytest.approx(2.5 / 3)
     assert found.iou_above == pytest.approx(2 / 3)
     assert found.images_changed == 0.5  # image 1 saw the same crops
+
+
+def test_intervals_are_of_the_images_drawn_again() -> None:
+    boxes, classes = np.repeat(BOXES, 50, 0), np.repeat(CLASSES, 50, 0)
+    changed, moved = classes.copy(), boxes.copy()
+    changed[::5, 0] = 9  # in every fifth of 100 images one of two classes
+    moved[1::2, 1, 2] = moved[1::2, 1, 0] + (moved[1::2, 1, 2] - moved[1::2, 1, 0]) / 2  # in every second one a box of half the width
+    found = drift(outputs(moved, changed), outputs(boxes, classes))
+    assert found is not None
+    assert found.class_agreement_interval is not None
+    assert found.mean_iou_interval is not None
+    # a mean of 100 independent images: 1.96 standard errors
+    spread = 1.96 * 0.5 * np.sqrt(0.2 * 0.8 / 100)
+    assert found.class_agreement_interval == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.01)
+    low, high = found.mean_iou_interval
+    assert low < found.mean_iou < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.125 / 10, abs=0.01)  # images of 0.75 and of 1
 
 
 def test_without_a_shared_class_there_is_no_iou() -> None:
