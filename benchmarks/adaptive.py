@@ -181,7 +181,7 @@ def sets(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
         full, scores, mean = _judged(bundle, outputs, bundle.stages.effort)
         drops.append(_map(full, dataset.labels) - _map(scores, dataset.labels))
         looks.append(mean)
-        command.say(f"set {seed}: drop {drops[-1]:+.3f} at {mean:.2f} looks")
+        command.say(f"set {seed}: Δ mAP {0 - drops[-1]:+.3f} at {mean:.2f} regions per image")
     return {"drops": drops, "mean": float(np.mean(drops)), "above": sum(drop > 0.1 for drop in drops), "mean_looks": float(np.mean(looks))}
 
 

@@ -111,9 +111,9 @@ def main(args: argparse.Namespace) -> int:
     with Engine.load(args.bundle) as engine, command.progress("outputs") as progress:
         outputs = collect(engine.infer_each, batches(dataset, engine.bundle.image, 8), len(dataset), progress=progress).outputs
     result = compare(outputs, labels)
-    command.say(f"mAP drop (looks) against looking at everything, {len(labels)} images")
+    command.say(f"Δ mAP (regions per image) against all regions, {len(labels)} images")
     for name, found in result.items():
-        command.say(f"{name:10}" + "".join(f"  {drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
+        command.say(f"{name:10}" + "".join(f"  {0 - drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
     if args.plot is not None:
         write_atomically(args.plot, drawing(outputs, labels, result))
     command.write_json(args.json, {name: {str(effort): one for effort, one in found.items()} for name, found in result.items()})

@@ -16,8 +16,8 @@ from edge.spec import PRECISIONS
 
 Interval = tuple[float, float]
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
-REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
-COLUMNS = ("row", "backend", "p50 ms", "p99 ms", "× eager", "faster", "× floor", "× own floor", "mAP", "drop")
+REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every Δ mAP is against
+COLUMNS = ("row", "backend", "p50 ms", "p99 ms", "× eager", "faster", "× floor", "× own floor", "mAP", "Δ mAP")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def terminal(table: Peers) -> str:
             text.number(row.ratio_to_floor, 3),
             text.number(row.ratio_to_own_floor, 3),
             text.number(row.map, 2),
-            text.signed(row.map_drop),
+            text.change(row.map_drop),
         ]
         for row in table.rows
         if not row.reason

@@ -72,7 +72,7 @@ class FittedEffort:
     def __str__(self) -> str:
         low, high = self.interval
         return (
-            f"{self.effort:g}: {self.looks:.2f} regions an image, mAP drop {self.drop:+.2f} [{low:+.2f}, {high:+.2f}] points, "
+            f"{self.effort:g}: {self.looks:.2f} regions per image, Δ mAP {0 - self.drop:+.2f} [{0 - high:+.2f}, {0 - low:+.2f}], "
             f"cross-fitted on {self.images} images"
         )
 

@@ -159,7 +159,7 @@ def _shipped(bundle: Bundle, stages: StagesSpec, table: Facts, options: BuildOpt
     made = table["int8" if bundle.target.precision == "int8" else "float"]
     effort = made["effort"] if options.effort in (None, AUTO) else float(options.effort)
     low, high = made["judged"]["interval"]
-    judged = f"{made['judged']['looks']:.2f} regions an image, mAP drop {made['judged']['drop']:+.2f} [{low:+.2f}, {high:+.2f}] points"
+    judged = f"{made['judged']['looks']:.2f} regions per image, Δ mAP {0 - made['judged']['drop']:+.2f} [{0 - high:+.2f}, {0 - low:+.2f}]"
     events.say("effort", f"{effort:g}, from the table of the weights ({made['effort']:g}: {judged})")
     rule = from_plain(RuleSpec, made["rule"])
     return _keys(bundle, stages, rule, effort, tuple(made["thresholds"]), tuple(made["full_thresholds"]), made["judged"])

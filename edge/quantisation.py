@@ -231,7 +231,7 @@ def _judged(
         facts["sensitivity"] = gated.plain()
         drop, count = gated.judgement.map_drop, len(validation)
         returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
-        events.say("gate", f"mAP drop {drop:.2f} of {options.max_map_drop:g} points on {count} validation images{returned}")
+        events.say("gate", f"Δ mAP {0 - drop:+.2f}, limit {0 - options.max_map_drop:+g}, on {count} validation images{returned}")
     fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
     facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
     events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import site
 import subprocess
 import sys
 from functools import partial
@@ -153,3 +155,59 @@ def small_bundle(tmp_path_factory):
         return built[backend, precision]
 
     return make
+
+
+# The distribution, built once a session.
+
+BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
+NOT_PACKED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "engines", "out", "runs")
+
+
+@pytest.fixture(scope="session")
+def build_backend():
+    """A function (sdist or wheel, sources, folder) → the file, built by the backend as pip does."""
+    pytest.importorskip("setuptools.build_meta")
+
+    def build(kind: str, source: Path, target: Path) -> Path:
+        target.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, "-c", BUILD, kind, str(target)], cwd=source, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return target / done.stdout.splitlines()[-1]  # the output ends with the file's name
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """What a clean checkout would hold: files git tracks or would, where there is git."""
+    target = tmp_path_factory.mktemp("packaging") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    if listed.returncode:
+        return Path(shutil.copytree(REPOSITORY, target, ignore=NOT_PACKED))
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, build_backend) -> Path:
+    return build_backend("wheel", checkout, checkout.parent / "wheel")
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory) -> Path:
+    """The Python of a fresh environment where pip has installed the wheel; what it needs is found where this session finds it."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    done = subprocess.run([*pip, "--no-deps", str(wheel)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Plain paths: what an editable install of this repository put beside them is not read.
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "session.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    return python

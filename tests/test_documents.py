@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
@@ -83,7 +87,7 @@ def test_every_page_says_first_whom_it_is_for_and_what_they_can_do_then(reposito
     silent = []
     for path in pages(repository):
         title, first, *_ = path.read_text(encoding="utf-8").split("\n\n")
-        if not (title.startswith("# ") and re.match(r"For [^.]+\. After reading this page you (can|know) ", " ".join(first.split()))):
+        if not (title.startswith("# ") and re.match(r"For .+?\. After reading this page you (can|know) ", " ".join(first.split()))):
             silent.append(path.name)
     assert not silent
 
@@ -94,6 +98,32 @@ def test_every_page_is_in_the_table_of_contents(repository: Path) -> None:
     assert not [path.name for path in pages(repository) if path.resolve() not in named]
 
 
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands of fenced blocks that run a module of ours, as (module, arguments)."""
+    for block in CODE.findall(text):
+        for line in re.sub(r"\\\n *", "", block).splitlines():
+            found = re.search(r"python -m ((?:edge|benchmarks)\.\w+)(.*)", line)
+            if found:
+                yield found[1], shlex.split(found[2].split("&&")[0].replace(" … ", " "), comments=True)
+
+
+def test_every_command_of_the_documents_parses(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused, seen = [], 0
+    for path in documents(repository):
+        for module, words in commands(path.read_text(encoding="utf-8")):
+            if module.startswith("benchmarks"):
+                assert (repository / f"{module.replace('.', '/')}.py").is_file(), f"{path.name}: {module}"
+                continue
+            seen += 1
+            try:
+                import_module(module).arguments().parse_args(words)
+            except SystemExit as stop:
+                if stop.code:  # 0: --help, --version
+                    refused.append(f"{path.name}: {module} {shlex.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
+    assert seen > 40, "the walk lost the commands"
+    assert not refused
+
+
 def test_every_flag_the_documents_use_exists(repository: Path) -> None:
     unknown = []
     for path in documents(repository):
@@ -102,6 +132,46 @@ def test_every_flag_the_documents_use_exists(repository: Path) -> None:
             used = re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0])
             unknown += [f"{path.name}: edge.{command} {flag}" for flag in used if flag not in known]
     assert not unknown
+
+
+def test_python_in_the_documents_compiles_and_imports_what_exists(repository: Path) -> None:
+    missing = []
+    for path in documents(repository):
+        for code in re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(code, str(path))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("edge", "export", "calib"):
+                    names = [alias.name for alias in node.names]
+                    missing += [f"{path.name}: {name}" for name in names if not hasattr(import_module(str(node.module)), name)]
+    assert not missing
+
+
+# What CONTRIBUTING.md promises about formatting and the reference.
+
+
+def test_pre_commit_runs_what_make_format_runs(repository: Path) -> None:
+    hooks = (repository / ".pre-commit-config.yaml").read_text()
+    target = re.search(r"^format:.*\n((?:\t.*\n)+)", (repository / "Makefile").read_text(), re.MULTILINE)
+    assert target
+    entries = re.findall(r"entry: (.*)", hooks)
+    assert entries == [*(found + flag for found, flag in re.findall(r"-m (ruff \w+)( --fix)? \.", target[1])), "clang-format -i"]
+    setup = (repository / "setup.py").read_text()
+    for pin in set(re.findall(r'additional_dependencies: \["(.*?)"\]', hooks)):
+        assert f'"{pin}"' in setup
+
+
+def test_the_reference_is_written_and_its_links_resolve(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    done = subprocess.run([sys.executable, "docs/reference.py", str(tmp_path)], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert tmp_path / "edge" / "engine.html" in pages
+    broken = []
+    for page in pages:
+        for link in re.findall(r'href="([^"#:]+\.html)', page.read_text(encoding="utf-8")):
+            if not (page.parent / link).is_file():
+                broken.append(f"{page.name}: {link}")
+    assert not broken
 
 
 # docs/bundle.md against the code that writes and reads manifests.
@@ -140,7 +210,8 @@ def test_every_key_of_a_built_bundle_is_documented(backend: str, documented: set
     from edge.bundle import Bundle
 
     manifest = Bundle.read(small_bundle(backend)).manifest
-    assert {*manifest, *(f"engine.{name}" for name in manifest["engine"])} <= documented
+    keys = {*manifest, *(f"engine.{name}" for name in manifest["engine"])} - {"engine", *specs()}  # these have tables of their own
+    assert keys <= documented
 
 
 def test_what_a_rebuild_keeps_and_what_int8_adds_is_documented(documented: set[str]) -> None:

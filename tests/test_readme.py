@@ -6,13 +6,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 TIMEOUT = 900  # seconds for one command; the slowest measures
+HOME = "import edge, sys; sys.exit(0 if edge.__file__.startswith(sys.prefix) else edge.__file__)"  # the wheel's own
 BLOCK = re.compile(r"(?P<mark><!-- tested -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -56,22 +56,22 @@ def test_every_folder_is_in_the_map(readme: str, repository: Path) -> None:
     assert packages | {"edge", "export", "calib", "kernels", "benchmarks"} <= named
 
 
-def test_the_marked_blocks_run_one_after_the_other(readme: str, repository: Path, tmp_path: Path) -> None:
-    """In an empty folder that sees the repository's examples, with this interpreter."""
+def test_the_marked_blocks_run_one_after_the_other(readme: str, repository: Path, installed: Path, tmp_path: Path) -> None:
+    """In an empty folder that sees the repository's examples, by the wheel in an environment of its own."""
     marked = [block for block in blocks(readme) if block.tested]
     assert {block.language for block in marked} == {"sh", "python"}
     (tmp_path / "examples").symlink_to(repository / "examples")
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for block in marked:
         lines = (
             [shlex.split(line, comments=True) for line in block.body.splitlines()]
             if block.language == "sh"
             else [["python", "-c", block.body]]
         )
-        for words in filter(None, lines):
+        for words in [["python", "-c", HOME], *filter(None, lines)]:
             assert words[0] == "python", f"a tested block runs python only, got {words}"
             done = subprocess.run(
-                [sys.executable, *words[1:]],
+                [installed, *words[1:]],
                 cwd=tmp_path,
                 env=environment,
                 capture_output=True,
