@@ -26,7 +26,7 @@ from edge.reading import read_whole
 SCHEMA = 1
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 1 << 28  # of a network
-REMAKE = "Calibrate again: leave `calibration` out and give `dataset`"
+REMAKE = "Calibrate again: leave `calibration` out and pass `dataset`"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Calibration:
         if not self.belongs_to(graph):
             raise EdgeError(
                 "calib",
-                f"The calibration table is of graph {self.graph[:12]}…, not of this one, {fingerprint(graph)[:12]}…",
+                f"The calibration table belongs to graph {self.graph[:12]}…, not to this one, {fingerprint(graph)[:12]}…",
                 f"{REMAKE}, or use the weights, size and options it was made with",
             )
 

@@ -99,7 +99,7 @@ def fit_effort(
     """
     count = len(labels)
     if count < FOLDS:
-        raise EdgeError("calib", f"An effort cannot be judged on {count} images", f"Give {FEWEST} or more labelled validation images")
+        raise EdgeError("calib", f"{count} images are too few to choose an effort", f"Use {FEWEST} or more labelled validation images")
     everything = np.ones(outputs["region_classes"].shape, bool)
     full = fused(outputs, everything)
     best = _map(full, labels)

@@ -87,7 +87,7 @@ def observe(
             if not (np.isfinite(mean).all() and np.isfinite(low) and np.isfinite(high)):
                 raise EdgeError(
                     "calib",
-                    f"There is NaN or infinity in {value}, on {', '.join(map(str, names))}",
+                    f"{value} contains NaN or infinity, for {', '.join(map(str, names))}",
                     "Check the weights, and how the images are normalised",
                 )
             histograms[value].add(found[f"{value}/observed_sample"], float(low), float(high))
@@ -153,4 +153,4 @@ def _refuse_constant(names: Sequence[str], batch: np.ndarray) -> None:
     flat = batch.reshape(*batch.shape[:2], -1)
     for name, constant in zip(names, (flat.min(2) == flat.max(2)).all(1), strict=True):
         if constant:
-            raise EdgeError("calib", f"The calibration image {name} is of one colour all over", "Take it out of the data set")
+            raise EdgeError("calib", f"The calibration image {name} has only one colour", "Remove it from the data set")

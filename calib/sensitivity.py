@@ -165,7 +165,7 @@ def hold_gate(
             drop = before.map_drop
             raise GateError(
                 "calib",
-                f"INT8 costs {drop:.2f} points of mAP, and {nearest:.2f} with the best layers in float; the limit is {max_map_drop:g}",
+                f"INT8 loses {drop:.2f} points of mAP, and {nearest:.2f} with the most sensitive layers in float; the limit is {max_map_drop:g}",
                 "Raise `max_map_drop`, change `calib_method`, or set `precision` to fp16",
             )
         low, count = count, min(2 * count, len(order))

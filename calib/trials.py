@@ -94,7 +94,7 @@ def scratch() -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix="mcar-edge-")
     except OSError as error:
         raise EdgeError(
-            "calib", f"No temporary folder can be made: {error.strerror or error}", "Set TMPDIR to a writable folder"
+            "calib", f"Cannot create a temporary folder: {error.strerror or error}", "Set TMPDIR to a writable folder"
         ) from error
     with made as folder, refusing_full_disk(Path(folder)):
         yield Path(folder)

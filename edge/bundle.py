@@ -104,7 +104,7 @@ class Bundle:
     def read_file(self, name: str) -> builtins.bytes:
         """The contents of one of the bundle's files, its size and digest checked."""
         if name not in self.manifest["files"]:
-            raise EdgeError("load", f"{self.path} lists no file {name}", REBUILD)
+            raise EdgeError("load", f"The manifest of {self.path} does not list {name}", REBUILD)
         return read_verified(self.path, name, self.manifest["files"][name])
 
     @property
@@ -163,7 +163,7 @@ def _check_values(path: Path, manifest: Facts) -> None:
     """Types and ranges of what a manifest from outside says, before anything is made from it."""
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
-        raise _undescribed(path, "one of them is missing or of another type")
+        raise _undescribed(path, "one of these keys is missing or has the wrong type")
     stages, engine = manifest.get("stages"), manifest.get("engine")
     range_ = engine.get("reduced_range") if isinstance(engine, dict) else None
     second = stages if isinstance(stages, dict) else {"sizes": [1]}
@@ -196,9 +196,9 @@ def _check_values(path: Path, manifest: Facts) -> None:
     }
     wrong = [name for name, holds in checks.items() if not holds] + _misfits_of_engine(manifest.get("engine", {}), target.get("backend"))
     if wrong:
-        raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
+        raise _undescribed(path, f"wrong type or out of range: {', '.join(wrong)}")
     if labels is not None and len(set(labels)) != len(labels):
-        raise EdgeError("load", f"The manifest of {path} has a class name twice", REBUILD)
+        raise EdgeError("load", f"The manifest of {path} contains a class name twice", REBUILD)
 
 
 def _misfits_of_engine(engine: Any, backend: Any) -> list[str]:

@@ -53,9 +53,9 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
         _print("interrupted", sys.stderr)
         return 130
     except (OSError, MemoryError) as error:  # what a machine does to any code; all that has one name is told by its own line
-        why, where = (error.strerror or str(error), error.filename) if isinstance(error, OSError) else ("no memory is left", None)
-        problem = f"The system refused: {why}" + (f" ({where})" if where else "")
-        tell(EdgeError("system", problem, "Make room, or try another place or a smaller `batch`"), arguments)
+        why, where = (error.strerror or str(error), error.filename) if isinstance(error, OSError) else ("out of memory", None)
+        problem = f"The operating system reported: {why}" + (f" ({where})" if where else "")
+        tell(EdgeError("system", problem, "Free some memory or disk space, or use another folder or a smaller `batch`"), arguments)
         return 1
     for lost in _lost:
         tell(lost, arguments)
@@ -157,4 +157,4 @@ def _print(text: str, stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             name = "standard output" if stream is sys.stdout else "standard error"
-            _lost.append(EdgeError("write", f"Cannot write {name}: {error.strerror}", "Make room for it, or send it elsewhere"))
+            _lost.append(EdgeError("write", f"Cannot write {name}: {error.strerror}", "Free some space, or write it elsewhere"))

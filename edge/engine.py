@@ -158,18 +158,18 @@ class Engine:
             return Spend(chosen)
         now = time.perf_counter()
         if self.bundle.stages is None:
-            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}, but this engine has no second stage to save", "Leave it out")
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}, but this engine has no second stage", "Leave it out")
         if not fits(budget_ms, 0, math.inf, (int, float)) or not 0 < budget_ms < math.inf:
-            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}", "Give milliseconds, more than 0")
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}", "Use a positive number of milliseconds")
         return Spend(chosen, now + budget_ms / 1e3)
 
     def _checked_effort(self, effort: float | None, stage: str) -> float:
         if effort is None:
             return self.bundle.stages.effort if self.bundle.stages else 1.0
         if not fits(effort, 0, 1, (int, float)):
-            raise EdgeError(stage, f"`effort` is {effort!r}", "Give 0 (look at nothing) to 1 (look at every region)")
+            raise EdgeError(stage, f"`effort` is {effort!r}", "Use a value from 0 (no region) to 1 (every region)")
         if self.bundle.stages is None and effort != 1:
-            raise EdgeError(stage, f"`effort` is {effort!r}, but this engine has no second stage to save", "Leave it out, or give 1")
+            raise EdgeError(stage, f"`effort` is {effort!r}, but this engine has no second stage", "Leave it out, or set it to 1")
         return float(effort)
 
     def predict(
@@ -193,7 +193,7 @@ class Engine:
             A prediction for each image, in their order; a list of one where there is one image.
         """
         if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
-            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Give 0 to 1")
+            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Use a value from 0 to 1")
         spend = self._spend(effort, budget_ms)
         thresholds = self.thresholds(spend.effort, score_threshold)
         predictions: list[Prediction] = []
@@ -237,7 +237,7 @@ class Engine:
         classes = outputs.get("region_classes")
         if classes is not None and classes.size and not 0 <= classes.min() <= classes.max() < len(self.labels):
             got = f"{classes.min()} to {classes.max()}"
-            raise EdgeError("infer", f"The engine found regions of classes {got}; the bundle has {len(self.labels)} classes", REBUILD)
+            raise EdgeError("infer", f"The engine returned class indices {got} for regions; the bundle has {len(self.labels)} classes", REBUILD)
 
     @property
     def runners(self) -> Mapping[str, backends.Runner]:
@@ -252,7 +252,7 @@ class Engine:
         if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",
-                f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
+                f"Device arrays need an engine on a GPU, and this one runs on {self.bundle.target.backend}",
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
         return dict(stages.on_device(batch, spend))
@@ -262,7 +262,7 @@ class Engine:
         try:
             array = np.asarray(batch)
         except ValueError as error:  # rows of several lengths
-            raise EdgeError("infer", f"The batch is no array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict") from error
+            raise EdgeError("infer", f"The batch is not an array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict") from error
         if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
             raise EdgeError(
                 "infer",

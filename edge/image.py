@@ -63,7 +63,7 @@ def decode(source: Source) -> Pixels:
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
-            raise EdgeError("image", f"The array is {source.dtype} {source.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
+            raise EdgeError("image", f"The array is {source.dtype} {source.shape}; an image is uint8 RGB (H, W, 3)", "Convert it")
         return source
     if isinstance(source, Image.Image):
         with _refused("a PIL image"):
@@ -77,7 +77,7 @@ def decode(source: Source) -> Pixels:
         with _refused(f"{len(source)} bytes"):
             return _decode(_opened(io.BytesIO(source)), f"{len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
-        raise EdgeError("image", f"A photograph is no {type(source).__name__}", "Give a path, bytes, a PIL image or an array")
+        raise EdgeError("image", f"Got {type(source).__name__} instead of an image", "Pass a path, bytes, a PIL image or an array")
     name = str(os.fspath(source))
     try:
         missing = "" if stat.S_ISREG(os.stat(source).st_mode) else "it is no regular file"
@@ -100,7 +100,7 @@ def _refused(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)[:120] or type(error).__name__
-        raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it by a whole file in {one_of(_formats())}") from error
+        raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it with a complete file in {one_of(_formats())}") from error
 
 
 def _opened(file: BinaryIO) -> Image.Image:
@@ -123,7 +123,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 def _decode(image: Image.Image, name: str) -> Pixels:
     width, height = image.size
     if not width or not height:
-        raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
+        raise EdgeError("image", f"{name}: the image is empty, {width}×{height}", "Replace it")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
         raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
@@ -151,7 +151,7 @@ def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Pixels:
     """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
-        raise EdgeError("image", f"{name}: there are grey values from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
+        raise EdgeError("image", f"{name}: its grey values range from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
     return np.rint(values * (255 / full)).astype(np.uint8)
 
 

@@ -56,7 +56,7 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
     try:
         read_manifest(path)
     except EdgeError as error:
-        raise EdgeError("build", f"{path} is not a bundle of ours, and only those are replaced", "Choose another `output`") from error
+        raise EdgeError("build", f"{path} is not a bundle made by edge.build, so it is not replaced", "Choose another `output`") from error
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -81,9 +81,9 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(MAX_MANIFEST_BYTES) if size <= MAX_MANIFEST_BYTES else b""
         except OSError as error:
-            raise EdgeError("load", f"{place.path} is no bundle: {NAME} cannot be read ({_reason(error)})", _BUILD) from error
+            raise EdgeError("load", f"{place.path} is not a bundle: {NAME} cannot be read ({_reason(error)})", _BUILD) from error
     if size > MAX_MANIFEST_BYTES:
-        raise EdgeError("load", f"{path} has {size} bytes; a manifest must be small, at most {MAX_MANIFEST_BYTES}", REBUILD)
+        raise EdgeError("load", f"{path} has {size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}", REBUILD)
     try:
         content: dict[str, Any] = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -94,7 +94,7 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
         raise EdgeError("load", f"{path} has schema {str(schema)[:80]!r}; this version reads schemas {readable}", REBUILD)
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise EdgeError("load", f"{path} does not list plain file names with their digests and sizes", REBUILD)
+        raise EdgeError("load", f"{path} does not list its files by plain names with digests and sizes", REBUILD)
     return content
 
 

@@ -123,7 +123,7 @@ class BuildOptions:
         effort = self.effort
         self._check("effort", effort in (None, AUTO) or (_is_number(effort) and 0 <= effort <= 1), f"{AUTO} or 0 to 1")  # type: ignore[operator]
         if self.tensorrt is not None and self.backend not in (AUTO, "tensorrt"):
-            raise EdgeError("build", f"`tensorrt` would change nothing for `backend` {self.backend}", "Leave one of them out")
+            raise EdgeError("build", f"`tensorrt` has no effect with `backend` {self.backend}", "Leave one of them out")
         self._refuse_unread()
 
     @property
@@ -149,7 +149,7 @@ class BuildOptions:
         elif self.calibration is not None:
             refuse_unread(self.given & {"calib_images"}, "where `calibration` gives a table", "leave `calibration` out")
         if self.effort not in (None, AUTO):
-            refuse_unread(self.given & {"max_effort_drop"}, f"at `effort` {self.effort:g}", "give `effort` auto")
+            refuse_unread(self.given & {"max_effort_drop"}, f"at `effort` {self.effort:g}", "set `effort` to auto")
 
 
 def deciding(dataset: str | None) -> str | None:
@@ -161,13 +161,13 @@ def refuse_unread(names: Collection[str], why: str, fix: str) -> None:
     """Refuse fields that nobody would read, if there are any."""
     if names:
         listed = ", ".join(f"`{name}`" for name in sorted(names))
-        raise EdgeError("build", f"{listed} would change nothing {why}", f"Leave it out, or {fix}")
+        raise EdgeError("build", f"{listed} would have no effect {why}", f"Leave it out, or {fix}")
 
 
 def check_size(size: int) -> None:
     """Refuse an image size that no bundle may have."""
     if size > MAX_SIZE:
-        raise EdgeError("build", f"An image size of {size} pixels is too large", f"Give `size` {MAX_SIZE} or less")
+        raise EdgeError("build", f"`size` is {size}, which is too large", f"Set `size` to {MAX_SIZE} or less")
 
 
 def _is_whole(value: object) -> bool:

@@ -19,8 +19,8 @@ def check_host_packages() -> None:
         if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
             raise EdgeError(
                 "build",
-                f"Python finds another package named {name!r}, {place}, before the one that comes with edge, {home / name}",
-                "Rename that one, or take its folder off PYTHONPATH and do not start there",
+                f"Python finds another package named {name!r}, {place}, before the one installed with edge, {home / name}",
+                "Rename it, or remove its folder from PYTHONPATH and start elsewhere",
             )
     try:
         for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
@@ -37,6 +37,6 @@ def check_host_packages() -> None:
 def _missing(why: str) -> EdgeError:
     return EdgeError(
         "build",
-        f"Building from weights needs torch, torchvision, onnx, onnxscript and onnxruntime: {why}",
+        f"To build from weights, torch, torchvision, onnx, onnxscript and onnxruntime are needed: {why}",
         'pip install "mcar-edge[build]", or on a device: python -m edge.build --from BUNDLE',
     )

@@ -111,7 +111,7 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
     keep = f"in a rebuild, which reads {one_of(f'`{name}`' for name in READ_BY_REBUILD)}"
     refuse_unread(options.given - set(READ_BY_REBUILD), keep, "build from the weights")
     if options.effort is None:
-        refuse_unread(options.given & {"dataset", "max_effort_drop"}, "in a rebuild without `effort`", "give `effort` auto")
+        refuse_unread(options.given & {"dataset", "max_effort_drop"}, "in a rebuild without `effort`", "set `effort` to auto")
     old = source if isinstance(source, Bundle) else Bundle.read(source)
     old.verify()
     origin = adaptive.Origin.of_bundle(old)
@@ -164,11 +164,11 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
         raise EdgeError(
             "build",
             f"{backend} has no 16-bit float on {support.device or 'this machine'}",
-            "Give `precision` fp32 or int8, or another `backend`",
+            "Set `precision` to fp32 or int8, or use another `backend`",
         )
     if precision == "int8" and support.no_int8:
         raise EdgeError(
-            "build", f"{backend} makes no int8 engine here: {support.no_int8}", "Give `backend` onnxruntime, or `precision` fp32 or fp16"
+            "build", f"{backend} cannot make int8 engines here: {support.no_int8}", "Set `backend` to onnxruntime, or `precision` to fp32 or fp16"
         )
     reduced_range = support.reduced_range if precision == "int8" else None
     return TargetSpec(backend, precision, powers_of_two(batch), float16, reduced_range)
@@ -183,7 +183,7 @@ def _engine_builder(backend: str, options: BuildOptions) -> BuildEngine:
     if not options.compute_capability:
         return build_engine
     if not backends.backend(backend).for_other_gpus:
-        raise EdgeError("build", f"{backend} takes no `compute_capability`", "Leave it out, or give `backend` tensorrt-rtx")
+        raise EdgeError("build", f"`compute_capability` has no effect with `backend` {backend}", "Leave it out, or set `backend` to tensorrt-rtx")
     return partial(build_engine, compute_capabilities=options.compute_capability)
 
 
@@ -253,7 +253,7 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str, image: ImageSp
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise EdgeError("build", f"The bundle's graph.onnx is not as edge.build wrote it: {why}", "Build again from the weights") from error
+        raise EdgeError("build", f"The bundle's graph.onnx is not one that edge.build wrote: {why}", "Build again from the weights") from error
 
 
 # What the manifest says, and the last check.
@@ -299,7 +299,7 @@ def _loads(folder: Path, events: Events) -> Facts:
         why = _elsewhere(Bundle.read(folder))
         if not why:
             raise
-        events.warn(f"the engine was not tried: {why}. Where it shall run: python -m edge.doctor BUNDLE")
+        events.warn(f"the engine was not tried: {why}. On its machine run: python -m edge.doctor BUNDLE")
         return {}
     with engine:
         image = engine.bundle.image

@@ -34,8 +34,8 @@ class Process:
         if self._loaded_in not in (None, os.getpid()):
             raise EdgeError(
                 stage,
-                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
-                'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
+                f"Engines work only in the process that loaded them, {self._loaded_in}; this is {os.getpid()}, forked after loading",
+                'Load engines in each child after forking, or start processes with multiprocessing.get_context("spawn")',
             )
 
     def abandon(self) -> None:

@@ -93,9 +93,9 @@ def check_gate(source: Source, options: BuildOptions) -> None:
     if options.max_map_drop is None:
         return
     if not source.trained:
-        raise EdgeError("build", "Random weights have no mAP that could drop", "Leave `max_map_drop` out, or give trained `weights`")
+        raise EdgeError("build", "`max_map_drop` measures mAP, which means nothing for random weights", "Leave it out, or use trained `weights`")
     if not source.named:
-        raise EdgeError("build", "`max_map_drop` needs the names of the classes, which the weights do not have", "Give `labels` FILE")
+        raise EdgeError("build", "`max_map_drop` needs class names, which the weights do not have", "Pass `labels` FILE")
     if _training_data(source, options) is None:
         raise _unjudged("there is no data set")
 
@@ -106,8 +106,8 @@ def _training_data(source: Source, options: BuildOptions) -> str | None:
 
 
 def _unjudged(why: str) -> EdgeError:
-    fix = "Give `dataset` scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
-    return EdgeError("build", f"`max_map_drop` needs labelled images to judge by, and {why}", fix)
+    fix = "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
+    return EdgeError("build", f"`max_map_drop` needs labelled images, and {why}", fix)
 
 
 def _validation(dataset: str | None, source: Source, options: BuildOptions) -> Dataset | None:
@@ -157,8 +157,8 @@ def _calibrated(
         why = "; the shipped table is of another graph" if path else ""
         raise EdgeError(
             "build",
-            f"INT8 needs images to calibrate on, or a table made from them{why}",
-            "Give `dataset` SPEC (images:DIR will do) or `calibration` FILE",
+            f"INT8 needs calibration images, or a table made from some{why}",
+            "Pass `dataset` SPEC (images:DIR is enough) or `calibration` FILE",
         )
     images = CALIBRATION_IMAGES if options.calib_images is None else options.calib_images
     train = open_dataset(dataset, "train", seed=options.seed)
@@ -173,7 +173,7 @@ def _calibrated(
         calibration = calibrate(start, train, images=images, seed=options.seed, progress=report)
     missing = calibration.missing_classes()
     if missing:
-        events.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+        events.warn(f"no calibration image contains {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
     return start, replace(calibration, peaks=found), train, facts
 
 
@@ -186,7 +186,7 @@ def _repairs(options: BuildOptions, calibration: Calibration, train: Dataset | N
         dropped = [name for name in REPAIRS if name in repairs and not brought.get(name, True)]
         repairs -= set(dropped)
         if dropped:
-            events.say("repair", f"without {' and '.join(dropped)}: that takes images, and the calibration table does not bring it")
+            events.say("repair", f"without {' and '.join(dropped)}: it needs images, and the calibration table does not contain it")
     return repairs
 
 
@@ -213,7 +213,7 @@ def _judged(
     validation, facts = trials.dataset, {}
     assert validation.labels is not None
     if trials.stand_in:
-        events.warn(f"{target.backend} does not run here: {trials.target.backend} stands in where validation images decide")
+        events.warn(f"{target.backend} does not run here, so {trials.target.backend} is used on the validation images")
     if options.max_map_drop is None:
         result = quantised(())
     else:
@@ -234,7 +234,7 @@ def _judged(
         events.say("gate", f"Δ mAP {0 - drop:+.2f}, limit {0 - options.max_map_drop:+g}, on {count} validation images{returned}")
     fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
     facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
-    events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
+    events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} on the images of the fit")
     return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), facts
 
 

@@ -35,10 +35,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise EdgeError("spec", "The model has no classes: there are no labels", "Give `labels`")
+            raise EdgeError("spec", "The model has no classes: there are no labels", "Pass `labels`")
         if len(set(self.labels)) != len(self.labels):
             twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
-            raise EdgeError("spec", f"Class names must be unique, but {', '.join(twice)} is there more than once", "Rename it")
+            raise EdgeError("spec", f"Class names must be unique, but {', '.join(twice)} occurs more than once", "Rename it")
         if self.thresholds and len(self.thresholds) != len(self.labels):
             problem = f"There are {len(self.thresholds)} thresholds for {len(self.labels)} classes"
             raise EdgeError("spec", problem, "Rebuild the bundle")
@@ -60,7 +60,7 @@ class ImageSpec:
             low = max(32, self.size // 32 * 32)
             raise EdgeError("spec", f"The image size {self.size} is not a multiple of 32", f"Change `size`, to {low} or {low + 32}")
         if self.input not in INPUTS:
-            raise EdgeError("spec", f"There is no input {self.input!r}", f"Change `input` to {one_of(INPUTS)}")
+            raise EdgeError("spec", f"`input` is {self.input!r}", f"Change `input` to {one_of(INPUTS)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,9 +95,9 @@ class TargetSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise EdgeError("spec", f"There is no precision {self.precision!r}", f"Change `precision` to {one_of(PRECISIONS)}")
+            raise EdgeError("spec", f"`precision` is {self.precision!r}", f"Change `precision` to {one_of(PRECISIONS)}")
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
-            raise EdgeError("spec", f"The batch sizes {self.batches} are not ascending from 1 on, as (1, 8) are", "Change `batch`")
+            raise EdgeError("spec", f"The batch sizes {self.batches} are not positive and ascending, as (1, 8) are", "Change `batch`")
 
     @property
     def max_batch(self) -> int:
@@ -122,7 +122,7 @@ class RuleSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in RULES:
-            raise EdgeError("spec", f"There is no rule {self.kind!r} for the second pass, but {one_of(RULES)}", "Rebuild the bundle")
+            raise EdgeError("spec", f"The rule for the second pass is {self.kind!r}, not {one_of(RULES)}", "Rebuild the bundle")
         low, high = self.low, self.high
         right = self.kind == "rank" or (
             2 <= len(low) == len(high) <= MAX_STEPS
@@ -131,7 +131,7 @@ class RuleSpec:
             and 0 <= low[-1] <= low[0] <= high[0] <= high[-1] <= 1
         )
         if not right or (self.kind == "rank" and (low or high)):
-            problem = "The rule for the second pass is damaged: its intervals of scores do not widen within 0 to 1"
+            problem = "The rule for the second pass is damaged: its score intervals do not widen from step to step within 0 to 1"
             raise EdgeError("spec", problem, "Rebuild the bundle")
 
 
@@ -155,10 +155,10 @@ class StagesSpec:
     def __post_init__(self) -> None:
         if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
             raise EdgeError(
-                "spec", f"The numbers of regions {self.sizes} are not ascending from 1 on, as (1, 2, 4) are", "Rebuild the bundle"
+                "spec", f"The numbers of regions {self.sizes} are not positive and ascending, as (1, 2, 4) are", "Rebuild the bundle"
             )
         if not 0 <= self.effort <= 1:
-            raise EdgeError("spec", f"The bundle's effort {self.effort:g} is not within 0 to 1", "Rebuild the bundle")
+            raise EdgeError("spec", f"The bundle's effort is {self.effort:g}, not 0 to 1", "Rebuild the bundle")
 
 
 def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec | RuleSpec) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _refuse_forbidden(model: onnx.ModelProto) -> None:
     if found:
         raise EdgeError(
             "export",
-            f"The traced graph has {', '.join(found)}, which some runtime refuses",
+            f"The traced graph has {', '.join(found)}, which some runtimes refuse",
             "Rewrite the model's forward without dynamic shapes",
         )
 

@@ -61,10 +61,10 @@ def check_parity(
             return parity
     raise EdgeError(
         "export",
-        f"The graph does not compute what the model does: scores are off by {parity.score_error:.2g} (at most {SCORE_TOLERANCE:g}), "
+        f"The graph and the model differ: scores are off by {parity.score_error:.2g} (at most {SCORE_TOLERANCE:g}), "
         f"{parity.boxes_within_one:.1%} of the box coordinates are within one pixel and {parity.classes_equal:.1%} of the region classes "
         f"equal (at least {BOX_SHARE:.0%})",
-        "Report it with the checkpoint's architecture and the versions of torch and onnxruntime",
+        "Report this with the checkpoint's architecture and the versions of torch and onnxruntime",
     )
 
 

@@ -230,7 +230,7 @@ def test_several_bundles_are_measured_at_a_batch_that_fits_all(bundle, narrow, m
     assert len(result["comparison"]) == 2
     monkeypatch.setattr(report, "bench_engine", lambda *_: pytest.fail("measured before it was refused"))
     assert run(bundle, narrow, "--no-accuracy", "--batch", "3") == 1
-    assert f"at most 2, the largest of {narrow}" in capsys.readouterr().err
+    assert f"{narrow} takes at most 2" in capsys.readouterr().err
 
 
 def test_a_gate_holds_for_every_bundle_by_name(bundle, small_bundle, capsys, measured):
@@ -352,7 +352,7 @@ def test_gates_pass_and_fail_against_a_baseline(bundle, tmp_path, capsys, measur
         (["--duration", "soon"], 2, "not a time"),
         (["--score-threshold", "1.5"], 1, "0 to 1"),
         (["--effort", "1.5"], 1, "0 to 1"),
-        (["--effort", "0.5", "--no-accuracy"], 1, "Drop one of both"),
+        (["--effort", "0.5", "--no-accuracy"], 1, "Leave out one of them"),
         (["--fail-on", "p98>3"], 1, "METRIC"),
         (["--fail-on", "p99>+3%"], 1, "as --baseline"),
         (["--fail-on", "map<3", "--no-accuracy"], 1, "accuracy pass"),

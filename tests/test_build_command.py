@@ -182,7 +182,7 @@ def test_a_package_of_a_stranger_under_our_name_is_one_line(name, form, capsys, 
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(path.parent if form == "{}.py" else path.parent.parent)
     line = refuse(capsys, tmp_path / "out" / "bundle", *SMALL, "--backend", "openvino")
-    assert f"another package named '{name}', {path}, before the one that comes with edge" in line
+    assert f"another package named '{name}', {path}, before the one installed with edge" in line
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxscript", "calib.trials"])

@@ -182,7 +182,7 @@ def test_an_effort_out_of_range_is_one_clear_line(bundle, effort):
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "5"])
 def test_a_budget_that_is_none_is_one_clear_line(bundle, budget):
-    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"`budget_ms` is .*Give milliseconds, more than 0"):
+    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"`budget_ms` is .*Use a positive number of milliseconds"):
         engine.infer(IMAGES, budget_ms=budget)
 
 

@@ -137,8 +137,8 @@ def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, ref
         ("mine", [], "holds pixels, and is no folder of a run"),
         ("mine", ["--resume"], "holds pixels, and is no folder of a run"),
         ("file", [], "Not a directory"),
-        ("other", [], "holds a run already"),
-        ("other", ["--resume"], "state.pt is damaged, or no state of a run"),
+        ("other", [], "already contains a training run"),
+        ("other", ["--resume"], "state.pt is damaged, or is not the state of a training run"),
         ("/proc/nope", [], "Cannot write"),
     ):
         refused(words, *small(squares, tmp_path / folder), *flags)

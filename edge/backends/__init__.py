@@ -59,7 +59,7 @@ def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, 
     regions = model.options.get("regions")
     if not isinstance(regions, int) or regions < 1:
         raise EdgeError(
-            "backend", f"The model's `regions` is {regions!r}, not the number of an image's regions", "Build again from the weights"
+            "backend", f"The model's `regions` is {regions!r}, which is not a number of regions", "Build again from the weights"
         )
     return StagesSpec(backend.closer_sizes(regions, target))
 

@@ -122,7 +122,7 @@ class Runner(ABC):
 
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
         """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked of a whole graph where ``on_gpu``."""
-        raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
+        raise EdgeError("infer", "Device arrays need an engine on a GPU", "Copy it to the host")
 
     def layers(self) -> Facts:
         """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the runtime cannot tell."""
@@ -157,7 +157,7 @@ class Backend(ABC):
     def support_of(self, version: str) -> Support:
         """What it can do on a device that has that version of its library, to lower a graph for it here."""
         raise EdgeError(
-            "build", f"Nothing can be prepared for {self.name} {version}", "Give `tensorrt` the version on the device, such as 8.6 or 10.3"
+            "build", f"Bundles cannot be prepared for {self.name} {version}", "Set `tensorrt` to the version on the device, such as 8.6 or 10.3"
         )
 
     @abstractmethod
@@ -198,7 +198,7 @@ class Backend(ABC):
         """
 
     def misfits(self, facts: Facts) -> list[str]:
-        """Names of those of its facts that are of another type or out of range: a manifest comes from outside.
+        """Names of its facts that have the wrong type or are out of range: a manifest is untrusted input.
 
         Which of them there must be, ``check_fit`` knows.
         """

@@ -144,8 +144,8 @@ def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the mode
     if unknown:
         raise EdgeError(
             "data",
-            f"{dataset.name} has classes that {owner} does not know: {_some(unknown)}",
-            f"Rename them in the labels of the data set ({owner} knows {_some(labels, 24)}), or use another model",
+            f"{dataset.name} has classes that {owner} does not have: {_some(unknown)}",
+            f"Rename them in the labels of the data set ({owner} has {_some(labels, 24)}), or use another model",
         )
     absent = [name for name in labels if name not in dataset.classes]
     if absent:

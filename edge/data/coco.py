@@ -98,4 +98,4 @@ def _index(path: Path, content: Entry, part: str, value: str) -> dict[int, str]:
 
 
 def _damaged(path: Path, problem: str) -> EdgeError:
-    return EdgeError("data", f"{path} is no file of COCO annotations: {problem}", "Restore it")
+    return EdgeError("data", f"{path} is not a COCO annotation file: {problem}", "Restore it")

@@ -74,7 +74,7 @@ def _rows(table: Path) -> list[Row]:
     except csv.Error as error:
         raise broken_line(table, reader.line_num, f"not CSV ({error})") from error
     if not rows:
-        raise EdgeError("data", f"{table} names no image", "Add a line for each image")
+        raise EdgeError("data", f"{table} lists no image", "Add a line for each image")
     return rows
 
 
@@ -94,7 +94,7 @@ def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:
     if not os.path.lexists(path):
         found = tuple(sorted({name for row in rows for name in row.labels}))
         if not found:
-            raise EdgeError("data", f"{root / 'labels.csv'} names no class", "Fill the labels column, or use images:DIR")
+            raise EdgeError("data", f"{root / 'labels.csv'} lists no class", "Fill the labels column, or use images:DIR")
         return found
     names = [line.strip() for line in read_text(path, "the class names").splitlines()]
     classes = tuple(filter(None, names))

@@ -36,7 +36,7 @@ class Mosaic(View):
     def __init__(self, base: Dataset, grid: int, length: int | None = None, seed: int = 0) -> None:
         super().__init__(base)
         if base.labels is None:
-            raise EdgeError("data", f"{base.name} has no labels to join", "Give `dataset` a mosaic of labelled images")
+            raise EdgeError("data", f"{base.name} has no labels", "Set `dataset` to a mosaic of labelled images")
         self.name, self.classes, self.grid, self.seed = f"mosaic{grid}-{base.name}", base.classes, grid, seed
         self.length = max(LEAST, len(base)) if length is None else length
         generator, needed = np.random.default_rng(seed), self.length * grid**2

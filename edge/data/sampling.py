@@ -25,11 +25,11 @@ def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> 
         kept, held_out_images = validation_split(dataset.base, fraction, seed)
         return dataset.of(kept), dataset.of(held_out_images)
     if not 0 < fraction < 1:
-        raise EdgeError("data", f"A validation part of {fraction:g} of the images is impossible", "Set `fraction` between 0 and 1")
+        raise EdgeError("data", f"`fraction` is {fraction:g}", "Set `fraction` to a value between 0 and 1")
     count = len(dataset)
     wanted = max(1, round(count * fraction))
     if wanted >= count:
-        raise EdgeError("data", f"A split of {count} images is too small to hold some out for validation", "Add images")
+        raise EdgeError("data", f"{count} images are too few to hold some out for validation", "Add images")
     order = np.random.default_rng(seed).permutation(count)
     held_out = _stratified(dataset.labels > 0, order, wanted) if dataset.labels is not None else np.isin(np.arange(count), order[:wanted])
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))

@@ -54,7 +54,7 @@ def lower(
         image: where its ``input`` is uint8, the graph takes bytes and normalises them by it.
     """
     if backend not in PASSES:
-        raise EdgeError("lower", f"There is no lowering for a backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
+        raise EdgeError("lower", f"There is no lowering for the backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     for name in PASSES[backend]:

@@ -83,7 +83,7 @@ def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.Tens
             halves = np.maximum(halves, np.float16(2**-24))  # a scale of zero is refused by TensorRT
         if np.isinf(halves).any():
             worst = float(np.abs(values).max())
-            raise EdgeError("lower", f"{tensor.name} holds {worst:g}; fp16 ends at 65504", "Change `precision` to fp32")
+            raise EdgeError("lower", f"{tensor.name} contains {worst:g}, and the largest fp16 value is 65504", "Change `precision` to fp32")
         return numpy_helper.from_array(halves)
     return numpy_helper.from_array(values.astype(ml_dtypes.bfloat16))
 

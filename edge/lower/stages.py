@@ -48,7 +48,7 @@ def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     scores = helper.make_tensor_value_info(REGION_SCORES, TensorProto.FLOAT, [REGIONS, classes])
     closer = cut(whole, [*model.graph.input, boxes, owner], [scores])
     if [node.name for node in closer.graph.node if INPUT in node.input] != [crops[0].name]:
-        raise EdgeError("lower", "The second pass reads more of the first than its boxes", "Export the model again")
+        raise EdgeError("lower", "The second pass depends on more of the first than its boxes", "Export the model again")
     return {LOOK: look, CLOSER: closer}
 
 
@@ -82,6 +82,6 @@ def _region_logits(graph: onnx.GraphProto) -> tuple[str, int]:
         node = source.get(name)
         if node is None or node.op_type != op_type:
             found = "nothing" if node is None else node.op_type
-            raise EdgeError("lower", f"The scores of the second pass end in {found} where {op_type} belongs", "Export the model again")
+            raise EdgeError("lower", f"The scores of the second pass end in {found} instead of {op_type}", "Export the model again")
         name = node.input[0]
     return name, value.type.tensor_type.shape.dim[1].dim_value

@@ -93,7 +93,7 @@ def evaluate(scores: NDArray[np.floating], labels: NDArray[np.integer], *, thres
     """
     _check(scores, labels)
     if not 0 <= threshold <= 1:
-        raise EdgeError("accuracy", f"The threshold is {threshold:g}", "Give 0 to 1")
+        raise EdgeError("accuracy", f"The threshold is {threshold:g}", "Use a value from 0 to 1")
     positive, counted = labels == 1, labels != 0
     points = 100 * average_precision(scores, labels)
     predicted = scores >= threshold
@@ -153,7 +153,7 @@ def _resampled(scores: NDArray[np.floating], labels: NDArray[np.integer], resamp
     """mAP in points of every draw: (resamples,). The draws depend on N and the seed alone."""
     _check(scores, labels)
     if resamples < 2:
-        raise EdgeError("accuracy", f"A bootstrap cannot draw {resamples} resamples", "Give 2 or more")
+        raise EdgeError("accuracy", f"`resamples` is {resamples}", "Use 2 or more")
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
     counted = np.take_along_axis(labels != 0, order, axis=0)
@@ -227,7 +227,7 @@ def _check(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
         problem = f"The scores have the shape {scores.shape} and the labels {labels.shape}"
         raise EdgeError("accuracy", problem, "Pass both as (N, C), N and C positive")
     if not np.isfinite(scores).all():
-        raise EdgeError("accuracy", "The scores are not all finite", "Check the engine")
+        raise EdgeError("accuracy", "Some scores are NaN or infinite", "Check the engine")
     if not np.isin(labels, (-1, 0, 1)).all():
-        problem = f"The labels hold {np.unique(labels)[:8].tolist()}"
+        problem = f"The labels contain {np.unique(labels)[:8].tolist()}"
         raise EdgeError("accuracy", problem, "Label with 1 for present, 0 for difficult and -1 for absent")

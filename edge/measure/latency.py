@@ -282,7 +282,7 @@ def interleave(
         progress: called with (turns done, turns to do).
     """
     if rounds < 1 or not turns:
-        raise EdgeError("bench", f"There is nothing to compare: {len(turns)} engines in {rounds} rounds", "Give 1 or more of both")
+        raise EdgeError("bench", f"Nothing to compare: {len(turns)} engines in {rounds} rounds", "Use 1 or more of both")
     calls = {}
     for name, turn in turns.items():
         warm(turn, plan)

@@ -48,7 +48,7 @@ class AAMN(Plain):
                 raise EdgeError("models", f"`{name}` is {value!r}", f"Set `{name}` to true or false")
         width = WIDTHS.get(backbone, 512) if width is None else width
         if not is_count(width):
-            raise EdgeError("models", f"`width` is {width!r}, which is no count", "Set `width` to 1 or more")
+            raise EdgeError("models", f"`width` is {width!r}, which is not a positive number", "Set `width` to 1 or more")
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise EdgeError("models", f"`momentum` is {momentum!r}", "Set `momentum` to 0 or more and less than 1, such as 0.9")
         channels = self.convclass.in_channels

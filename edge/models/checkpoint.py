@@ -96,10 +96,10 @@ def read(path: Path | str) -> Content:
     except Exception as error:  # a damaged file ends in any of a dozen types
         wants_code = re.search(r"unsupported (global|class)", str(error), re.IGNORECASE)
         if wants_code:
-            raise EdgeError("models", f"{path} asks to run code, which a checkpoint must not", "Save its state_dict alone") from error
-        raise EdgeError("models", f"{path} is damaged or no PyTorch checkpoint", "Download or save it again") from error
+            raise EdgeError("models", f"{path} contains code to run, which is not allowed", "Save only its state_dict") from error
+        raise EdgeError("models", f"{path} is damaged, or is not a PyTorch checkpoint", "Download or save it again") from error
     if not isinstance(content, Mapping) or not _tensors(content):
-        raise EdgeError("models", f"{path} holds no weights by name, but a {type(content).__name__}", "Save model.state_dict()")
+        raise EdgeError("models", f"{path} contains a {type(content).__name__} instead of named weights", "Save model.state_dict()")
     return content
 
 
@@ -120,7 +120,7 @@ def state_of(checkpoint: Content) -> dict[str, Tensor]:
         ):
             kind = "quantised" if value.is_quantized else f"{value.dtype} {value.layout} on {value.device}".replace("torch.", "")
             fix = f"Save them as {one_of(str(each).removeprefix('torch.') for each in DTYPES[:3])}"
-            raise EdgeError("models", f"The checkpoint's {name[:80]} is {kind}, which is no plain array of weights", fix)
+            raise EdgeError("models", f"The checkpoint's {name[:80]} is {kind}, which is not a plain array of weights", fix)
     return state
 
 
@@ -144,8 +144,8 @@ def describe(source: Path | str | Content, filename: str | None = None) -> Descr
         first = ", ".join(list(state)[:3])
         raise EdgeError(
             "models",
-            f"The checkpoint is of no known architecture: {len(state)} tensors such as {first}",
-            f"Give one of {one_of(name for name, _ in _SIGNS)}, or what edge.train writes",
+            f"The architecture of the checkpoint is unknown: it has {len(state)} tensors such as {first}",
+            f"Use a checkpoint of {one_of(name for name, _ in _SIGNS)}, or one written by edge.train",
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
@@ -177,14 +177,14 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
             if names
         )
         raise EdgeError(
-            "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or give the checkpoint that belongs to it"
+            "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or use a checkpoint of that model"
         )
     rounded = [name for name, value in own.items() if name in state and value.is_floating_point() != state[name].is_floating_point()]
     if rounded:
         kind = str(state[rounded[0]].dtype).removeprefix("torch.")
         raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not what the model has", "Save it again")
     if any(not bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
-        raise EdgeError("models", "The checkpoint holds weights that are not finite", "Train or save it again")
+        raise EdgeError("models", "The checkpoint contains weights that are NaN or infinite", "Train or save it again")
     model.load_state_dict({**{name: value for name, value in own.items() if name not in state}, **state})
     return model
 
@@ -243,7 +243,7 @@ def _ours(checkpoint: Content) -> Content:
 
 
 def _malformed(name: str, value: object, form: str) -> EdgeError:
-    problem = f"The checkpoint says {name} = {str(value)[:40]!r} under {OURS!r}, which is not {form}"
+    problem = f"The checkpoint's key {OURS!r} has {name} = {str(value)[:40]!r}, which is not {form}"
     return EdgeError("models", problem, "Save the checkpoint again")
 
 

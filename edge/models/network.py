@@ -130,7 +130,7 @@ class Network(nn.Module):
 def check_classes(count: object) -> None:
     """Refuse a class count that is no positive whole number."""
     if not is_count(count):
-        raise EdgeError("models", f"A network needs classes, and {count!r} is no number of them", "Name one or more in `labels`")
+        raise EdgeError("models", f"A network needs one or more classes, not {count!r}", "Name one or more in `labels`")
 
 
 def check_side(image: Tensor) -> int:

@@ -39,8 +39,8 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
         file = weights.url.rpartition("/")[2]
         raise EdgeError(
             "models",
-            f"The weights of {name} cannot be downloaded: {error}",
-            f"Set `weights` to the file {file}, fetched elsewhere",
+            f"The weights of {name} could not be downloaded: {error}",
+            f"Download {file} elsewhere and set `weights` to it",
         ) from error
     return from_torchvision(state, backbone)
 
@@ -61,7 +61,7 @@ def from_torchvision(state: Mapping[str, Tensor], backbone: str) -> dict[str, Te
     if name is None:
         return dict(state)
     if name != PUBLISHED[backbone]:
-        problem = f"The weights are of torchvision's {name}, but the backbone is {PUBLISHED[backbone]}"
+        problem = f"The weights belong to torchvision's {name}, but the backbone is {PUBLISHED[backbone]}"
         raise EdgeError("models", problem, "Change `weights` or `model`")
     # Our backbones hold torchvision's layers in torchvision's order.
     return {ours: state[theirs] for ours, theirs in zip(own, _body(name), strict=True) if theirs in state}

@@ -81,12 +81,12 @@ class RMA(Network):
         counts = {"regions": regions, "grid": grid, "width": width, "hidden": hidden, "embedding": embedding}
         for name, value in counts.items():
             if not is_count(value):
-                raise EdgeError("models", f"`{name}` is {value!r}, which is no count", f"Set `{name}` to 1 or more")
+                raise EdgeError("models", f"`{name}` is {value!r}, which is not a positive number", f"Set `{name}` to 1 or more")
         for name, chosen, known in (("score", self.score, SCORES), ("anchors", self.anchor_mode, ANCHORS)):
             if chosen not in known:
                 raise EdgeError("models", f"There is no {name} {chosen!r}", f"Change `{name}` to {one_of(known)}")
         if grid < 2:
-            raise EdgeError("models", f"A grid of {grid} sample is too small for a region", "Set `grid` to 2 or more")
+            raise EdgeError("models", f"`grid` is {grid}, which is too small", "Set `grid` to 2 or more")
         make, channels, names = BACKBONES[backbone]
         self.features, self.backbone = make(), backbone
         inputs = channels * (grid // 2) ** 2 if self.pooling == "max" else channels

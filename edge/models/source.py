@@ -111,10 +111,10 @@ def open_source(
     checkpoint = read(path)
     found = describe(checkpoint, path.name)
     if model is not None and model != found.model:
-        raise EdgeError("build", f"The weights are of {found.model}, but `model` is {model}", "Leave `model` out")
+        raise EdgeError("build", f"The weights belong to {found.model}, but `model` is {model}", "Leave `model` out")
     names = _labels(labels) if labels else found.classes
     if names is not None and len(names) != found.num_classes:
-        raise EdgeError("build", f"{len(names)} labels for weights of {found.num_classes} classes", "Name each class once in `labels`")
+        raise EdgeError("build", f"There are {len(names)} labels, but the weights have {found.num_classes} classes", "Name each class once in `labels`")
     warnings = [] if names else ["the checkpoint does not name its classes: without a file of labels they are called class_00 …"]
     described = {name: value for name, value in found.options.items() if value is not None}
     network = create(found.model, num_classes=found.num_classes, **{**described, **(options or {})})
@@ -143,7 +143,7 @@ def _default_weights(model: str | None) -> str:
         raise EdgeError("build", f"There is no architecture {model!r}", f"Change `model` to {one_of(MODELS)}")
     raise EdgeError(
         "build",
-        f"No weights {f'of {model} ' if model else ''}come with the project",
+        f"There are no shipped weights{f' of {model}' if model else ''}",
         f"Set `weights` to the path of a checkpoint, or to {RANDOM} to try the pipeline",
     )
 
@@ -185,7 +185,7 @@ def _labels(path: Path) -> list[str]:
         names = [line.strip() for line in read_whole(path, MAX_LABELS).decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise EdgeError("build", f"Cannot read {path}: {reason}", "Change `labels` to a text file with a name in each line") from error
+        raise EdgeError("build", f"Cannot read {path}: {reason}", "Set `labels` to a text file with one name per line") from error
     return names
 
 

@@ -147,7 +147,7 @@ def interpolation(cells: int, size: int) -> np.ndarray:
 def check(size: int, threshold: float) -> None:
     """Refuse sizes and thresholds outside the op's range with ``EdgeError``."""
     if size < 32 or size % 32 or size > MAX_SIZE:
-        raise EdgeError("ops", f"Boxes cannot be found at an image size of {size}", f"Set `size` to a multiple of 32 up to {MAX_SIZE}")
+        raise EdgeError("ops", f"The image size {size} is not supported for finding boxes", f"Set `size` to a multiple of 32 up to {MAX_SIZE}")
     if not 0 < threshold < 1:
         raise EdgeError("ops", f"The localisation threshold {threshold} is not inside (0, 1)", "Set `threshold` to a number such as 0.5")
 

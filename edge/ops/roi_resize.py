@@ -90,7 +90,7 @@ def reference(image: np.ndarray, boxes: np.ndarray, owner: np.ndarray | None = N
     if owner is None:
         owner = np.arange(batch).repeat(boxes.shape[1])
     elif ((owner < 0) | (owner >= batch)).any():
-        raise EdgeError("ops", f"`owner` is {owner.tolist()}, and there are {batch} images", "Number the images from 0")
+        raise EdgeError("ops", f"`owner` is {owner.tolist()}, and there are {batch} images", "Count images from 0")
     boxes = boxes.reshape(-1, 4)
     crops = np.empty((len(boxes), channels, size, size), np.float32)
     for crop, (x1, y1, x2, y2), own in zip(crops, boxes, owner, strict=True):

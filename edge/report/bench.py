@@ -59,7 +59,7 @@ def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
     labelled = all(judge.labelled(bundle) for bundle, judge in zip(bundles, judges, strict=True))
     staged = all(bundle.stages is not None for bundle in bundles)
     if options.effort is not None and not staged:
-        raise EdgeError("bench", f"`effort` is {options.effort:g}, but an engine has no second stage to save", "Leave it out")
+        raise EdgeError("bench", f"`effort` is {options.effort:g}, but this engine has no second stage", "Leave it out")
     looked = staged and all(judge.dataset is not None for judge in judges)
     gate.check_needs(conditions, accuracy=labelled, looked=looked, baseline=baseline, batch=max(sizes))
     benches = [bench_engine(bundle, sizes, judge, options, events) for bundle, judge in zip(bundles, judges, strict=True)]
@@ -129,7 +129,7 @@ def _fitting(wanted: Sequence[int], bundles: Sequence[Bundle]) -> list[int]:
     most = least.target.max_batch
     batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
     if max(batches) > most:
-        problem = f"A batch of {max(batches)} does not fit: at most {most}, the largest of {least.path}"
+        problem = f"`batch` is {max(batches)}, and {least.path} takes at most {most}"
         raise EdgeError("bench", problem, f"Lower `batch`, or build with one of {max(batches)}")
     return batches
 
@@ -142,12 +142,12 @@ def _newest() -> Path:
 
 
 def _read_baseline(path: Path) -> Result:
-    fix = "Give a file that python -m edge.bench --json wrote as `baseline`"
+    fix = "Set `baseline` to a file written by python -m edge.bench --json"
     try:
         content = json.loads(read_whole(path, MAX_BASELINE))
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)[:120]
         raise EdgeError("bench", f"Cannot read the baseline {path}: {why}", fix) from error
     if not isinstance(content, dict) or "latency_ms" not in content:
-        raise EdgeError("bench", f"The baseline {path} is not the result of a bench", fix)
+        raise EdgeError("bench", f"The baseline {path} was not written by python -m edge.bench --json", fix)
     return Result.from_plain(content)

@@ -205,7 +205,7 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
     support = backends.probe("onnxruntime")
     reference = None
     if support.reason:
-        notes.append(f"no drop and no drift: the FP32 reference runs on onnxruntime, and {support.reason}. {support.fix}")
+        notes.append(f"no Δ mAP and no drift: the FP32 reference needs onnxruntime, and {support.reason}. {support.fix}")
     else:
         key = {
             "graph": bundle.manifest["files"][REFERENCE]["sha256"],
@@ -216,12 +216,12 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
         reference = cached(key, lambda: _reference(bundle, dataset, events))
     accuracy = quality.accuracy(mine, reference, dataset, options.score_threshold) if judge.labelled(bundle) else None
     if accuracy and reference and not bundle.reference_is_own:
-        notes.append(f"the drop counts from the given weights in FP32 at {bundle.reference_image.size} px")
+        notes.append(f"Δ mAP is against the given weights in FP32 at {bundle.reference_image.size} px")
     elif accuracy and reference:
         try:
             accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, events))
         except ImportError as error:
-            notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
+            notes.append(f"Δ mAP is not split into its causes here: {error}. pip install onnx")
     seen = _in_pixels_of(bundle, reference) if reference else None
     moved = drift(mine, seen) if seen else None
     return Judged(

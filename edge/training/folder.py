@@ -60,9 +60,9 @@ def read_state(path: Path) -> tuple[str, State, Modules]:
         missing = [name for name in ("identity", *_MODULES, *names) if name not in saved]
     except Exception as error:  # torch, zipfile and pickle each raise their own
         why = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise EdgeError("train", f"{path} is damaged, or no state of a run: {why}", _ANOTHER) from error
+        raise EdgeError("train", f"{path} is damaged, or is not the state of a training run: {why}", _ANOTHER) from error
     if missing:
-        raise EdgeError("train", f"{path} is no state of a run: it lacks {missing[0]!r}", _ANOTHER)
+        raise EdgeError("train", f"{path} is not the state of a training run: it lacks {missing[0]!r}", _ANOTHER)
     as_shipped, points, epoch = saved["best"]
     state = State(**{**{name: saved[name] for name in names}, "best": (as_shipped, points, epoch)})
     return saved["identity"], state, {name: saved[name] for name in _MODULES}
@@ -85,9 +85,9 @@ def check_folder(folder: Path, *, resume: bool) -> None:
     found = sorted(os.listdir(folder)) if folder.is_dir() else []
     if STATE in found:
         if not resume:
-            raise EdgeError("train", f"{folder} holds a run already", "Add `resume` to go on with it, or choose another `output`")
+            raise EdgeError("train", f"{folder} already contains a training run", "Add `resume` to continue it, or choose another `output`")
         read_state(folder / STATE)
         return
     foreign = [name for name in found if name != PIXELS and not is_partial(name)]
     if foreign:
-        raise EdgeError("train", f"{folder} holds {foreign[0]}, and is no folder of a run", "Choose a new or an empty folder: `output`")
+        raise EdgeError("train", f"{folder} contains {foreign[0]}, so it is not the folder of a training run", "Set `output` to a new or empty folder")

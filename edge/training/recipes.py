@@ -9,7 +9,7 @@ from edge.models.recipe import RECIPES, Augmentation, Phase, Recipe
 def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
     """A recipe by name; ``auto`` is the fine-tuning one for weights trained before, else the one from scratch."""
     if epochs is not None and epochs < 1:
-        raise EdgeError("train", f"Nothing is trained in {epochs} epochs", "Set `epochs` to 1 or more")
+        raise EdgeError("train", f"`epochs` is {epochs}", "Set `epochs` to 1 or more")
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
     count = epochs or RECIPES[name]

@@ -248,8 +248,8 @@ class Trainer:
         if identity != self.identity:
             raise EdgeError(
                 "train",
-                f"The run in {self.folder} was started with another model, recipe, seed or size, or with other images or labels",
-                "Give the same arguments and data again, or choose another `output`",
+                f"The run in {self.folder} was started with other arguments, images or labels",
+                "Use the same arguments and data, or choose another `output`",
             )
         self.state = state
         self.model.load_state_dict(modules["model"])

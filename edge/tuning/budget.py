@@ -96,20 +96,20 @@ def unit(metric: str) -> str:
 def _condition(part: str) -> Condition:
     found = _FORM.fullmatch(part)
     if not found:
-        fix = f"Write `budget` with a metric out of {one_of(UNITS)}, such as p99<25ms"
+        fix = f"Write `budget` with one of the metrics {one_of(UNITS)}, such as p99<25ms"
         raise EdgeError("tune", f"The condition {part!r} is not METRIC(<|<=|>|>=)NUMBER[UNIT]", fix)
     metric, given = found["metric"], found["unit"]
     if metric not in UNITS:
-        raise EdgeError("tune", f"The condition {part!r} is about {metric}, which is not measured", f"Give one of {one_of(UNITS)}")
+        raise EdgeError("tune", f"The condition {part!r} uses {metric}, which is not a metric", f"Use {one_of(UNITS)}")
     units = {name.lower(): factor for name, factor in UNITS[metric].items()}
     if given and given.lower() not in units:
-        raise EdgeError("tune", f"The condition {part!r} gives {metric} in {given}", f"Give {one_of(UNITS[metric])}")
+        raise EdgeError("tune", f"The condition {part!r} uses the unit {given}", f"Write {metric} in {one_of(UNITS[metric])}")
     condition = Condition(part, metric, found["side"], float(found["number"]) * units.get(given.lower(), 1.0))
     impossible = metric not in SIGNED and (condition.value < 0 or (condition.value == 0 and condition.side == "<"))
     if impossible and condition.upper:
-        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never below 0", "Give a larger number")
+        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never below 0", "Use a larger number")
     if metric in OF_LABELS and not condition.upper and (condition.value > 100 or (condition.value == 100 and condition.side == ">")):
-        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never above 100", "Give a smaller number")
+        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never above 100", "Use a smaller number")
     return condition
 
 
@@ -122,4 +122,4 @@ def _refuse_contradictions(budget: Budget) -> None:
             ordered = low.metric in RISING and high.metric in RISING and RISING.index(low.metric) < RISING.index(high.metric)
             touching = low.value == high.value and len(low.side) == len(high.side) == 2
             if (same or ordered) and low.value >= high.value and not touching:
-                raise EdgeError("tune", f"Nothing can meet both {low.text} and {high.text}", "Drop one of them")
+                raise EdgeError("tune", f"No engine can meet both {low.text} and {high.text}", "Remove one of them")

@@ -51,11 +51,11 @@ class TuneOptions:
                 if value not in allowed:
                     raise EdgeError("tune", f"`{name}` has {value!r}", f"Give `{name}` {one_of(allowed)}")
         if not (0 < self.minutes < math.inf):
-            raise EdgeError("tune", f"`minutes` is {self.minutes:g}", "Give more than 0")
+            raise EdgeError("tune", f"`minutes` is {self.minutes:g}", "Use a value above 0")
         for size in self.sizes:
             BuildOptions(size=size)
         for regions in self.regions:
             BuildOptions(regions=regions)
         BuildOptions(batch=self.batch)
         if self.images < 1:
-            raise EdgeError("tune", f"`images` is {self.images}", "Give 1 or more")
+            raise EdgeError("tune", f"`images` is {self.images}", "Use 1 or more")

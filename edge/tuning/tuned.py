@@ -120,7 +120,7 @@ def tune(
     unread = options.given & UNREAD
     refuse_unread(unread, "in a search that decides on it or calibrates many graphs", "build with it by python -m edge.build")
     if options.output is None:
-        raise EdgeError("tune", "There is no `output`, beside which the trials are kept", "Give a folder as `output`")
+        raise EdgeError("tune", "`output` is missing, and trials are kept beside it", "Set `output` to a folder")
     output = Path(options.output)
     check_replaceable(output, replace=options.force)
     folder = output.with_name(f"{output.name}.trials")

@@ -357,7 +357,7 @@ def test_an_image_that_the_kernel_cannot_hold_is_refused(fake_tensorrt, backend,
 @pytest.mark.parametrize(
     ("value", "reason", "fix"),
     [
-        ("/missing.so", "names /missing.so, which is no file", "docs/jetson.md"),
+        ("/missing.so", "names /missing.so, which is not a file", "docs/jetson.md"),
         ("aot", "needs TensorRT 10.9 or later, and 10.3.0.30 is installed", "docs/jetson.md"),
     ],
 )

@@ -121,7 +121,7 @@ def test_without_numbers_it_counts_for_two_seconds(bench: Program, bundle: Path,
 
 def test_what_does_not_fit_is_refused_in_one_line(bench: Program, bundle: Path, tmp_path: Path) -> None:
     IMAGES.ravel()[:-1].tofile(tmp_path / "short")
-    refused(bench(bundle, "--batch", 9), "[bench] A batch of 9 does not fit: at most 3")
+    refused(bench(bundle, "--batch", 9), "[bench] --batch is 9, and ")
     refused(bench(bundle, "--batch", 0), "--batch is 0. Change it to 1 to")
     refused(bench(bundle, "--images", tmp_path / "short"), "not images of 49152 bytes each")
     refused(bench(bundle, "--images", tmp_path / "none"), "[load] Cannot read")
@@ -150,8 +150,8 @@ def test_a_bundle_without_a_plan_is_refused_with_what_to_run(bench: Program, unb
     done = bench(unbuilt)
     refused(done, "")
     assert done.stderr == (
-        "[load] The bundle holds no plan: it is for a device with TensorRT 8.6. "
-        "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE.\n"
+        "[load] The bundle has no engine yet: it must be built on the device, with TensorRT 8.6. "
+        "On the device run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE.\n"
     )
 
 
@@ -209,7 +209,7 @@ def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Pat
     (unbuilt / "labels.txt").unlink()
     (unbuilt / "labels.txt").symlink_to("/etc/hostname")
     (unbuilt / "graph.onnx").unlink()
-    refused(device("bundle", unbuilt, folder / "out", 0), "There is no file")
+    refused(device("bundle", unbuilt, folder / "out", 0), "There is not a file")
     assert list(folder.iterdir()) == []
 
 

@@ -51,7 +51,7 @@ def test_report_is_val_where_there_is_no_test(csv_tree) -> None:
         (["a.png,report,dog"], r"'report' is no name of a split"),
         (['a.png,train,"dog'], r"line 2: not CSV"),
         (['a.png,train,"dog" x'], r"line 2: not CSV"),
-        (["a.png,train,"], r"names no class"),
+        (["a.png,train,"], r"lists no class"),
         ([], r"names no image"),
     ],
 )

@@ -140,7 +140,7 @@ def _cuda_include() -> Path:
             return folder
     raise EdgeError(
         "backend",
-        "NVRTC needs cuda_fp16.h, and it is not in CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
+        "NVRTC needs cuda_fp16.h, which is not in CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
         "Set CUDA_HOME, or pip install nvidia-cuda-runtime",
     )
 
@@ -153,7 +153,7 @@ def _nvrtc() -> Native:
             continue
     raise EdgeError(
         "backend",
-        "NVRTC cannot be called from Python: there is no module cuda.bindings.nvrtc",
+        "The Python module cuda.bindings.nvrtc is missing",
         "Install cuda-bindings 12.6 or later: pip install cuda-bindings",
     )
 

@@ -66,7 +66,7 @@ def _from_capsule(capsule: Native) -> View:
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     tensor = ctypes.cast(pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
     if tensor.code not in KINDS or tensor.lanes != 1:
-        raise EdgeError("infer", f"The device array is of DLPack type {tensor.code} in {tensor.lanes} lanes", "Convert it to float32")
+        raise EdgeError("infer", f"The device array has DLPack type {tensor.code} with {tensor.lanes} lanes", "Convert it to float32")
     shape = tuple(tensor.shape[axis] for axis in range(tensor.dimensions))
     dtype = np.dtype(f"{KINDS[tensor.code]}{tensor.bits // 8}")
     plain = not tensor.strides or tuple(tensor.strides[axis] for axis in range(tensor.dimensions)) == _strides(shape, 1)

@@ -77,7 +77,7 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if route is not Route.NONE and size > KERNEL_MAX_SIZE:
         raise EdgeError(
             "backend",
-            f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {size} px",
+            f"The kernel that finds boxes supports images up to {KERNEL_MAX_SIZE} px, and this model has {size} px",
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
@@ -120,8 +120,8 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if plan is None:
         raise _NoPlan(
             "backend",
-            f"The builder of {vendor.name} made no plan: {logger.said or 'it does not say why'}",
-            "Close other programs, or build with a smaller `batch`; else report the graph",
+            f"{vendor.name} could not build a plan: {logger.said or 'no reason given'}",
+            "Close other programs, or build with a smaller `batch`; otherwise report the graph",
         )
     (folder / request.payload).write_bytes(packed_plan(request.payload, bytes(plan)))
     if timings is not None:

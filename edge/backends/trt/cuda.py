@@ -175,12 +175,12 @@ class PyCuda(Bindings):
         try:
             self._driver: Native = import_module("pycuda.driver")
         except ImportError as error:
-            raise UnavailableError("cuda", f"PyCUDA does not import: {error}", "Install it: pip install pycuda") from error
+            raise UnavailableError("cuda", f"PyCUDA cannot be imported: {error}", "Install it: pip install pycuda") from error
         self._context = self._try("get_current", self._driver.Context.get_current)
         if self._context is None:
             raise EdgeError(
                 "cuda",
-                "No PyCUDA context is current in the thread that loads the engine",
+                "The thread that loads the engine has no current PyCUDA context",
                 'Import pycuda.autoinit first, or load with cuda="bindings"',
             )
         with suppress(EdgeError):
@@ -262,7 +262,7 @@ def _cudart() -> Native:
             reason = error
     raise UnavailableError(
         "cuda",
-        f"The package cuda-bindings does not import: {reason}",
+        f"The package cuda-bindings cannot be imported: {reason}",
         'pip install "cuda-bindings==12.9.*" for CUDA 12 (JetPack 6), or "cuda-bindings==13.*" for CUDA 13 (JetPack 7)',
     )
 

@@ -181,7 +181,7 @@ class Lane:
     def _require(self, done: bool, what: str) -> None:
         if not done:
             said = self._logger.said or "it does not say why"
-            raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
+            raise EdgeError("infer", f"The engine failed to {what}: {said}", "Rebuild the bundle here")
 
 
 def _kept(output: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def parse_layers(information: str) -> Layers:
         return Layers(tuple(_layer(each) for each in listed))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         begun = " ".join(information.split())[:80]
-        raise EdgeError("inspect", f"The inspector's answer is no JSON with layers: {begun!r}", "Report the version of TensorRT") from error
+        raise EdgeError("inspect", f"The engine inspector did not return JSON with layers: {begun!r}", "Report the version of TensorRT") from error
 
 
 def _layer(entry: Facts | str) -> Layer:

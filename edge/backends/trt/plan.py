@@ -38,7 +38,7 @@ def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
         with suppress(zlib.error):
             data = zlib.decompressobj().decompress(data, size)
     if len(data) != size:
-        raise EdgeError("load", f"The plan {name} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
+        raise EdgeError("load", f"The plan {name} is damaged: it does not decompress to {size} bytes", "Rebuild the bundle")
     return data
 
 

@@ -131,8 +131,8 @@ class TensorRTRunner(Runner):
             raise EdgeError("infer", f"The device array is {got}", f"Make it (B, {', '.join(map(str, shape))}) {kind.name}, contiguous")
         count = found.shape[0]
         if not 1 <= count <= self._target.max_batch:
-            problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
-            raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
+            problem = f"The batch has {count} images; the engine takes 1 to {self._target.max_batch}"
+            raise EdgeError("infer", problem, "Split it, or build with a larger `batch`")
         return next(each for each in self._target.batches if each >= count)
 
     def layers(self) -> Facts:
@@ -212,7 +212,7 @@ class TensorRTRunner(Runner):
         how = self._config or (strategies.ON_PROFILE_CHANGE if strategies else None)
         context = self._engine.create_execution_context(how) if how else self._engine.create_execution_context()
         if context is None:
-            problem = f"The GPU has no memory for the engine's activations: {self._logger.said or 'TensorRT does not say why'}"
+            problem = f"The GPU has too little memory for the engine's activations: {self._logger.said or 'TensorRT gives no reason'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
         cuda = beside.cuda if beside else open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
@@ -258,7 +258,7 @@ class TensorRTRunner(Runner):
         if engine is None:
             said = " ".join([self._logger.said or "it does not say why", *self._diagnosis(runtime, plan)])
             fix = "Rebuild it here: python -m edge.build --from BUNDLE --force"
-            raise EdgeError("load", f"The library of {vendor} refuses the engine: {said}", fix)
+            raise EdgeError("load", f"{vendor} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine
         return engine
 

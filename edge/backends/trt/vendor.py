@@ -71,7 +71,7 @@ class Vendor(Backend):
                 aot.check_version(module)
             if eight and plugin.route is Route.NONE:
                 raise EdgeError(
-                    "backend", f"TensorRT {version} needs the plugin library", f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}"
+                    "backend", f"TensorRT {version} needs the plugin library", f"Build it (docs/jetson.md), or set {PLUGIN_VARIABLE} to its path"
                 )
         except EdgeError as error:
             return Support(reason=error.problem, fix=error.fix, version=version)
@@ -186,12 +186,12 @@ class Vendor(Backend):
         if UNBUILT in facts:
             raise EdgeError(
                 "load",
-                f"The bundle holds no plan: it is for a device with TensorRT {facts[UNBUILT]}",
-                "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE",
+                f"The bundle has no engine yet: it must be built on the device, with TensorRT {facts[UNBUILT]}",
+                "On the device run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE",
             )
         missing = [name for name in ("profiles", "plan_bytes") if any(name not in part for part in parts_of(facts).values())]
         if missing:
-            raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
+            raise EdgeError("load", f"The manifest lacks the plan's {' and '.join(missing)}", rebuild)
         built = facts.get("machine", {})
         here = support.facts.get("compute_capability")
         if _numbers(built.get("version") or "", 3) != _numbers(support.version, 3):  # Python's module may say a fourth part, C++ says three
@@ -251,14 +251,14 @@ class Vendor(Backend):
             return NO_PLUGIN
         if not self.plugins:
             raise EdgeError(
-                "backend", f"The graph has nodes that need a plugin, and {self.name} takes none", "Lower the graph to standard nodes"
+                "backend", f"The graph has nodes that need a plugin, which {self.name} does not support", "Lower the graph to standard nodes"
             )
         plugin = chosen_plugin()
         if plugin.route is Route.NONE:
             raise EdgeError(
                 "backend",
-                f"The graph needs the plugin library, and there is none in {cache.folder('plugin')}",
-                f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}, or build the bundle again without it",
+                f"The graph needs the plugin library, which is not in {cache.folder('plugin')}",
+                f"Build it (docs/jetson.md), set {PLUGIN_VARIABLE} to its path, or build the bundle without it",
             )
         return plugin
 

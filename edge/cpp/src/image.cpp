@@ -273,7 +273,8 @@ Image decode_named(const std::uint8_t* data, std::size_t bytes, const std::strin
     } else {
         std::snprintf(out.words, sizeof out.words, "not a JPEG or PNG");
     }
-    if (!done) refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a whole JPEG or PNG");
+    if (!done)
+        refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a complete JPEG or PNG");
     return turned(std::move(out.image), out.orientation);
 }
 
