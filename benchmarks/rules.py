@@ -1,7 +1,9 @@
-"""``python -m benchmarks.rules BUNDLE``: rules for the second pass, compared at equal looks on images they were not fitted on.
+"""``python -m benchmarks.rules BUNDLE``: rules for the second pass, compared at equal looks on
+images they were not fitted on.
 
-Five folds over the split ``validation`` of the generated scenes: every rule and its limit are fitted on four, judged on the fifth.
-The learned ones need scikit-learn. docs/adaptive.md holds what came out.
+Five folds over the split ``validation`` of the generated scenes: every rule and its limit are
+fitted on four, judged on the fifth. The learned ones need scikit-learn. docs/adaptive.md holds what
+came out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Fit = Callable[[Outputs, NDArray[np.integer]], Rule]
 
 
 def features(outputs: Outputs) -> dict[str, Gain]:
-    """(N, K) each: score, rank and logit of the region's class; entropy, best and second score of the image; share of the image."""
+    """(N, K) each: score, rank and logit of the region's class; entropy, best and second score of
+    the image; share of the image."""
     scores, classes = outputs["global_scores"].astype(np.float64), outputs["region_classes"]
     kept = np.clip(scores, 1e-7, 1 - 1e-7)
     entropy = -(kept * np.log(kept) + (1 - kept) * np.log(1 - kept)).sum(1)

@@ -1,4 +1,5 @@
-"""Draws the picture of the README: photos of the `aerial` test images with what an engine finds in them.
+"""Draws the picture of the README: photos of the `aerial` test images with what an engine finds in
+them.
 
 python docs/picture.py BUNDLE --output docs/images/prediction.jpg
 """

@@ -1,4 +1,5 @@
-"""Writes the reference of the Python API, as HTML made from the docstrings: ``python docs/reference.py FOLDER``."""
+"""Writes the reference of the Python API, as HTML made from the docstrings:
+``python docs/reference.py FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Region-attention multi-label recognisers on edge devices: build, measure and run engine bundles."""
+"""Region-attention multi-label recognisers on edge devices: build, measure and run engine
+bundles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a build decides about the second pass: where it looks, how much, and the thresholds of labels that go with that."""
+"""What a build decides about the second pass: where it looks, how much, and the thresholds of
+labels that go with that."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ class Origin:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Origin:
-        """As its manifest tells, which names a shipped file no longer: a rebuild keeps what came from that."""
+        """As its manifest tells, which names a shipped file no longer: a rebuild keeps what came
+        from that."""
         manifest = bundle.manifest
         held_out = manifest.get("held_out") is True
         return cls(
@@ -84,7 +86,8 @@ def check_stages(stages: StagesSpec | None, options: BuildOptions) -> None:
 
 
 def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> Facts:
-    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is complete but for them, if they change.
+    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is
+    complete but for them, if they change.
 
     Args:
         folder: the bundle, loadable.
@@ -100,9 +103,7 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
     if given is None:
         images = _validation(origin.dataset, bundle, origin, options)
     if images is None and options.effort == AUTO:
-        problem = (
-            f"`effort` auto needs labelled images: the table shipped with the weights is for another size or other options than {bundle.image.size} px"
-        )
+        problem = f"`effort` auto needs labelled images: the shipped table is not for {bundle.image.size} px and these options"
         raise EdgeError("build", problem, REFIT)
     if images is None:  # nothing judges: as much as was asked for
         effort = stages.effort if options.effort is None else float(options.effort)
@@ -114,7 +115,8 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
 
 
 def kept(stages: StagesSpec | None, old: Bundle) -> StagesSpec | None:
-    """The stages of a rebuilt bundle, with the rule, the effort and the thresholds of the old one."""
+    """The stages of a rebuilt bundle, with the rule, the effort and the thresholds of the old
+    one."""
     if stages is None or old.stages is None:
         return stages
     return replace(stages, rule=old.stages.rule, effort=old.stages.effort, thresholds=old.stages.thresholds)
@@ -169,7 +171,8 @@ def _shipped(bundle: Bundle, stages: StagesSpec, table: Facts, options: BuildOpt
 
 
 def _validation(dataset: str | None, bundle: Bundle, origin: Origin, options: BuildOptions) -> Dataset | None:
-    """Labelled images that were not trained on: a split of their own, else the part that edge.train holds out. None without."""
+    """Labelled images that were not trained on: a split of their own, else the part that edge.train
+    holds out. None without."""
     from calib.effort import FOLDS
     from edge.data import match_labels, open_dataset, validation_split
 
@@ -215,7 +218,8 @@ def _fitted(bundle: Bundle, images: Dataset, origin: Origin, options: BuildOptio
 
 
 def _outputs(bundle: Bundle, images: Dataset, events: Events) -> tuple[Outputs, str]:
-    """What the engine says of every region of the images, and the backend that said it: another stands in where it does not run here."""
+    """What the engine says of every region of the images, and the backend that said it: another
+    stands in where it does not run here."""
     from edge.data import batches
     from edge.measure.outputs import collect
 

@@ -40,7 +40,9 @@ def arguments() -> argparse.ArgumentParser:
         help="batch size, or several for a sweep (default 8, or the largest all bundles take)",
     )
     what.add_argument("--streams", type=int, metavar="N", help="also measure N concurrent callers")
-    what.add_argument("--duration", type=_duration, metavar="TIME", help="also run for this long (90s, 10m, 2h) and watch latency and memory")
+    what.add_argument(
+        "--duration", type=_duration, metavar="TIME", help="also run for this long (90s, 10m, 2h) and watch latency and memory"
+    )
     judge = made.add_argument_group("accuracy")
     judge.add_argument(
         "--dataset",
@@ -49,7 +51,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     judge.add_argument("--images", type=int, default=500, help="test images (default 500)")
     judge.add_argument("--no-accuracy", action="store_true", help="latency and memory only")
-    judge.add_argument("--score-threshold", type=float, default=0.6, help="score threshold of CF1 and OF1 (default 0.6, as in the official evaluation)")
+    judge.add_argument(
+        "--score-threshold", type=float, default=0.6, help="score threshold of CF1 and OF1 (default 0.6, as in the official evaluation)"
+    )
     judge.add_argument("--effort", type=float, metavar="E", help="effort to measure besides effort 1, 0 to 1 (default: the bundle's own)")
     out = made.add_argument_group("gates and reports")
     out.add_argument("--baseline", type=Path, metavar="FILE", help="JSON of an earlier run to compare with")

@@ -1,4 +1,5 @@
-"""``python -m edge.build``: arguments → ``BuildOptions`` → one call of ``edge.pipeline`` → what it made."""
+"""``python -m edge.build``: arguments → ``BuildOptions`` → one call of ``edge.pipeline`` → what it
+made."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ OPTIONS = frozenset(field.name for field in fields(BuildOptions))
 
 
 def arguments() -> argparse.ArgumentParser:
-    """No flag has a default of its own: what is not given is None, so that a flag nobody would read can be refused."""
+    """No flag has a default of its own: what is not given is None, so that a flag nobody would read
+    can be refused."""
     made = command.parser(
         "build",
         "Build an engine bundle: one folder that an application loads with one call.\n"
@@ -36,7 +38,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     what = made.add_argument_group("model")
     what.add_argument("--model", metavar="NAME", help="architecture (default: that of the weights)")
-    what.add_argument("--weights", metavar="SHIPPED|PATH|random", help=f"shipped weights, a checkpoint, or random to try the pipeline (default {DEFAULT_WEIGHTS})")
+    what.add_argument(
+        "--weights",
+        metavar="SHIPPED|PATH|random",
+        help=f"shipped weights, a checkpoint, or random to try the pipeline (default {DEFAULT_WEIGHTS})",
+    )
     what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line (default: those of the weights)")
     what.add_argument("--size", type=int, help="input side in pixels, a multiple of 32 (default: that of the weights, else 256)")
     what.add_argument("--regions", type=int, help="regions of the second pass (default: that of the weights, else 4)")
@@ -44,7 +50,9 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--pooling", choices=POOLINGS, help="global pooling (default: that of the weights, else avg)")
     target = made.add_argument_group("engine")
     target.add_argument("--precision", choices=PRECISIONS, help=f"fp16 means the target's 16-bit float (default {DEFAULT.precision})")
-    target.add_argument("--backend", choices=(AUTO, *BACKENDS), help=f"default {DEFAULT.backend}: the first that works of tensorrt, openvino, onnxruntime")
+    target.add_argument(
+        "--backend", choices=(AUTO, *BACKENDS), help=f"default {DEFAULT.backend}: the first that works of tensorrt, openvino, onnxruntime"
+    )
     target.add_argument(
         "--tensorrt",
         metavar="VERSION",
@@ -69,7 +77,10 @@ def arguments() -> argparse.ArgumentParser:
         help="share of the regions that the second pass processes; auto: the cheapest within --max-effort-drop (docs/adaptive.md)",
     )
     target.add_argument(
-        "--max-effort-drop", type=float, metavar="PTS", help=f"points of mAP that auto may lose against effort 1 (default {MAX_EFFORT_DROP})"
+        "--max-effort-drop",
+        type=float,
+        metavar="PTS",
+        help=f"points of mAP that auto may lose against effort 1 (default {MAX_EFFORT_DROP})",
     )
     target.add_argument(
         "--from",
@@ -91,7 +102,10 @@ def arguments() -> argparse.ArgumentParser:
         help=f"how ranges are clipped (default {DEFAULT.calib_method})",
     )
     int8.add_argument(
-        "--calib-images", type=int, metavar="N", help=f"calibrate on N images, even if there is a shipped table (default {CALIBRATION_IMAGES})"
+        "--calib-images",
+        type=int,
+        metavar="N",
+        help=f"calibrate on N images, even if there is a shipped table (default {CALIBRATION_IMAGES})",
     )
     int8.add_argument("--calibration", type=Path, metavar="FILE", help="an existing calibration.json, instead of images")
     int8.add_argument(
@@ -100,7 +114,9 @@ def arguments() -> argparse.ArgumentParser:
         choices=(*REPAIRS, NONE),
         help=f"how to reduce rounding errors; repeatable (default: all; {NONE}: plain rounding)",
     )
-    int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until int8 loses at most this many points of mAP")
+    int8.add_argument(
+        "--max-map-drop", type=float, metavar="PTS", help="return layers to float until int8 loses at most this many points of mAP"
+    )
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"bundle folder (default {ENGINES}/<weights>-<size>-<precision>-<backend>)")
     out.add_argument("--force", action="store_true", default=None, help="replace an existing bundle")

@@ -1,4 +1,5 @@
-"""``python -m edge.doctor``: what is installed, which backends work and why not, whether a bundle will load here."""
+"""``python -m edge.doctor``: what is installed, which backends work and why not, whether a bundle
+will load here."""
 
 from __future__ import annotations
 
@@ -88,7 +89,11 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         if bundle.stages is not None:
             command.say(f"  two stages; the second is compiled for {', '.join(map(str, bundle.stages.sizes))} regions")
             rule = bundle.stages.rule
-            by = "by rank" if rule.kind == "rank" else f"where the first stage is unsure (fitted on {rule.fitted_on.get('data', 'unknown images')})"
+            by = (
+                "by rank"
+                if rule.kind == "rank"
+                else f"where the first stage is unsure (fitted on {rule.fitted_on.get('data', 'unknown images')})"
+            )
             command.say(f"  effort {bundle.stages.effort:g}: the share of the regions that the second stage processes, {by}")
         facts = bundle.manifest.get("engine", {})
         said = backends.describe_engine(target.backend, facts)

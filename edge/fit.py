@@ -33,7 +33,8 @@ def check_fit(bundle: Bundle) -> None:
 
 
 def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]]) -> None:
-    """Refuse an engine that takes or gives anything else than its manifest describes; how many at once may be left open.
+    """Refuse an engine that takes or gives anything else than its manifest describes; how many at
+    once may be left open.
 
     Args:
         found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.

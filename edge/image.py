@@ -1,4 +1,4 @@
-"""Photographs: decode anything sensible to RGB, and prepare it for the network."""
+"""Images: decode common formats to RGB and preprocess them for the network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _DATA = (bytes, bytearray, memoryview)
 Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | io.IOBase | Image.Image | NDArray[np.uint8]"
 Float = TypeVar("Float", np.float32, np.float64)
-# The pixels of an upright image as a view of the rows of the stored one, by the orientation of that one.
+# The pixels of an upright image as a view of the rows of the stored one, by the orientation of that
+# one.
 _STORED: Mapping[int, Callable[[Pixels], Pixels]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -42,7 +43,7 @@ _TRANSPOSED = (5, 6, 7, 8)
 
 
 def is_one_image(source: object) -> bool:
-    """Whether ``decode`` would take it for an image, good or bad, where an iterable of images may be given as well."""
+    """Whether a source is a single image for ``decode``, rather than an iterable of images."""
     if isinstance(source, np.ndarray):
         return source.ndim < 4
     return isinstance(source, (str, os.PathLike, *_DATA, io.IOBase, Image.Image)) or not isinstance(source, Iterable)
@@ -51,15 +52,17 @@ def is_one_image(source: object) -> bool:
 def decode(source: Source) -> Pixels:
     """An image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; what is transparent shows white. Beside
-    what Pillow decodes it to (at most 4 bytes a pixel) and the result (3) little memory is taken.
+    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; transparent
+    areas become white. Memory: what Pillow decodes to (at most 4 bytes per pixel), the result (3),
+    and little else.
 
     Args:
-        source: a path, the bytes of a file, an open binary file, a PIL image, or an (H, W, 3) uint8 RGB array, which is returned as
-            it is.
+        source: a path, the bytes of a file, an open binary file, a PIL image, or an (H, W, 3) uint8
+            RGB array, which is returned unchanged.
 
     Raises:
-        EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or more than ``MAX_PIXELS``.
+        EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or
+            more than ``MAX_PIXELS``.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
@@ -93,7 +96,7 @@ def decode(source: Source) -> Pixels:
 
 @contextmanager
 def _refused(name: str) -> Iterator[None]:
-    """Whatever Pillow's plugins raise of a damaged file, as a refusal of that name."""
+    """Turns whatever Pillow's plugins raise for a damaged file into an error that names it."""
     try:
         yield
     except EdgeError:
@@ -104,9 +107,11 @@ def _refused(name: str) -> Iterator[None]:
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    """What ``Image.open`` gives, without its own limits: those of this module are told by its own line, before anything is unpacked.
+    """``Image.open`` without Pillow's limits: this module checks its own before anything is
+    decompressed.
 
-    Without a name Pillow maps no file into memory, which would end the process where another cuts it meanwhile.
+    A file object without a name keeps Pillow from mapping the file, which would crash the process
+    if the file were truncated meanwhile.
     """
     start = file.read(16)
     for kind in _formats():
@@ -148,7 +153,8 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
 
 
 def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Pixels:
-    """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
+    """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at
+    255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
         raise EdgeError("image", f"{name}: its grey values range from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
@@ -176,10 +182,11 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """What the network eats: (3, S, S) float32, contiguous; where it takes bytes, (S, S, 3) uint8, the resized image.
+    """The input of the network: (3, S, S) float32, contiguous, or for uint8 input the resized image
+    (S, S, 3).
 
-    As the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB, whatever the aspect ratio,
-    then ``(value / 255 - mean) / std`` per channel.
+    As in the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB,
+    whatever the aspect ratio, then ``(value / 255 - mean) / std`` per channel.
 
     Args:
         image: (H, W, 3) uint8 RGB.

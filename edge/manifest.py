@@ -47,7 +47,8 @@ def digest_json(value: Any) -> str:
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
-    """Refuse an output folder that could not be written, or that holds something, unless it may be replaced and is ours."""
+    """Refuse an output folder that could not be written, or that holds something, unless it may be
+    replaced and is ours."""
     check_folder_replaceable(path)
     if is_free(path):
         return
@@ -60,9 +61,11 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its digest and size.
+    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its
+    digest and size.
 
-    The folder is one that nobody sees yet: nothing of a half written one may be left in it, and so be listed.
+    The folder is one that nobody sees yet: nothing of a half written one may be left in it, and so
+    be listed.
     """
     files = {
         entry.name: {"sha256": digest_file(entry), "bytes": entry.stat().st_size}
@@ -73,7 +76,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path | Folder) -> dict[str, Any]:
-    """Read and check the form of a folder's manifest: bounded size, our schema, plain file names only."""
+    """Read and check the form of a folder's manifest: bounded size, our schema, plain file names
+    only."""
     with held(folder) as place:
         path = place.path / NAME
         try:
@@ -170,7 +174,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_entry(name: object, entry: object) -> bool:
-    # Printable: no line breaks in messages, no halves of surrogate pairs, which no file system takes.
+    # Printable: no line breaks in messages, no halves of surrogate pairs, which no file system
+    # takes.
     plain = isinstance(name, str) and 0 < len(name) < 200 and name not in (".", "..") and not set(name) & set("/\\:") and name.isprintable()
     return (
         plain

@@ -11,7 +11,8 @@ from edge.errors import EdgeError
 
 
 def check_host_packages() -> None:
-    """Refuse, in one line, what a build from weights needs and does not find, or finds under our name made by a stranger."""
+    """Refuse, in one line, what a build from weights needs and does not find, or finds under our
+    name made by a stranger."""
     home = Path(__file__).resolve().parent.parent
     for name in ("export", "calib"):
         found = find_spec(name)

@@ -99,7 +99,8 @@ def _chunk(engine: Engine, paths: Sequence[str], drawings: Sequence[Path | None]
 
 
 def _drawings(paths: Sequence[str], folder: Path, photographs: Collection[tuple[int, int] | None]) -> list[Path]:
-    """A file of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become ``1.png`` and ``1-2.png``.
+    """A file of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become
+    ``1.png`` and ``1-2.png``.
 
     Names of photographs, and of files that are no drawings of ours, are left out.
     """

@@ -1,4 +1,5 @@
-"""Where engines may be used: in the process that loaded the first one, not in a child forked from it."""
+"""Where engines may be used: in the process that loaded the first one, not in a child forked from
+it."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ class Abandoned(Protocol):
 class Process:
     """The process that loaded an engine first.
 
-    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or loaded one of its own
-    into the library its parent has started, may hang, at the latest when it ends.
+    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or
+    loaded one of its own into the library its parent has started, may hang, at the latest when it
+    ends.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,5 @@
-"""Graph → int8 graph: calibration, repair, the gate and the thresholds that validation images decide, a comparison of speeds."""
+"""Graph → int8 graph: calibration, repair, the gate and the thresholds that validation images
+decide, a comparison of speeds."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Quantised:
     Attributes:
         graph: with Q/DQ and, where validation images fitted them, decision thresholds.
         files: further files of the bundle, by name.
-        facts: manifest keys ``calibration``, ``equalisation``, ``sensitivity``, ``thresholds``, ``latency``, as JSON types.
+        facts: manifest keys ``calibration``, ``equalisation``, ``sensitivity``, ``thresholds``,
+            ``latency``, as JSON types.
     """
 
     graph: Graph
@@ -46,10 +48,12 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
 
     Args:
         graph: exported from ``source``.
-        target: what the engine is for; where it cannot run here, another stands in for the gate and speeds are not compared.
+        target: what the engine is for; where it cannot run here, another stands in for the gate and
+            speeds are not compared.
 
     Raises:
-        EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``: ``max_map_drop`` does not hold.
+        EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``:
+            ``max_map_drop`` does not hold.
     """
     from calib.placement import quantize
     from calib.trials import Trials, runs_here
@@ -89,11 +93,14 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
 
 
 def check_gate(source: Source, options: BuildOptions) -> None:
-    """Refuse a gate, before the work, where nothing could be judged; whether the images are labelled shows when they are opened."""
+    """Refuse a gate, before the work, where nothing could be judged; whether the images are
+    labelled shows when they are opened."""
     if options.max_map_drop is None:
         return
     if not source.trained:
-        raise EdgeError("build", "`max_map_drop` measures mAP, which means nothing for random weights", "Leave it out, or use trained `weights`")
+        raise EdgeError(
+            "build", "`max_map_drop` measures mAP, which means nothing for random weights", "Leave it out, or use trained `weights`"
+        )
     if not source.named:
         raise EdgeError("build", "`max_map_drop` needs class names, which the weights do not have", "Pass `labels` FILE")
     if _training_data(source, options) is None:
@@ -101,7 +108,8 @@ def check_gate(source: Source, options: BuildOptions) -> None:
 
 
 def _training_data(source: Source, options: BuildOptions) -> str | None:
-    """What may be calibrated and decided on; of the images that are only there to judge by, the shipped table stands in."""
+    """What may be calibrated and decided on; of the images that are only there to judge by, the
+    shipped table stands in."""
     return deciding(options.dataset or source.default_dataset)
 
 
@@ -111,11 +119,13 @@ def _unjudged(why: str) -> EdgeError:
 
 
 def _validation(dataset: str | None, source: Source, options: BuildOptions) -> Dataset | None:
-    """The part of the train split that decides on gate and thresholds; never the test split. None without a data set."""
+    """The part of the train split that decides on gate and thresholds; never the test split. None
+    without a data set."""
     from edge.data import match_labels, open_dataset, validation_split
 
     labelled = None
-    # Without class names nobody knows which column is which; without training there is nothing to decide.
+    # Without class names nobody knows which column is which; without training there is nothing to
+    # decide.
     if dataset is not None and source.named and source.trained:
         train = open_dataset(dataset, "train", seed=options.seed)
         if train.labels is not None:
@@ -131,8 +141,8 @@ def _calibrated(
 ) -> tuple[Graph, Calibration, Dataset | None, Facts]:
     """The graph that is rounded, its ranges, the images there are and manifest facts.
 
-    Ranges are those of a given table, of images, or of the table that comes with shipped weights. Without images, a table says how
-    its graph was equalised.
+    Ranges are those of a given table, of images, or of the table that comes with shipped weights.
+    Without images, a table says how its graph was equalised.
     """
     from calib.calibration import Calibration
     from calib.equalise import equalise
@@ -206,7 +216,8 @@ def _fitted(start: Graph, calibration: Calibration, train: Dataset, options: Bui
 def _judged(
     quantised: Callable[[Collection[str]], Graph], graph: Graph, trials: Trials, target: TargetSpec, options: BuildOptions, events: Events
 ) -> tuple[Graph, Facts]:
-    """What validation images decide: the gate, where there is one, and the thresholds; the graph with both, and the facts."""
+    """What validation images decide: the gate, where there is one, and the thresholds; the graph
+    with both, and the facts."""
     from calib.sensitivity import hold_gate, units
     from calib.thresholds import fit_thresholds
 

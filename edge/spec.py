@@ -1,4 +1,5 @@
-"""Frozen descriptions of a model, its input and its target: plain values that travel in every manifest."""
+"""Frozen descriptions of a model, its input and its target: plain values that travel in every
+manifest."""
 
 from __future__ import annotations
 
@@ -46,9 +47,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the network eats: ``(B, 3, size, size)`` float32, resized with Pillow's antialiased bilinear filter,
-    scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB). With ``input`` uint8 an engine takes the resized pixels
-    themselves, ``(B, size, size, 3)``, and does the rest."""
+    """The input of the network: ``(B, 3, size, size)`` float32, resized with Pillow's antialiased
+    bilinear filter, scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB). With
+    ``input`` uint8 an engine takes the resized pixels, ``(B, size, size, 3)``, and normalises them
+    itself."""
 
     size: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -80,11 +82,13 @@ class TargetSpec:
     Attributes:
         backend: ``openvino``, ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
         precision: one of ``PRECISIONS``; ``fp16`` stands for the target's 16-bit float.
-        batches: exact batch sizes the engine is compiled for, ascending; others are padded up to the next.
-        float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: all of it for precision ``fp16``, what is not quantised for
-            ``int8`` where the backend gains by that; None where there is none.
-        reduced_range: whether int8 weights have 7 bits, because the processor adds products of uint8 and int8 in 16; None where
-            that does not matter, or an older bundle does not say.
+        batches: exact batch sizes the engine is compiled for, ascending; others are padded to the
+            next size.
+        float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: for precision ``fp16``
+            everywhere, for ``int8`` in what is not quantised, if the backend gains by it; None if
+            there is none.
+        reduced_range: whether int8 weights have 7 bits, because the processor adds products of
+            uint8 and int8 in 16 bits; None if that does not matter or is not recorded.
     """
 
     backend: str
@@ -106,13 +110,16 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class RuleSpec:
-    """Which regions the second pass looks at (``edge.effort``).
+    """Which regions the second pass processes (``edge.effort``).
 
     Attributes:
-        kind: ``rank``: the best ranked; ``interval``: those whose class the first pass is unsure of.
-        low, high: of ``interval``, at efforts from 0 to 1 in equal steps: a region is looked at where the global score of its class
-            lies within. ``low`` never rises and ``high`` never falls, so that what is looked at stays so at any larger effort.
-        fitted_on: ``backend``, ``precision``, ``data`` and ``images`` that it was fitted on; empty for ``rank``.
+        kind: ``rank``: the best-ranked; ``interval``: those whose class the first pass is unsure
+            of.
+        low, high: of ``interval``, at efforts from 0 to 1 in equal steps: a region is processed if
+            the global score of its class lies within. ``low`` never rises and ``high`` never falls,
+            so a processed region stays so at any larger effort.
+        fitted_on: ``backend``, ``precision``, ``data`` and ``digest`` of the fit; empty for
+            ``rank``.
     """
 
     kind: str = "rank"
@@ -140,11 +147,12 @@ class StagesSpec:
     """How the second pass of a model runs.
 
     Attributes:
-        sizes: numbers of regions that *closer* is compiled for, ascending; others are padded up to the next, more are cut to the
-            largest.
-        rule: which regions it looks at.
-        effort: how many, 0 (none) to 1 (all), where a call does not say.
-        thresholds: as those of the model, which are for effort 1, for scores at ``effort``; empty where they are the same.
+        sizes: numbers of regions that *closer* is compiled for, ascending; others are padded to the
+            next size, larger numbers are split.
+        rule: which regions it processes.
+        effort: how many, 0 (none) to 1 (all), unless a call sets it.
+        thresholds: like those of the model, which are for effort 1, for scores at ``effort``; empty
+            if they are the same.
     """
 
     sizes: tuple[int, ...]

@@ -108,7 +108,8 @@ def main(args: argparse.Namespace) -> int:
             pixels = cached_pixels(images, image.size, folder / PIXELS, progress=report)
             return Part(pixels, images.labels, images.digest)
 
-    # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
+    # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no
+    # trained image may be in it.
     kept, held_out = validation_split(dataset)
     about = About(args.model, dataset.classes, image.size, dataset.name)
     trainer = Trainer(

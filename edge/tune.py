@@ -1,4 +1,5 @@
-"""``python -m edge.tune``: arguments → a budget and what may be tried → one call of ``edge.tuning`` → the engine that meets it."""
+"""``python -m edge.tune``: arguments → a budget and what may be tried → one call of ``edge.tuning``
+→ the engine that meets it."""
 
 from __future__ import annotations
 
@@ -44,11 +45,17 @@ def arguments() -> argparse.ArgumentParser:
     space = made.add_argument_group("what may be tried")
     space.add_argument("--batch", type=int, help=f"images per call (default {DEFAULT.batch})")
     space.add_argument("--sizes", type=_numbers, metavar="N,N", help="input sides in pixels (default: the model's own, and two smaller)")
-    space.add_argument("--regions", type=_numbers, metavar="N,N", help="regions of the second pass (default: the model's own, and half of it)")
+    space.add_argument(
+        "--regions", type=_numbers, metavar="N,N", help="regions of the second pass (default: the model's own, and half of it)"
+    )
     space.add_argument("--precisions", type=_names, metavar="LIST", help=f"some of {', '.join(PRECISIONS)} (default all)")
     space.add_argument("--backends", type=_names, metavar="LIST", help=f"some of {', '.join(BACKENDS)} (default all that work here)")
     space.add_argument("--minutes", type=float, help=f"no trial starts after this time (default {DEFAULT.minutes:g})")
-    space.add_argument("--minimise", choices=OBJECTIVES, help="what to minimise among the engines that fit (default mean; map_drop if the budget does not mention mAP)")
+    space.add_argument(
+        "--minimise",
+        choices=OBJECTIVES,
+        help="what to minimise among the engines that fit (default mean; map_drop if the budget does not mention mAP)",
+    )
     out = made.add_argument_group("report")
     out.add_argument("--images", type=int, help=f"test images (default {DEFAULT.images})")
     out.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")

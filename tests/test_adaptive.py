@@ -1,4 +1,5 @@
-"""What a build decides about the second pass: from images, from the table of shipped weights, or not at all."""
+"""What a build decides about the second pass: from images, from the table of shipped weights, or
+not at all."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ def test_the_latency_of_every_effort_is_measured_over_the_images(bundle, photos,
     assert set(found["curve"][0]) >= {"effort", "mean_looks", "map", "mean_ms", "p50_ms", "p99_ms"}
     assert found["curve"][-1]["map"] - found["map"] == pytest.approx(found["map_drop"])
     assert found["curve"][0]["p50_ms"] < found["curve"][-1]["p50_ms"]
-    # The bundle itself looks at everything; the rest of a report is at effort 1 whatever the bundle's effort is.
+    # The bundle itself looks at everything; the rest of a report is at effort 1 whatever the
+    # bundle's effort is.
     copied = shutil.copytree(bundle, tmp_path / "half")
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["stages"]["effort"] = 0.25
@@ -119,7 +120,8 @@ def test_the_latency_of_every_effort_is_measured_over_the_images(bundle, photos,
 
 @pytest.fixture
 def tuned(bundle, tmp_path):
-    """The same bundle with a reference of another input size: classifiers of the mean colour, at 96 pixels."""
+    """The same bundle with a reference of another input size: classifiers of the mean colour, at 96
+    pixels."""
     from onnx import TensorProto, helper, numpy_helper
 
     weights = np.random.default_rng(0).standard_normal((3, 20)).astype(np.float32)

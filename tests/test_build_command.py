@@ -1,4 +1,5 @@
-"""``python -m edge.build``: its flags, what it prints, and one clear line for everything that cannot be."""
+"""``python -m edge.build``: its flags, what it prints, and one clear line for everything that
+cannot be."""
 
 from __future__ import annotations
 
@@ -248,7 +249,8 @@ def test_onnxruntime_has_no_sixteen_bit_float(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """The random MobileNetV2 as a checkpoint whose classes have names, and 40 photographs of three of them."""
+    """The random MobileNetV2 as a checkpoint whose classes have names, and 40 photographs of three
+    of them."""
     import torch
     from PIL import Image
 
@@ -270,7 +272,8 @@ def named(tmp_path_factory):
 
 
 class Costly:
-    """Stands for trials on the engine: of the parts of the network only one costs mAP while it is in int8."""
+    """Stands for trials on the engine: of the parts of the network only one costs mAP while it is
+    in int8."""
 
     stand_in = False
     cost, always = "local/block3/expand", False

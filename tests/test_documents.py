@@ -1,4 +1,5 @@
-"""The documents: links resolve, flags exist, every page says whom it is for, and docs/bundle.md lists every key."""
+"""The documents: links resolve, flags exist, every page says whom it is for, and docs/bundle.md
+lists every key."""
 
 from __future__ import annotations
 

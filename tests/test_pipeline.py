@@ -1,4 +1,5 @@
-"""``edge.pipeline``: from weights to a bundle that loads, from a bundle to another, and what is told on the way."""
+"""``edge.pipeline``: from weights to a bundle that loads, from a bundle to another, and what is
+told on the way."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def test_every_folder_is_in_the_map(readme: str, repository: Path) -> None:
 
 
 def test_the_marked_blocks_run_one_after_the_other(readme: str, repository: Path, installed: Path, tmp_path: Path) -> None:
-    """In an empty folder that sees the repository's examples, by the wheel in an environment of its own."""
+    """In an empty folder that sees the repository's examples, by the wheel in an environment of its
+    own."""
     marked = [block for block in blocks(readme) if block.tested]
     assert {block.language for block in marked} == {"sh", "python"}
     (tmp_path / "examples").symlink_to(repository / "examples")

@@ -1,4 +1,5 @@
-"""``edge.tune``: real engines of a small network, killed and gone on with, another budget, and what it refuses before any work."""
+"""``edge.tune``: real engines of a small network, killed and gone on with, another budget, and what
+it refuses before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``aerial``: the 210 test tiles of UC Merced Land Use that come with the project (``edge/assets/aerial/README.md``)."""
+"""``aerial``: the 210 test tiles of UC Merced Land Use that come with the project
+(``edge/assets/aerial/README.md``)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ SPLITS = ("test",)
 
 
 def open_aerial(split: str) -> Dataset:
-    """The one split there is, ``test``: images to be judged on, and none to train, calibrate or decide on.
+    """The one split there is, ``test``: images to be judged on, and none to train, calibrate or
+    decide on.
 
     Raises:
         EdgeError: another split.

@@ -1,4 +1,5 @@
-"""``csv:DIR``: images of one's own. ``DIR/labels.csv`` with the columns image, split, labels (joined by ``;``), and ``DIR/images/``."""
+"""``csv:DIR``: images of one's own. ``DIR/labels.csv`` with the columns image, split, labels
+(joined by ``;``), and ``DIR/images/``."""
 
 from __future__ import annotations
 
@@ -28,10 +29,12 @@ class Row:
 
 
 def open_csv(root: Path, split: str) -> Dataset:
-    """A split of a csv folder. Classes are the lines of ``classes.txt``, else the sorted names over all splits.
+    """A split of a csv folder. Classes are the lines of ``classes.txt``, else the sorted names over
+    all splits.
 
     Raises:
-        EdgeError: a file is missing or damaged (with its line), a class unknown, an image in two splits, the split absent.
+        EdgeError: a file is missing or damaged (with its line), a class unknown, an image in two
+            splits, the split absent.
     """
     require_folder(root, "csv:DIR", "DIR/labels.csv and DIR/images/")
     table = root / "labels.csv"

@@ -71,7 +71,8 @@ def is_inside(file: str) -> bool:
 
 
 def first_missing(folder: Path, files: Iterable[str]) -> int | None:
-    """Index of the first file that is not there; lists each folder once, since asking per file is slow on network disks."""
+    """Index of the first file that is not there; lists each folder once, since asking per file is
+    slow on network disks."""
     listed: dict[str, set[str]] = {}
     for index, file in enumerate(files):
         parent, _, name = file.rpartition("/")

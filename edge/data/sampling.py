@@ -1,4 +1,5 @@
-"""Which images: a validation part that keeps the class frequencies, and a calibration subset that evens them out."""
+"""Which images: a validation part that keeps the class frequencies, and a calibration subset that
+evens them out."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ from edge.errors import EdgeError
 
 
 def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Cut a validation part from a training split: (train part, validation part), disjoint, each in the data set's order.
+    """Cut a validation part from a training split: (train part, validation part), disjoint, each in
+    the data set's order.
 
-    Iterative stratification (Sechidis et al., *On the Stratification of Multi-Label Data*, 2011): the images of the rarest
-    class are dealt out first, each to the part that still wants that class most. Plain shuffling when unlabelled.
+    Iterative stratification (Sechidis et al., *On the Stratification of Multi-Label Data*, 2011):
+    the images of the rarest class are dealt out first, each to the part that still wants that class
+    most. Plain shuffling when unlabelled.
 
     Raises:
         EdgeError: a fraction outside (0, 1), or too few images to have two parts.
@@ -65,10 +68,12 @@ def _stratified(present: NDArray[np.bool_], order: NDArray[np.int64], wanted: in
 
 
 def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of ``count`` images (all, where there are fewer) in which every class is seen about equally often.
+    """Indices of ``count`` images (all, where there are fewer) in which every class is seen about
+    equally often.
 
-    Greedy: the next image is one that shows the class seen least so far, in a seeded random order; when no class can get
-    more, any image. The order is that of the choice, so a prefix is balanced too. Random when unlabelled.
+    Greedy: the next image is one that shows the class seen least so far, in a seeded random order;
+    when no class can get more, any image. The order is that of the choice, so a prefix is balanced
+    too. Random when unlabelled.
 
     Raises:
         EdgeError: ``count`` is not positive.
@@ -97,7 +102,8 @@ def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[n
 
 
 def coverage(dataset: Dataset, indices: Sequence[int] | NDArray[np.integer] | None = None) -> dict[str, int]:
-    """How many of the images at ``indices`` (default all) show each class; empty when unlabelled."""
+    """How many of the images at ``indices`` (default all) show each class; empty when
+    unlabelled."""
     if dataset.labels is None:
         return {}
     labels = dataset.labels if indices is None else dataset.labels[np.asarray(indices, np.intp)]

@@ -26,12 +26,15 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     """Open one split of a data set.
 
     Args:
-        spec: one of ``SPECS``: a name alone, a kind with its folder (``images:DIR`` is unlabelled), or a mosaic of another.
-        split: ``train``, ``test`` or another the data set has; ``REPORT`` for the one that is only reported.
+        spec: one of ``SPECS``: a name alone, a kind with its folder (``images:DIR`` is unlabelled),
+            or a mosaic of another.
+        split: ``train``, ``test`` or another the data set has; ``REPORT`` for the one that is only
+            reported.
         seed: of the generated data; files are read in a fixed order.
 
     Raises:
-        EdgeError: unknown kind, missing folder, missing split (those present are named), damaged files.
+        EdgeError: unknown kind, missing folder, missing split (those present are named), damaged
+            files.
     """
     kind, colon, root = spec.partition(":")
     if kind in ("scenes", "aerial"):

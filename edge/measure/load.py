@@ -80,7 +80,8 @@ def streams(call: Callable[[], object], count: int, *, images: int, seconds: flo
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Images that arrived at a steady rate before an engine that takes one after another from a bounded queue.
+    """Images that arrived at a steady rate before an engine that takes one after another from a
+    bounded queue.
 
     Attributes:
         rate: images per second.
@@ -132,7 +133,8 @@ def arrive(
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a soak: when it ended, percentiles of its calls in milliseconds, and the memory held then, where it is told."""
+    """A part of a soak: when it ended, percentiles of its calls in milliseconds, and the memory
+    held then, where it is told."""
 
     at_s: float
     p50: float
@@ -147,7 +149,8 @@ class Soak:
 
     Attributes:
         seconds: how long it ran.
-        latency_drift: of the median latency from the first to the last quarter of the windows, as a share.
+        latency_drift: of the median latency from the first to the last quarter of the windows, as a
+            share.
         memory_growth_mb: of the resident memory, likewise; None where it is not told.
         reasons: why the run did not hold still; empty when it did.
     """

@@ -1,7 +1,7 @@
 """The machine a figure holds for: what it is, and what happened to it while something was measured.
 
-Everything is read from ``/proc`` and ``/sys`` below a root, so that tests can hand in a tree of their own. What is not
-there is left out or None; nothing here raises.
+Everything is read from ``/proc`` and ``/sys`` below a root, so that tests can hand in a tree of
+their own. What is not there is left out or None; nothing here raises.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def state(root: Path = Path("/")) -> State:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What happened to the machine during a run: shares of all cores' time, and the lowest clock before and after."""
+    """What happened to the machine during a run: shares of all cores' time, and the lowest clock
+    before and after."""
 
     busy_elsewhere: float
     stolen: float

@@ -1,4 +1,5 @@
-"""Checkpoints: the official files and ours, read without running anything they hold, and what they tell about a model."""
+"""Checkpoints: the official files and ours, read without running anything they hold, and what they
+tell about a model."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ _SIGNS = (
     ("mcar-mobilenetv2", "features.0.17.conv.6.weight"),
 )
 _CLASSIFIER = "convclass.weight"
-# Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy 2 moved the function that
-# rebuilds them, so both places are named: either version may have written the file, either may read it.
+# Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy
+# 2 moved the function that rebuilds them, so both places are named: either version may have written
+# the file, either may read it.
 _SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 _SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     np.dtype,
@@ -79,7 +81,8 @@ class Description:
 
 
 def read(path: Path | str) -> Content:
-    """The dict a checkpoint file holds: tensors and plain values only (``weights_only``), on the CPU.
+    """The dict a checkpoint file holds: tensors and plain values only (``weights_only``), on the
+    CPU.
 
     Raises:
         EdgeError: no such file, truncated, no checkpoint, or one that wants to run code.
@@ -129,7 +132,8 @@ def describe(source: Path | str | Content, filename: str | None = None) -> Descr
 
     Args:
         source: path, or mapping as ``read`` gives it.
-        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``; that of the path where there is one.
+        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``; that of the path where there
+            is one.
 
     Raises:
         EdgeError: no known architecture, or an ``edge`` key of another form.
@@ -159,7 +163,8 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
 
     Args:
         model: from ``edge.models.create``.
-        source: path, or mapping: the official dict, ours, or a bare state dict; with or without ``module.``.
+        source: path, or mapping: the official dict, ours, or a bare state dict; with or without
+            ``module.``.
 
     Raises:
         EdgeError: keys or shapes differ; the message says which.
@@ -176,9 +181,7 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
             for kind, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
             if names
         )
-        raise EdgeError(
-            "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or use a checkpoint of that model"
-        )
+        raise EdgeError("models", f"The checkpoint does not fit the model: {found}", "Change `model`, or use a checkpoint of that model")
     rounded = [name for name, value in own.items() if name in state and value.is_floating_point() != state[name].is_floating_point()]
     if rounded:
         kind = str(state[rounded[0]].dtype).removeprefix("torch.")
@@ -201,7 +204,8 @@ def save_checkpoint(
     extra: Mapping[str, str | float] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the official dict (``epoch``, ``arch``, ``state_dict``, ``best_score``) and what describes the model under ``edge``.
+    """Write the official dict (``epoch``, ``arch``, ``state_dict``, ``best_score``) and what
+    describes the model under ``edge``.
 
     Args:
         name: architecture, as in ``create``.
@@ -248,7 +252,8 @@ def _malformed(name: str, value: object, form: str) -> EdgeError:
 
 
 def _from_name(filename: str | None, num_classes: int) -> Content:
-    """What an official file name says; its data set names the classes only where their number is that of the weights."""
+    """What an official file name says; its data set names the classes only where their number is
+    that of the weights."""
     named = _OFFICIAL_NAME.search(filename or "")
     if not named:
         return {}

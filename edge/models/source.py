@@ -1,4 +1,5 @@
-"""Where a build starts: from a name, a path or nothing at all to a network with its weights and what describes it."""
+"""Where a build starts: from a name, a path or nothing at all to a network with its weights and
+what describes it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Source:
     Attributes:
         network: the torch model, in eval mode, weights loaded.
         model, image: what describes it.
-        title: short name for folders and reports: the shipped name, the checkpoint's file name, or ``<model>-random``.
+        title: short name for folders and reports: the shipped name, the checkpoint's file name, or
+            ``<model>-random``.
         digest: SHA-256 of the weights.
         shipped: name of the shipped weights, or None.
         named: whether the class names are known (from a flag, the checkpoint or its data set).
@@ -59,8 +61,9 @@ class Source:
 
     @property
     def default_dataset(self) -> str | None:
-        """What engines are judged on: ``scenes`` for weights trained on it and for random ones, ``aerial`` for the shipped ones of
-        ``ucmerced``, whose test images it has; for others there is none."""
+        """What engines are judged on: ``scenes`` for weights trained on it and for random ones,
+        ``aerial`` for the shipped ones of ``ucmerced``, whose test images it has; for others there
+        is none."""
         if self.data == GENERATED_DATA or not self.trained:
             return GENERATED_DATA
         return TEST_DATA if self.shipped and self.data == "ucmerced" else None
@@ -87,15 +90,16 @@ def open_source(
 ) -> Source:
     """The network a user asked for.
 
-    What describes it is taken from, in order: an argument, the checkpoint's ``edge`` key, the official file name, the key
-    names, the default.
+    What describes it is taken from, in order: an argument, the checkpoint's ``edge`` key, the
+    official file name, the key names, the default.
 
     Args:
         weights: a shipped name, a path, ``random``, or None for the default.
         model: architecture name; None: as the weights say.
         labels: file of class names, one a line.
         size: input side in pixels.
-        options: the architecture's own options that were given (``pooling``, ``regions``, ``threshold``).
+        options: the architecture's own options that were given (``pooling``, ``regions``,
+            ``threshold``).
         seed: of random weights.
 
     Raises:
@@ -114,7 +118,9 @@ def open_source(
         raise EdgeError("build", f"The weights belong to {found.model}, but `model` is {model}", "Leave `model` out")
     names = _labels(labels) if labels else found.classes
     if names is not None and len(names) != found.num_classes:
-        raise EdgeError("build", f"There are {len(names)} labels, but the weights have {found.num_classes} classes", "Name each class once in `labels`")
+        raise EdgeError(
+            "build", f"There are {len(names)} labels, but the weights have {found.num_classes} classes", "Name each class once in `labels`"
+        )
     warnings = [] if names else ["the checkpoint does not name its classes: without a file of labels they are called class_00 …"]
     described = {name: value for name, value in found.options.items() if value is not None}
     network = create(found.model, num_classes=found.num_classes, **{**described, **(options or {})})
@@ -171,8 +177,9 @@ def _random(model: str, labels: Path | None, size: int | None, options: Options,
 def _settle(network: Network, images: int = 8, size: int = 128) -> None:
     """Take BatchNorm statistics from noise that is coarse and fine at once, as photographs are.
 
-    With untouched statistics the maps of a deep random network overflow or vanish; with those of white noise they overflow on
-    anything smooth. Saturated maps have no peak to find, and boxes then hang on the last bit.
+    With untouched statistics the maps of a deep random network overflow or vanish; with those of
+    white noise they overflow on anything smooth. Saturated maps have no peak to find, and boxes
+    then hang on the last bit.
     """
     noise = torch.zeros(images, 3, size, size)
     for grid in (2, 4, 8, 16, 32, 64, size):

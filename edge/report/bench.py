@@ -34,7 +34,8 @@ SCENES_WEIGHTS = "mcar-mobilenetv2-scenes"  # the only ones with a data set when
 
 @dataclass(frozen=True)
 class Bench:
-    """A result, and what a page shows besides: the baseline, and photographs of the first engine's regions."""
+    """A result, and what a page shows besides: the baseline, and photographs of the first engine's
+    regions."""
 
     result: Result
     baseline: Result | None = None
@@ -42,10 +43,11 @@ class Bench:
 
 
 def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
-    """Measure every bundle, compare several turn by turn, judge them by the gate.
+    """Measure every bundle, compare several interleaved, judge them by the gate.
 
     Raises:
-        EdgeError: what can be refused, before the first engine is measured. The gate is judged, not enforced.
+        EdgeError: what can be refused, before the first engine is measured. The gate is judged, not
+            enforced.
     """
     conditions = gate.parse(options.fail_on) if options.fail_on is not None else ()
     baseline = _read_baseline(options.baseline) if options.baseline else None
@@ -107,7 +109,8 @@ def _opened(spec: str, *, images: int) -> Dataset:
 
 
 def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, events: Events) -> tuple[Compared, ...]:
-    """The bundles turn by turn, as paired ratios to the first; one named twice is compared with itself."""
+    """The bundles interleaved, as paired ratios to the first; one named twice is compared with
+    itself."""
     with ExitStack() as opened, events.progress("compare", "turn") as progress:
         turns = {}
         for number, path in enumerate(paths):

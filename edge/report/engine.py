@@ -34,7 +34,8 @@ REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference th
 
 @dataclass(frozen=True)
 class Judge:
-    """The images an engine is judged on, their columns in the bundle's order, and what the user should know about them.
+    """The images an engine is judged on, their columns in the bundle's order, and what the user
+    should know about them.
 
     Attributes:
         dataset: None for latency and memory only.
@@ -119,7 +120,8 @@ def bench_engine(
 
 
 def noise(spec: ImageSpec, batch: int) -> np.ndarray:
-    """Seeded noise of the statistics of photographs, in the form the engine takes: the same pixels in either."""
+    """Seeded noise of the statistics of photographs, in the form the engine takes: the same pixels
+    in either."""
     made = np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
     if spec.input != "uint8":
         return made
@@ -128,7 +130,8 @@ def noise(spec: ImageSpec, batch: int) -> np.ndarray:
 
 
 def gate_of_build(found: Any) -> Sensitivity | None:
-    """What the gate of the build wrote, where it had one; a manifest comes from outside, so anything of another form is left out."""
+    """What the gate of the build wrote, where it had one; a manifest comes from outside, so
+    anything of another form is left out."""
     try:
         gains = ("map_points", "score_error", "class_agreement", "mean_iou")
         return Sensitivity(

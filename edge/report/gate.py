@@ -136,8 +136,8 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, looked: bo
         batch: the one that will be reported.
 
     Raises:
-        EdgeError: a change without a baseline, without its figure in the baseline or against a speed at another batch; a mAP
-            condition without the accuracy pass.
+        EdgeError: a change without a baseline, without its figure in the baseline or against a
+            speed at another batch; a mAP condition without the accuracy pass.
     """
     for condition in conditions:
         if condition.metric in OF_EFFORT and not looked:

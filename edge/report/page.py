@@ -1,4 +1,5 @@
-"""A bench result as one HTML page that needs nothing else: no network, no script, light, dark and paper."""
+"""A bench result as one HTML page that needs nothing else: no network, no script, light, dark and
+paper."""
 
 from __future__ import annotations
 
@@ -155,7 +156,9 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
     references = {one.accuracy.map_reference for one in engines if one.accuracy}
     reference = references.pop() if len(references) == 1 else None  # engines of several models have no line in common
     return section(
-        "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other engine is both faster and more accurate."
+        "Accuracy against latency",
+        charts.pareto(points, reference=reference),
+        "Filled and joined: no other engine is both faster and more accurate.",
     )
 
 

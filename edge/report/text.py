@@ -84,7 +84,8 @@ def engine_rows(result: Result) -> list[list[str]]:
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """What stands below the table, as (name, sentence). Of several engines: verdicts, notes and gates of all, details of the first."""
+    """What stands below the table, as (name, sentence). Of several engines: verdicts, notes and
+    gates of all, details of the first."""
     engines, titles = result.each, names(result.each)
     of = [f"{title}: " if len(engines) > 1 else "" for title in titles]
     bad = [f"{whose}INVALID: " + "; ".join(one.reasons) for whose, one in zip(of, engines, strict=True) if not one.valid]
@@ -111,7 +112,8 @@ def _gate(one: Outcome) -> str:
 
 
 def changes(result: Result, baseline: Result, file: str) -> Changes:
-    """How every gated metric moved against a baseline, read from ``file``; what is missing on either side is left out."""
+    """How every gated metric moved against a baseline, read from ``file``; what is missing on
+    either side is left out."""
     moved = {}
     for name, metric in METRICS.items():
         now, then = metric.figure(result), metric.figure(baseline)
@@ -131,8 +133,8 @@ def changes(result: Result, baseline: Result, file: str) -> Changes:
 
 
 def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
-    """Lines of an aligned table. Columns empty in every row are left out; where the width does not do, so are those of
-    ``SPARE``, and at last the first column is cut."""
+    """Lines of an aligned table. Columns empty in every row are left out; where the width does not
+    do, so are those of ``SPARE``, and at last the first column is cut."""
     rows = [[plain(cell) for cell in row] for row in rows]
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
     wide = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
@@ -164,7 +166,8 @@ def short(engine: Result) -> str:
 
 
 def names(engines: Sequence[Result]) -> list[str]:
-    """A name for each engine of a report, no two alike: the short one, else with its folder's, else numbered."""
+    """A name for each engine of a report, no two alike: the short one, else with its folder's, else
+    numbered."""
     found: list[str] = []
     for index, engine in enumerate(engines, 1):
         twins = [other for other in engines if short(other) == short(engine)]
@@ -174,7 +177,8 @@ def names(engines: Sequence[Result]) -> list[str]:
 
 
 def precision_name(engine: Result) -> str:
-    """The precision, and for ``fp16`` which 16-bit float it is here; both where int8 has such a rest."""
+    """The precision, and for ``fp16`` which 16-bit float it is here; both where int8 has such a
+    rest."""
     return engine.float16 if engine.precision == "fp16" and engine.float16 else engine.precision
 
 
@@ -187,7 +191,8 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def change(drop: float | None, interval: tuple[float, float] | None = None) -> str:
-    """New minus reference, in points: what is stored as a drop, reference minus new, is printed so that a loss is negative."""
+    """New minus reference, in points: what is stored as a drop, reference minus new, is printed so
+    that a loss is negative."""
     if drop is None or math.isnan(drop):
         return "–"
     return f"{0 - drop:+.2f}" + (f" [{0 - interval[1]:+.2f}, {0 - interval[0]:+.2f}]" if interval else "")

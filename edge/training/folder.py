@@ -1,4 +1,5 @@
-"""The folder of a run: the names in it, and the state by which it is known as a run and can go on."""
+"""The folder of a run: the names in it, and the state by which it is known as a run and can go
+on."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def write_state(folder: Path, identity: str, state: State, modules: Modules) -> 
 
 
 def read_state(path: Path) -> tuple[str, State, Modules]:
-    """Identity, state and torch's state dicts of whichever run; an error where the file is damaged or something else."""
+    """Identity, state and torch's state dicts of whichever run; an error where the file is damaged
+    or something else."""
     names = [each.name for each in fields(State)]
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -78,7 +80,8 @@ def write_log(folder: Path, rows: list[Row]) -> None:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go on."""
+    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go
+    on."""
     check_folder_writable(folder)
     for place in (folder, folder / PIXELS):
         clear_folder(place)
@@ -90,4 +93,6 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         return
     foreign = [name for name in found if name != PIXELS and not is_partial(name)]
     if foreign:
-        raise EdgeError("train", f"{folder} contains {foreign[0]}, so it is not the folder of a training run", "Set `output` to a new or empty folder")
+        raise EdgeError(
+            "train", f"{folder} contains {foreign[0]}, so it is not the folder of a training run", "Set `output` to a new or empty folder"
+        )

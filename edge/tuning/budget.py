@@ -30,7 +30,8 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 RISING = ("p50", "p90", "p99")  # no one is below the one before
 OF_LABELS = ("map", "map_drop")
 SIGNED = ("map_drop",)  # an engine may be better than the reference
-# What another run of the same engine may give otherwise: a limit must be kept by so much. Sizes and counts are what they are.
+# What another run of the same engine may give otherwise: a limit must be kept by so much. Sizes and
+# counts are what they are.
 HEADROOM = 0.03
 NOISY = ("mean", "p50", "p90", "p99", "throughput", "peak_rss", "energy")
 OBJECTIVES = ("mean", "p99", "size", "energy", "map_drop")  # lower is better
@@ -39,7 +40,8 @@ _FORM = re.compile(rf"(?P<metric>\w+)\s*(?P<side><=|>=|<|>)\s*(?P<number>{NUMBER
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold: ``metric`` lies on ``side`` of ``value``, which is in the metric's first unit."""
+    """What must hold: ``metric`` lies on ``side`` of ``value``, which is in the metric's first
+    unit."""
 
     text: str
     metric: str
@@ -58,7 +60,8 @@ class Condition:
         return measured < self.value if self.upper else measured > self.value
 
     def miss(self, measured: float | None) -> float:
-        """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite without a figure."""
+        """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite
+        without a figure."""
         if measured is None or not math.isfinite(measured):
             return math.inf
         room = HEADROOM if self.metric in NOISY else 0.0
@@ -76,7 +79,8 @@ def parse(text: str) -> Budget:
     """Conditions ``METRIC(<|<=|>|>=)NUMBER[UNIT]``, joined by commas.
 
     Raises:
-        EdgeError: a condition of another form, an unknown metric or unit, a value nothing can have, or two that exclude each other.
+        EdgeError: a condition of another form, an unknown metric or unit, a value nothing can have,
+            or two that exclude each other.
     """
     budget = tuple(_condition(part) for part in pieces(text))
     _refuse_contradictions(budget)

@@ -1,4 +1,5 @@
-"""What a search needs before any work: the weights, the images that decide, the engines that may be tried."""
+"""What a search needs before any work: the weights, the images that decide, the engines that may be
+tried."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Given:
 
     Attributes:
         options: of the weights, with ``dataset`` where there is one.
-        images: validation images, whose labels are in the order of the model's; to time on where ``judged`` is False.
+        images: validation images, whose labels are in the order of the model's; to time on where
+            ``judged`` is False.
         judged: whether these labels say what scores are worth.
         folder: of the trials.
         digest: of the weights.
@@ -119,7 +121,8 @@ def _check_meter(metrics: frozenset[str], usable: tuple[str, ...]) -> None:
 
 
 def _own_first(own: int, values: Iterable[int]) -> tuple[int, ...]:
-    """The own one, what is smaller, what is larger: each as near as may be to the own one, for there the mAP is."""
+    """The own one, what is smaller, what is larger: each as near as may be to the own one, for
+    there the mAP is."""
     return tuple(sorted(set(values), key=lambda value: (value > own, abs(value - own))))
 
 

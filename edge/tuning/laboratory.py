@@ -1,7 +1,9 @@
-"""Builds and measures trials, and keeps them: a folder each, with the bundle, its outputs on the validation images and ``result.json``.
+"""Builds and measures trials, and keeps them: a folder each, with the bundle, its outputs on the
+validation images and ``result.json``.
 
-A folder's name ends with a digest of all that decides what lies in it, so a later run, be it with another budget, finds what it needs
-and never what belongs to something else. What was killed half-way is done again.
+A folder's name ends with a digest of all that decides what lies in it, so a later run, be it with
+another budget, finds what it needs and never what belongs to something else. What was killed
+half-way is done again.
 """
 
 from __future__ import annotations

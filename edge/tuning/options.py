@@ -20,9 +20,10 @@ class TuneOptions:
 
     Attributes:
         batch: images of a call.
-        sizes, regions, precisions, backends: to try; empty for the own size and two smaller, the own number of regions and half of it,
-            all precisions, and all backends that work here.
-        minimise: of what fits; None: ``mean`` where the budget says something about mAP, else ``map_drop`` where there are labels.
+        sizes, regions, precisions, backends: to try; empty for the own size and two smaller, the
+            own number of regions and half of it, all precisions, and all backends that work here.
+        minimise: of what fits; None: ``mean`` where the budget says something about mAP, else
+            ``map_drop`` where there are labels.
         minutes: after which no trial begins.
         images: test images, at most, of the report.
         plan: how long the report measures.

@@ -17,7 +17,9 @@ from edge.tuning.tuned import Tuned
 
 COLUMNS = ("trial", "effort", "mAP", "Δ mAP", "mean ms", "p99 ms", "looks", "MB", "verdict")
 RIGHT = frozenset(COLUMNS) - {"trial", "verdict"}
-PLOTTED = "Filled and joined: no other engine is both faster and more accurate. Each engine at its best effort, and the front of all efforts."
+PLOTTED = (
+    "Filled and joined: no other engine is both faster and more accurate. Each engine at its best effort, and the front of all efforts."
+)
 LEGEND = (
     "On validation images, each engine at the effort that suits the budget best. Δ mAP: against the given weights in FP32 at "
     "their own size, with all regions, in points. MB are 10^6 bytes."
@@ -31,7 +33,8 @@ def terminal(tuned: Tuned) -> str:
 
 
 def rows(tuned: Tuned) -> list[list[str]]:
-    """A row for each trial, in the order in which they came; then one for each reason why others were not built."""
+    """A row for each trial, in the order in which they came; then one for each reason why others
+    were not built."""
     reasons: dict[str, list[str]] = {}
     for row in tuned.rows:
         if row.choice is None:
@@ -42,7 +45,12 @@ def rows(tuned: Tuned) -> list[list[str]]:
 
 def facts(tuned: Tuned) -> list[tuple[str, str]]:
     """What came of it: (name, sentence)."""
-    found = [("budget", ", ".join(one.text for one in tuned.budget) + f"; the lowest {tuned.minimise} among those that fit, at batch {tuned.batch}")]
+    found = [
+        (
+            "budget",
+            ", ".join(one.text for one in tuned.budget) + f"; the lowest {tuned.minimise} among those that fit, at batch {tuned.batch}",
+        )
+    ]
     if tuned.best is not None and tuned.bundle is not None:
         found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
     for miss in tuned.misses:
@@ -147,7 +155,8 @@ def _figures(one: Choice) -> list[str]:
 
 
 def _plot(tuned: Tuned) -> str:
-    """mAP against the mean and against p99, with the same engines in both; empty where nothing was judged."""
+    """mAP against the mean and against p99, with the same engines in both; empty where nothing was
+    judged."""
     shown = {one.name + (", chosen" if one == tuned.best else ""): one.point for one in _shown(tuned)}
     reference = next((point.map + point.map_drop for point in shown.values() if point.map is not None and point.map_drop is not None), None)
     wanted = (tuned.best.point if tuned.best is not None else None, *_ends(list(shown.values())))
@@ -172,7 +181,8 @@ def _ends(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _shown(tuned: Tuned) -> list[Choice]:
-    """Each engine at its best effort, and what of all efforts no other beats in mAP and mean at once."""
+    """Each engine at its best effort, and what of all efforts no other beats in mAP and mean at
+    once."""
     points = [one for one in tuned.points if one.point.map is not None]
     best = charts.front([(one.name, one.point.mean_ms, one.point.map or 0.0) for one in points])
     ours = [row.choice for row in tuned.rows if row.choice is not None]

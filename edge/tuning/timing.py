@@ -1,4 +1,5 @@
-"""What engines take on the images that decide: an engine at all its efforts, two engines against each other, memory, energy."""
+"""What engines take on the images that decide: an engine at all its efforts, two engines against
+each other, memory, energy."""
 
 from __future__ import annotations
 
@@ -52,9 +53,10 @@ def decoded(engine: Engine, images: Dataset, batch: int) -> Iterator[np.ndarray]
 
 
 def duel(challenger: Place, best: Place, images: Dataset, batch: int, metric: str) -> list[float]:
-    """For each round the ratio of a latency (``mean`` or a percentile); above 1 the challenger is slower.
+    """For each round the ratio of a latency (``mean`` or a percentile); above 1 the challenger is
+    slower.
 
-    Both take the same images turn by turn, and who begins changes with every batch.
+    Both take the same images interleaved, and who begins changes with every batch.
     """
     some = images.subset(sample(len(images), CALLS * batch))
     ratios = []

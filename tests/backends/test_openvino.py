@@ -40,7 +40,8 @@ def test_boxes_and_crops_run_in_float32_in_every_precision(small_bundle, nodes_o
     seen = 0
     for node in nodes:
         origins = node["origin"].split(",")
-        # A kernel that only moves or compares may have integers in it; a reduced float may not be anywhere.
+        # A kernel that only moves or compares may have integers in it; a reduced float may not be
+        # anywhere.
         if any(origin.startswith(COORDINATES) for origin in origins) and node["type"] not in ("Const", "Convolution"):
             assert node["precision"] in ("f32", "i32", "u8", "i64"), node
             seen += 1

@@ -1,4 +1,5 @@
-"""TensorRT against a recorded fake of three versions: building, shipping the plugin, running, and every refusal."""
+"""TensorRT against a recorded fake of three versions: building, shipping the plugin, running, and
+every refusal."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def expected(small_graph):
 
 @pytest.fixture
 def opened(fake_tensorrt, backend, small_graph, tmp_path):
-    """A function (version, environment of the fake) → the fake, and the small engine built and opened."""
+    """A function (version, environment of the fake) → the fake, and the small engine built and
+    opened."""
 
     def opened(version="10.16", *, cuda="bindings", graphs=True, **environment):
         fake = fake_tensorrt(version, **environment)

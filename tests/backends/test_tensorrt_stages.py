@@ -1,4 +1,5 @@
-"""TensorRT in two stages, against the recorded fake: what is built, what a call copies and runs, and every refusal."""
+"""TensorRT in two stages, against the recorded fake: what is built, what a call copies and runs,
+and every refusal."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def opened(fake_tensorrt, staged, tmp_path):
 
 
 def assert_answers(engine, images, given=None):
-    """That an engine answers as the whole graph does on ONNX Runtime; ``given``: the images in another form."""
+    """That an engine answers as the whole graph does on ONNX Runtime; ``given``: the images in
+    another form."""
     expected = Session(engine.bundle.read_file("reference.onnx"), threads=1)(images)
     found = engine.infer(images if given is None else given)
     assert set(found) == set(expected)

@@ -18,7 +18,8 @@ EFFORTS = (0.0, 0.1, 0.25, 0.375, 0.5, 0.8, 1.0)
 
 @pytest.fixture
 def adaptive(bundle: Path, tmp_path: Path) -> Path:
-    """At effort 0.5, with bounds among the scores it gives, some of them reached to the last bit."""
+    """At effort 0.5, with bounds among the scores it gives, some of them reached to the last
+    bit."""
     folder = shutil.copytree(bundle, tmp_path / "adaptive")
     with Engine.load(folder) as engine:
         found = engine.infer(IMAGES, effort=1)

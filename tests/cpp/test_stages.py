@@ -1,4 +1,5 @@
-"""Engines in two stages, and of one graph as bundles of schema 1 hold them: C++ gives what Python gives, and refuses the same."""
+"""Engines in two stages, and of one graph as bundles of schema 1 hold them: C++ gives what Python
+gives, and refuses the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""The programs for the device: mcar_edge_bench on OpenVINO, and what mcar_edge_build does around TensorRT.
+"""The programs for the device: mcar_edge_bench on OpenVINO, and what mcar_edge_build does around
+TensorRT.
 
-What links TensorRT runs where TENSORRT_LIBRARY_DIR names the folder of its libraries, the ones that the first folder of
-TENSORRT_INCLUDE_DIR has the headers of. No GPU is needed: it is refused in one line.
+What links TensorRT runs where TENSORRT_LIBRARY_DIR names the folder of its libraries, the ones that
+the first folder of TENSORRT_INCLUDE_DIR has the headers of. No GPU is needed: it is refused in one
+line.
 """
 
 from __future__ import annotations
@@ -213,7 +215,8 @@ def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
-# How the process that builds may end: what is printed, and whether the builder gave up or was killed.
+# How the process that builds may end: what is printed, and whether the builder gave up or was
+# killed.
 ENDS = {
     "throw": ("[backend] It failed. Try again.\n", False, False),
     "no-plan": ("no plan\n", True, False),
@@ -270,7 +273,8 @@ def build(cmake, builds: Path) -> Program:
         "CMAKE_BUILD_TYPE=Debug",
     ]
     folder = cmake(REPOSITORY / "edge" / "cpp", builds / "tensorrt", *found)
-    # The parser needs NVIDIA's own plugins, and these cuBLAS and cuDNN; of a graph without such plugins only their start.
+    # The parser needs NVIDIA's own plugins, and these cuBLAS and cuDNN; of a graph without such
+    # plugins only their start.
     plugins = next(Path(libraries).glob("libnvinfer_plugin.so.*"))
     source = folder / "plugins.cpp"
     source.write_text('extern "C" bool initLibNvInferPlugins(void*, const char*) { return true; }\n')

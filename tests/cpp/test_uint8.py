@@ -1,4 +1,5 @@
-"""Engines that take bytes, in C++: what Python gives, from the same pixels; and the other form is refused."""
+"""Engines that take bytes, in C++: what Python gives, from the same pixels; and the other form is
+refused."""
 
 from __future__ import annotations
 

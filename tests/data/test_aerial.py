@@ -1,4 +1,5 @@
-"""The tiles that come along: there, labelled as the shipped weights are, and only to be judged on."""
+"""The tiles that come along: there, labelled as the shipped weights are, and only to be judged
+on."""
 
 from __future__ import annotations
 

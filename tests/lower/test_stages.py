@@ -1,4 +1,5 @@
-"""One graph of two passes becomes two: what each takes, gives and holds, and that together they compute the same."""
+"""One graph of two passes becomes two: what each takes, gives and holds, and that together they
+compute the same."""
 
 from __future__ import annotations
 

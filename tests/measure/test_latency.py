@@ -93,7 +93,8 @@ def test_an_unsound_run_is_called_invalid_with_its_reason(values, reason):
 
 
 def test_median_interval_matches_the_binomial_table():
-    # Ranks 2 and 9 of 10 cover 97.9 %, ranks 3 and 8 only 89.1 %; 6 values need their whole range (96.9 %).
+    # Ranks 2 and 9 of 10 cover 97.9 %, ranks 3 and 8 only 89.1 %; 6 values need their whole range
+    # (96.9 %).
     assert median_interval(range(1, 11)) == (2, 9, pytest.approx(1 - 2 * 11 / 1024))
     assert median_interval(range(1, 7)) == (1, 6, pytest.approx(1 - 2 / 64))
     low, high, coverage = median_interval([3.0, 1.0, 2.0])

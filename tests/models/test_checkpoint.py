@@ -1,4 +1,5 @@
-"""Checkpoints that are damaged, foreign or malformed, and what one leaves behind when it cannot be written."""
+"""Checkpoints that are damaged, foreign or malformed, and what one leaves behind when it cannot be
+written."""
 
 from __future__ import annotations
 

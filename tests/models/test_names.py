@@ -1,4 +1,5 @@
-"""Names and options of architectures: the help, what is refused; and the picture of a run from its log."""
+"""Names and options of architectures: the help, what is refused; and the picture of a run from its
+log."""
 
 from __future__ import annotations
 

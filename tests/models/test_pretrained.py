@@ -1,4 +1,5 @@
-"""Weights of torchvision: whatever head they have, they give the backbone; those of another architecture are refused by name."""
+"""Weights of torchvision: whatever head they have, they give the backbone; those of another
+architecture are refused by name."""
 
 from __future__ import annotations
 

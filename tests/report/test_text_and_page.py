@@ -161,7 +161,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
         assert f"\n{name} " in text
         if one is not engines[0]:
             assert f"\ncompare    {name}: 1.500 × [1.400, 1.600], slower" in text
-    assert "\ncompare    turn by turn over 7 rounds, × mcar-mobilenetv2 256 fp32 onnxruntime" in text
+    assert "\ncompare    interleaved over 7 rounds, × mcar-mobilenetv2 256 fp32 onnxruntime" in text
     assert "\ndetails    of mcar-mobilenetv2 256 fp32 onnxruntime" in text
     assert "\nverdict    rma-mobilenetv2 256 fp16 onnxruntime: INVALID: unstable: it shook" in text
     assert "VALID\n" not in text

@@ -1,4 +1,5 @@
-"""How our two operations get into an engine: by the plugin library, by kernels compiled ahead of time, or not at all."""
+"""How our two operations get into an engine: by the plugin library, by kernels compiled ahead of
+time, or not at all."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ NO_PLUGIN = Plugin(Route.NONE)
 
 
 def chosen_plugin() -> Plugin:
-    """As ``EDGE_TENSORRT_PLUGIN`` says: a library's path, ``aot``, or nothing; unset, the library in the user's cache if there is one."""
+    """As ``EDGE_TENSORRT_PLUGIN`` says: a library's path, ``aot``, or nothing; unset, the library
+    in the user's cache if there is one."""
     given = os.environ.get(PLUGIN_VARIABLE)
     if given is None:
         path = cache.folder("plugin") / "libedge_plugin.so"
