@@ -198,7 +198,7 @@ def test_a_build_tells_what_it_finds_and_prints_nothing(tmp_path, capfd):
     assert told.said["model"] == "mcar-mobilenetv2, 20 classes, 64 px; pooling avg, regions 4, threshold 0.5"
     assert told.stages[0] == "calibrate 2 of 2 image"
     assert re.fullmatch(r"rounding (\d+) of \1 layer", told.stages[1])
-    assert told.warnings[0] == "random weights: the scores mean nothing, only times and formats do"
+    assert told.warnings[0] == "random weights: scores mean nothing; only timings and file formats do"
     assert capfd.readouterr() == ("", "")
 
 

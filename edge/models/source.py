@@ -170,7 +170,7 @@ def _random(model: str, labels: Path | None, size: int | None, options: Options,
         shipped=None,
         named=labels is not None,
         trained=False,
-        warnings=("random weights: the scores mean nothing, only times and formats do",),
+        warnings=("random weights: scores mean nothing; only timings and file formats do",),
     )
 
 

@@ -65,8 +65,7 @@ def register_schema() -> None:
     onnx.defs.register_schema(schema)
 
 
-# --- NumPy reference
-# ------------------------------------------------------------------------------------------------
+# --- NumPy reference ------------------------------------------------------------------------------
 
 
 def reference(cams: np.ndarray, size: int, threshold: float) -> np.ndarray:
@@ -161,8 +160,7 @@ def check(size: int, threshold: float) -> None:
         raise EdgeError("ops", f"The localisation threshold {threshold} is not inside (0, 1)", "Set `threshold` to a number such as 0.5")
 
 
-# --- Decomposition into standard nodes
-# -------------------------------------------------------------------------------
+# --- Decomposition into standard nodes ------------------------------------------------------------
 
 
 def decompose(nodes: NodeBuilder, cams: str, boxes: str, *, regions: int, cells: int, size: int, threshold: float) -> None:

@@ -73,8 +73,7 @@ def register_schema() -> None:
     onnx.defs.register_schema(schema)
 
 
-# --- NumPy reference
-# ------------------------------------------------------------------------------------------------
+# --- NumPy reference ------------------------------------------------------------------------------
 
 
 def reference(image: np.ndarray, boxes: np.ndarray, owner: np.ndarray | None = None) -> np.ndarray:
@@ -112,8 +111,7 @@ def _sampling(start: float, stop: float, size: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-# --- Decompositions into standard nodes
-# ------------------------------------------------------------------------------
+# --- Decompositions into standard nodes -----------------------------------------------------------
 
 
 def decompose(
