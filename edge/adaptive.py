@@ -85,14 +85,13 @@ def check_stages(stages: StagesSpec | None, options: BuildOptions) -> None:
         raise EdgeError("build", f"`effort` is {options.effort}, but this engine has no second stage", "Leave it out, or set it to 1")
 
 
-def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> Facts:
+def decide(bundle: Bundle, origin: Origin, options: BuildOptions, events: Events) -> Facts:
     """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is
     complete but for them, if they change.
 
     Args:
-        folder: the bundle, loadable.
+        bundle: loadable.
     """
-    bundle = Bundle.read(folder)
     stages = bundle.stages
     if stages is None or (options.effort is None and not origin.automatic):
         return {}

@@ -291,27 +291,27 @@ def _provenance(backend: str, support: backends.Support, options: BuildOptions) 
 
 def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> Facts:
     """Manifest keys that depend on the finished engine."""
-    return {**_loads(folder, events), **adaptive.decide(folder, origin, options, events)}
+    bundle = Bundle.read(folder)
+    _try_engine(bundle, events)
+    return adaptive.decide(bundle, origin, options, events)
 
 
-def _loads(folder: Path, events: Events) -> Facts:
+def _try_engine(bundle: Bundle, events: Events) -> None:
     """The last check of a build: the finished bundle loads and runs."""
     import numpy as np
 
-    if UNBUILT in Bundle.read(folder).manifest["engine"]:
-        return {}
+    if UNBUILT in bundle.manifest["engine"]:
+        return
     try:
-        engine = Engine.load(folder)
+        engine = Engine.load(bundle.path)
     except EdgeError:
-        why = _elsewhere(Bundle.read(folder))
+        why = _elsewhere(bundle)
         if not why:
             raise
         events.warn(f"the engine was not tried: {why}. On its machine run: python -m edge.doctor BUNDLE")
-        return {}
+        return
     with engine:
-        image = engine.bundle.image
-        engine.infer(np.zeros((1, *image.shape), image.input))
-    return {}
+        engine.infer(np.zeros((1, *bundle.image.shape), bundle.image.input))
 
 
 def _elsewhere(bundle: Bundle) -> str:

@@ -66,7 +66,7 @@ def bundle(small_bundle):
 @pytest.mark.parametrize(("which", "images"), [("without", 9), ("with", 30)])
 def test_images_that_were_held_out_decide_on_rule_effort_and_thresholds(bundle, photographs, which, images):
     told = Told()
-    keys = decide(bundle, OURS, BuildOptions(dataset=photographs[which]), told)
+    keys = decide(Bundle.read(bundle), OURS, BuildOptions(dataset=photographs[which]), told)
     rule = from_plain(RuleSpec, keys["stages"]["rule"])
     assert rule.fitted_on["backend"] == "openvino"
     assert rule.fitted_on["precision"] == "fp32"
@@ -80,14 +80,14 @@ def test_images_that_were_held_out_decide_on_rule_effort_and_thresholds(bundle, 
 
 def test_weights_that_may_know_the_images_look_at_everything_unless_asked(bundle, photographs):
     told = Told()
-    assert decide(bundle, STRANGE, BuildOptions(dataset=photographs["without"]), told) == {}
+    assert decide(Bundle.read(bundle), STRANGE, BuildOptions(dataset=photographs["without"]), told) == {}
     assert not told.warnings
-    decide(bundle, STRANGE, BuildOptions(dataset=photographs["without"], effort="auto"), told)
+    decide(Bundle.read(bundle), STRANGE, BuildOptions(dataset=photographs["without"], effort="auto"), told)
     assert any("may have been trained on" in warning for warning in told.warnings)
 
 
 def test_without_images_an_effort_goes_by_rank(bundle):
-    keys = decide(bundle, Origin("0" * 64, None, False, False, "scenes", automatic=False), BuildOptions(effort=0.5), SILENT)
+    keys = decide(Bundle.read(bundle), Origin("0" * 64, None, False, False, "scenes", automatic=False), BuildOptions(effort=0.5), SILENT)
     assert keys == {"stages": {"sizes": [1, 2, 3, 4], "rule": "rank", "effort": 0.5, "thresholds": []}}
 
 
@@ -152,18 +152,18 @@ def test_the_table_of_shipped_weights_is_taken_where_it_belongs(bundle, tmp_path
     (tmp_path / "mine.effort.json").write_text(json.dumps(table))
     monkeypatch.setattr(adaptive, "ASSETS", tmp_path)
     ours = Origin("0" * 64, "mine", True, True, None, automatic=True)
-    keys = decide(bundle, ours, BuildOptions(), SILENT)
+    keys = decide(Bundle.read(bundle), ours, BuildOptions(), SILENT)
     assert (keys["stages"]["effort"], keys["stages"]["rule"]["low"]) == (0.3, [0.4, 0.1, 0])
     assert (keys["stages"]["thresholds"], keys["model"]["thresholds"]) == ([0.4] * 20, [0.6] * 20)
     assert keys["thresholds"]["thresholds"] == [0.6] * 20
-    assert decide(bundle, ours, BuildOptions(dataset="aerial"), SILENT) == keys  # on which nothing is decided
-    assert decide(bundle, ours, BuildOptions(effort=0.9), SILENT)["stages"]["effort"] == 0.9
+    assert decide(Bundle.read(bundle), ours, BuildOptions(dataset="aerial"), SILENT) == keys  # on which nothing is decided
+    assert decide(Bundle.read(bundle), ours, BuildOptions(effort=0.9), SILENT)["stages"]["effort"] == 0.9
     other = Origin("1" * 64, "mine", True, True, None, automatic=True)
-    assert decide(bundle, other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
+    assert decide(Bundle.read(bundle), other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
     (tmp_path / "mine.effort.json").write_text(json.dumps({**table, "size": 96}))
-    assert decide(bundle, ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
+    assert decide(Bundle.read(bundle), ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
     with pytest.raises(EdgeError, match=r"needs labelled images.*not of size 64"):
-        decide(bundle, ours, BuildOptions(effort="auto"), SILENT)
+        decide(Bundle.read(bundle), ours, BuildOptions(effort="auto"), SILENT)
 
 
 @pytest.mark.parametrize("name", shipped())

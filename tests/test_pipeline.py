@@ -124,16 +124,16 @@ def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch):
         raise EdgeError("load", "The engine is for compute capability 8.6, and this GPU has 9.0", "Rebuild it")
 
     support = backends.Support(device="H100", facts={"compute_capability": "9.0"})
-    built = SimpleNamespace(target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": {"compute_capabilities": ["8.6", "8.9"]}})
+    facts = {"compute_capabilities": ["8.6", "8.9"]}
+    built = SimpleNamespace(path="bundle", target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": facts})
     monkeypatch.setattr(pipeline.Engine, "load", refused)
     monkeypatch.setattr(pipeline.backends, "probe", lambda _: support)
-    monkeypatch.setattr(pipeline.Bundle, "read", lambda _: built)
     told = Told()
-    assert pipeline._loads(Path("bundle"), told) == {}
+    pipeline._try_engine(built, told)
     assert "not tried: it is for compute capability 8.6 or 8.9, and H100 has 9.0" in told.warnings[0]
-    built.manifest["engine"]["compute_capabilities"].append("9.0")
+    facts["compute_capabilities"].append("9.0")
     with pytest.raises(EdgeError, match="compute capability"):
-        pipeline._loads(Path("bundle"), told)
+        pipeline._try_engine(built, told)
 
 
 @pytest.mark.parametrize("limit", [None, "AVX2"])

@@ -182,11 +182,11 @@ def judge(latency: Latency, plan: Plan = Plan()) -> tuple[str, ...]:
     third = max(1, len(seconds) // 3)
     drift = float(np.median(seconds[-third:])) / float(np.median(seconds[:third])) - 1
     if high - low > plan.interval * middle:
-        reasons.append(f"unstable: the median is only known to ±{(high - low) / middle / 2:.1%}; limit ±{plan.interval / 2:.1%}")
+        reasons.append(f"unstable: the median is only known to ±{(high - low) / middle / 2:.1%} (limit ±{plan.interval / 2:.1%})")
     if spread > plan.spread:
-        reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median; limit {plan.spread:.0%}")
+        reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median (limit {plan.spread:.0%})")
     if abs(drift) > plan.drift:
-        reasons.append(f"unstable: the median moved by {drift:+.0%} during the run; limit {plan.drift:.0%}")
+        reasons.append(f"unstable: the median moved by {drift:+.0%} during the run (limit {plan.drift:.0%})")
     return tuple(reasons)
 
 

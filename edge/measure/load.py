@@ -197,7 +197,7 @@ def soak(
     if len(windows) < 4:
         reasons.append(f"too short: {len(windows)} windows of one call each say nothing about drift")
     elif abs(drift) > DRIFT:
-        reasons.append(f"the median latency moved by {drift:+.0%} from the first to the last quarter; limit {DRIFT:.0%}")
+        reasons.append(f"the median latency moved by {drift:+.0%} from the first to the last quarter (limit {DRIFT:.0%})")
     if growth is not None and growth > max(GROWTH_MB, GROWTH * held[0]):
         reasons.append(f"memory grew by {growth:.0f} MB from the first to the last quarter")
     return Soak(clock() - begun, tuple(windows), drift, growth, tuple(reasons))

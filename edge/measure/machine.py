@@ -171,9 +171,9 @@ def between(before: State, after: State, *, own_s: float = 0.0) -> tuple[tuple[s
     if before.clock_mhz and after.clock_mhz and after.clock_mhz < SLOWED * before.clock_mhz:
         reasons.append(f"throttled: the clock fell from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} MHz")
     if elsewhere > BUSY_ELSEWHERE:
-        reasons.append(f"disturbed: other processes took {elsewhere:.0%} of the processor; limit {BUSY_ELSEWHERE:.0%}")
+        reasons.append(f"disturbed: other processes took {elsewhere:.0%} of the processor (limit {BUSY_ELSEWHERE:.0%})")
     if stolen > STOLEN:
-        reasons.append(f"disturbed: the hypervisor took {stolen:.0%} of the processor; limit {STOLEN:.0%}")
+        reasons.append(f"disturbed: the hypervisor took {stolen:.0%} of the processor (limit {STOLEN:.0%})")
     return tuple(reasons), Disturbance(round(elsewhere, 4), round(stolen, 4), (before.clock_mhz, after.clock_mhz))
 
 
