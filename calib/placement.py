@@ -72,7 +72,7 @@ def quantize(
     names = {node.name for node in model.graph.node}
     unknown = sorted(set(float_nodes) - names)
     if unknown:
-        raise EdgeError("calib", f"The graph has no node {unknown[0]} to leave in float", f"Name one such as {next(iter(names))}")
+        raise EdgeError("calib", f"`float_nodes` names {unknown[0]}, which is not in the graph", f"Name one such as {next(iter(names))}")
     left = frozenset(float_nodes)
     rounded = [node for node in convolutions(model) if node.name not in left]
     adds = [add for add in residual_adds(model) if add.node.name not in left]

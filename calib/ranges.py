@@ -44,8 +44,8 @@ def calibrate(graph: Graph, dataset: Dataset, *, images: int = 256, seed: int = 
     if images < 1 or len(dataset) == 0:
         raise EdgeError(
             "calib",
-            f"Calibration needs images, but {images} of the {len(dataset)} of {dataset.name} {dataset.split} were asked for",
-            "Change `dataset`, or set `calib_images` to 1 or more; 256 are usual",
+            f"`calib_images` is {images}, and {dataset.name} {dataset.split} has {len(dataset)} images",
+            "Change `dataset`, or set `calib_images` to 1 or more; 256 is usual",
         )
     chosen = calibration_subset(dataset, images, seed)
     subset = dataset.subset(chosen)

@@ -248,7 +248,7 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str, image: ImageSp
     except ImportError as error:
         raise EdgeError(
             "build",
-            f"Turning a graph for {old.target.backend} into one for {target.backend}, {image.input} in, needs onnx: {error}",
+            f"Lowering the graph again, from {old.target.backend} to {target.backend} with {image.input} input, needs onnx: {error}",
             f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:

@@ -148,7 +148,7 @@ def _options(args: argparse.Namespace) -> dict[str, Option]:
     for given in args.option:
         name, separator, value = given.partition("=")
         if not (name and separator and value):
-            raise EdgeError("train", f"--option {given} is not of the form NAME=VALUE", "Write --option NAME=VALUE")
+            raise EdgeError("train", f"The option {given!r} is not of the form NAME=VALUE", "Write --option NAME=VALUE")
         if name not in known:
             raise EdgeError("train", f"{args.model} has no option {name!r}", f"Use --option with {one_of(known)}")
         try:

@@ -112,7 +112,7 @@ def test_what_the_system_refuses_is_one_line(error, capsys):
 
     assert command.run(main, command.parser("build", "").parse_args([])) == 1
     said = capsys.readouterr().err
-    assert said.startswith("[system] The system refused: ")
+    assert said.startswith("[system] The operating system reported: ")
     assert said.count("\n") == 1
 
 

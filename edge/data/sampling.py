@@ -79,7 +79,7 @@ def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[n
         EdgeError: ``count`` is not positive.
     """
     if count < 1:
-        raise EdgeError("data", f"Calibration needs images, but {count} were asked for", "Set `calib_images` to 1 or more")
+        raise EdgeError("data", f"`calib_images` is {count}", "Set `calib_images` to 1 or more")
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.labels is None:
         return order[:count]

@@ -185,7 +185,7 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
     rounded = [name for name, value in own.items() if name in state and value.is_floating_point() != state[name].is_floating_point()]
     if rounded:
         kind = str(state[rounded[0]].dtype).removeprefix("torch.")
-        raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not what the model has", "Save it again")
+        raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not the type in the model", "Save it again")
     if any(not bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
         raise EdgeError("models", "The checkpoint contains weights that are NaN or infinite", "Train or save it again")
     model.load_state_dict({**{name: value for name, value in own.items() if name not in state}, **state})

@@ -18,7 +18,7 @@ from edge.shown import in_markdown, plain
 WIDTH = 120
 Rows = Sequence[Sequence[str]]
 
-COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "Δ mAP [95 %]", "CF1", "top-K", "IoU")
+COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "Δ mAP [95%]", "CF1", "top-K", "IoU")
 COSTS = COLUMNS.index("mAP")  # columns before tell what an engine costs, from here on what it is worth
 LEGEND = "p50 … max in ms per batch, ! not valid; MB of the engine's files; Δ mAP: engine minus the graph in FP32, in points"
 SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last

@@ -260,7 +260,7 @@ class RealLaboratory:
     def _outputs(self, folder: Path) -> Outputs:
         kept = _read_outputs(folder / OUTPUTS)
         if kept is None:
-            raise EdgeError("tune", f"The trial {folder} lacks {OUTPUTS}, or that is damaged", "Remove the folder, and run edge.tune again")
+            raise EdgeError("tune", f"The trial {folder} has no valid {OUTPUTS}", "Remove the folder, and run edge.tune again")
         return kept
 
     def _remembered(self, path: Path, make: Callable[[], Facts]) -> Facts:

@@ -39,7 +39,7 @@ def test_what_was_not_built_for_one_reason_is_one_row():
     rows = report.rows(tuned("mean<50"))
     assert [row[0] for row in rows] == ["int8-256-r4-openvino", "fp32-256-r4-openvino", "fp16-192-r4-openvino +1"]
     assert rows[2][-1] == "not built: <small>"
-    assert rows[0][2:5] == ["89.50", "+0.50", "10.00"]
+    assert rows[0][2:5] == ["89.50", "-0.50", "10.00"]
 
 
 def test_the_page_shows_map_against_mean_and_p99_and_names_the_chosen():
