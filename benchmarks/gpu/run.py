@@ -50,7 +50,7 @@ STAGES = (
     Stage("torch", 120, partial(networks.run, model=RESNET50, batch=1, plans=("resnet50-int8", "resnet50-fp16"))),
     Stage("smallest", 120, smallest.run),
     Stage("resnet50-int8-b8", 100, partial(plans.run, stage="resnet50-int8-b8", bundle="resnet50-448-int8", batch=8)),
-    Stage("mobilenetv2-fp16", 80, partial(plans.run, stage="mobilenetv2-fp16", bundle="mobilenetv2-256-fp16", batch=1)),
+    Stage("mobilenetv2-fp16", 110, partial(plans.run, stage="mobilenetv2-fp16", bundle="mobilenetv2-256-fp16", batch=1)),
     Stage("torch-mobilenetv2", 90, partial(networks.run, model=MOBILENETV2, batch=1, plans=("mobilenetv2-int8", "mobilenetv2-fp16"))),
     Stage("torch-b8", 90, partial(networks.run, model=RESNET50, batch=8, plans=("resnet50-int8-b8",))),
     Stage("python", 60, plans.run_python),
