@@ -37,7 +37,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> int:
-    _weights(args.checkpoint, args.name)
+    if args.checkpoint.resolve() != ASSETS / f"{args.name}.pth":
+        _weights(args.checkpoint, args.name)
     _table(args)
     effort_tables.main(effort_tables.arguments().parse_args([args.name, "--dataset", args.dataset]))
     source = open_source(args.name)

@@ -51,13 +51,14 @@ def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
     return Recipe("scratch", some, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
 
 
-def finetune(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
+def finetune(size: int, epochs: int = 22, overhead: bool = False) -> Recipe:
     """From a pretrained backbone on a small data set: the classifier on its features, whole images,
     then both streams."""
-    both = max(1, round(epochs * 0.3))
+    both = max(1, round(epochs * 8 / 22))
     phases = (
         Phase(size, epochs - both, (1e-3, 5e-4), batch=32),
-        Phase(size, both, (5e-4, 1e-6), batch=32, streams="both", regions=2, fixed_norm=True),
+        # Weights that have come so far are thrown back by the rate that the classifier began with.
+        Phase(size, both, (1e-4, 1e-6), batch=32, streams="both", regions=2, fixed_norm=True),
     )
     some = tuple(phase for phase in phases if phase.epochs)
     augmentation = _augmentation(overhead)

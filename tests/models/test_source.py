@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from calib.calibration import Calibration
 from edge.errors import EdgeError
 from edge.models import create
 from edge.models.checkpoint import save_checkpoint
 from edge.models.source import ASSETS, open_source, shipped, weights_file
+from edge.pipeline import BuildOptions
 
 
 def saved(folder: Path, **extra: object) -> str:
@@ -37,6 +39,20 @@ def test_shipped_weights_say_what_they_were_trained_on() -> None:
         "mcar-mobilenetv2-ucmerced": "aerial",
     }
     assert all(source.calibration_table is not None for source in found.values())
+
+
+def test_without_a_name_the_weights_are_those_of_photographs() -> None:
+    found = open_source(None)
+    assert (found.title, found.default_dataset) == ("mcar-mobilenetv2-ucmerced", "aerial")
+    assert open_source(None, model="mcar-mobilenetv2").digest == found.digest
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_tables_bring_what_images_would_give(name: str) -> None:
+    table = Calibration.load(ASSETS / f"{name}.calibration.json")
+    assert table.peaks
+    assert table.fitted is not None
+    assert table.fitted.method == BuildOptions().calib_method
 
 
 @pytest.mark.parametrize(("weights", "size"), [("random", 0), ("shipped", 0), ("sized", None)])

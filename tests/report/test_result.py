@@ -46,7 +46,10 @@ KEYS = {
     "machine.container": {"cpu_limit", "memory_limit_mb"},
     "machine.jetson": {"model", "power_mode"},
     "disturbance": {"busy_elsewhere", "stolen", "clock_mhz"},
-    "regions": {"class_agreement", "mean_iou", "iou_above", "images_changed"},
+    "regions": {
+        *("class_agreement", "mean_iou", "iou_above", "images_changed"),
+        *("class_agreement_interval", "mean_iou_interval"),
+    },
     "effort": {
         *("chosen", "mean_looks", "map", "map_drop", "map_drop_interval", "mean_ratio", "p99_ratio", "regions", "images", "batch"),
         "curve",

@@ -139,6 +139,7 @@ def test_fine_tuning_ends_with_both_streams_and_a_slower_backbone() -> None:
         assert (recipe.phases[-1].streams, recipe.phases[-1].size) == ("both", 256)
         assert recipe.augmentation.turns
     assert recipes.choose("auto", 256).name == "scratch"
+    assert [phase.epochs for phase in recipes.choose("auto", 256, pretrained=True).phases] == [14, 8]
     optimiser = _optimiser(create("mcar-mobilenetv2", num_classes=3, regions=2), recipe)
     assert {group["factor"] for group in optimiser.param_groups} == {1.0, recipe.backbone_lr}
 
