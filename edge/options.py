@@ -129,7 +129,7 @@ class BuildOptions:
             self._check("size", _is_whole(self.size), "a multiple of 32")
             ImageSpec(self.size)
             check_size(self.size)
-        self._check("threshold", self.threshold is None or (_is_number(self.threshold) and 0 < self.threshold < 1), "inside (0, 1)")
+        self._check("threshold", self.threshold is None or (_is_number(self.threshold) and 0 < self.threshold < 1), "a value inside (0, 1)")
         for name in ("max_map_drop", "max_effort_drop"):
             drop = vars(self)[name]
             self._check(name, drop is None or (_is_number(drop) and 0 <= drop < math.inf), "0 or more")
@@ -148,11 +148,11 @@ class BuildOptions:
         if not holds:
             value = vars(self)[name]
             shown = f"{value:g}" if isinstance(value, float) else repr(value)
-            raise EdgeError("build", f"`{name}` is {shown}", f"Give `{name}` {allowed}")
+            raise EdgeError("build", f"`{name}` is {shown}", f"Use {allowed}")
 
     def _check_one_of(self, name: str, value: object, allowed: Collection[str]) -> None:
         if value not in allowed:
-            raise EdgeError("build", f"`{name}` is {value!r}", f"Give `{name}` {one_of(allowed)}")
+            raise EdgeError("build", f"`{name}` is {value!r}", f"Use {one_of(allowed)}")
 
     def _refuse_unread(self) -> None:
         """Refuse options without effect, since whoever sets one relies on it."""

@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = choose_device(args.device)
     if args.dataset is None:
-        raise EdgeError("train", "Training needs labelled images, and none are given", f"Give `dataset`: {one_of(TRAINABLE)}")
+        raise EdgeError("train", "Training needs labelled images, and `dataset` is not set", f"Set `dataset` to {one_of(TRAINABLE)}")
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:

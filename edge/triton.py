@@ -68,7 +68,7 @@ class TritonPythonModel:
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             if len(given) != 1:
-                raise EdgeError("triton", "The request has not one input", "Give photo or pixels")
+                raise EdgeError("triton", "The request must have exactly one input", "Send photo or pixels")
             return [decode(each) for each in given["pixels"]] if "pixels" in given else [decode(each) for each in given["photo"].ravel()]
         except EdgeError as error:
             return error

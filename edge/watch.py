@@ -157,7 +157,7 @@ def _check(args: argparse.Namespace) -> None:
         value = vars(args)[name]
         if value is not None and not least <= value <= most:
             allowed = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-            raise EdgeError("watch", f"`{name}` is {value:g}", f"Give {allowed}")
+            raise EdgeError("watch", f"`{name}` is {value:g}", f"Use {allowed}")
     same = args.draw is not None and os.path.exists(args.source) and os.path.exists(args.draw) and os.path.samefile(args.draw, args.source)
     if same:
         raise EdgeError("watch", f"{args.draw} is the source itself", "Write the --draw film to another file")

@@ -75,7 +75,7 @@ def test_images_that_were_held_out_decide_on_rule_effort_and_thresholds(bundle, 
     assert keys["effort"]["drop"] <= 0.1
     assert keys["stages"]["effort"] == keys["effort"]["effort"]
     assert len(keys["stages"]["thresholds"]) == len(keys["model"]["thresholds"]) == 20
-    assert any("below 300" in warning for warning in told.warnings)
+    assert any("fewer than 300" in warning for warning in told.warnings)
 
 
 def test_weights_that_may_know_the_images_look_at_everything_unless_asked(bundle, photographs):
@@ -96,7 +96,7 @@ def test_without_images_an_effort_goes_by_rank(bundle):
     [
         (STRANGE, {"effort": "auto"}, "there is no data set"),
         (Origin("0", None, False, False, "scenes", automatic=False), {"effort": "auto"}, "trained weights"),
-        (STRANGE, {"max_effort_drop": 0.5}, "`max_effort_drop` would change nothing"),
+        (STRANGE, {"max_effort_drop": 0.5}, "`max_effort_drop` would have no effect"),
     ],
 )
 def test_an_effort_that_nothing_could_judge_is_refused(origin, options, says):
@@ -106,7 +106,7 @@ def test_an_effort_that_nothing_could_judge_is_refused(origin, options, says):
 
 @pytest.mark.parametrize("effort", [-1, 1.5, float("nan"), "all", True])
 def test_an_effort_of_a_build_out_of_range_is_one_clear_line(effort):
-    with pytest.raises(EdgeError, match="`effort` auto or 0 to 1"):
+    with pytest.raises(EdgeError, match="Use auto or 0 to 1"):
         BuildOptions(effort=effort)
 
 
@@ -162,7 +162,7 @@ def test_the_table_of_shipped_weights_is_taken_where_it_belongs(bundle, tmp_path
     assert decide(Bundle.read(bundle), other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
     (tmp_path / "mine.effort.json").write_text(json.dumps({**table, "size": 96}))
     assert decide(Bundle.read(bundle), ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
-    with pytest.raises(EdgeError, match=r"needs labelled images.*not of size 64"):
+    with pytest.raises(EdgeError, match=r"needs labelled images.*not for 64 px"):
         decide(Bundle.read(bundle), ours, BuildOptions(effort="auto"), SILENT)
 
 

@@ -234,7 +234,7 @@ def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(manifest_folder
 def test_replace_refuses_a_folder_that_is_not_ours(manifest_folder, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
-    with pytest.raises(EdgeError, match="not a bundle of ours"):
+    with pytest.raises(EdgeError, match=r"not a bundle made by edge\.build"):
         manifest_folder(tmp_path / "photos", replace=True, a=b"2")
     assert os.listdir(tmp_path / "photos") == ["family.jpg"]
 

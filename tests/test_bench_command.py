@@ -392,7 +392,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path, capsys):
 def test_a_baseline_of_another_form_is_refused(bundle, tmp_path, capsys):
     (tmp_path / "list.json").write_text("[1, 2]")
     assert run(bundle, "--no-accuracy", "--baseline", tmp_path / "list.json") == 1
-    assert "not the result of a bench" in capsys.readouterr().err
+    assert "was not written by python -m edge.bench" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"latency_ms": ' + "9" * 5000 + "}", "", "\udcff"])

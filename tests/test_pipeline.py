@@ -154,7 +154,7 @@ def test_nothing_is_calibrated_or_decided_on_images_to_judge_by(dataset, default
     source = SimpleNamespace(default_dataset=default, trained=True, named=True)
     assert quantisation._training_data(source, BuildOptions(dataset=dataset)) == expected
     if expected is None:
-        with pytest.raises(EdgeError, match="needs labelled images to judge by"):
+        with pytest.raises(EdgeError, match="needs labelled images"):
             quantisation.check_gate(source, BuildOptions(dataset=dataset, max_map_drop=1.0))
 
 
@@ -209,7 +209,7 @@ def test_a_build_is_silent_by_default(tmp_path, capfd):
 
 def test_a_rebuild_refuses_what_it_would_not_read(bundle, tmp_path):
     options = BuildOptions(precision="fp32", size=64, output=tmp_path / "again")
-    with pytest.raises(EdgeError, match="`precision`, `size` would change nothing in a rebuild"):
+    with pytest.raises(EdgeError, match="`precision`, `size` would have no effect in a rebuild"):
         rebuild(bundle, options)
     assert not (tmp_path / "again").exists()
 
@@ -238,9 +238,9 @@ def test_a_value_out_of_range_is_refused_when_the_options_are_made(name, value):
     [
         (
             {"precision": "fp16", "max_map_drop": 0.5, "repair": REPAIRS[:1]},
-            "`max_map_drop`, `repair` would change nothing at `precision` fp16",
+            "`max_map_drop`, `repair` would have no effect at `precision` fp16",
         ),
-        ({"calibration": "table.json", "calib_images": 9}, "`calib_images` would change nothing where `calibration` gives a table"),
+        ({"calibration": "table.json", "calib_images": 9}, "`calib_images` would have no effect where `calibration` gives a table"),
     ],
 )
 def test_a_field_that_nobody_would_read_is_refused(given, says):
@@ -274,12 +274,12 @@ def test_a_device_is_given_what_it_builds_its_plans_from(small_bundle, tmp_path,
     assert made.stages.sizes == (1, 2, 4, 8, 12), "of 4 regions and up to 3 images"
     for lowered in made.lowered().values():
         assert {each.domain: each.version for each in onnx.load_from_string(lowered).opset_import}[""] == opset
-    with pytest.raises(EdgeError, match=f"no plan: it is for a device with TensorRT {version}"):
+    with pytest.raises(EdgeError, match=f"no engine yet: it must be built on the device, with TensorRT {version}"):
         backends.backend("tensorrt").check_fit(made.manifest["engine"], backends.Support(version=version), "Rebuild it")
     assert Bundle.load(made.path)[1] == {}, "and there is nothing to load"
 
 
 @pytest.mark.parametrize("version", ["8.4", "12.0", "8", "new"])
 def test_a_version_that_nobody_knows_is_refused(tmp_path, version):
-    with pytest.raises(EdgeError, match=f"Nothing can be prepared for tensorrt {version}"):
+    with pytest.raises(EdgeError, match=f"Bundles cannot be prepared for tensorrt {version}"):
         build(BuildOptions(**SMALL | {"backend": "auto"}, tensorrt=version, output=tmp_path / "made"))

@@ -20,5 +20,5 @@ def open_aerial(split: str) -> Dataset:
         EdgeError: another split.
     """
     if split != REPORT:
-        check_split("aerial", split, SPLITS, "To train or to decide on, give `dataset` labelled images of your own, as csv:DIR")
+        check_split("aerial", split, SPLITS, "For training and decisions, set `dataset` to labelled images of your own, such as csv:DIR")
     return open_csv(FOLDER, SPLITS[0])

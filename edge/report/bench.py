@@ -94,7 +94,7 @@ def judge_of(options: BenchOptions, bundle: Bundle, opened: Callable[[str], Data
     default = bundle.manifest.get("default_dataset", GENERATED_DATA if title == SCENES_WEIGHTS or not trained else None)
     spec = options.dataset or default
     if not isinstance(spec, str):
-        return Judge(None, ("no accuracy: these weights have no default data set, give `dataset`",))
+        return Judge(None, ("no accuracy: these weights have no default data set; set `dataset`",))
     if not trained and options.dataset is None:
         return Judge(opened(spec), ("no mAP: the weights are random; drift only",))
     with warnings.catch_warnings(record=True) as caught:

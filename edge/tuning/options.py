@@ -50,7 +50,7 @@ class TuneOptions:
         ):
             for value in values:
                 if value not in allowed:
-                    raise EdgeError("tune", f"`{name}` has {value!r}", f"Give `{name}` {one_of(allowed)}")
+                    raise EdgeError("tune", f"`{name}` has {value!r}", f"Use {one_of(allowed)}")
         if not (0 < self.minutes < math.inf):
             raise EdgeError("tune", f"`minutes` is {self.minutes:g}", "Use a value above 0")
         for size in self.sizes:

@@ -77,7 +77,7 @@ def test_reduced_precision_is_close_to_float32(small_bundle, precision):
 def test_int8_is_refused_on_arm_where_it_was_wrong(small_bundle, monkeypatch, tmp_path):
     source = small_bundle("openvino", "int8")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(EdgeError, match=r"openvino cannot make int8 engines here: .+\. Give `backend` onnxruntime, or `precision`"):
+    with pytest.raises(EdgeError, match=r"openvino cannot make int8 engines here: .+\. Set `backend` to onnxruntime, or `precision`"):
         rebuild(source, BuildOptions(output=tmp_path / "rebuilt"))
     assert not (tmp_path / "rebuilt").exists()
     exact = rebuild(small_bundle("openvino"), BuildOptions(output=tmp_path / "rebuilt"))

@@ -299,7 +299,7 @@ def test_what_lives_on_the_host_is_no_device_array(images):
 def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake = fake_tensorrt("10.3")
     facts = backend.build({WHOLE: small_graph()}, TARGET, None, tmp_path)
-    with pytest.raises(EdgeError, match="No PyCUDA context is current"):
+    with pytest.raises(EdgeError, match="no current PyCUDA context"):
         backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")[WHOLE]
     fake.pycuda.Context().push()
     network = backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")[WHOLE]
@@ -379,7 +379,7 @@ def test_missing_cuda_bindings_are_named_with_their_fix(fake_tensorrt, backend, 
     for module in ("cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, module, None)
     support = backend.probe()
-    assert "cuda-bindings does not import" in support.reason
+    assert "cuda-bindings cannot be imported" in support.reason
     assert 'pip install "cuda-bindings==' in support.fix
 
 

@@ -283,7 +283,7 @@ def test_engines_of_another_version_or_gpu_are_refused_before_they_are_read(name
     with pytest.raises(EdgeError, match=r"built for compute capability 12\.1, and this GPU \(Orin\) has 8\.7"):
         backend.check_fit(facts_of(compute_capabilities=["12.1"]), support, "Rebuild it")
     missing = facts_of(stages={LOOK: facts_of()["stages"][LOOK], CLOSER: {"payload": "engine.plan", "profiles": []}})
-    with pytest.raises(EdgeError, match="does not tell the plan's plan_bytes"):
+    with pytest.raises(EdgeError, match="lacks the plan's plan_bytes"):
         backend.check_fit(missing, support, "Rebuild it")
 
 

@@ -118,7 +118,7 @@ def test_no_set_of_units_is_built_twice_where_all_are_needed() -> None:
 
 def test_a_gate_that_cannot_be_met_says_how_near_it_came() -> None:
     network = Costly(extra=2)
-    with pytest.raises(GateError, match=rf"{drop(2):.2f} with the best layers in float") as refusal:
+    with pytest.raises(GateError, match=rf"{drop(2):.2f} with the most sensitive layers in float") as refusal:
         hold_gate(network.quantise, PARTS, network.run, EXACT, LABELS, max_map_drop=0.0)
     assert refusal.value.exit_code == 3
 

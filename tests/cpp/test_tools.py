@@ -294,11 +294,12 @@ def test_without_a_gpu_one_line_says_so_and_nothing_is_left(build: Program, unbu
     folder = tmp_path / "there"
     folder.mkdir()
     refused(
-        build(unbuilt, folder / "out", "--json", folder / "json"), "[backend] A plan is built on the GPU it runs on, and none answers here"
+        build(unbuilt, folder / "out", "--json", folder / "json"),
+        "[backend] A plan must be built on the GPU that will run it, and none was found",
     )
     refused(build(unbuilt, folder / "out", "--batch", 5000), "--batch is 5000. Change it to 1 to 4096")
     refused(build(unbuilt, unbuilt), "exists already. Add --force")
-    refused(build(unbuilt, tmp_path, "--force"), "not a bundle of ours")
+    refused(build(unbuilt, tmp_path, "--force"), "not a bundle made by edge.build")
     assert list(folder.iterdir()) == []
 
 

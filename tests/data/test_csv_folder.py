@@ -52,7 +52,7 @@ def test_report_is_val_where_there_is_no_test(csv_tree) -> None:
         (['a.png,train,"dog'], r"line 2: not CSV"),
         (['a.png,train,"dog" x'], r"line 2: not CSV"),
         (["a.png,train,"], r"lists no class"),
-        ([], r"names no image"),
+        ([], r"lists no image"),
     ],
 )
 def test_a_damaged_table_is_refused_with_its_line(csv_tree, lines: list[str], message: str) -> None:

@@ -66,7 +66,7 @@ def test_looks_need_a_second_stage_and_images_and_their_drop_needs_labels():
         with pytest.raises(EdgeError, match="needs a data set and an engine with a second stage"):
             check_needs(parse(text), accuracy=True, looked=False, baseline=None, batch=8)
     check_needs(parse("mean_looks>1"), accuracy=False, looked=True, baseline=None, batch=8)
-    with pytest.raises(EdgeError, match="accuracy pass"):
+    with pytest.raises(EdgeError, match="needs labelled images"):
         check_needs(parse("effort_drop>0.1"), accuracy=False, looked=True, baseline=None, batch=8)
 
 

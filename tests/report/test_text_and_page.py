@@ -195,7 +195,7 @@ def test_markdown_has_a_row_per_engine_and_class():
     text = report.markdown(result())
     assert text.startswith("# mcar-mobilenetv2-scenes-256-int8-openvino\n")
     assert "| mcar-mobilenetv2 256 int8 openvino | 8 | 61.23 |" in text
-    assert "| class 3 | 77.0 | 80.0 | +3.00 |" in text
+    assert "| class 3 | 77.0 | 80.0 | -3.00 |" in text
 
 
 def test_changes_against_a_baseline_are_relative_but_for_map():

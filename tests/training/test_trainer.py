@@ -174,7 +174,7 @@ def test_other_data_may_not_resume_a_run(tmp_path: Path, what: str) -> None:
         "count": part(13),
     }[what]
     other = Trainer(first.model, changed, first.validation, RECIPE, first.metric, tmp_path, ABOUT)
-    with pytest.raises(EdgeError, match="other images or labels"):
+    with pytest.raises(EdgeError, match="other arguments, images or labels"):
         other.resume()
     same = Trainer(first.model, part(12), first.validation, RECIPE, first.metric, tmp_path, ABOUT)
     assert same.resume()
