@@ -13,12 +13,13 @@ DEMO_BUILD ?=
 DEMO_PRECISIONS ?= int8 fp16 fp32
 DEMO_PHOTOS := $(addprefix edge/assets/aerial/images/,airplane24.jpg harbor92.jpg river04.jpg storagetanks50.jpg tenniscourt29.jpg overpass00.jpg)
 
-.PHONY: demo test format clean help
+.PHONY: demo test format docs clean help
 
 help:
 	@echo "make demo    install, build engines in three precisions, predict on photographs, bench at batch 8"
 	@echo "make test    install, ruff, mypy, pytest"
-	@echo "make format  ruff format, clang-format"
+	@echo "make format  ruff check --fix, ruff format, clang-format"
+	@echo "make docs    the reference of the Python API, in out/docs/"
 	@echo "make clean   remove what the above made, except .venv/"
 
 # A backend without a 16-bit float refuses fp16 and says so; the demo goes on with the others.
@@ -54,8 +55,11 @@ format: $(VENV)/test-installed
 	$(BIN)/python -m ruff format .
 	find kernels edge/cpp tests examples -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' -o -name '*.c' | xargs -r $(BIN)/clang-format -i
 
+docs: $(VENV)/test-installed
+	$(BIN)/python docs/reference.py out/docs
+
 clean:
-	rm -rf build dist mcar_edge.egg-info engines/demo-* out/demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist mcar_edge.egg-info engines/demo-* out/demo out/docs .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/demo-installed: setup.py | $(BIN)/python
 	$(PIP) -e ".[build]"

@@ -1,4 +1,5 @@
-"""The distribution `mcar-edge`: packages edge, export and calib; CUDA and C++ sources travel as data in edge/_native."""
+"""The distribution `mcar-edge`: packages edge, export and calib; CUDA and C++ sources travel as
+data in edge/_native."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "edge" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]  # type: ignore[index]
 
-# What a device needs to build the plugin and the C++ runtime: sources, never what a build left beside them.
+# What a device needs to build the plugin and the C++ runtime: sources, never what a build left
+# beside them.
 NATIVE = {"kernels": "kernels", "cpp": "edge/cpp"}
 BUILT_FOLDERS = {"build", "__pycache__"}
 BUILT_SUFFIXES = {".o", ".so", ".a", ".pyc"}
 
-# Lower bounds are versions the test suite passed with; nothing is pinned to the newest (docs/decisions/0002).
+# Lower bounds are versions the test suite passed with; nothing is pinned to the newest
+# (docs/decisions/0002).
 TORCH = ["torch>=2.7", "torchvision>=0.22"]
 BUILD = [*TORCH, "onnx>=1.19.1", "onnxscript>=0.7.2", "onnxruntime>=1.23", "openvino>=2026.0", "tqdm>=4.60", "psutil>=5.9"]
 VIDEO = ["av>=14.0"]
@@ -28,7 +31,8 @@ COMPILERS = [
     for name in ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc")
 ]
 EXTRAS = {
-    # On the device: one vendor library. JetPack brings its own TensorRT (apt, python3-libnvinfer), which needs no extra.
+    # On the device: one vendor library. JetPack brings its own TensorRT (apt, python3-libnvinfer),
+    # which needs no extra.
     "openvino": ["openvino>=2026.0"],
     "onnxruntime": ["onnxruntime>=1.23"],
     "tensorrt": ["tensorrt>=10.0", "cuda-bindings>=12.6"],
@@ -46,6 +50,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "scikit-learn>=1.4",
+        "pdoc>=15.0",
         "ruff==0.17.*",
         "mypy==2.4.*",
         "clang-format==23.*",

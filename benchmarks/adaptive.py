@@ -1,8 +1,10 @@
-"""``python -m benchmarks.adaptive --work DIR``: what looking only where it pays gains in time and costs in accuracy.
+"""``python -m benchmarks.adaptive --work DIR``: what looking only where it pays gains in time and
+costs in accuracy.
 
-Rows are engines; every part of every row is written to ``DIR/ROW.PART.json`` when it is done, and found there by the next run, so that
-a run may be stopped at any moment. All times are of images of the test split, turn by turn with effort 1 (and with the floor: the
-engine's own backbone passes, 1 + K of them).
+Rows are engines; every part of every row is written to ``DIR/ROW.PART.json`` when it is done, and
+found there by the next run, so that a run may be stopped at any moment. All times are of images of
+the test split, interleaved with effort 1 (and with the floor: the engine's own backbone passes, 1 +
+K of them).
 """
 
 from __future__ import annotations
@@ -121,7 +123,8 @@ def _bundle(path: Path, row: Row) -> Bundle:
 
 
 def _spread_looks(path: Path) -> None:
-    """Give random weights a rule by the quantiles of their scores alone: as many looks as elsewhere, differing from image to image."""
+    """Give random weights a rule by the quantiles of their scores alone: as many looks as
+    elsewhere, differing from image to image."""
     with Engine.load(path) as engine:
         dataset = Scenes("validation").subset(range(100))
         batch = min(8, engine.bundle.target.max_batch)
@@ -147,7 +150,8 @@ def _decoded(dataset: Dataset, bundle: Bundle, batch: int) -> Iterator[np.ndarra
 
 
 def accuracy(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts | None:
-    """The drop at the bundle's effort on the test split, with its paired interval; and the curve."""
+    """The drop at the bundle's effort on the test split, with its paired interval; and the
+    curve."""
     if row.dataset is None:
         return None
     dataset = _images(row, args)
@@ -181,7 +185,7 @@ def sets(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
         full, scores, mean = _judged(bundle, outputs, bundle.stages.effort)
         drops.append(_map(full, dataset.labels) - _map(scores, dataset.labels))
         looks.append(mean)
-        command.say(f"set {seed}: drop {drops[-1]:+.3f} at {mean:.2f} looks")
+        command.say(f"set {seed}: Δ mAP {0 - drops[-1]:+.3f} at {mean:.2f} regions per image")
     return {"drops": drops, "mean": float(np.mean(drops)), "above": sum(drop > 0.1 for drop in drops), "mean_looks": float(np.mean(looks))}
 
 
@@ -239,7 +243,8 @@ def throughput(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
 
 
 def queue(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
-    """Single images that arrive at 1.5 times the rate that effort 1 can answer, before a queue of eight; turn by turn."""
+    """Single images that arrive at 1.5 times the rate that effort 1 can answer, before a queue of
+    eight; interleaved."""
     assert bundle.stages is not None
     dataset = _images(row, args)
     kept = [next(_decoded(dataset.subset([index]), bundle, 1)) for index in sample(len(dataset), 128)]
@@ -279,7 +284,8 @@ def rule(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
 
 
 def native(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts | None:
-    """Whether the C++ runtime looks at the same regions; where it was given, and runs this backend."""
+    """Whether the C++ runtime looks at the same regions; where it was given, and runs this
+    backend."""
     if args.library is None or bundle.target.backend != "openvino":
         return None
     return compare(args.library, bundle.path, _decoded(_images(row, args), bundle, 1))

@@ -1,8 +1,10 @@
-"""``python -m benchmarks.approximate_pixels BUNDLE --dataset SPEC``: what ``predict(approximate_pixels=True)`` costs and saves.
+"""``python -m benchmarks.approximate_pixels BUNDLE --dataset SPEC``: cost and gain of
+``predict(approximate_pixels=True)``.
 
-Accuracy: images of the data set, enlarged to ``--side`` (Lanczos) and saved as JPEG, so that both ways begin with the same files.
-Times: of what is outside the network, for a 1080p frame in memory and a 12-megapixel JPEG, interleaved with Pillow's own resize. It is
-the work of one thread, counted in its processor time, which other programs disturb little.
+Accuracy: images of the data set, enlarged to ``--side`` (Lanczos) and saved as JPEG, so that both
+ways start from the same files. Times: of what is outside the network, for a 1080p frame in memory
+and a 12-megapixel JPEG, interleaved with Pillow's own resize; in processor time of the one thread
+that does the work, which other programs disturb little.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a user gets without this project: the quantisers of ONNX Runtime and NNCF with their defaults, on the same graph and images."""
+"""What a user gets without this project: the quantisers of ONNX Runtime and NNCF with their
+defaults, on the same graph and images."""
 
 from __future__ import annotations
 

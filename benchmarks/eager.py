@@ -1,7 +1,9 @@
-"""MCAR the way its published code runs it: torch, eager, the regions of each image found and cropped in a Python loop.
+"""MCAR the way its published code runs it: torch, eager, the regions of each image found and
+cropped in a Python loop.
 
-The baseline of every ratio. It computes what ``edge.models`` computes, from the same modules, but as the original does:
-all C class maps are upsampled to the image, a threshold crossing is looked up value by value, each crop is resized alone.
+The baseline of every ratio. It computes what ``edge.models`` computes, from the same modules, but
+as the original does: all C class maps are upsampled to the image, a threshold crossing is looked up
+value by value, each crop is resized alone.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def _scaled(curve: Tensor) -> Tensor:
 def bounds(curve: Tensor, threshold: float) -> tuple[int, int]:
     """Start and end (exclusive) of the region along one axis, from its scaled marginal (S,).
 
-    Every choice, ties and border cases included, is the original's (Gao & Zhou 2021, published code).
+    Every choice, ties and border cases included, is the original's (Gao & Zhou 2021, published
+    code).
     """
     size = curve.shape[0]
     least = math.ceil(0.125 * size)
@@ -96,7 +99,8 @@ def bounds(curve: Tensor, threshold: float) -> tuple[int, int]:
 
 
 def _widened(start: int, end: int, least: int, size: int) -> tuple[int, int]:
-    """A narrow region grows to an eighth of the image; the later conditions see what the earlier ones changed."""
+    """A narrow region grows to an eighth of the image; the later conditions see what the earlier
+    ones changed."""
     if end - start > least:
         return start, end
     missing = least - (end - start)

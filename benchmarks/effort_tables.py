@@ -1,7 +1,8 @@
-"""``python -m benchmarks.effort_tables NAME --dataset SPEC``: the rule, effort and thresholds that shipped weights bring.
+"""``python -m benchmarks.effort_tables NAME --dataset SPEC``: the rule, effort and thresholds that
+shipped weights bring.
 
-Builds the weights in int8 and fp32 on OpenVINO with ``effort`` auto and writes what the engines' own outputs decided to
-``edge/assets/NAME.effort.json``.
+Builds the weights in int8 and fp32 on OpenVINO with ``effort`` auto and writes what the engines'
+own outputs decided to ``edge/assets/NAME.effort.json``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The floor: an engine's own backbone, cut out of the graph its backend parsed, once per stream.
 
-1. A stream's backbone ends at its pooling (``global/reducemean``, ``local/reducemean`` …): what comes out is small, so that
-   writing a feature map to memory weighs on nobody.
+1. A stream's backbone ends at its pooling (``global/reducemean``, ``local/reducemean`` …): what
+   comes out is small, so that writing a feature map to memory weighs on nobody.
 2. It begins at the image, the second one at the crops (the value ``crop``).
-3. Casts and Q/DQ on the way belong to it: it computes in exactly the engine's precision, with the engine's scales.
+3. Casts and Q/DQ on the way belong to it: it computes in exactly the engine's precision, with the
+   engine's scales.
 """
 
 from __future__ import annotations

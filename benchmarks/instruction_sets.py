@@ -1,9 +1,11 @@
-"""What an int8 bundle answers when OpenVINO may use fewer of this processor's instructions: mAP and region drift of each set.
+"""What an int8 bundle answers when OpenVINO may use fewer of this processor's instructions: mAP and
+region drift of each set.
 
     python -m benchmarks.instruction_sets BUNDLE --dataset scenes --images 2000
 
-``ONEDNN_MAX_CPU_ISA`` lets one processor stand for several, as far as oneDNN's kernels go. It is read once a process, so
-each set runs in a process of its own. Drift is counted against everything this processor has (``DEFAULT``).
+``ONEDNN_MAX_CPU_ISA`` lets one processor stand for several, as far as oneDNN's kernels go. It is
+read once a process, so each set runs in a process of its own. Drift is counted against everything
+this processor has (``DEFAULT``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The C++ runtime through its C API: whether it looks at the regions that Python looks at, and how long it takes."""
+"""The C++ runtime through its C API: whether it looks at the regions that Python looks at, and how
+long it takes."""
 
 from __future__ import annotations
 

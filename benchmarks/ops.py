@@ -2,8 +2,8 @@
 
     python -m benchmarks.ops --model mcar-mobilenetv2 --size 256 --batch 1
 
-Random weights: time does not depend on them. One engine per backend and form, all interleaved in one run. Findings stand in
-docs/lowering.md.
+Random weights: time does not depend on them. One engine per backend and form, all interleaved in
+one run. Findings stand in docs/lowering.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whom the peers table compares, and the functions that open them.
 
-Opened inside a process of its own (``benchmarks.workers``). A runner takes images (B, 3, S, S) float32 and returns arrays by name;
-a floor returns nothing that could be scored.
+Opened inside a process of its own (``benchmarks.workers``). A runner takes images (B, 3, S, S)
+float32 and returns arrays by name; a floor returns nothing that could be scored.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ class Participant:
         name: as in the table (``edge-int8-openvino``).
         backend: what runs it.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        open: loads it, on all cores that the process may use; it goes to another process, so a function of a module with its arguments.
+        open: loads it, on all cores that the process may use; it goes to another process, so a
+            function of a module with its arguments.
         scored: whether it answers with scores.
-        adaptive: whether its time depends on the image: a timed call is then the mean over many images.
+        adaptive: whether its time depends on the image: a timed call is then the mean over many
+            images.
     """
 
     name: str
@@ -45,7 +47,8 @@ class Participant:
 
 
 def eager(source: Callable[[], Source], bf16: bool = False, compiled: bool = False) -> Runner:
-    """The original's loop in torch. Compiled: the backbone only, whose shapes are fixed; crops of every size would compile anew."""
+    """The original's loop in torch. Compiled: the backbone only, whose shapes are fixed; crops of
+    every size would compile anew."""
     import torch
 
     from benchmarks.eager import EagerMCAR

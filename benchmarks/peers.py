@@ -1,9 +1,10 @@
-"""``python -m benchmarks.peers``: one model run in every way a user might choose, turn by turn on the same cores and images.
+"""``python -m benchmarks.peers``: one model run in every way a user might choose, interleaved on
+the same cores and images.
 
-Rows: the original's eager loop in fp32, bf16 and with ``torch.compile``; ONNX Runtime on the exported graph; the int8 of
-ONNX Runtime's and NNCF's quantisers with their defaults; our bundles on every backend, looking at everything and, in int8, only
-where it pays (``…-adaptive``); and the floor, an engine's own backbone
-passes with nothing between them. A row that cannot run says why.
+Rows: the original's eager loop in fp32, bf16 and with ``torch.compile``; ONNX Runtime on the
+exported graph; the int8 of ONNX Runtime's and NNCF's quantisers with their defaults; our bundles on
+every backend, looking at everything and, in int8, only where it pays (``…-adaptive``); and the
+floor, an engine's own backbone passes with nothing between them. A row that cannot run says why.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
     """Our bundle for every backend and precision."""
     bundles: dict[str, Bundle] = {}
     given = BuildOptions(model=args.model, weights=args.weights, size=args.size, seed=args.seed, batch=args.batch)
-    # Said even where it is the default: a table that comes with the weights would be of other images than the other rows see.
+    # Said even where it is the default: a table that comes with the weights would be of other
+    # images than the other rows see.
     calibrated = replace(given, dataset=args.dataset, calib_images=args.calib_images)
     for backend in backends.BACKENDS:
         support = backends.probe(backend)
@@ -119,7 +121,8 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
 
 
 def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.ndarray, Path, Dataset | None]:
-    """Timing images (T, B, 3, S, S), a file of calibration images, and the test images, where there are to be any."""
+    """Timing images (T, B, 3, S, S), a file of calibration images, and the test images, where there
+    are to be any."""
     calibration = work / "calibration.npy"
     train, test = open_dataset(args.dataset, "train", seed=args.seed), open_dataset(args.dataset, REPORT)
     size = bundle.image.size
@@ -160,7 +163,8 @@ def _peers(args: argparse.Namespace, bundle: Bundle, calibration: Path, work: Pa
 
 
 def _nncf(batch: int, reference: Path, calibration: Path, work: Path, table: Table) -> None:
-    """NNCF's default; where OpenVINO does not compile it, the same with the finding of boxes left in float, and a note."""
+    """NNCF's default; where OpenVINO does not compile it, the same with the finding of boxes left
+    in float, and a note."""
     name, quantised = "nncf-int8-default", work / "nncf-int8-default.xml"
     if not _made(defaults.quantize_nncf, reference, calibration, quantised, name, "openvino", table):
         return
@@ -207,7 +211,8 @@ def _floors(args: argparse.Namespace, bundles: Mapping[str, Bundle], calibration
 def _made(
     quantize: Callable[[Path, Path, Path], None], reference: Path, images: Path, output: Path, name: str, backend: str, table: Table
 ) -> bool:
-    """Quantise for a row that is wanted, in a process of its own; a failure becomes the row's reason."""
+    """Quantise for a row that is wanted, in a process of its own; a failure becomes the row's
+    reason."""
     if table.wants(name) and not output.is_file():
         try:
             with Apart() as process:
@@ -266,7 +271,8 @@ def _used(workers: Mapping[str, Worker]) -> float:
 
 
 def _quality(workers: Mapping[str, Worker], test: Dataset, bundle: Bundle, batch: int) -> dict[str, Quality]:
-    """mAP of every row, its drop and its drift against the exported graph in FP32 on ONNX Runtime."""
+    """mAP of every row, its drop and its drift against the exported graph in FP32 on ONNX
+    Runtime."""
     answers: dict[str, list[Outputs]] = {name: [] for name, worker in workers.items() if worker.participant.scored}
     with command.progress("accuracy") as progress:
         done = 0

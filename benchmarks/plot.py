@@ -1,7 +1,8 @@
-"""``python -m benchmarks.plot RESULT.json … --output FILE.svg``: the headline of recorded peers runs as one drawing.
+"""``python -m benchmarks.plot RESULT.json … --output FILE.svg``: the headline of recorded peers
+runs as one drawing.
 
-For each result the median latency of every row as a bar, on a logarithmic scale because the slowest is twenty times the fastest.
-The drawing brings its own colours for light and dark pages.
+For each result the median latency of every row as a bar, on a logarithmic scale because the slowest
+is twenty times the fastest. The drawing brings its own colours for light and dark pages.
 """
 
 from __future__ import annotations

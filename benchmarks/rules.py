@@ -1,7 +1,9 @@
-"""``python -m benchmarks.rules BUNDLE``: rules for the second pass, compared at equal looks on images they were not fitted on.
+"""``python -m benchmarks.rules BUNDLE``: rules for the second pass, compared at equal looks on
+images they were not fitted on.
 
-Five folds over the split ``validation`` of the generated scenes: every rule and its limit are fitted on four, judged on the fifth.
-The learned ones need scikit-learn. docs/adaptive.md holds what came out.
+Five folds over the split ``validation`` of the generated scenes: every rule and its limit are
+fitted on four, judged on the fifth. The learned ones need scikit-learn. docs/adaptive.md holds what
+came out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Fit = Callable[[Outputs, NDArray[np.integer]], Rule]
 
 
 def features(outputs: Outputs) -> dict[str, Gain]:
-    """(N, K) each: score, rank and logit of the region's class; entropy, best and second score of the image; share of the image."""
+    """(N, K) each: score, rank and logit of the region's class; entropy, best and second score of
+    the image; share of the image."""
     scores, classes = outputs["global_scores"].astype(np.float64), outputs["region_classes"]
     kept = np.clip(scores, 1e-7, 1 - 1e-7)
     entropy = -(kept * np.log(kept) + (1 - kept) * np.log(1 - kept)).sum(1)
@@ -111,9 +114,9 @@ def main(args: argparse.Namespace) -> int:
     with Engine.load(args.bundle) as engine, command.progress("outputs") as progress:
         outputs = collect(engine.infer_each, batches(dataset, engine.bundle.image, 8), len(dataset), progress=progress).outputs
     result = compare(outputs, labels)
-    command.say(f"mAP drop (looks) against looking at everything, {len(labels)} images")
+    command.say(f"Δ mAP (regions per image) against all regions, {len(labels)} images")
     for name, found in result.items():
-        command.say(f"{name:10}" + "".join(f"  {drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
+        command.say(f"{name:10}" + "".join(f"  {0 - drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
     if args.plot is not None:
         write_atomically(args.plot, drawing(outputs, labels, result))
     command.write_json(args.json, {name: {str(effort): one for effort, one in found.items()} for name, found in result.items()})

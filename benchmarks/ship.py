@@ -1,8 +1,10 @@
-"""``python -m benchmarks.ship NAME CHECKPOINT --dataset SPEC``: what the project ships of a model, made from a checkpoint.
+"""``python -m benchmarks.ship NAME CHECKPOINT --dataset SPEC``: what the project ships of a model,
+made from a checkpoint.
 
-Writes to ``edge/assets/``: ``NAME.pth``, weights as 16-bit floats; ``NAME.calibration.json``, ranges, equalisation and rounding for int8
-from the train split; ``NAME.effort.json``, the second pass (``benchmarks.effort_tables``). Prints the figures of the model card, of the
-weights as they are shipped, on the images that come along.
+Writes to ``edge/assets/``: ``NAME.pth``, weights as 16-bit floats; ``NAME.calibration.json``,
+ranges, equalisation and rounding for int8 from the train split; ``NAME.effort.json``, the second
+pass (``benchmarks.effort_tables``). Prints the figures of the model card, of the weights as they
+are shipped, on the images that come along.
 """
 
 from __future__ import annotations

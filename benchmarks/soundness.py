@@ -1,4 +1,5 @@
-"""``python -m benchmarks.soundness BUNDLE``: is the measuring itself sound? Live runs of what the tests show on a fake clock.
+"""``python -m benchmarks.soundness BUNDLE``: is the measuring itself sound? Live runs of what the
+tests show on a fake clock.
 
 1. An engine against itself must come out as no difference.
 2. The same engine made slower by a known share must be found, with that share.
@@ -74,7 +75,8 @@ def _verdict(reasons: tuple[str, ...]) -> str:
 
 
 def slowed(call: Callable[[], object], share: float) -> Callable[[], None]:
-    """The call, and then as much again of its own time, spent busily: a sleeping core would clock down."""
+    """The call, and then as much again of its own time, spent busily: a sleeping core would clock
+    down."""
 
     def run() -> None:
         start = time.perf_counter()
@@ -87,7 +89,8 @@ def slowed(call: Callable[[], object], share: float) -> Callable[[], None]:
 
 
 def stalling(call: Callable[[], object], usual_s: float) -> Callable[[], None]:
-    """The call, followed in a third of the cases by a stall of one to three times its usual time."""
+    """The call, followed in a third of the cases by a stall of one to three times its usual
+    time."""
     random = np.random.default_rng(0)
 
     def run() -> None:

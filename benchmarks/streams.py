@@ -1,7 +1,9 @@
-"""``python -m benchmarks.streams WEIGHTS --dataset SPEC``: what each stream of a network is worth in float32, and the second look.
+"""``python -m benchmarks.streams WEIGHTS --dataset SPEC``: what each stream of a network is worth
+in float32, and the second look.
 
-The tables of a model card: mAP of the streams with its 95 % interval, F1 at 0.6 as in the official code and at 0.5 as in the literature,
-AP of each class, and the difference between the fused scores and the global ones with its paired interval.
+The tables of a model card: mAP of the streams with its 95 % interval, F1 at 0.6 as in the official
+code and at 0.5 as in the literature, AP of each class, and the difference between the fused scores
+and the global ones with its paired interval.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def judge(source: Source, dataset: Dataset) -> Facts:
-    """mAP of every stream in points, with intervals; of several streams also the last one's gain over the first.
+    """mAP of every stream in points, with intervals; of several streams also the last one's gain
+    over the first.
 
     Raises:
         EdgeError: images without labels.

@@ -1,4 +1,5 @@
-"""The peers table: what is known and recorded of each way to run a model, and its form for a terminal."""
+"""The peers table: what is known and recorded of each way to run a model, and its form for a
+terminal."""
 
 from __future__ import annotations
 
@@ -16,17 +17,20 @@ from edge.spec import PRECISIONS
 
 Interval = tuple[float, float]
 FLOORS = ("openvino", "onnxruntime")  # the backends that run on these cores
-REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every drop is against
-COLUMNS = ("row", "backend", "p50 ms", "p99 ms", "× eager", "faster", "× floor", "× own floor", "mAP", "drop")
+REFERENCE_ROW = "onnxruntime-fp32"  # whose scores every Δ mAP is against
+COLUMNS = ("row", "backend", "p50 ms", "p99 ms", "× eager", "faster", "× floor", "× own floor", "mAP", "Δ mAP")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run the model. Ratios are medians of paired ratios, with their intervals; below 1 is faster.
+    """One way to run the model. Ratios are medians of paired ratios, with their intervals; below 1
+    is faster.
 
     Attributes:
-        ratio_to_floor, ratio_to_own_floor: to the fastest floor of its precision, and to that of its own runtime.
-        map_drop: against the exported graph in FP32 on ONNX Runtime, as are the figures of region drift.
+        ratio_to_floor, ratio_to_own_floor: to the fastest floor of its precision, and to that of
+            its own runtime.
+        map_drop: against the exported graph in FP32 on ONNX Runtime, as are the figures of region
+            drift.
         reason: why it could not run.
         note: what of it is not as asked.
     """
@@ -121,7 +125,8 @@ class Table:
 
 
 def rows(table: Table, rounds: latency.Rounds, quality: Mapping[str, Quality]) -> tuple[Row, ...]:
-    """The table: peers, our engines, then per precision the fastest floor; rows that could not run give their reason."""
+    """The table: peers, our engines, then per precision the fastest floor; rows that could not run
+    give their reason."""
     fastest = {
         precision: min(names, key=lambda name: rounds.latency(name).percentile_ms(50))
         for precision in PRECISIONS
@@ -165,7 +170,8 @@ def _ratio(rounds: latency.Rounds, name: str, base: str) -> tuple[float | None, 
 
 
 def floors(rounds: latency.Rounds) -> tuple[Floor, ...]:
-    """Every floor that was measured; ``floor-int8-nncf`` shows that our int8 backbone is no slower than NNCF's."""
+    """Every floor that was measured; ``floor-int8-nncf`` shows that our int8 backbone is no slower
+    than NNCF's."""
     return tuple(
         Floor(
             name,
@@ -190,7 +196,7 @@ def terminal(table: Peers) -> str:
             text.number(row.ratio_to_floor, 3),
             text.number(row.ratio_to_own_floor, 3),
             text.number(row.map, 2),
-            text.signed(row.map_drop),
+            text.change(row.map_drop),
         ]
         for row in table.rows
         if not row.reason

@@ -1,7 +1,9 @@
-"""``python -m benchmarks.triton ADDRESS MODEL…``: latency and throughput of models on a Triton that runs, by number of clients.
+"""``python -m benchmarks.triton ADDRESS MODEL…``: latency and throughput of models on a running
+Triton server, by number of clients.
 
-Every client sends one photograph after the other over a connection of its own; models take turns, so that what disturbs one disturbs
-all. docs/serving.md says how a model is served with and without dynamic batching.
+Every client sends one photo after the other over its own connection; models take turns, so that
+disturbances affect all alike. docs/serving.md says how to serve a model with and without dynamic
+batching.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def load(address: str, model: str, clients: int, seconds: float) -> list[float]:
-    """Seconds of every request that was answered between the first moment, when all clients are warm, and the last.
+    """Seconds of every request answered after all clients are warm.
 
     Raises:
         EdgeError: a request was refused.

@@ -1,4 +1,5 @@
-"""A process per participant: nobody's threads, memory pools or settings are another's. They take turns.
+"""A process per participant: nobody's threads, memory pools or settings are another's. They take
+turns.
 
 Time is taken inside the worker, so what it costs to reach it is not counted.
 """
@@ -32,7 +33,8 @@ class Failed(Exception):
 
 
 class Apart:
-    """A process of its own, and calls in it, one after another. Spawned, never forked: this one's libraries may have started threads."""
+    """A process of its own, and calls in it, one after another. Spawned, never forked: this one's
+    libraries may have started threads."""
 
     def __init__(self) -> None:
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -67,7 +69,8 @@ class Worker(Apart):
 
     Args:
         participant: what to open.
-        images: (B, 3, S, S) float32, what its turns are timed on; of an adaptive one (T, B, 3, S, S).
+        images: (B, 3, S, S) float32, what its turns are timed on; of an adaptive one (T, B, 3, S,
+            S).
 
     Raises:
         Failed: it could not be opened or run once.
@@ -115,7 +118,8 @@ def _open(participant: Participant, images: np.ndarray) -> None:
 
 
 def mean_over(run: Runner, several: np.ndarray) -> Turn:
-    """Calls on (T, B, 3, S, S), in order; the time of each is the mean over a pass through all T, at least one pass a turn."""
+    """Calls on (T, B, 3, S, S), in order; the time of each is the mean over a pass through all T,
+    at least one pass a turn."""
     call = timed(lambda: [run(batch) for batch in several])
 
     def turn(count: int) -> list[float]:

@@ -1,4 +1,5 @@
-"""The calibration table: what was observed, of which graph, on which images. Reusable without the images."""
+"""The calibration table: what was observed, of which graph, on which images. Reusable without the
+images."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from edge.reading import read_whole
 SCHEMA = 1
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 1 << 28  # of a network
-REMAKE = "Calibrate again: leave `calibration` out and give `dataset`"
+REMAKE = "Calibrate again: leave `calibration` out and pass `dataset`"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Fitted:
 
     Attributes:
         method: how ranges were cut (``calib.scales.METHODS``) when it was fitted.
-        steps: name of the weight → int8, as many as it has values: how many steps each is rounded away from the nearest.
-        shifts: name of the convolution → (O,) float32, to be added to its bias. Streams have their own: they see other images.
+        steps: name of the weight → int8, as many as it has values: how many steps each is rounded
+            away from the nearest.
+        shifts: name of the convolution → (O,) float32, to be added to its bias. Streams have their
+            own: they see other images.
     """
 
     method: str
@@ -46,16 +49,20 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Distributions of a graph's activations; independent of the method that turns them into scales.
+    """Distributions of a graph's activations; independent of the method that turns them into
+    scales.
 
     Attributes:
-        graph: fingerprint of the fp32 graph that was observed (``calib.fingerprint``); in older tables the digest of its file.
+        graph: fingerprint of the fp32 graph that was observed (``calib.fingerprint``); in older
+            tables the digest of its file.
         data: what it was observed on: ``name``, ``split``, ``digest``, ``seed``.
         images: how many images were used.
         coverage: class name → images that show it; empty for unlabelled images.
         ranges: value name → distribution over all images (and crops, in the local stream).
-        means: value name → (channels,) float32, mean of each channel; images (or vectors) weigh the same.
-        peaks: what the observed graph was equalised by (``calib.equalise``); empty where it was not.
+        means: value name → (channels,) float32, mean of each channel; images (or vectors) weigh the
+            same.
+        peaks: what the observed graph was equalised by (``calib.equalise``); empty where it was
+            not.
         fitted: weights and biases fitted to some of the images; None where they were not.
     """
 
@@ -77,7 +84,7 @@ class Calibration:
         if not self.belongs_to(graph):
             raise EdgeError(
                 "calib",
-                f"The calibration table is of graph {self.graph[:12]}…, not of this one, {fingerprint(graph)[:12]}…",
+                f"The calibration table belongs to graph {self.graph[:12]}…, not to this one, {fingerprint(graph)[:12]}…",
                 f"{REMAKE}, or use the weights, size and options it was made with",
             )
 
@@ -154,7 +161,8 @@ class Calibration:
 
 
 def _check_range(name: str, each: Histogram) -> None:
-    """Refuse what no tensor was observed to have: a range that is not finite or is empty, or counts of nothing."""
+    """Refuse what no tensor was observed to have: a range that is not finite or is empty, or counts
+    of nothing."""
     finite = all(map(math.isfinite, (each.limit, each.minimum, each.maximum)))
     if not (finite and each.limit >= 2.0**-100 and each.minimum <= each.maximum and each.largest <= each.limit):
         raise ValueError(f"{name} from {each.minimum:g} to {each.maximum:g} within {each.limit:g}")
@@ -172,13 +180,15 @@ def _fitted(content: Mapping[str, Any]) -> Fitted:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """float64 values as the table can hold them: bfloat16, relative error at most 1/256, counts below 257 exact."""
+    """float64 values as the table can hold them: bfloat16, relative error at most 1/256, counts
+    below 257 exact."""
     return np.asarray(values, np.float32).astype(bfloat16).astype(np.float64)
 
 
 def _packed(values: np.ndarray) -> str:
     codes = np.asarray(values, np.float32).astype(bfloat16).view(np.uint16)
-    # High bytes hold sign and exponent, which hardly vary: apart from the low ones they compress to nothing.
+    # High bytes hold sign and exponent, which hardly vary: apart from the low ones they compress to
+    # nothing.
     planes = (codes >> 8).astype(np.uint8).tobytes() + (codes & 255).astype(np.uint8).tobytes()
     return _compressed(planes)
 

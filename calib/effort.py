@@ -1,4 +1,5 @@
-"""Where the second pass pays: the rule, fitted to an engine's own outputs, and the cheapest effort that keeps its mAP.
+"""Where the second pass pays: the rule, fitted to an engine's own outputs, and the cheapest effort
+that keeps its mAP.
 
 Which rules were compared, and why this one was taken, stands in docs/adaptive.md.
 """
@@ -51,7 +52,8 @@ class FittedEffort:
 
     Attributes:
         rule: fitted on all images.
-        effort: the cheapest of those tried whose drop is at most what was asked for, or the one that was given.
+        effort: the cheapest of those tried whose drop is at most what was asked for, or the one
+            that was given.
         drop, interval: in points of mAP against effort 1, cross-fitted; the paired 95 % interval.
         looks: regions looked at, of an image in the mean.
         thresholds, full_thresholds: of the labels, fitted at ``effort`` and at effort 1.
@@ -72,7 +74,7 @@ class FittedEffort:
     def __str__(self) -> str:
         low, high = self.interval
         return (
-            f"{self.effort:g}: {self.looks:.2f} regions an image, mAP drop {self.drop:+.2f} [{low:+.2f}, {high:+.2f}] points, "
+            f"{self.effort:g}: {self.looks:.2f} regions per image, Δ mAP {0 - self.drop:+.2f} [{0 - high:+.2f}, {0 - low:+.2f}], "
             f"cross-fitted on {self.images} images"
         )
 
@@ -92,14 +94,15 @@ def fit_effort(
     Args:
         outputs: of ``Engine.infer_each`` over images that were not trained on.
         labels: (N, C), 1 present, 0 difficult (left out), -1 absent.
-        effort: given; None: the cheapest of ``TRIED`` whose estimated drop is at most ``max_drop`` points.
+        effort: given; None: the cheapest of ``TRIED`` whose estimated drop is at most ``max_drop``
+            points.
 
     Raises:
         EdgeError: there are fewer images than folds.
     """
     count = len(labels)
     if count < FOLDS:
-        raise EdgeError("calib", f"An effort cannot be judged on {count} images", f"Give {FEWEST} or more labelled validation images")
+        raise EdgeError("calib", f"{count} images are too few to choose an effort", f"Use {FEWEST} or more labelled validation images")
     everything = np.ones(outputs["region_classes"].shape, bool)
     full = fused(outputs, everything)
     best = _map(full, labels)
@@ -132,9 +135,11 @@ def fit_effort(
 
 
 def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Facts | None = None) -> RuleSpec:
-    """The rule ``interval``: how unsure the first pass is of a region's class is the distance of its logit from a centre.
+    """The rule ``interval``: how unsure the first pass is of a region's class is the distance of
+    its logit from a centre.
 
-    The centre is the one of the best mAP; the bounds at effort e hold the share e of regions nearest to it.
+    The centre is the one of the best mAP; the bounds at effort e hold the share e of regions
+    nearest to it.
     """
     rules = [interval_rule(outputs, centre, fitted_on or {}) for centre in CENTRES]
     points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
@@ -142,7 +147,8 @@ def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Facts | N
 
 
 def interval_rule(outputs: Outputs, centre: float, fitted_on: Facts) -> RuleSpec:
-    """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of these outputs."""
+    """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of
+    these outputs."""
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1).astype(np.float64)
     kept = np.clip(scores, SURE, 1 - SURE)
     widths = np.quantile(np.abs(np.log(kept / (1 - kept)) - centre), np.arange(STEPS + 1) / STEPS)

@@ -1,4 +1,5 @@
-"""Equalisation: channels that share one activation scale are scaled to one range, so that each has all the steps of int8."""
+"""Equalisation: channels that share one activation scale are scaled to one range, so that each has
+all the steps of int8."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ class Equalised:
     """An equalised graph and what was done to it.
 
     Attributes:
-        graph: computes what the given one computes, but for float rounding and for what rule 3 says.
-        groups: "writers → readers" by the names of the convolutions of the global stream (or of the only one), in graph order.
+        graph: computes what the given one computes, but for float rounding and for what rule 3
+            says.
+        groups: "writers → readers" by the names of the convolutions of the global stream (or of the
+            only one), in graph order.
         skipped: convolution → why the channels behind it were left alone.
     """
 
@@ -37,11 +40,13 @@ class Equalised:
 
 
 def equalise(graph: Graph, peaks: Mapping[str, np.ndarray]) -> Equalised:
-    """Scale channels where convolutions write them, and back where convolutions read them, so that all reach one peak.
+    """Scale channels where convolutions write them, and back where convolutions read them, so that
+    all reach one peak.
 
-    Weights have a scale per output channel, so writing a channel larger costs nothing; an activation has one scale, so a channel
-    that reaches a tenth of the largest has a tenth of its steps. Nagel et al. 2019 (arXiv:1906.04721, §4.1) balance the ranges of
-    two weights instead, which is for weights with one scale per tensor.
+    Weights have a scale per output channel, so writing a channel larger costs nothing; an
+    activation has one scale, so a channel that reaches a tenth of the largest has a tenth of its
+    steps. Nagel et al. 2019 (arXiv:1906.04721, §4.1) balance the ranges of two weights instead,
+    which is for weights with one scale per tensor.
 
     Args:
         graph: canonical, fp32. Calibrate the result: its activations have other ranges.
@@ -49,13 +54,17 @@ def equalise(graph: Graph, peaks: Mapping[str, np.ndarray]) -> Equalised:
 
     Rules:
 
-    1. *A group* is the values of the backbones that must be scaled alike: the input and output of Relu, LeakyRelu, Clip from 0,
-       MaxPool and Add; and, since streams share weights, what nodes with the same weight write, and what they read.
-    2. It is scaled where convolutions write all of it and convolutions read all of it. Each output channel of a writer, with its
-       bias, is divided by s, the input channel of each reader multiplied.
-    3. s = peak of the channel / peak of the group. *Behind a Clip to b* the group's peak is b: the Clip stays as it is and cuts
-       a channel off at the peak that was observed rather than at b. No node is added, and whatever is fused still is.
-    4. A channel that hardly shows (below ``LEAST`` of the group) is taken for one that reaches ``LEAST``.
+    1. *A group* is the values of the backbones that must be scaled alike: the input and output of
+       Relu, LeakyRelu, Clip from 0, MaxPool and Add; and, since streams share weights, what nodes
+       with the same weight write, and what they read.
+    2. It is scaled where convolutions write all of it and convolutions read all of it. Each output
+       channel of a writer, with its bias, is divided by s, the input channel of each reader
+       multiplied.
+    3. s = peak of the channel / peak of the group. *Behind a Clip to b* the group's peak is b: the
+       Clip stays as it is and cuts a channel off at the peak that was observed rather than at b. No
+       node is added, and whatever is fused still is.
+    4. A channel that hardly shows (below ``LEAST`` of the group) is taken for one that reaches
+       ``LEAST``.
     """
     model = graph.parse()
     constants = {each.name: each for each in model.graph.initializer}

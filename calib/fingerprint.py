@@ -1,4 +1,5 @@
-"""What a calibration table belongs to: the function whose activations were observed, not the file that held it."""
+"""What a calibration table belongs to: the function whose activations were observed, not the file
+that held it."""
 
 from __future__ import annotations
 
@@ -17,14 +18,17 @@ PLUGIN = frozenset({"plugin_namespace", "plugin_version"})
 
 
 def fingerprint(graph: Graph) -> str:
-    """SHA-256 that graphs share of which the same tensors under the same names have the same values.
+    """SHA-256 that graphs share of which the same tensors under the same names have the same
+    values.
 
-    1. Every observed tensor is named with all it is computed from: operators, attributes, bytes of the constants, back to
-       the image. Order and names of nodes, names of constants, value types and defaults written out play no part: they
-       differ between versions of an exporter.
-    2. How the boxes are found from the feature maps is told by attributes, options and weights of the classifiers rather
-       than node by node: exporters spell it differently, and it decides only which crops are seen.
-    3. Size and normalisation of the image, architecture and options stand beside it; class names do not.
+    1. Every observed tensor is named with all it is computed from: operators, attributes, bytes of
+       the constants, back to the image. Order and names of nodes, names of constants, value types
+       and defaults written out play no part: they differ between versions of an exporter.
+    2. How the boxes are found from the feature maps is told by attributes, options and weights of
+       the classifiers rather than node by node: exporters spell it differently, and it decides only
+       which crops are seen.
+    3. Size and normalisation of the image, architecture and options stand beside it; class names do
+       not.
     """
     model = graph.parse()
     constants = {each.name: _constant(each) for each in model.graph.initializer}
@@ -52,7 +56,8 @@ def fingerprint(graph: Graph) -> str:
 
 
 def _constant(tensor: onnx.TensorProto) -> str:
-    """Type, shape and bytes; axes of length 1 do not count, an exporter may add them to a scalar."""
+    """Type, shape and bytes; axes of length 1 do not count, an exporter may add them to a
+    scalar."""
     array = numpy_helper.to_array(tensor)
     return digest_json([str(array.dtype), [side for side in array.shape if side != 1], digest_bytes(array.tobytes())])
 

@@ -40,12 +40,14 @@ def fit(
     method: str,
     progress: Progress | None = None,
 ) -> Fitted:
-    """Round the weights of every convolution for the inputs it gets once all before it is rounded, and take from its bias
-    whatever shift of the mean is left, of rounded weights and of rounded activations alike.
+    """Round the weights of every convolution for the inputs it gets once all before it is rounded,
+    and take from its bias whatever shift of the mean is left, of rounded weights and of rounded
+    activations alike.
 
     Args:
         graph: canonical, fp32, the one that was calibrated.
-        images: batches (b, 3, S, S) float32, all held in memory; of the second pass, one crop of each image is used.
+        images: batches (b, 3, S, S) float32, all held in memory; of the second pass, one crop of
+            each image is used.
         method: how ranges are cut (``calib.scales.METHODS``).
         progress: called with (convolutions done, convolutions in all).
     """
@@ -55,7 +57,8 @@ def fit(
 
 
 class _Network:
-    """The backbones of both streams, run node by node: exact and rounded side by side, no value kept longer than it is read."""
+    """The backbones of both streams, run node by node: exact and rounded side by side, no value
+    kept longer than it is read."""
 
     def __init__(self, graph: Graph, calibration: Calibration, method: str) -> None:
         self._model, self._method = graph.parse(), method
@@ -168,7 +171,8 @@ class _Network:
         return square / count - mean[:, :, None] * mean[:, None, :]
 
     def _convolve(self, node: onnx.NodeProto, integers: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Run a convolution both ways and return what its bias lacks for both to have one mean; the rounded values have it already."""
+        """Run a convolution both ways and return what its bias lacks for both to have one mean; the
+        rounded values have it already."""
         weight = self._array(node.input[1])
         scales = weight_scales(weight).reshape(-1, *[1] * (weight.ndim - 1))
         bias = self._array(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight), np.float32)

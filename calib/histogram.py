@@ -38,8 +38,8 @@ class Histogram:
 class Accumulator:
     """Fills a histogram batch by batch; memory does not grow with the number of values.
 
-    The range is a power of two and doubles when a batch exceeds it: two neighbouring bins then become one, so that the
-    counts are those of a second pass over all data with the final range.
+    The range is a power of two and doubles when a batch exceeds it: two neighbouring bins then
+    become one, so that the counts are those of a second pass over all data with the final range.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,8 @@ class Accumulator:
         """Count a batch.
 
         Args:
-            sample: any shape, float32; the values to count, all of the batch or an even sample of it.
+            sample: any shape, float32; the values to count, all of the batch or an even sample of
+                it.
             minimum, maximum: exact extremes of the whole batch, finite.
         """
         self._minimum, self._maximum = min(self._minimum, minimum), max(self._maximum, maximum)
@@ -61,7 +62,8 @@ class Accumulator:
         while largest > self._limit:
             self._counts = np.concatenate([self._counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self._limit *= 2
-        # Multiplying by a power of two is exact, so a value falls into the same bin whatever the range was.
+        # Multiplying by a power of two is exact, so a value falls into the same bin whatever the
+        # range was.
         bins = (np.abs(sample.ravel()) * np.float32(BINS / self._limit)).astype(np.int32)
         np.minimum(bins, BINS - 1, out=bins)
         self._counts += np.bincount(bins, minlength=BINS)

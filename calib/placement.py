@@ -37,29 +37,34 @@ def quantize(
         calibration: of this very graph; another one is refused.
         method: a key of ``calib.scales.METHODS``.
         float_nodes: names of convolutions and Adds to leave in float.
-        bias_correction: take from each bias what rounding the weights adds to the mean (``calib.repair.bias_shift``).
+        bias_correction: take from each bias what rounding the weights adds to the mean
+            (``calib.repair.bias_shift``).
         fitted: what replaces both, made for this graph by ``calib.fit``.
 
     Rules:
 
-    1. *Convolutions of the backbones* are quantised: those from which another node with constant weights can be reached
-       without passing an edge op. What this leaves out are the classifiers, which read the final feature map: a wrong
-       bit there moves a score, a class map, a box. They, the sigmoids, the maps, the boxes, the crops and the fusion
-       stay float, and so does the feature map they read.
-    2. *Activations* are rounded once per tensor: one QuantizeLinear, one DequantizeLinear, one scale, whoever reads it. The
-       streams have tensors of their own and therefore scales of their own.
-    3. *Weights* are stored as int8 with one scale per output channel (axis 0), DequantizeLinear only. Both streams read
-       the same integers and the same scales; each convolution has its own DequantizeLinear node.
-    4. *Biases* stay float: a runtime rounds them to 32 bits of the product of the scales where it must. A corrected one is
-       the stream's own, since the streams' mean inputs differ.
-    5. *Residual Adds*: the shortcut is rounded, the branch is not, so that convolution, Add and activation become one
-       kernel (TensorRT). The shortcut is the input with the shorter way from the graph's input. It shares the rounding
-       with the convolution that reads the same tensor (rule 2). The scale of the branch travels in the metadata as
-       ``edge.residual_scales`` for the runtimes that want both (``edge.lower.residual_adds``).
-    6. *MaxPool* before a rounded tensor is rounded at its input with the scale of its output, which changes nothing and lets
-       it run in int8.
-    7. *Left in float*: a node in ``float_nodes`` keeps float weights and reads the unrounded tensor; an Add there keeps
-       both inputs.
+    1. *Convolutions of the backbones* are quantised: those from which another node with constant
+       weights can be reached without passing an edge op. What this leaves out are the classifiers,
+       which read the final feature map: a wrong bit there moves a score, a class map, a box. They,
+       the sigmoids, the maps, the boxes, the crops and the fusion stay float, and so does the
+       feature map they read.
+    2. *Activations* are rounded once per tensor: one QuantizeLinear, one DequantizeLinear, one
+       scale, whoever reads it. The streams have tensors of their own and therefore scales of their
+       own.
+    3. *Weights* are stored as int8 with one scale per output channel (axis 0), DequantizeLinear
+       only. Both streams read the same integers and the same scales; each convolution has its own
+       DequantizeLinear node.
+    4. *Biases* stay float: a runtime rounds them to 32 bits of the product of the scales where it
+       must. A corrected one is the stream's own, since the streams' mean inputs differ.
+    5. *Residual Adds*: the shortcut is rounded, the branch is not, so that convolution, Add and
+       activation become one kernel (TensorRT). The shortcut is the input with the shorter way from
+       the graph's input. It shares the rounding with the convolution that reads the same tensor
+       (rule 2). The scale of the branch travels in the metadata as ``edge.residual_scales`` for the
+       runtimes that want both (``edge.lower.residual_adds``).
+    6. *MaxPool* before a rounded tensor is rounded at its input with the scale of its output, which
+       changes nothing and lets it run in int8.
+    7. *Left in float*: a node in ``float_nodes`` keeps float weights and reads the unrounded
+       tensor; an Add there keeps both inputs.
     8. Scales are positive, zero points are 0 (TensorRT refuses anything else).
     """
     calibration.check_belongs(graph)
@@ -67,7 +72,7 @@ def quantize(
     names = {node.name for node in model.graph.node}
     unknown = sorted(set(float_nodes) - names)
     if unknown:
-        raise EdgeError("calib", f"The graph has no node {unknown[0]} to leave in float", f"Name one such as {next(iter(names))}")
+        raise EdgeError("calib", f"`float_nodes` names {unknown[0]}, which is not in the graph", f"Name one such as {next(iter(names))}")
     left = frozenset(float_nodes)
     rounded = [node for node in convolutions(model) if node.name not in left]
     adds = [add for add in residual_adds(model) if add.node.name not in left]
@@ -160,7 +165,8 @@ class _Placement:
         node.input[1] = output
 
     def finish(self) -> None:
-        """Pairs go behind what produces their value, so that all readers follow; unread constants go."""
+        """Pairs go behind what produces their value, so that all readers follow; unread constants
+        go."""
         nodes = [each for value in self._graph.input for each in self._after.get(value.name, ())]
         for node in self._graph.node:
             nodes += [self._before[node.name]] if node.name in self._before else []

@@ -44,8 +44,8 @@ def calibrate(graph: Graph, dataset: Dataset, *, images: int = 256, seed: int = 
     if images < 1 or len(dataset) == 0:
         raise EdgeError(
             "calib",
-            f"Calibration needs images, but {images} of the {len(dataset)} of {dataset.name} {dataset.split} were asked for",
-            "Change `dataset`, or set `calib_images` to 1 or more; 256 are usual",
+            f"`calib_images` is {images}, and {dataset.name} {dataset.split} has {len(dataset)} images",
+            "Change `dataset`, or set `calib_images` to 1 or more; 256 is usual",
         )
     chosen = calibration_subset(dataset, images, seed)
     subset = dataset.subset(chosen)
@@ -68,9 +68,9 @@ def observe(
 ) -> Calibration:
     """Observe a graph on batches of (names, (b, 3, S, S) float32).
 
-    Extremes and channel means are exact and computed inside the graph, as is an even sample of the values for the
-    histogram (every p-th, p prime, about ``SAMPLE`` per image): no activation leaves the runtime, so memory does not
-    grow with their number, and time hardly.
+    Extremes and channel means are exact and computed inside the graph, as is an even sample of the
+    values for the histogram (every p-th, p prime, about ``SAMPLE`` per image): no activation leaves
+    the runtime, so memory does not grow with their number, and time hardly.
     """
     model = lower.reference(graph.parse())
     values = observed(graph.parse())
@@ -87,7 +87,7 @@ def observe(
             if not (np.isfinite(mean).all() and np.isfinite(low) and np.isfinite(high)):
                 raise EdgeError(
                     "calib",
-                    f"There is NaN or infinity in {value}, on {', '.join(map(str, names))}",
+                    f"{value} contains NaN or infinity, for {', '.join(map(str, names))}",
                     "Check the weights, and how the images are normalised",
                 )
             histograms[value].add(found[f"{value}/observed_sample"], float(low), float(high))
@@ -103,7 +103,8 @@ def observe(
 
 
 def _add_observers(model: onnx.ModelProto, values: list[str]) -> list[str]:
-    """Append extremes, channel means and a sample of every value to a graph's outputs; returns the names added."""
+    """Append extremes, channel means and a sample of every value to a graph's outputs; returns the
+    names added."""
     shapes = _shapes(model)
     graph = model.graph
     source = {name: node for node in graph.node for name in node.output}
@@ -111,8 +112,8 @@ def _add_observers(model: onnx.ModelProto, values: list[str]) -> list[str]:
     constants = {"observed_flat": [-1], "observed_start": [0], "observed_end": [np.iinfo(np.int64).max], "observed_axis": [0]}
     constants["observed_maps"] = [0, 2, 3]
     added: list[str] = []
-    # The runtime begins with the last of the nodes nobody reads: in this order it observes a value as soon as it exists,
-    # and frees it; in the other it keeps all values to the end.
+    # The runtime begins with the last of the nodes nobody reads: in this order it observes a value
+    # as soon as it exists, and frees it; in the other it keeps all values to the end.
     for value in reversed(values):
         step = _prime_from(max(1, int(np.prod(shapes[value][1:])) // SAMPLE)) if value in shapes else 1
         constants[f"observed_step_{step}"] = [step]
@@ -143,7 +144,8 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _prime_from(least: int) -> int:
-    """The smallest prime from ``least`` on (1 for 1): a stride that visits every row and column of a map alike."""
+    """The smallest prime from ``least`` on (1 for 1): a stride that visits every row and column of
+    a map alike."""
     while any(least % divisor == 0 for divisor in range(2, int(least**0.5) + 1)):
         least += 1
     return least
@@ -153,4 +155,4 @@ def _refuse_constant(names: Sequence[str], batch: np.ndarray) -> None:
     flat = batch.reshape(*batch.shape[:2], -1)
     for name, constant in zip(names, (flat.min(2) == flat.max(2)).all(1), strict=True):
         if constant:
-            raise EdgeError("calib", f"The calibration image {name} is of one colour all over", "Take it out of the data set")
+            raise EdgeError("calib", f"The calibration image {name} has only one colour", "Remove it from the data set")

@@ -1,4 +1,5 @@
-"""Repairs on the side of the weights: no training, no labels, no images beyond those calibrated on."""
+"""Repairs on the side of the weights: no training, no labels, no images beyond those calibrated
+on."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ Weights = NDArray[np.floating]
 def bias_shift(weights: Weights, rounded: Weights, means: NDArray[np.floating], groups: int) -> NDArray[np.float64]:
     """How far rounding its weights moves the mean of each of a convolution's output channels.
 
-    The error of a rounded weight is fixed, so its product with the mean input does not average out: a channel of few
-    weights, as in a depthwise convolution, is shifted as a whole (Nagel et al. 2019, arXiv:1906.04721, §4.2; here with the
-    means that were observed). Taken from the bias, the shift is gone. Padding is disregarded: at the border less
-    is shifted than this says.
+    The error of a rounded weight is fixed, so its product with the mean input does not average out:
+    a channel of few weights, as in a depthwise convolution, is shifted as a whole (Nagel et al.
+    2019, arXiv:1906.04721, §4.2; here with the means that were observed). Taken from the bias, the
+    shift is gone. Padding is disregarded: at the border less is shifted than this says.
 
     Args:
         weights, rounded: (O, I / groups, …) as trained, and as int8 × scale.

@@ -13,10 +13,12 @@ BLOCK = 64  # columns whose error is passed on to the rest in one product
 
 
 def round_weights(weights: Array, covariance: Array, scales: Array) -> NDArray[np.int8]:
-    """Integers that keep the outputs of a linear layer (Frantar et al. 2022, arXiv:2210.17323, after Hassibi & Stork 1993).
+    """Integers that keep the outputs of a linear layer (Frantar et al. 2022, arXiv:2210.17323,
+    after Hassibi & Stork 1993).
 
-    Columns are rounded one after another, those of the most variance first; what rounding one changes in the output is made good by
-    the columns still to come, as far as their inputs go together with its input. The mean is no concern here: the bias takes it.
+    Columns are rounded one after another, those of the most variance first; what rounding one
+    changes in the output is made good by the columns still to come, as far as their inputs go
+    together with its input. The mean is no concern here: the bias takes it.
 
     Args:
         weights: (G, O, K) of G groups, K inputs each.
@@ -56,7 +58,8 @@ def patches(
     pads: tuple[int, ...],
     groups: int,
 ) -> NDArray[np.float32]:
-    """What a convolution reads for some of its outputs: (groups, K, N · P), K in the order of its weights.
+    """What a convolution reads for some of its outputs: (groups, K, N · P), K in the order of its
+    weights.
 
     Args:
         values: (N, C, H, W), its input.

@@ -1,4 +1,5 @@
-"""From what was observed to a scale: symmetric int8, zero point 0, q = clamp(round_half_even(x / scale), -128, 127)."""
+"""From what was observed to a scale: symmetric int8, zero point 0, q = clamp(round_half_even(x /
+scale), -128, 127)."""
 
 from __future__ import annotations
 
@@ -11,14 +12,16 @@ from edge.errors import EdgeError, one_of
 
 LEVELS = 127  # of one sign; -128 is left unused so that the range is symmetric
 PERCENTILE = 99.99
-# A scale below this fraction of the tensor's largest one is raised to it: a dead channel must have a positive scale
-# (TensorRT refuses 0), and its bias must still fit 32 bits in steps of input scale × weight scale.
+# A scale below this fraction of the tensor's largest one is raised to it: a dead channel must have
+# a positive scale (TensorRT refuses 0), and its bias must still fit 32 bits in steps of input scale
+# × weight scale.
 DEAD_CHANNEL = 2.0**-16
 SMALLEST = 2.0**-24  # the smallest positive float16, in which scales may be stored
 
 
 def activation_scale(histogram: Histogram, method: str) -> float:
-    """The scale of an activation tensor by one of ``METHODS``; positive, and never wider than what was observed."""
+    """The scale of an activation tensor by one of ``METHODS``; positive, and never wider than what
+    was observed."""
     if method not in METHODS:
         raise EdgeError("calib", f"There is no calibration method {method!r}", f"Change `calib_method` to {one_of(METHODS)}")
     return max(min(METHODS[method](histogram), histogram.largest) / LEVELS, SMALLEST)
@@ -30,7 +33,8 @@ def minmax(histogram: Histogram) -> float:
 
 
 def percentile(histogram: Histogram, percent: float = PERCENTILE) -> float:
-    """The smallest bin edge below which ``percent`` of the values lie (Wu et al. 2020, arXiv:2004.09602, §5.2)."""
+    """The smallest bin edge below which ``percent`` of the values lie (Wu et al. 2020,
+    arXiv:2004.09602, §5.2)."""
     cumulated = np.cumsum(histogram.counts)
     if cumulated[-1] == 0:
         return histogram.largest
@@ -39,12 +43,14 @@ def percentile(histogram: Histogram, percent: float = PERCENTILE) -> float:
 
 
 def entropy(histogram: Histogram, levels: int = LEVELS + 1) -> float:
-    """The threshold whose quantised distribution loses least information (Migacz, GTC 2017, "8-bit inference with TensorRT").
+    """The threshold whose quantised distribution loses least information (Migacz, GTC 2017, "8-bit
+    inference with TensorRT").
 
-    For every number of bins i from ``levels`` on: P is the first i bins with all that lies beyond added to the last;
-    Q is the same bins without that addition, merged into ``levels`` groups and spread again over the bins of a group
-    that are not empty. The i with the least KL(P‖Q) wins, the widest of equals. Zero is exact in every quantisation, so
-    the first bin counts no more than the second; without that the zeros after a ReLU hide everything else.
+    For every number of bins i from ``levels`` on: P is the first i bins with all that lies beyond
+    added to the last; Q is the same bins without that addition, merged into ``levels`` groups and
+    spread again over the bins of a group that are not empty. The i with the least KL(P‖Q) wins, the
+    widest of equals. Zero is exact in every quantisation, so the first bin counts no more than the
+    second; without that the zeros after a ReLU hide everything else.
 
     All i are evaluated at once: Q is constant within a group, so KL needs only sums over groups.
     """
@@ -67,7 +73,8 @@ def entropy(histogram: Histogram, levels: int = LEVELS + 1) -> float:
         inside = cumulated[ends]
         beyond = total - inside
         last = counts[ends - 1]
-        # Σ P ln P over the bins, the last one holding what lies beyond; P is counts / total, Q is height / inside.
+        # Σ P ln P over the bins, the last one holding what lies beyond; P is counts / total, Q is
+        # height / inside.
         own = information[ends] - np.where(last > 0, last * np.log(last), 0.0)
         own += np.where(last + beyond > 0, (last + beyond) * np.log(last + beyond), 0.0)
         cross = np.where(mass > 0, mass * height, 0.0).sum(1) + beyond * height[:, -1]
@@ -81,8 +88,8 @@ def entropy(histogram: Histogram, levels: int = LEVELS + 1) -> float:
 def mse(histogram: Histogram) -> float:
     """The bin edge as threshold with the least mean squared error of quantise–dequantise.
 
-    A value below half a step errs by itself, one beyond the threshold by what is cut off, any other by step² / 12 on
-    average. Bins count as their centres, the first bin as exact zero.
+    A value below half a step errs by itself, one beyond the threshold by what is cut off, any other
+    by step² / 12 on average. Bins count as their centres, the first bin as exact zero.
     """
     used = histogram.used
     counts = histogram.counts[:used]
@@ -104,7 +111,8 @@ METHODS: dict[str, Callable[[Histogram], float]] = {"entropy": entropy, "percent
 
 
 def weight_scales(weights: np.ndarray) -> np.ndarray:
-    """(O,) float32: one scale per output channel (axis 0), largest |w| / 127; dead channels get a small positive one."""
+    """(O,) float32: one scale per output channel (axis 0), largest |w| / 127; dead channels get a
+    small positive one."""
     largest = np.abs(weights.reshape(weights.shape[0], -1)).max(1).astype(np.float64) / LEVELS
     scales: np.ndarray = np.maximum(largest, max(largest.max() * DEAD_CHANNEL, SMALLEST)).astype(np.float32)
     return scales

@@ -1,4 +1,5 @@
-"""What each part of the network costs in int8, and the gate that returns the worst parts to float."""
+"""What each part of the network costs in int8, and the gate that returns the worst parts to
+float."""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ class Judgement:
 
     Attributes:
         map_drop: points (0..100) of mAP lost.
-        score_error: mean |difference| of the fused scores; less noisy than mAP, which only sees order.
-        class_agreement, mean_iou: region drift (``edge.measure.regions``); 1 for a model without regions.
+        score_error: mean |difference| of the fused scores; less noisy than mAP, which only sees
+            order.
+        class_agreement, mean_iou: region drift (``edge.measure.regions``); 1 for a model without
+            regions.
     """
 
     map_drop: float
@@ -61,7 +64,8 @@ class Gated:
 
 
 def units(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Stream × stage: ``global/layer3`` or ``local/block5`` → names of its convolutions and Adds, in graph order."""
+    """Stream × stage: ``global/layer3`` or ``local/block5`` → names of its convolutions and Adds,
+    in graph order."""
     parsed = graph.parse()
     quantised = {node.name for node in convolutions(parsed)} | {add.node.name for add in residual_adds(parsed)}
     found: dict[str, list[str]] = {}
@@ -93,7 +97,8 @@ def rank(
     before: Judgement,
     progress: Progress | None = None,
 ) -> tuple[Gain, ...]:
-    """Units by what returning each alone to float brings: those that bring the scores nearest to the reference's come first.
+    """Units by what returning each alone to float brings: those that bring the scores nearest to
+    the reference's come first.
 
     mAP only sees order, and of some hundred images the gain of a single unit is mostly chance.
     """
@@ -124,15 +129,18 @@ def hold_gate(
     max_map_drop: float,
     progress: Progress | None = None,
 ) -> Gated:
-    """Return units to float until the drop on the validation images is at most ``max_map_drop``, and no more than needed.
+    """Return units to float until the drop on the validation images is at most ``max_map_drop``,
+    and no more than needed.
 
     1. Where the whole int8 graph holds, nothing is ranked and nothing returned.
-    2. Units are ranked one by one; then the worst are returned together, as many as it takes: 1, 2, 4 … and by halves back.
-    3. Each unit returned, least useful first, is tried in int8 again and stays so where the gate still holds: a unit may be
-       in the list by chance, and every one in float costs time.
+    2. Units are ranked one by one; then the worst are returned together, as many as it takes: 1, 2,
+       4 … and by halves back.
+    3. Each unit returned, least useful first, is tried in int8 again and stays so where the gate
+       still holds: a unit may be in the list by chance, and every one in float costs time.
 
     Args:
-        quantise: names of nodes in float → int8 graph (``calib.placement.quantize`` with the rest bound).
+        quantise: names of nodes in float → int8 graph (``calib.placement.quantize`` with the rest
+            bound).
         parts: unit → nodes, from ``units``.
         run: outputs of an int8 graph on the validation images.
         reference: outputs of the fp32 graph, before any repair, on the same images.
@@ -165,7 +173,7 @@ def hold_gate(
             drop = before.map_drop
             raise GateError(
                 "calib",
-                f"INT8 costs {drop:.2f} points of mAP, and {nearest:.2f} with the best layers in float; the limit is {max_map_drop:g}",
+                f"INT8 loses {drop:.2f} points of mAP, {nearest:.2f} with the most sensitive layers in float; limit {max_map_drop:g}",
                 "Raise `max_map_drop`, change `calib_method`, or set `precision` to fp16",
             )
         low, count = count, min(2 * count, len(order))

@@ -37,9 +37,9 @@ class Fitted:
 def fit_thresholds(scores: NDArray[np.floating], labels: NDArray[np.integer], *, default: float = DECISION_THRESHOLD) -> Fitted:
     """For every class the threshold of the best F1.
 
-    Of the thresholds with the best F1 the one in the middle of the widest gap between two scores is taken, which moves
-    least when a few images change. A class with fewer than ``FEWEST`` positives or negatives keeps the default: its best
-    threshold would be that of single images.
+    Of the thresholds with the best F1 the one in the middle of the widest gap between two scores is
+    taken, which moves least when a few images change. A class with fewer than ``FEWEST`` positives
+    or negatives keeps the default: its best threshold would be that of single images.
 
     Args:
         scores: (N, C) of the engine itself, in [0, 1], on images that were not trained on.

@@ -1,4 +1,5 @@
-"""Candidates on trial: an int8 graph run on its target, over validation images that are decoded once."""
+"""Candidates on trial: an int8 graph run on its target, over validation images that are decoded
+once."""
 
 from __future__ import annotations
 
@@ -31,11 +32,13 @@ ROUNDS, TURN_S = 5, 0.3  # of the comparison with reduced float
 
 
 class Trials:
-    """Runs graphs over the same images. A context manager: its scratch folder (pixels, engines) goes when it ends.
+    """Runs graphs over the same images. A context manager: its scratch folder (pixels, engines)
+    goes when it ends.
 
     Args:
         dataset: validation images; labels are read by the caller.
-        target: what the engine is for. Where it cannot run here, ONNX Runtime on the CPU stands in; ``stand_in`` tells.
+        target: what the engine is for. Where it cannot run here, ONNX Runtime on the CPU stands in;
+            ``stand_in`` tells.
         progress: called with (images decoded, images in all).
     """
 
@@ -66,7 +69,8 @@ class Trials:
         return collect(session, self._batches(graph), len(self.dataset)).outputs
 
     def run(self, graph: Graph, *, each: bool = False) -> Outputs:
-        """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the engine goes at once.
+        """Outputs of a graph in the target's precision, on the target; a gate tries dozens, so the
+        engine goes at once.
 
         Args:
             each: also the scores of every region by itself.
@@ -89,12 +93,13 @@ class Trials:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for what is not kept, where the system has such (``TMPDIR``); a disk that fills up there is one line."""
+    """A folder for what is not kept, where the system has such (``TMPDIR``); a disk that fills up
+    there is one line."""
     try:
         made = tempfile.TemporaryDirectory(prefix="mcar-edge-")
     except OSError as error:
         raise EdgeError(
-            "calib", f"No temporary folder can be made: {error.strerror or error}", "Set TMPDIR to a writable folder"
+            "calib", f"Cannot create a temporary folder: {error.strerror or error}", "Set TMPDIR to a writable folder"
         ) from error
     with made as folder, refusing_full_disk(Path(folder)):
         yield Path(folder)
@@ -112,7 +117,8 @@ def engine_of(graph: Graph, target: TargetSpec, folder: Path) -> Engine:
 
 @dataclass(frozen=True)
 class Speed:
-    """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has none).
+    """Median milliseconds at batch 1 of int8 and of the target's reduced float (fp32 where it has
+    none).
 
     Attributes:
         reduced: name of that float.
@@ -134,7 +140,7 @@ class Speed:
 
 
 def compare_speed(int8: Graph, fp32: Graph, target: TargetSpec) -> Speed:
-    """The two turn by turn.
+    """The two interleaved.
 
     Args:
         int8, fp32: the graph with Q/DQ, and the one without.

@@ -1,4 +1,5 @@
-"""Region-attention multi-label recognisers on edge devices: build, measure and run engine bundles."""
+"""Region-attention multi-label recognisers on edge devices: build, measure and run engine
+bundles."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from edge.prediction import Prediction
     from edge.video.frames import stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["EdgeError", "Engine", "Prediction", "__version__", "stream"]
 
 _HOMES = {"Engine": "edge.engine", "Prediction": "edge.prediction", "EdgeError": "edge.errors", "stream": "edge.video.frames"}

@@ -1,4 +1,5 @@
-"""What a build decides about the second pass: where it looks, how much, and the thresholds of labels that go with that."""
+"""What a build decides about the second pass: where it looks, how much, and the thresholds of
+labels that go with that."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 VALIDATION = "validation"  # the split that decides, where a data set has one
 MOST_IMAGES = 2000
 BATCH = 8
-REFIT = "Give `dataset` scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT with labels, or `effort` a number"
+REFIT = "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT with labels, or `effort` to a number"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Origin:
 
     @classmethod
     def of_bundle(cls, bundle: Bundle) -> Origin:
-        """As its manifest tells, which names a shipped file no longer: a rebuild keeps what came from that."""
+        """As its manifest tells, which names a shipped file no longer: a rebuild keeps what came
+        from that."""
         manifest = bundle.manifest
         held_out = manifest.get("held_out") is True
         return cls(
@@ -68,28 +70,28 @@ class Origin:
 def check_effort(origin: Origin, options: BuildOptions) -> None:
     """Refuse, before the work, an effort that nothing could judge."""
     if options.effort is None and not origin.automatic:
-        refuse_unread(options.given & {"max_effort_drop"}, "where the second pass looks at everything", "give `effort` auto")
+        refuse_unread(options.given & {"max_effort_drop"}, "where every region is processed", "set `effort` to auto")
     if options.effort != AUTO:
         return
     if not origin.trained:
-        raise EdgeError("build", "`effort` auto needs trained weights with named classes, whose mAP could drop", "Give `effort` a number")
+        raise EdgeError("build", "`effort` auto measures mAP, which needs trained weights with named classes", "Set `effort` to a number")
     if deciding(options.dataset) is None and origin.dataset is None and not _table(origin):
-        raise EdgeError("build", "`effort` auto needs labelled images to judge by, and there is no data set", REFIT)
+        raise EdgeError("build", "`effort` auto needs labelled images, and there is no data set", REFIT)
 
 
 def check_stages(stages: StagesSpec | None, options: BuildOptions) -> None:
     """Refuse an effort for an engine that has no second stage."""
     if stages is None and options.effort not in (None, 1):
-        raise EdgeError("build", f"`effort` is {options.effort}, but this engine has no second stage to save", "Leave it out, or give 1")
+        raise EdgeError("build", f"`effort` is {options.effort}, but this engine has no second stage", "Leave it out, or set it to 1")
 
 
-def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) -> Facts:
-    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is complete but for them, if they change.
+def decide(bundle: Bundle, origin: Origin, options: BuildOptions, events: Events) -> Facts:
+    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle that is
+    complete but for them, if they change.
 
     Args:
-        folder: the bundle, loadable.
+        bundle: loadable.
     """
-    bundle = Bundle.read(folder)
     stages = bundle.stages
     if stages is None or (options.effort is None and not origin.automatic):
         return {}
@@ -100,9 +102,7 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
     if given is None:
         images = _validation(origin.dataset, bundle, origin, options)
     if images is None and options.effort == AUTO:
-        problem = (
-            f"`effort` auto needs labelled images to judge by: the table of the weights is not of size {bundle.image.size} and its options"
-        )
+        problem = f"`effort` auto needs labelled images: the shipped table is not for {bundle.image.size} px and these options"
         raise EdgeError("build", problem, REFIT)
     if images is None:  # nothing judges: as much as was asked for
         effort = stages.effort if options.effort is None else float(options.effort)
@@ -114,7 +114,8 @@ def decide(folder: Path, origin: Origin, options: BuildOptions, events: Events) 
 
 
 def kept(stages: StagesSpec | None, old: Bundle) -> StagesSpec | None:
-    """The stages of a rebuilt bundle, with the rule, the effort and the thresholds of the old one."""
+    """The stages of a rebuilt bundle, with the rule, the effort and the thresholds of the old
+    one."""
     if stages is None or old.stages is None:
         return stages
     return replace(stages, rule=old.stages.rule, effort=old.stages.effort, thresholds=old.stages.thresholds)
@@ -159,8 +160,8 @@ def _shipped(bundle: Bundle, stages: StagesSpec, table: Facts, options: BuildOpt
     made = table["int8" if bundle.target.precision == "int8" else "float"]
     effort = made["effort"] if options.effort in (None, AUTO) else float(options.effort)
     low, high = made["judged"]["interval"]
-    judged = f"{made['judged']['looks']:.2f} regions an image, mAP drop {made['judged']['drop']:+.2f} [{low:+.2f}, {high:+.2f}] points"
-    events.say("effort", f"{effort:g}, from the table of the weights ({made['effort']:g}: {judged})")
+    judged = f"{made['judged']['looks']:.2f} regions per image, Δ mAP {0 - made['judged']['drop']:+.2f} [{0 - high:+.2f}, {0 - low:+.2f}]"
+    events.say("effort", f"{effort:g}, from the table shipped with the weights ({made['effort']:g}: {judged})")
     rule = from_plain(RuleSpec, made["rule"])
     return _keys(bundle, stages, rule, effort, tuple(made["thresholds"]), tuple(made["full_thresholds"]), made["judged"])
 
@@ -169,7 +170,8 @@ def _shipped(bundle: Bundle, stages: StagesSpec, table: Facts, options: BuildOpt
 
 
 def _validation(dataset: str | None, bundle: Bundle, origin: Origin, options: BuildOptions) -> Dataset | None:
-    """Labelled images that were not trained on: a split of their own, else the part that edge.train holds out. None without."""
+    """Labelled images that were not trained on: a split of their own, else the part that edge.train
+    holds out. None without."""
     from calib.effort import FOLDS
     from edge.data import match_labels, open_dataset, validation_split
 
@@ -182,7 +184,7 @@ def _validation(dataset: str | None, bundle: Bundle, origin: Origin, options: Bu
         found = match_labels(found, bundle.model.labels)
     if options.effort == AUTO and (found is None or len(found) < FOLDS):
         has = "has no labels" if found is None else f"holds out {len(found)}"
-        raise EdgeError("build", f"`effort` auto needs labelled images to judge by, and {dataset} {has}", REFIT)
+        raise EdgeError("build", f"`effort` auto needs labelled images, and {dataset} {has}", REFIT)
     return found.subset(range(min(len(found), MOST_IMAGES))) if found is not None and len(found) >= FOLDS else None
 
 
@@ -192,9 +194,9 @@ def _fitted(bundle: Bundle, images: Dataset, origin: Origin, options: BuildOptio
 
     assert images.labels is not None
     if not origin.held_out:
-        events.warn("the weights may have been trained on the images that decide on `effort`: its drop then says nothing")
+        events.warn("the weights may have been trained on the images that choose `effort`, so its Δ mAP may mean nothing")
     if len(images) < FEWEST:
-        events.warn(f"{len(images)} images decide on `effort`; below {FEWEST} its drop is mostly noise")
+        events.warn(f"{len(images)} images choose `effort`; with fewer than {FEWEST} its Δ mAP is mostly noise")
     outputs, backend = _outputs(bundle, images, events)
     fitted_on = {
         "backend": backend,
@@ -215,7 +217,8 @@ def _fitted(bundle: Bundle, images: Dataset, origin: Origin, options: BuildOptio
 
 
 def _outputs(bundle: Bundle, images: Dataset, events: Events) -> tuple[Outputs, str]:
-    """What the engine says of every region of the images, and the backend that said it: another stands in where it does not run here."""
+    """What the engine says of every region of the images, and the backend that said it: another
+    stands in where it does not run here."""
     from edge.data import batches
     from edge.measure.outputs import collect
 
@@ -224,7 +227,7 @@ def _outputs(bundle: Bundle, images: Dataset, events: Events) -> tuple[Outputs, 
         from calib.trials import Trials
 
         with Trials(images, target) as trials:
-            events.warn(f"{target.backend} does not run here: {trials.target.backend} stands in where images decide on `effort`")
+            events.warn(f"{target.backend} does not run here, so {trials.target.backend} is used to choose `effort`")
             return trials.run(bundle.graph(), each=True), trials.target.backend
     with Engine.load(bundle.path) as engine, events.progress("effort") as report:
         size = min(BATCH, target.max_batch)

@@ -1,12 +1,15 @@
 """The one way to write: files and folders that appear under their name only when they are complete.
 
-1. A result is filled under a partial name beside its own and takes its name in one step: a reader sees all of it or none.
-2. A link is followed: what it points to is replaced, and the link stays. What is no regular file (a device, a pipe,
-   ``/dev/stdout``) is never replaced but written to.
-3. Whoever fills a partial holds a lock on it. Only where that lock is free, because its holder was killed, may another process
-   clear up; a file system or a system without locks is never cleared up.
-4. A folder gives way to a new one by an exchange of the two names where the system has that, so that no moment is without either.
-   Elsewhere it is set aside first, and the next process that writes there puts it back if this one was killed in between.
+1. A result is filled under a partial name beside its own and takes its name in one step: a reader
+   sees all of it or none.
+2. A link is followed: what it points to is replaced, and the link stays. What is no regular file (a
+   device, a pipe, ``/dev/stdout``) is never replaced but written to.
+3. Whoever fills a partial holds a lock on it. Only where that lock is free, because its holder was
+   killed, may another process clear up; a file system or a system without locks is never cleared
+   up.
+4. A folder gives way to a new one by an exchange of the two names where the system has that, so
+   that no moment is without either. Elsewhere it is set aside first, and the next process that
+   writes there puts it back if this one was killed in between.
 """
 
 from __future__ import annotations
@@ -32,16 +35,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """Write a whole file, so that a reader sees all of it or none; to a device or a pipe, just write.
+    """Write a whole file, so that a reader sees all of it or none; to a device or a pipe, just
+    write.
 
     Raises:
-        EdgeError: it cannot be written, or does not fit on the disk. What was there before is still there.
+        EdgeError: it cannot be written, or does not fit on the disk. What was there before is still
+            there.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
     with refusing_unwritable(path):
         if _is_special(path):
-            # Opened anew, a file behind /dev/stdout would be written from its start, over what was printed.
+            # Opened anew, a file behind /dev/stdout would be written from its start, over what was
+            # printed.
             descriptor = _own_stream(path)
             with open(path if descriptor is None else os.dup(descriptor), "wb") as stream:
                 stream.write(data)
@@ -52,7 +58,8 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
-    """A new file, open for writing and reading, that becomes ``path`` at the end and goes on any error."""
+    """A new file, open for writing and reading, that becomes ``path`` at the end and goes on any
+    error."""
     path = Path(path)
     # What else goes wrong while it is filled is not about this path.
     with refusing_full_disk(path), contextlib.ExitStack() as stack:
@@ -69,10 +76,12 @@ def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -> Iterator[Path]:
-    """A new folder to fill, beside ``path``; it takes the name ``path`` at the end and goes on any error.
+    """A new folder to fill, beside ``path``; it takes the name ``path`` at the end and goes on any
+    error.
 
     Args:
-        check: refuses a ``path`` that must not be replaced; asked before the work and again at its end.
+        check: refuses a ``path`` that must not be replaced; asked before the work and again at its
+            end.
     """
     path = Path(path)
     check(path)
@@ -93,7 +102,8 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
 
 
 def check_writable(path: Path | str) -> None:
-    """Refuse, before the work, a file that could not be written after it. Nothing is left behind."""
+    """Refuse, before the work, a file that could not be written after it. Nothing is left
+    behind."""
     path = Path(path)
     with refusing_unwritable(path):
         if _is_special(path):
@@ -104,7 +114,8 @@ def check_writable(path: Path | str) -> None:
 
 
 def check_folder_writable(path: Path | str) -> None:
-    """Refuse, before the work, a folder into which no file could be written, be it there or yet to be made."""
+    """Refuse, before the work, a folder into which no file could be written, be it there or yet to
+    be made."""
     with refusing_unwritable(Path(path)):
         folder = _resolved(path)
         if _mode(folder) is None:
@@ -118,7 +129,8 @@ def check_folder_writable(path: Path | str) -> None:
 def check_folder_replaceable(path: Path | str) -> None:
     """Refuse, before the work, a folder that could not be made or exchanged for a new one.
 
-    What a killed process left of it is cleared up first, so that it is there if it was ever complete.
+    What a killed process left of it is cleared up first, so that it is there if it was ever
+    complete.
     """
     path = Path(path)
     with refusing_unwritable(path):
@@ -134,7 +146,8 @@ def check_folder_replaceable(path: Path | str) -> None:
 
 
 def is_free(path: Path | str) -> bool:
-    """Whether a folder of this name may be made without asking: nothing is there, or an empty folder."""
+    """Whether a folder of this name may be made without asking: nothing is there, or an empty
+    folder."""
     with refusing_unwritable(Path(path)):
         mode = _mode(Path(path))
         return mode is None or (stat.S_ISDIR(mode) and not os.listdir(path))
@@ -160,7 +173,8 @@ def refusing_full_disk(path: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def clear_folder(folder: Path) -> None:
-    """Remove what killed processes left of any file in a folder, also of those that are not written again."""
+    """Remove what killed processes left of any file in a folder, also of those that are not written
+    again."""
     if os.path.isdir(folder):
         for name in os.listdir(folder):
             head, marked, number = name.removesuffix(LOCK).rpartition(f".{_PARTIAL}-")
@@ -173,7 +187,7 @@ def is_partial(name: str) -> bool:
     return name.startswith(".") and f".{_PARTIAL}-" in name
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
 def _resolved(path: Path | str) -> Path:
@@ -188,7 +202,8 @@ def _mode(path: Path) -> int | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a path is written to directly: no regular file, or one that our own output goes to already."""
+    """Whether a path is written to directly: no regular file, or one that our own output goes to
+    already."""
     mode = _mode(path)
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -196,7 +211,8 @@ def _is_special(path: Path) -> bool:
 
 
 def _own_stream(path: Path) -> int | None:
-    """The descriptor of standard output or standard error that writes to this path; None where neither does."""
+    """The descriptor of standard output or standard error that writes to this path; None where
+    neither does."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -205,7 +221,8 @@ def _own_stream(path: Path) -> int | None:
 
 
 def _probe(target: Path) -> None:
-    """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one there is."""
+    """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one
+    there is."""
     folder, missing = target.parent, [target.name]
     while _mode(folder) is None:
         missing.append(folder.name)
@@ -214,7 +231,7 @@ def _probe(target: Path) -> None:
         open(partial, "x").close()
 
 
-# ---- partials --------------------------------------------------------------------------------------------------------
+# ---- partials ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -239,7 +256,8 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def _clear_up(target: Path) -> None:
-    """Remove what killed processes left of this same file or folder; one that was set aside comes back if there is no newer one."""
+    """Remove what killed processes left of this same file or folder; one that was set aside comes
+    back if there is no newer one."""
     for number in range(_SLOTS):
         partial = _slot(target, number)
         if not os.path.lexists(lock_of(partial)):
@@ -271,7 +289,8 @@ def _remove(path: Path) -> None:
 
 
 def _replace_folder(partial: Path, target: Path) -> None:
-    """Give a folder the name of another, which then lies under the partial name and goes with it."""
+    """Give a folder the name of another, which then lies under the partial name and goes with
+    it."""
     if exchange(partial, target):
         return
     aside = partial.with_name(partial.name + _ASIDE)

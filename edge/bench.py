@@ -22,9 +22,9 @@ OPTIONS = frozenset(field.name for field in fields(BenchOptions))
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "bench",
-        "Measure an engine: latency with a verdict, memory, mAP and its drop against FP32, region drift.\n"
-        "Without arguments: the newest bundle under engines/, batch 8. Several bundles are measured at one batch and also compared\n"
-        "turn by turn; --fail-on then holds for each of them.",
+        "Measure an engine: latency with a verdict, memory, mAP and its change against FP32, region drift.\n"
+        "Without arguments: the newest bundle under engines/, batch 8. Several bundles are measured at one batch and also compared,\n"
+        "interleaved; --fail-on then applies to each of them.",
         "examples:\n"
         "  python -m edge.bench --batch 8 --html report.html\n"
         "  python -m edge.bench engines/mine --dataset csv:photos --json now.json\n"
@@ -39,8 +39,10 @@ def arguments() -> argparse.ArgumentParser:
         metavar="N[,N…]",
         help="batch size, or several for a sweep (default 8, or the largest all bundles take)",
     )
-    what.add_argument("--streams", type=int, metavar="N", help="also measure N callers at once")
-    what.add_argument("--duration", type=_duration, metavar="TIME", help="also run so long (90s, 10m, 2h) and watch latency and memory")
+    what.add_argument("--streams", type=int, metavar="N", help="also measure N concurrent callers")
+    what.add_argument(
+        "--duration", type=_duration, metavar="TIME", help="also run for this long (90s, 10m, 2h) and watch latency and memory"
+    )
     judge = made.add_argument_group("accuracy")
     judge.add_argument(
         "--dataset",
@@ -49,11 +51,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     judge.add_argument("--images", type=int, default=500, help="test images (default 500)")
     judge.add_argument("--no-accuracy", action="store_true", help="latency and memory only")
-    judge.add_argument("--score-threshold", type=float, default=0.6, help="of CF1 and OF1 (default 0.6, as the official evaluation)")
-    judge.add_argument("--effort", type=float, metavar="E", help="of the second pass, 0 to 1, beside effort 1 (default: the bundle's own)")
+    judge.add_argument(
+        "--score-threshold", type=float, default=0.6, help="score threshold of CF1 and OF1 (default 0.6, as in the official evaluation)"
+    )
+    judge.add_argument("--effort", type=float, metavar="E", help="effort to measure besides effort 1, 0 to 1 (default: the bundle's own)")
     out = made.add_argument_group("gates and reports")
     out.add_argument("--baseline", type=Path, metavar="FILE", help="JSON of an earlier run to compare with")
-    out.add_argument("--fail-on", metavar="CONDITIONS", help='exit 3 when one is met, such as "p99>+5%%,map<-0.3"')
+    out.add_argument("--fail-on", metavar="CONDITIONS", help='exit 3 if one of these is met, such as "p99>+5%%,map<-0.3"')
     out.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
     out.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
     return made

@@ -1,4 +1,5 @@
-"""``python -m edge.build``: arguments → ``BuildOptions`` → one call of ``edge.pipeline`` → what it made."""
+"""``python -m edge.build``: arguments → ``BuildOptions`` → one call of ``edge.pipeline`` → what it
+made."""
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ OPTIONS = frozenset(field.name for field in fields(BuildOptions))
 
 
 def arguments() -> argparse.ArgumentParser:
-    """No flag has a default of its own: what is not given is None, so that a flag nobody would read can be refused."""
+    """No flag has a default of its own: what is not given is None, so that a flag nobody would read
+    can be refused."""
     made = command.parser(
         "build",
         "Build an engine bundle: one folder that an application loads with one call.\n"
-        "Without arguments: the shipped MobileNetV2, int8, for the fastest backend found here.",
+        "Without arguments: the shipped MobileNetV2, int8, for the best backend found here.",
         "examples:\n"
         "  python -m edge.build --precision int8\n"
         "  python -m edge.build --weights voc2007-resnet50-avg-448-4-0.5.pth.tar --precision fp16\n"
@@ -35,20 +37,26 @@ def arguments() -> argparse.ArgumentParser:
         "  python -m edge.build --from engines/copied-from-the-host        # rebuild on the device, without torch or images",
     )
     what = made.add_argument_group("model")
-    what.add_argument("--model", metavar="NAME", help="architecture; default: as the weights say")
-    what.add_argument("--weights", metavar="SHIPPED|PATH|random", help=f"default {DEFAULT_WEIGHTS}; random is seeded and for trying out")
-    what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line; default: as the weights say")
-    what.add_argument("--size", type=int, help="input side in pixels, a multiple of 32; default: as the weights say, else 256")
-    what.add_argument("--regions", type=int, help="regions of the second pass; default: as the weights say, else 4")
-    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: as the weights say, else 0.5")
-    what.add_argument("--pooling", choices=POOLINGS, help="global pooling; default: as the weights say, else avg")
+    what.add_argument("--model", metavar="NAME", help="architecture (default: that of the weights)")
+    what.add_argument(
+        "--weights",
+        metavar="SHIPPED|PATH|random",
+        help=f"shipped weights, a checkpoint, or random to try the pipeline (default {DEFAULT_WEIGHTS})",
+    )
+    what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line (default: those of the weights)")
+    what.add_argument("--size", type=int, help="input side in pixels, a multiple of 32 (default: that of the weights, else 256)")
+    what.add_argument("--regions", type=int, help="regions of the second pass (default: that of the weights, else 4)")
+    what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1) (default: that of the weights, else 0.5)")
+    what.add_argument("--pooling", choices=POOLINGS, help="global pooling (default: that of the weights, else avg)")
     target = made.add_argument_group("engine")
     target.add_argument("--precision", choices=PRECISIONS, help=f"fp16 means the target's 16-bit float (default {DEFAULT.precision})")
-    target.add_argument("--backend", choices=(AUTO, *BACKENDS), help=f"default {DEFAULT.backend}: tensorrt, openvino, onnxruntime")
+    target.add_argument(
+        "--backend", choices=(AUTO, *BACKENDS), help=f"default {DEFAULT.backend}: the first that works of tensorrt, openvino, onnxruntime"
+    )
     target.add_argument(
         "--tensorrt",
         metavar="VERSION",
-        help="build no engine here, only what a device with that version of TensorRT (8.5 to 11) builds its plans from",
+        help="prepare a bundle whose engine is built later, on a device with this version of TensorRT (8.5 to 11)",
     )
     target.add_argument(
         "--input",
@@ -66,10 +74,13 @@ def arguments() -> argparse.ArgumentParser:
         "--effort",
         type=_effort,
         metavar="auto|0..1",
-        help="share of the regions that the second pass looks at; auto: the cheapest that keeps the mAP (docs/adaptive.md)",
+        help="share of the regions that the second pass processes; auto: the cheapest within --max-effort-drop (docs/adaptive.md)",
     )
     target.add_argument(
-        "--max-effort-drop", type=float, metavar="PTS", help=f"mAP that auto may cost against effort 1 (default {MAX_EFFORT_DROP})"
+        "--max-effort-drop",
+        type=float,
+        metavar="PTS",
+        help=f"points of mAP that auto may lose against effort 1 (default {MAX_EFFORT_DROP})",
     )
     target.add_argument(
         "--from",
@@ -82,29 +93,34 @@ def arguments() -> argparse.ArgumentParser:
     int8.add_argument(
         "--dataset",
         metavar="SPEC",
-        help="images to calibrate int8 and to judge --effort on: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, "
+        help="images to calibrate int8 and to choose --effort: scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT, coco2014:ROOT, mosaic:SPEC, "
         "images:DIR",
     )
     int8.add_argument(
         "--calib-method",
         choices=METHODS,
-        help=f"how a range is cut (default {DEFAULT.calib_method})",
+        help=f"how ranges are clipped (default {DEFAULT.calib_method})",
     )
     int8.add_argument(
-        "--calib-images", type=int, metavar="N", help=f"calibrate on N images, also where a table is shipped (default {CALIBRATION_IMAGES})"
+        "--calib-images",
+        type=int,
+        metavar="N",
+        help=f"calibrate on N images, even if there is a shipped table (default {CALIBRATION_IMAGES})",
     )
-    int8.add_argument("--calibration", type=Path, metavar="FILE", help="a calibration.json made before, instead of images")
+    int8.add_argument("--calibration", type=Path, metavar="FILE", help="an existing calibration.json, instead of images")
     int8.add_argument(
         "--repair",
         action="append",
         choices=(*REPAIRS, NONE),
-        help=f"what is done about the error of rounding; may be given more than once (default: all; {NONE}: plain rounding)",
+        help=f"how to reduce rounding errors; repeatable (default: all; {NONE}: plain rounding)",
     )
-    int8.add_argument("--max-map-drop", type=float, metavar="PTS", help="return layers to float until the mAP drop is at most this")
+    int8.add_argument(
+        "--max-map-drop", type=float, metavar="PTS", help="return layers to float until int8 loses at most this many points of mAP"
+    )
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"bundle folder (default {ENGINES}/<weights>-<size>-<precision>-<backend>)")
     out.add_argument("--force", action="store_true", default=None, help="replace an existing bundle")
-    out.add_argument("--seed", type=int, help=f"of random weights and of image sampling (default {DEFAULT.seed})")
+    out.add_argument("--seed", type=int, help=f"seed of random weights and image sampling (default {DEFAULT.seed})")
     return made
 
 
@@ -137,8 +153,8 @@ def _refuse_unread(given: Collection[str]) -> None:
     if unread:
         raise EdgeError(
             "build",
-            f"{', '.join(unread)} would change nothing with --from, which rebuilds what the bundle holds",
-            f"Leave it out, or build from the weights; --from goes with {one_of(map(command.flag, (*READ_BY_REBUILD, 'json')))}",
+            f"{', '.join(unread)} would have no effect with --from, which rebuilds an existing bundle",
+            f"Leave it out, or build from the weights; --from accepts {one_of(map(command.flag, (*READ_BY_REBUILD, 'json')))}",
         )
 
 

@@ -1,4 +1,4 @@
-"""The bundle: one folder that holds an engine and everything needed to trust it and to rebuild it."""
+"""The bundle: one folder with an engine and everything needed to verify and rebuild it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,11 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path | str) -> tuple[Bundle, dict[str, builtins.bytes]]:
-        """Read a whole bundle, every file once, and check it: the bundle, and the contents of its ``engine.*``.
+        """Read a whole bundle, every file once, and check it: the bundle, and the contents of its
+        ``engine.*``.
 
-        The contents are the very bytes whose digests were right. All files are of one folder: where that is replaced and
-        removed while it is read, the one that took its place is read instead.
+        The contents are the same bytes whose digests were verified. All files come from one folder;
+        if it is replaced while it is read, its replacement is read instead.
         """
         tries = 0
         while True:
@@ -97,25 +98,25 @@ class Bundle:
             raise _undescribed(path, " ".join(str(error).split())[:200]) from error
 
     def verify(self) -> None:
-        """Check presence, size and digest of every file, and that nothing but those will be loaded."""
+        """Check presence, size and digest of every file, and that no other file would be loaded."""
         with held(self.path) as folder:
             self._verified(folder, keep=None)
 
     def read_file(self, name: str) -> builtins.bytes:
         """The contents of one of the bundle's files, its size and digest checked."""
         if name not in self.manifest["files"]:
-            raise EdgeError("load", f"{self.path} lists no file {name}", REBUILD)
+            raise EdgeError("load", f"The manifest of {self.path} does not list {name}", REBUILD)
         return read_verified(self.path, name, self.manifest["files"][name])
 
     @property
     def reference_image(self) -> ImageSpec:
-        """What the graph of ``reference.onnx`` takes: of a tuned bundle that of the weights as they were given."""
+        """The input of ``reference.onnx``; in a tuned bundle that of the given weights."""
         reference = self.manifest.get("reference")
         return (self.image if reference is None else from_plain(ImageSpec, reference["image"])).normalised
 
     @property
     def reference_is_own(self) -> bool:
-        """Whether ``reference.onnx`` differs from the bundle's graph in nothing but its precision."""
+        """Whether ``reference.onnx`` differs from the bundle's graph only in precision."""
         reference = self.manifest.get("reference")
         own = (self.image.normalised, self.model.options.get("regions"))
         return reference is None or (self.reference_image, reference.get("regions")) == own
@@ -160,10 +161,10 @@ def _undescribed(path: Path, what: str) -> EdgeError:
 
 
 def _check_values(path: Path, manifest: Facts) -> None:
-    """Types and ranges of what a manifest from outside says, before anything is made from it."""
+    """Check types and ranges in an untrusted manifest, before anything is made from it."""
     model, image, target = (manifest.get(name) for name in ("model", "image", "target"))
     if not (isinstance(model, dict) and isinstance(image, dict) and isinstance(target, dict)):
-        raise _undescribed(path, "one of them is missing or of another type")
+        raise _undescribed(path, "one of these keys is missing or has the wrong type")
     stages, engine = manifest.get("stages"), manifest.get("engine")
     range_ = engine.get("reduced_range") if isinstance(engine, dict) else None
     second = stages if isinstance(stages, dict) else {"sizes": [1]}
@@ -196,13 +197,14 @@ def _check_values(path: Path, manifest: Facts) -> None:
     }
     wrong = [name for name, holds in checks.items() if not holds] + _misfits_of_engine(manifest.get("engine", {}), target.get("backend"))
     if wrong:
-        raise _undescribed(path, f"{', '.join(wrong)} of another type or out of range")
+        raise _undescribed(path, f"wrong type or out of range: {', '.join(wrong)}")
     if labels is not None and len(set(labels)) != len(labels):
-        raise EdgeError("load", f"The manifest of {path} has a class name twice", REBUILD)
+        raise EdgeError("load", f"The manifest of {path} contains a class name twice", REBUILD)
 
 
 def _misfits_of_engine(engine: Any, backend: Any) -> list[str]:
-    """The same of what a backend said of its engine, by its own rules; which of it there must be, loading knows."""
+    """The same for what a backend recorded about its engine, by its own rules; loading checks what
+    must be there."""
     if not isinstance(engine, dict):
         return ["engine"]
     if not isinstance(engine.get("payload", ""), str):
@@ -253,16 +255,17 @@ def write_bundle(
     check: Callable[[Path], Facts] | None = None,
     replace: bool = False,
 ) -> Bundle:
-    """Build the engine inside a new bundle folder; the folder appears under its name only when complete.
+    """Build the engine inside a new bundle folder; the folder appears under its name only when
+    complete.
 
     Args:
-        image: what the engine takes; None: what the graph does.
+        image: the engine's input; None: that of the graph.
         lowered: what the backend parses, by stage.
-        stages: of a model that runs in two.
+        stages: for a model with two.
         build_engine: the backend's ``build``.
         facts: further manifest keys (parents, tools, machine, parity …).
-        check: called with the unfinished folder once it is loadable; returns further manifest keys. An error
-            it raises (a gate that does not hold) leaves nothing behind.
+        check: called with the unfinished folder once it is loadable; returns further manifest keys.
+            An error it raises (a gate that does not hold) leaves nothing behind.
     """
     with folder_written_atomically(path, partial(check_replaceable, replace=replace)) as folder:
         (folder / GRAPH).write_bytes(graph.proto)

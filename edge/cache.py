@@ -1,4 +1,5 @@
-"""Where what can be made again is kept: engines' timings, kernels, reference outputs, the plugin built for this machine."""
+"""Where what can be made again is kept: engines' timings, kernels, reference outputs, the plugin
+built for this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """``$XDG_CACHE_HOME/mcar-edge/<name>``, else ``~/.cache/mcar-edge/<name>``; it may not be there yet.
+    """``$XDG_CACHE_HOME/mcar-edge/<name>``, else ``~/.cache/mcar-edge/<name>``; it may not be there
+    yet.
 
-    Without a home (a container's user who has none) it is a place where nothing can be kept, nor be found.
+    Without a home (a container's user who has none) it is a place where nothing can be kept, nor be
+    found.
     """
     try:
         home = Path.home()

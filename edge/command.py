@@ -1,4 +1,5 @@
-"""What every command shares: common flags, one-line errors with exit codes, JSON results, progress bars."""
+"""What every command shares: common flags, one-line errors with exit codes, JSON results, progress
+bars."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _lost: list[EdgeError] = []  # what this command could not print
 
 
 def parser(name: str, description: str, epilog: str = "", *, json: bool = True) -> argparse.ArgumentParser:
-    """An argument parser with the flags all commands have; without ``json`` where a command has its own."""
+    """An argument parser with the flags all commands have; without ``json`` where a command has its
+    own."""
     made = argparse.ArgumentParser(
         prog=f"python -m edge.{name}", description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,9 +60,9 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
         _print("interrupted", sys.stderr)
         return 130
     except (OSError, MemoryError) as error:  # what a machine does to any code; all that has one name is told by its own line
-        why, where = (error.strerror or str(error), error.filename) if isinstance(error, OSError) else ("no memory is left", None)
-        problem = f"The system refused: {why}" + (f" ({where})" if where else "")
-        tell(EdgeError("system", problem, "Make room, or try another place or a smaller `batch`"), arguments)
+        why, where = (error.strerror or str(error), error.filename) if isinstance(error, OSError) else ("out of memory", None)
+        problem = f"The operating system reported: {why}" + (f" ({where})" if where else "")
+        tell(EdgeError("system", problem, "Free some memory or disk space, or use another folder or a smaller `batch`"), arguments)
         return 1
     for lost in _lost:
         tell(lost, arguments)
@@ -99,7 +101,8 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def progress(title: str, unit: str = "image") -> Iterator[Progress]:
-    """A progress bar on stderr (silent when stderr is no terminal), as the callback the stages take."""
+    """A progress bar on stderr (silent when stderr is no terminal), as the callback the stages
+    take."""
     try:
         from tqdm import tqdm
     except ImportError:  # a device needs no progress bars
@@ -132,7 +135,8 @@ def warn(text: str) -> None:
 
 
 class Terminal:
-    """Tells the person at the terminal what a long call tells: ``edge.events.Events`` for the command with these arguments."""
+    """Tells the person at the terminal what a long call tells: ``edge.events.Events`` for the
+    command with these arguments."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -147,10 +151,11 @@ class Terminal:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """Print a line. Who stops reading (``| head``) still gets the files and the gates that were asked for.
+    """Print a line. Who stops reading (``| head``) still gets the files and the gates that were
+    asked for.
 
-    Control characters, and what a stream's encoding lacks, are printed as escapes. A stream that cannot be written costs the command
-    its exit code only.
+    Control characters, and what a stream's encoding lacks, are printed as escapes. A stream that
+    cannot be written costs the command its exit code only.
     """
     if stream is None:  # closed by the caller
         return
@@ -158,8 +163,9 @@ def _print(text: str, stream: TextIO | None) -> None:
     try:
         print(plain(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as error:
-        # What is still buffered, and every later line, goes nowhere: the interpreter would fail on it when it ends.
+        # What is still buffered, and every later line, goes nowhere: the interpreter would fail on
+        # it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError):
             name = "standard output" if stream is sys.stdout else "standard error"
-            _lost.append(EdgeError("write", f"Cannot write {name}: {error.strerror}", "Make room for it, or send it elsewhere"))
+            _lost.append(EdgeError("write", f"Cannot write {name}: {error.strerror}", "Free some space, or write it elsewhere"))

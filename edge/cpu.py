@@ -1,4 +1,5 @@
-"""What this machine's processor can do, where results depend on it, and how much of it this process may use."""
+"""What this machine's processor can do, where results depend on it, and how much of it this process
+may use."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def cores() -> int:
 
 
 def kernel_field(table: Path, *names: str) -> str:
-    """The first of these fields that a table of the kernel has, as ``/proc/cpuinfo`` is one; empty where it has none of them."""
+    """The first of these fields that a table of the kernel has, as ``/proc/cpuinfo`` is one; empty
+    where it has none of them."""
     try:
         told = table.read_text(errors="replace")
     except OSError:
@@ -38,6 +40,7 @@ def instructions(root: Path = Path("/")) -> tuple[str, ...]:
 
 
 def needs_reduced_range(root: Path = Path("/")) -> bool:
-    """Whether kernels for uint8 × int8 add pairs of products in 16 bits here: x86 without VNNI, or not known."""
+    """Whether kernels for uint8 × int8 add pairs of products in 16 bits here: x86 without VNNI, or
+    not known."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
     return x86 and not set(VNNI) & set(instructions(root))

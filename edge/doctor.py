@@ -1,4 +1,5 @@
-"""``python -m edge.doctor``: what is installed, which backends work and why not, whether a bundle will load here."""
+"""``python -m edge.doctor``: what is installed, which backends work and why not, whether a bundle
+will load here."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ PACKAGES = {
     "numpy": "everything",
     "pillow": "decoding and resizing",
     "onnx": "building",
-    "onnxruntime": "backend onnxruntime; the parity check and the reference of every drop",
+    "onnxruntime": "backend onnxruntime; the parity check and the reference for accuracy",
     "openvino": "backend openvino",
     "tensorrt": "backend tensorrt",
     "tensorrt-rtx-cu13": "backend tensorrt-rtx",
@@ -33,7 +34,7 @@ PACKAGES = {
 
 
 def arguments() -> argparse.ArgumentParser:
-    made = command.parser("doctor", "Say what is installed, which backends work here and why not, and whether a bundle will load here.")
+    made = command.parser("doctor", "Report what is installed, which backends work here or why not, and whether a bundle loads here.")
     made.add_argument("bundle", nargs="?", type=Path, help="bundle folder to try")
     return made
 
@@ -83,13 +84,17 @@ def _examine(path: Path) -> tuple[dict[str, Json], int]:
         bundle = Bundle.read(path)
         target = bundle.target
         reduced = f" ({target.float16})" if target.float16 else ""
-        command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px, {bundle.image.input} in")
+        command.say(f"  {bundle.model.name}, {len(bundle.model.labels)} classes, {bundle.image.size} px, input {bundle.image.input}")
         command.say(f"  {target.backend}, {target.precision}{reduced}, batches {' '.join(map(str, target.batches))}")
         if bundle.stages is not None:
-            command.say(f"  two stages: look at a batch, then closer at {', '.join(map(str, bundle.stages.sizes))} regions at once")
+            command.say(f"  two stages; the second is compiled for {', '.join(map(str, bundle.stages.sizes))} regions")
             rule = bundle.stages.rule
-            by = "by rank" if rule.kind == "rank" else f"where it is unsure (fitted on {rule.fitted_on.get('data', 'unknown images')})"
-            command.say(f"  effort {bundle.stages.effort:g}: which share of the regions it looks at closer, {by}")
+            by = (
+                "by rank"
+                if rule.kind == "rank"
+                else f"where the first stage is unsure (fitted on {rule.fitted_on.get('data', 'unknown images')})"
+            )
+            command.say(f"  effort {bundle.stages.effort:g}: the share of the regions that the second stage processes, {by}")
         facts = bundle.manifest.get("engine", {})
         said = backends.describe_engine(target.backend, facts)
         for line in said:

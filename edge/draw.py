@@ -1,4 +1,4 @@
-"""A photograph with what the network found in it, as an image to look at."""
+"""Draws labels and regions into an image."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ Box = tuple[int, int, int, int]
 
 
 def draw(photo: NDArray[np.uint8], prediction: Prediction, *, labels: bool = True) -> Image.Image:
-    """The photo with its regions, and a strip below with the labels and scores: an RGB image to look at.
+    """The image with its regions, and below it a strip of labels and scores.
 
-    A region is drawn strong where its class is among the labels, thin where the network found nothing, and dashed where the second
-    pass did not look. Each rank has its colour, which its label has too. Lines and text grow with the photo; small photos are enlarged.
+    A region has a thick outline if its class is among the labels, a thin one if not, and a dashed
+    one if the second pass did not process it. Each rank has a colour, shared with its label. Lines
+    and text grow with the photo; small photos are enlarged.
 
     Args:
         photo: (H, W, 3) uint8 RGB.
@@ -112,7 +113,8 @@ def _tag(canvas: Image.Image, text: str, box: Box, colour: Colour, unit: float, 
 
 
 def _places(box: Box, size: tuple[int, int], limits: tuple[int, int], taken: Sequence[Box]) -> Iterator[tuple[int, int]]:
-    """Where a tag of that size may lie, best first: free places at the box's corners, then further down its side."""
+    """Where a tag of that size may lie, best first: free places at the box's corners, then further
+    down its side."""
     (x1, y1, x2, y2), (width, height) = box, size
     right, bottom = max(0, limits[0] - width), max(0, limits[1] - height)
     corners = [(x1, y1 - height), (x1, y1), (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]

@@ -1,9 +1,10 @@
-"""Where the second pass pays: the smallest effort at which each region is looked at.
+"""Which regions the second pass processes: the smallest effort that includes each region.
 
-Looking closer changes an answer where the first pass is unsure of the region's class. Where it is sure, a zoomed crop brings false
-alarms at best. So a region is looked at if the global score of its class lies in an interval, which the effort widens (rule
-``interval``, docs/adaptive.md). Unfitted, the regions are taken by rank (rule ``rank``). Only +, -, *, / and comparisons in float64:
-edge/cpp/src/effort.cpp gives the same to the last bit.
+A second look changes the result where the first pass is unsure of the region's class. Where it is
+sure, an enlarged crop can only add false alarms. So a region is processed if the global score of
+its class lies in an interval that widens with the effort (rule ``interval``, docs/adaptive.md).
+Without a fit, regions are taken by rank (rule ``rank``). Only +, -, *, / and comparisons in
+float64, so that edge/cpp/src/effort.cpp gives identical results.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edge.spec import RuleSpec
 
 
 def needs(rule: RuleSpec, global_scores: np.ndarray, region_classes: np.ndarray) -> NDArray[np.float64]:
-    """The smallest effort at which each region is looked at: (B, K) float64, above 0 and at most 1.
+    """The smallest effort that includes each region: (B, K) float64, above 0 and at most 1.
 
     Args:
         global_scores: (B, C) float32, of the first pass.
@@ -25,7 +26,8 @@ def needs(rule: RuleSpec, global_scores: np.ndarray, region_classes: np.ndarray)
     if rule.kind == "rank":
         count = region_classes.shape[1]
         ranks = np.arange(count)
-        # The first round(effort * K), halves to even: of an even rank, half a region is not yet one.
+        # The first round(effort * K), halves to even: of an even rank, half a region is not yet
+        # one.
         need = np.where(ranks % 2 == 0, np.nextafter((ranks + 0.5) / count, 1), (ranks + 0.5) / count)
         return np.broadcast_to(need, region_classes.shape)
     scores = np.take_along_axis(global_scores, np.clip(region_classes, 0, global_scores.shape[1] - 1), 1).astype(np.float64)
@@ -34,7 +36,8 @@ def needs(rule: RuleSpec, global_scores: np.ndarray, region_classes: np.ndarray)
 
 
 def _reached(scores: NDArray[np.float64], bounds: tuple[float, ...]) -> NDArray[np.float64]:
-    """The smallest effort at which a bound, given at equal steps and never falling, is at or above each score; 1 where none is."""
+    """The smallest effort at which a bound, given at equal steps and never falling, is at or above
+    each score; 1 where none is."""
     high = np.asarray(bounds, np.float64)
     after = np.searchsorted(high, scores)  # the first bound at or above; NaN goes last
     last = np.clip(after, 1, len(high) - 1)
@@ -45,7 +48,7 @@ def _reached(scores: NDArray[np.float64], bounds: tuple[float, ...]) -> NDArray[
 
 
 def fused(outputs: Outputs, looked: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The scores (N, C) that an engine gives when the second pass looks at those regions.
+    """The scores (N, C) of an engine whose second pass processes those regions.
 
     Args:
         outputs: of ``Engine.infer_each``.
@@ -57,6 +60,6 @@ def fused(outputs: Outputs, looked: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def looked_at(rule: RuleSpec, outputs: Outputs, effort: float) -> NDArray[np.bool_]:
-    """Which regions of those outputs are looked at: (N, K)."""
+    """Which regions of those outputs are processed: (N, K)."""
     need = needs(rule, outputs["global_scores"], outputs["region_classes"])
     return need <= effort if effort < 1 else np.ones(need.shape, bool)

@@ -53,12 +53,14 @@ class Engine:
         """Load a bundle after checking its digests and that it fits this machine.
 
         Args:
-            effort: of calls that name none, 0 (the second pass looks at nothing) to 1 (at every region); default the bundle's own.
-            cuda: for engines on a GPU: ``bindings`` (cuda-bindings), or ``pycuda`` in the context that is current now.
+            effort: for calls that set none: 0 (no region is processed) to 1 (every region);
+                default: the bundle's own.
+            cuda: for engines on a GPU: ``bindings`` (cuda-bindings), or ``pycuda`` in the current
+                context.
 
         Raises:
-            EdgeError: the bundle is damaged, was built for another backend or device, or the backend is missing;
-                the message holds the reason and the fix.
+            EdgeError: the bundle is damaged, was built for another backend or device, or the
+                backend is missing; the message says why and what to do.
         """
         PROCESS.check("load")
         bundle, payload = Bundle.load(path)
@@ -73,7 +75,8 @@ class Engine:
 
     @classmethod
     def from_lowered(cls, lowered: Mapping[str, bytes], graph: Graph, target: TargetSpec, folder: Path) -> Engine:
-        """An engine without a bundle, for trials: built into ``folder`` (which the caller removes) and opened.
+        """An engine without a bundle, for trials: built into ``folder`` (which the caller removes)
+        and opened.
 
         Args:
             lowered: what the backend parses, by stage.
@@ -108,32 +111,39 @@ class Engine:
     def infer(
         self, batch: np.ndarray, *, effort: float | None = None, budget_ms: float | None = None, timing: Timing | None = None
     ) -> dict[str, np.ndarray]:
-        """Run a batch of any size up to the bundle's largest; padded up to the next size the engine was compiled for.
+        """Run a batch of any size up to the bundle's largest; it is padded to the next compiled
+        size.
 
         Args:
-            batch: (B, 3, S, S) float32, normalised as ``bundle.image`` says; where its ``input`` is uint8, (B, S, S, 3) uint8 RGB.
-                With an engine on a GPU also an array that lives there (``__cuda_array_interface__`` or DLPack): the images then never
-                pass through the host. An engine of one stage leaves its outputs on the GPU, where this thread's next call overwrites
-                them; of two stages they come to the host. It must be finite: of NaN or infinity the scores are undefined, and may
-                look plausible (int8 saturates).
-            effort: 0 to 1, the share of regions that the second pass looks at in the mean; default the engine's own.
-            budget_ms: milliseconds from the call on. The first stage always runs; a chunk of the second starts only if its median
-                time here still fits, the most rewarding regions first. The first such call, or the first of an effort between 0
-                and 1, times the stages before it begins.
-            timing: is told the seconds inside each stage.
+            batch: (B, 3, S, S) float32, normalised as in ``bundle.image``; if its ``input`` is
+                uint8, (B, S, S, 3) uint8 RGB. An engine on a GPU also takes arrays there
+                (``__cuda_array_interface__`` or DLPack); the images then never pass through the
+                host. An engine with one stage leaves its outputs on the GPU, where this thread's
+                next call overwrites them; with two stages they come to the host. Values must be
+                finite: with NaN or infinity the scores are undefined and may look plausible (int8
+                saturates).
+            effort: 0 to 1, the mean share of regions that the second pass processes; default: the
+                engine's own.
+            budget_ms: milliseconds from the start of the call. The first stage always runs; a chunk
+                of the second starts only if its median time on this machine still fits, the most
+                promising regions first. The first such call, or the first with an effort between 0
+                and 1, times the stages before it starts.
+            timing: receives the seconds spent in each stage.
 
         Returns:
             ``scores``, ``global_scores``, ``local_scores``: (B, C) float32 in [0, 1];
             ``regions``: (B, K, 4) float32, x1 y1 x2 y2 in model-input pixels, x2/y2 exclusive;
-            ``region_classes``: (B, K) int64. A model without a stage leaves its keys out. Where an effort or a budget is given, here
-            or to ``load``, or the bundle has one below 1, ``regions_looked`` (B, K) bool is there too; ``local_scores`` are 0 for
-            an image of which nothing was looked at.
+            ``region_classes``: (B, K) int64. A model without a stage omits its keys. With an effort
+                or a budget, here, in ``load`` or below 1 in the bundle, there is also
+                ``regions_looked`` (B, K) bool; ``local_scores`` are 0 for an image of which no
+                region was processed.
         """
         spend = replace(self._spend(effort, budget_ms), tell=self._tells or effort is not None or budget_ms is not None)
         return self._run(batch, spend, timing)
 
     def infer_each(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """What ``infer`` gives at effort 1, and ``region_scores``: (B, K, C) float32, the scores of every region by itself."""
+        """The outputs of ``infer`` at effort 1, and ``region_scores``: (B, K, C) float32, the
+        scores of each region."""
         return self._run(batch, Spend(each=True))
 
     def _run(self, batch: np.ndarray, spend: Spend, timing: Timing | None = None) -> dict[str, np.ndarray]:
@@ -151,24 +161,24 @@ class Engine:
                 self._changed.notify_all()
 
     def _spend(self, effort: float | None, budget_ms: float | None) -> Spend:
-        """What a call may spend, its budget counted from now."""
+        """What a call may spend; its budget starts now."""
         chosen = self.effort if effort is None else self._checked_effort(effort, "infer")
         if budget_ms is None:
             return Spend(chosen)
         now = time.perf_counter()
         if self.bundle.stages is None:
-            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}, but this engine has no second stage to save", "Leave it out")
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}, but this engine has no second stage", "Leave it out")
         if not fits(budget_ms, 0, math.inf, (int, float)) or not 0 < budget_ms < math.inf:
-            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}", "Give milliseconds, more than 0")
+            raise EdgeError("infer", f"`budget_ms` is {budget_ms!r}", "Use a positive number of milliseconds")
         return Spend(chosen, now + budget_ms / 1e3)
 
     def _checked_effort(self, effort: float | None, stage: str) -> float:
         if effort is None:
             return self.bundle.stages.effort if self.bundle.stages else 1.0
         if not fits(effort, 0, 1, (int, float)):
-            raise EdgeError(stage, f"`effort` is {effort!r}", "Give 0 (look at nothing) to 1 (look at every region)")
+            raise EdgeError(stage, f"`effort` is {effort!r}", "Use a value from 0 (no region) to 1 (every region)")
         if self.bundle.stages is None and effort != 1:
-            raise EdgeError(stage, f"`effort` is {effort!r}, but this engine has no second stage to save", "Leave it out, or give 1")
+            raise EdgeError(stage, f"`effort` is {effort!r}, but this engine has no second stage", "Leave it out, or set it to 1")
         return float(effort)
 
     def predict(
@@ -180,22 +190,25 @@ class Engine:
         budget_ms: float | None = None,
         approximate_pixels: bool = False,
     ) -> list[Prediction]:
-        """Decode, resize, normalise and recognise images; batches are cut to the bundle's largest.
+        """Decode, resize, normalise and classify images, in batches of at most the bundle's
+        largest.
 
         Args:
-            images: one image, or any iterable of them: paths, the bytes of files, open binary files, PIL images, or (H, W, 3) uint8
-                RGB arrays.
-            score_threshold: one threshold for the labels of all classes, 0 to 1; default the bundle's own, else 0.5.
+            images: one image, or any iterable of them: paths, the bytes of files, open binary
+                files, PIL images, or (H, W, 3) uint8 RGB arrays.
+            score_threshold: one label threshold for all classes, 0 to 1; default: the bundle's own,
+                else 0.5.
             effort: as in ``infer``.
-            budget_ms: of the whole call, decoding included.
-            approximate_pixels: large photographs are decoded and resized sooner, to other pixels than those of training
-                (``edge.image.decode_resized``); docs/embedding.md says what it costs.
+            budget_ms: for the whole call, including decoding.
+            approximate_pixels: decode and resize large photos faster, to pixels that differ
+                slightly from those of training (``edge.image.decode_resized``); docs/embedding.md
+                says what it costs.
 
         Returns:
-            A prediction for each image, in their order; a list of one where there is one image.
+            A prediction for each image, in order; a list of one for a single image.
         """
         if score_threshold is not None and not (isinstance(score_threshold, Real) and 0 <= score_threshold <= 1):
-            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Give 0 to 1")
+            raise EdgeError("infer", f"`score_threshold` is {score_threshold!r}", "Use a value from 0 to 1")
         spend = self._spend(effort, budget_ms)
         thresholds = self.thresholds(spend.effort, score_threshold)
         predictions: list[Prediction] = []
@@ -216,7 +229,8 @@ class Engine:
         return size
 
     def thresholds(self, effort: float | None = None, score_threshold: float | None = None) -> np.ndarray:
-        """(C,) float32 of the labels: ``score_threshold``, else those fitted at effort 1 or at the bundle's, whichever is nearer."""
+        """(C,) float32, the label thresholds: ``score_threshold``, else those fitted at effort 1 or
+        at the bundle's, whichever is nearer."""
         if score_threshold is not None:
             return np.full(len(self.labels), score_threshold, np.float32)
         effort = self.effort if effort is None else effort
@@ -239,26 +253,29 @@ class Engine:
         return Prediction(scores.copy(), labels, regions)
 
     def _check_classes(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """What of an engine's form shows only in what it computes."""
+        """Check what only shows in the outputs."""
         classes = outputs.get("region_classes")
         if classes is not None and classes.size and not 0 <= classes.min() <= classes.max() < len(self.labels):
             got = f"{classes.min()} to {classes.max()}"
-            raise EdgeError("infer", f"The engine found regions of classes {got}; the bundle has {len(self.labels)} classes", REBUILD)
+            raise EdgeError(
+                "infer", f"The engine returned class indices {got} for regions; the bundle has {len(self.labels)} classes", REBUILD
+            )
 
     @property
     def runners(self) -> Mapping[str, backends.Runner]:
-        """What runs each of its stages, by name; none once it is closed."""
+        """The runners of its stages, by name; none once it is closed."""
         return self._stages.runners if self._stages is not None else {}
 
     def layers(self) -> Facts:
-        """What the engine is made of, where the backend can tell: layers, precisions, reformats, casts, share of int8."""
+        """What the engine consists of, if the backend can tell: layers, precisions, reformats,
+        casts, share of int8."""
         return self._stages.layers() if self._stages is not None else {}
 
     def _on_device(self, stages: Stages, batch: Any, spend: Spend) -> Facts:
         if not backends.backend(self.bundle.target.backend).on_gpu:
             raise EdgeError(
                 "infer",
-                f"A device array needs an engine on a GPU; this one runs on {self.bundle.target.backend}",
+                f"Device arrays need an engine on a GPU, and this one runs on {self.bundle.target.backend}",
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
         return dict(stages.on_device(batch, spend))
@@ -268,7 +285,9 @@ class Engine:
         try:
             array = np.asarray(batch)
         except ValueError as error:  # rows of several lengths
-            raise EdgeError("infer", f"The batch is no array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict") from error
+            raise EdgeError(
+                "infer", f"The batch is not an array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict"
+            ) from error
         if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
             raise EdgeError(
                 "infer",
@@ -281,7 +300,7 @@ class Engine:
         return np.ascontiguousarray(array)
 
     def close(self) -> None:
-        """Release the engine once the calls under way are done; further calls are refused."""
+        """Release the engine once running calls have finished; further calls are refused."""
         with self._changed:
             stages, self._stages = self._stages, None
             self._changed.wait_for(lambda: not self._calls)
@@ -289,7 +308,8 @@ class Engine:
             stages.close()
 
     def abandon(self) -> None:
-        """In a forked child: the engine is closed to it, and never destroyed, for that would wait for threads that are gone."""
+        """In a forked child: close the engine without destroying it, which would wait for threads
+        that no longer exist."""
         self._changed = threading.Condition()  # the old one may be held by one of them
         self._calls = 0
         if self._stages is not None:

@@ -10,12 +10,12 @@ from edge.shown import plain
 class EdgeError(Exception):
     """A failure the user can act on: ``[stage] What happened. What to do.``
 
-    A parameter is named in backticks (`` `dataset` ``): the reader of a library error knows it by that name, and a command
-    shows it as its flag (``--dataset``).
+    A parameter is named in backticks (`` `dataset`
+    ``); a command prints it as a flag (``--dataset``).
 
     Args:
         stage: where it happened: ``models``, ``data``, ``export``, ``calib``, ``build``, ``load`` …
-        problem: what happened, as a sentence, with the value that was got.
+        problem: what happened, as a sentence, with the offending value.
         fix: what to do, as a sentence, with the allowed values where that helps.
     """
 
@@ -30,13 +30,13 @@ class EdgeError(Exception):
 
 
 class GateError(EdgeError):
-    """A gate the user set (``max_map_drop``, ``fail_on``) did not hold: exit code 3."""
+    """A gate set by the user (``max_map_drop``, ``fail_on``) failed: exit code 3."""
 
     exit_code = 3
 
 
 class UnavailableError(EdgeError):
-    """A backend, device or optional package is missing here."""
+    """A backend, device or optional package is missing on this machine."""
 
 
 def one_of(values: Iterable[object]) -> str:

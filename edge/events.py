@@ -1,4 +1,4 @@
-"""What a long call tells while it runs: to a terminal, a log, or nobody."""
+"""Messages of a long call while it runs, for a terminal, a log or nobody."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 
 class Events(Protocol):
-    """Who is told. Library code prints nothing itself; parameters in ``text`` stand in backticks, as in errors."""
+    """The receiver of messages. Library code never prints; parameters in ``text`` are in backticks,
+    as in errors."""
 
     def say(self, name: str, text: str) -> None:
         """A finding: its name in one word (``int8``, ``gate``), and what was found."""
 
     def warn(self, text: str) -> None:
-        """Something that may not be as wanted, though the work goes on."""
+        """Something that may be wrong, although the work continues."""
 
     def progress(self, title: str, unit: str = "image") -> AbstractContextManager[Progress]:
-        """A stage that takes long; within the ``with`` its callback is called with (done, total) in ``unit``."""
+        """A long stage; inside the ``with``, its callback is called with (done, total) in
+        ``unit``."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Discards everything."""
 
     def say(self, name: str, text: str) -> None:
         pass

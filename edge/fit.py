@@ -33,7 +33,8 @@ def check_fit(bundle: Bundle) -> None:
 
 
 def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]]) -> None:
-    """Refuse an engine that takes or gives anything else than its manifest describes; how many at once may be left open.
+    """Refuse an engine that takes or gives anything else than its manifest describes; how many at
+    once may be left open.
 
     Args:
         found: by stage, its inputs and outputs by name, as ``Runner.forms`` tells them.
@@ -53,7 +54,7 @@ def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]])
             CLOSER: {INPUT: image, BOXES: form("float32", (None, 4)), OWNER: form("int32", (None,)), REGION_SCORES: scores},
         }
     if set(found) != set(needed):
-        raise EdgeError("load", f"The engine of {bundle.path} has other stages than its manifest describes", REBUILD)
+        raise EdgeError("load", f"The stages of the engine in {bundle.path} are not those in its manifest", REBUILD)
     for stage, forms in found.items():
         for name in sorted(set(needed[stage]) - set(forms)):
             raise EdgeError("load", f"The engine of {bundle.path} has no {name}", REBUILD)

@@ -1,4 +1,5 @@
-"""A folder held open: what is read from it is of one folder, whatever its name leads to meanwhile."""
+"""A folder held open: what is read from it is of one folder, whatever its name leads to
+meanwhile."""
 
 from __future__ import annotations
 

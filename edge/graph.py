@@ -19,8 +19,8 @@ OPSET = 19
 IR_VERSION = 10
 INPUT = "image"
 OUTPUTS = ("scores", "global_scores", "local_scores", "regions", "region_classes")
-# What a network gives for N images, by those names: scores (N, C) float32; where it has regions, their boxes (N, K, 4) float32,
-# x1 y1 x2 y2 in pixels, x2/y2 exclusive, and classes (N, K) int64.
+# What a network gives for N images, by those names: scores (N, C) float32; where it has regions,
+# their boxes (N, K, 4) float32, x1 y1 x2 y2 in pixels, x2/y2 exclusive, and classes (N, K) int64.
 Outputs: TypeAlias = Mapping[str, np.ndarray]
 BATCH = "batch"
 # A model with a second pass runs as two stages; any other as one, whose name is empty.
@@ -33,13 +33,15 @@ FLOAT32_NODES = "edge.float32_nodes"  # metadata: JSON list of the nodes that co
 
 @dataclass(frozen=True)
 class Graph:
-    """A canonical graph (fp32, or int8 with Q/DQ): opset 19, one input ``image`` (batch, 3, S, S) float32.
+    """A canonical graph (fp32, or int8 with Q/DQ): opset 19, one input ``image`` (batch, 3, S, S)
+    float32.
 
     Attributes:
         proto: the serialised ONNX model; frozen, so that its digest is its name.
         model: labels and options of the network.
         image: size and normalisation of the input.
-        parents: digests of what it was made from (``weights``, ``graph``, ``data``, ``calibration``).
+        parents: digests of what it was made from (``weights``, ``graph``, ``data``,
+            ``calibration``).
     """
 
     proto: bytes = field(repr=False)
@@ -87,7 +89,8 @@ def prune(graph: onnx.GraphProto) -> None:
 
 
 def cut(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    """The part of a model between values, with its metadata: ``inputs`` become its inputs, whatever computed them before."""
+    """The part of a model between values, with its metadata: ``inputs`` become its inputs, whatever
+    computed them before."""
     part = type(model)()
     part.CopyFrom(model)
     graph = part.graph

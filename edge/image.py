@@ -1,4 +1,4 @@
-"""Photographs: decode anything sensible to RGB, and prepare it for the network."""
+"""Images: decode common formats to RGB and preprocess them for the network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | io.IOBase | Image.Image | NDArray[np.uint8]"
 Float = TypeVar("Float", np.float32, np.float64)
 Result = TypeVar("Result")
-# The pixels of an upright image as a view of the rows of the stored one, by the orientation of that one.
+# The pixels of an upright image as a view of the rows of the stored one, by the orientation of that
+# one.
 _STORED: Mapping[int, Callable[[Pixels], Pixels]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -44,7 +45,7 @@ _TRANSPOSED = (5, 6, 7, 8)
 
 
 def is_one_image(source: object) -> bool:
-    """Whether ``decode`` would take it for an image, good or bad, where an iterable of images may be given as well."""
+    """Whether a source is a single image for ``decode``, rather than an iterable of images."""
     if isinstance(source, np.ndarray):
         return source.ndim < 4
     return isinstance(source, (str, os.PathLike, *_DATA, io.IOBase, Image.Image)) or not isinstance(source, Iterable)
@@ -53,30 +54,34 @@ def is_one_image(source: object) -> bool:
 def decode(source: Source) -> Pixels:
     """An image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; what is transparent shows white. Beside
-    what Pillow decodes it to (at most 4 bytes a pixel) and the result (3) little memory is taken.
+    CMYK, grey, palette and other modes are converted; 16-bit grey is scaled to 8 bits; transparent
+    areas become white. Memory: what Pillow decodes to (at most 4 bytes per pixel), the result (3),
+    and little else.
 
     Args:
-        source: a path, the bytes of a file, an open binary file, a PIL image, or an (H, W, 3) uint8 RGB array, which is returned as
-            it is.
+        source: a path, the bytes of a file, an open binary file, a PIL image, or an (H, W, 3) uint8
+            RGB array, which is returned unchanged.
 
     Raises:
-        EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or more than ``MAX_PIXELS``.
+        EdgeError: names the file and what is wrong: missing, not an image, truncated, empty, or
+            more than ``MAX_PIXELS``.
     """
     return _checked(source) if isinstance(source, np.ndarray) else _read(source, _decode)
 
 
 def decode_resized(source: Source, size: int, *, approximate: bool = False) -> tuple[Pixels, tuple[int, int]]:
-    """``resize(decode(source), size)`` without the pixels between, and the (width, height) that the upright photograph has.
+    """``resize(decode(source), size)`` without the intermediate array, and the (width, height) of
+    the upright photo.
 
     Args:
         source: as for ``decode``.
         size: S, the side of the result.
-        approximate: other pixels, sooner: JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where ``GAP`` times the result is left, and
-            what is larger than that is averaged in blocks before the filter.
+        approximate: faster, with slightly different pixels: JPEG is decoded at 1/2, 1/4 or 1/8 of
+            its scale as long as ``GAP`` times the result is left, and what is larger than that is
+            averaged in blocks before the filter.
 
     Returns:
-        (S, S, 3) uint8 RGB, and the size.
+        (S, S, 3) uint8 RGB, and (width, height).
 
     Raises:
         EdgeError: as ``decode``.
@@ -102,12 +107,12 @@ def decode_resized(source: Source, size: int, *, approximate: bool = False) -> t
 
 def _checked(array: NDArray[Any]) -> Pixels:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise EdgeError("image", f"The array is {array.dtype} {array.shape}; a photograph is uint8 RGB (H, W, 3)", "Convert it")
+        raise EdgeError("image", f"The array is {array.dtype} {array.shape}; an image is uint8 RGB (H, W, 3)", "Convert it")
     return array
 
 
 def _read(source: Source, take: Callable[[Image.Image, str], Result]) -> Result:
-    """What ``take`` makes of the opened image and its name; whatever Pillow raises meanwhile is refused."""
+    """What ``take`` makes of the opened image and its name; errors of Pillow become ours."""
     if isinstance(source, Image.Image):
         with _refused("a PIL image"):
             return take(source, "a PIL image")
@@ -120,7 +125,7 @@ def _read(source: Source, take: Callable[[Image.Image, str], Result]) -> Result:
         with _refused(f"{len(source)} bytes"):
             return take(_opened(io.BytesIO(source)), f"{len(source)} bytes")
     if not isinstance(source, str | os.PathLike):
-        raise EdgeError("image", f"A photograph is no {type(source).__name__}", "Give a path, bytes, a PIL image or an array")
+        raise EdgeError("image", f"Got {type(source).__name__} instead of an image", "Pass a path, bytes, a PIL image or an array")
     name = str(os.fspath(source))
     try:
         missing = "" if stat.S_ISREG(os.stat(source).st_mode) else "it is no regular file"
@@ -136,20 +141,22 @@ def _read(source: Source, take: Callable[[Image.Image, str], Result]) -> Result:
 
 @contextmanager
 def _refused(name: str) -> Iterator[None]:
-    """Whatever Pillow's plugins raise of a damaged file, as a refusal of that name."""
+    """Turns whatever Pillow's plugins raise for a damaged file into an error that names it."""
     try:
         yield
     except EdgeError:
         raise
     except Exception as error:
         reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)[:120] or type(error).__name__
-        raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it by a whole file in {one_of(_formats())}") from error
+        raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it with a complete file in {one_of(_formats())}") from error
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    """What ``Image.open`` gives, without its own limits: those of this module are told by its own line, before anything is unpacked.
+    """``Image.open`` without Pillow's limits: this module checks its own before anything is
+    decompressed.
 
-    Without a name Pillow maps no file into memory, which would end the process where another cuts it meanwhile.
+    A file object without a name keeps Pillow from mapping the file, which would crash the process
+    if the file were truncated meanwhile.
     """
     start = file.read(16)
     for kind in _formats():
@@ -166,7 +173,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if not width or not height:
-        raise EdgeError("image", f"{name}: the image has no pixels, {width}×{height}", "Replace it")
+        raise EdgeError("image", f"{name}: the image is empty, {width}×{height}", "Replace it")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         limits = f"at most {MAX_PIXELS} pixels, and {MAX_SIDE} along a side"
         raise EdgeError("image", f"{name}: the image is too large, {width}×{height}", f"Make it smaller: {limits}")
@@ -196,10 +203,11 @@ def _rgb(image: Image.Image, name: str) -> Pixels:
 
 
 def _scaled(values: NDArray[np.float64], mode: str, name: str) -> Pixels:
-    """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at 255."""
+    """Grey of more than 8 bits: integers are 0..65535, floats 0..1; Pillow itself would clip at
+    255."""
     full = 1.0 if mode == "F" else 65535.0
     if not (values >= 0).all() or not (values <= full).all():
-        raise EdgeError("image", f"{name}: there are grey values from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
+        raise EdgeError("image", f"{name}: its grey values range from {values.min():g} to {values.max():g}", f"Scale it to 0 to {full:g}")
     return np.rint(values * (255 / full)).astype(np.uint8)
 
 
@@ -217,7 +225,9 @@ def _formats() -> tuple[str, ...]:
 
 
 def resize(image: Pixels, size: int, *, approximate: bool = False) -> Pixels:
-    """(H, W, 3) to (size, size, 3), by Pillow's antialiased bilinear filter; ``approximate`` as for ``decode_resized``."""
+    """(H, W, 3) to (size, size, 3) by Pillow's antialiased bilinear filter; ``approximate`` as for
+    ``decode_resized``.
+    """
     return image if image.shape[:2] == (size, size) else _resized(Image.fromarray(image), size, approximate)
 
 
@@ -226,10 +236,11 @@ def _resized(image: Image.Image, size: int, approximate: bool) -> Pixels:
 
 
 def preprocess(image: NDArray[np.uint8], spec: ImageSpec, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """What the network eats: (3, S, S) float32, contiguous; where it takes bytes, (S, S, 3) uint8, the resized image.
+    """The input of the network: (3, S, S) float32, contiguous, or for uint8 input the resized image
+    (S, S, 3).
 
-    As the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB, whatever the aspect ratio,
-    then ``(value / 255 - mean) / std`` per channel.
+    As in the official evaluation: Pillow's antialiased bilinear resize to S×S on 8-bit RGB,
+    whatever the aspect ratio, then ``(value / 255 - mean) / std`` per channel.
 
     Args:
         image: (H, W, 3) uint8 RGB.

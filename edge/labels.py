@@ -1,4 +1,5 @@
-"""Class names of the public data sets, in the order of the official MCAR checkpoints: alphabetical by name."""
+"""Class names of the public data sets, in the order of the official MCAR checkpoints: alphabetical
+by name."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ class NoLocksError(Exception):
 
 
 def locked(partial: Path) -> int | None:
-    """A descriptor that holds a partial's lock until it is closed, by whatever end; None where another process holds it."""
+    """A descriptor that holds a partial's lock until it is closed, by whatever end; None where
+    another process holds it."""
     if fcntl is None:
         raise NoLocksError
     path = lock_of(partial)
@@ -38,7 +39,8 @@ def locked(partial: Path) -> int | None:
         raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between the two calls its last holder may have removed it, and a third process made it anew.
+        # Between the two calls its last holder may have removed it, and a third process made it
+        # anew.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except (BlockingIOError, FileNotFoundError):

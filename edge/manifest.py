@@ -47,7 +47,8 @@ def digest_json(value: Any) -> str:
 
 
 def check_replaceable(path: Path, *, replace: bool) -> None:
-    """Refuse an output folder that could not be written, or that holds something, unless it may be replaced and is ours."""
+    """Refuse an output folder that could not be written, or that holds something, unless it may be
+    replaced and is ours."""
     check_folder_replaceable(path)
     if is_free(path):
         return
@@ -56,13 +57,15 @@ def check_replaceable(path: Path, *, replace: bool) -> None:
     try:
         read_manifest(path)
     except EdgeError as error:
-        raise EdgeError("build", f"{path} is not a bundle of ours, and only those are replaced", "Choose another `output`") from error
+        raise EdgeError("build", f"{path} is not a bundle made by edge.build, so it is not replaced", "Choose another `output`") from error
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its digest and size.
+    """Write ``manifest.json`` with the schema version and, for every other file in the folder, its
+    digest and size.
 
-    The folder is one that nobody sees yet: nothing of a half written one may be left in it, and so be listed.
+    The folder is one that nobody sees yet: nothing of a half written one may be left in it, and so
+    be listed.
     """
     files = {
         entry.name: {"sha256": digest_file(entry), "bytes": entry.stat().st_size}
@@ -73,7 +76,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path | Folder) -> dict[str, Any]:
-    """Read and check the form of a folder's manifest: bounded size, our schema, plain file names only."""
+    """Read and check the form of a folder's manifest: bounded size, our schema, plain file names
+    only."""
     with held(folder) as place:
         path = place.path / NAME
         try:
@@ -81,9 +85,9 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(MAX_MANIFEST_BYTES) if size <= MAX_MANIFEST_BYTES else b""
         except OSError as error:
-            raise EdgeError("load", f"{place.path} is no bundle: {NAME} cannot be read ({_reason(error)})", _BUILD) from error
+            raise EdgeError("load", f"{place.path} is not a bundle: {NAME} cannot be read ({_reason(error)})", _BUILD) from error
     if size > MAX_MANIFEST_BYTES:
-        raise EdgeError("load", f"{path} has {size} bytes; a manifest must be small, at most {MAX_MANIFEST_BYTES}", REBUILD)
+        raise EdgeError("load", f"{path} has {size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}", REBUILD)
     try:
         content: dict[str, Any] = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -94,7 +98,7 @@ def read_manifest(folder: Path | Folder) -> dict[str, Any]:
         raise EdgeError("load", f"{path} has schema {str(schema)[:80]!r}; this version reads schemas {readable}", REBUILD)
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_entry(name, entry) for name, entry in files.items()):
-        raise EdgeError("load", f"{path} does not list plain file names with their digests and sizes", REBUILD)
+        raise EdgeError("load", f"{path} does not list its files by plain names with digests and sizes", REBUILD)
     return content
 
 
@@ -170,7 +174,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_entry(name: object, entry: object) -> bool:
-    # Printable: no line breaks in messages, no halves of surrogate pairs, which no file system takes.
+    # Printable: no line breaks in messages, no halves of surrogate pairs, which no file system
+    # takes.
     plain = isinstance(name, str) and 0 < len(name) < 200 and name not in (".", "..") and not set(name) & set("/\\:") and name.isprintable()
     return (
         plain

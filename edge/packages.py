@@ -11,7 +11,8 @@ from edge.errors import EdgeError
 
 
 def check_host_packages() -> None:
-    """Refuse, in one line, what a build from weights needs and does not find, or finds under our name made by a stranger."""
+    """Refuse, in one line, what a build from weights needs and does not find, or finds under our
+    name made by a stranger."""
     home = Path(__file__).resolve().parent.parent
     for name in ("export", "calib"):
         found = find_spec(name)
@@ -19,8 +20,8 @@ def check_host_packages() -> None:
         if place and home / name not in (Path(place).resolve(), Path(place).resolve().parent):
             raise EdgeError(
                 "build",
-                f"Python finds another package named {name!r}, {place}, before the one that comes with edge, {home / name}",
-                "Rename that one, or take its folder off PYTHONPATH and do not start there",
+                f"Python finds another package named {name!r}, {place}, before the one installed with edge, {home / name}",
+                "Rename it, or remove its folder from PYTHONPATH and start elsewhere",
             )
     try:
         for name in ("edge.models.source", "export", "calib.placement", "calib.trials"):
@@ -37,6 +38,6 @@ def check_host_packages() -> None:
 def _missing(why: str) -> EdgeError:
     return EdgeError(
         "build",
-        f"Building from weights needs torch, torchvision, onnx, onnxscript and onnxruntime: {why}",
+        f"To build from weights, torch, torchvision, onnx, onnxscript and onnxruntime are needed: {why}",
         'pip install "mcar-edge[build]", or on a device: python -m edge.build --from BUNDLE',
     )

@@ -1,4 +1,4 @@
-"""From weights to a bundle, and from a bundle to one for this machine: what ``edge.build`` calls, and any program may.
+"""Build a bundle from weights, or rebuild one for this machine: the API behind ``edge.build``.
 
 from edge.pipeline import BuildOptions, build
 bundle = build(BuildOptions(weights="mine.pth", dataset="csv:photos", output="engines/mine"))
@@ -48,11 +48,10 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
 
     Args:
         options: what to build.
-        events: who is told of findings, warnings and progress.
-
+        events: receives findings, warnings and progress.
     Raises:
-        EdgeError: something that cannot be built, or not here; nothing is left behind. Its kind ``GateError``: ``max_map_drop``
-            does not hold.
+        EdgeError: the bundle cannot be built, or not on this machine; nothing is left behind. Its
+            subclass ``GateError``: ``max_map_drop`` is exceeded.
     """
     backend, support = _backend(options)
     target = _target(backend, options.precision, BATCH if options.batch is None else options.batch, support)
@@ -99,19 +98,20 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
 
 
 def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *, events: Events = SILENT) -> Bundle:
-    """The graph of a bundle, built anew for this machine: neither torch nor images are needed.
+    """Build the graph of a bundle again, for this machine; needs neither torch nor images.
 
     Args:
         source: the bundle; model, precision and calibration stay as they are.
-        options: of these ``backend``, ``batch``, ``input``, ``compute_capability``, ``effort`` with ``max_effort_drop`` and
-            ``dataset``, ``output`` and ``force`` are read, and others refused.
-        events: who is told of warnings.
+        options: ``backend``, ``batch``, ``input``, ``compute_capability``, ``effort`` with
+            ``max_effort_drop`` and ``dataset``, ``output`` and ``force`` apply; any other option
+            that is set is refused.
+        events: receives warnings.
     """
     options = BuildOptions() if options is None else options
     keep = f"in a rebuild, which reads {one_of(f'`{name}`' for name in READ_BY_REBUILD)}"
     refuse_unread(options.given - set(READ_BY_REBUILD), keep, "build from the weights")
     if options.effort is None:
-        refuse_unread(options.given & {"dataset", "max_effort_drop"}, "in a rebuild without `effort`", "give `effort` auto")
+        refuse_unread(options.given & {"dataset", "max_effort_drop"}, "in a rebuild without `effort`", "set `effort` to auto")
     old = source if isinstance(source, Bundle) else Bundle.read(source)
     old.verify()
     origin = adaptive.Origin.of_bundle(old)
@@ -151,7 +151,7 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
 
 
 def _backend(options: BuildOptions, usual: str | None = None) -> tuple[str, backends.Support]:
-    """The backend, and what it can do: here, or on the device that shall build the engine."""
+    """The backend and its capabilities, here or on the device that will build the engine."""
     if options.tensorrt is not None:
         return TENSORRT, backends.backend(TENSORRT).support_of(options.tensorrt)
     name = (usual or backends.automatic(options.precision)) if options.backend == AUTO else options.backend
@@ -164,11 +164,13 @@ def _target(backend: str, precision: str, batch: int, support: backends.Support)
         raise EdgeError(
             "build",
             f"{backend} has no 16-bit float on {support.device or 'this machine'}",
-            "Give `precision` fp32 or int8, or another `backend`",
+            "Set `precision` to fp32 or int8, or use another `backend`",
         )
     if precision == "int8" and support.no_int8:
         raise EdgeError(
-            "build", f"{backend} makes no int8 engine here: {support.no_int8}", "Give `backend` onnxruntime, or `precision` fp32 or fp16"
+            "build",
+            f"{backend} cannot make int8 engines here: {support.no_int8}",
+            "Set `backend` to onnxruntime, or `precision` to fp32 or fp16",
         )
     reduced_range = support.reduced_range if precision == "int8" else None
     return TargetSpec(backend, precision, powers_of_two(batch), float16, reduced_range)
@@ -183,7 +185,9 @@ def _engine_builder(backend: str, options: BuildOptions) -> BuildEngine:
     if not options.compute_capability:
         return build_engine
     if not backends.backend(backend).for_other_gpus:
-        raise EdgeError("build", f"{backend} takes no `compute_capability`", "Leave it out, or give `backend` tensorrt-rtx")
+        raise EdgeError(
+            "build", f"`compute_capability` has no effect with `backend` {backend}", "Leave it out, or set `backend` to tensorrt-rtx"
+        )
     return partial(build_engine, compute_capabilities=options.compute_capability)
 
 
@@ -222,7 +226,7 @@ def _describe(source: Source, events: Events) -> None:
 
 
 def _export(source: Source, events: Events) -> _Exported:
-    """The canonical graph, its fp32 form of standard nodes, and how near that is to torch."""
+    """The canonical graph, its FP32 form in standard nodes, and the parity of that with torch."""
     from edge import lower
     from edge.backends.onnxruntime import Session
     from export import check_parity, export_graph
@@ -238,13 +242,13 @@ def _export(source: Source, events: Events) -> _Exported:
 
 
 def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str, image: ImageSpec) -> dict[str, bytes]:
-    """The graph of a bundle, lowered: it comes from outside and may be anything."""
+    """Lower the graph of a bundle, which is untrusted input."""
     try:
         import_module("edge.lower")
     except ImportError as error:
         raise EdgeError(
             "build",
-            f"Turning a graph for {old.target.backend} into one for {target.backend}, {image.input} in, needs onnx: {error}",
+            f"Lowering the graph again, from {old.target.backend} to {target.backend} with {image.input} input, needs onnx: {error}",
             f"pip install onnx, or build on the host with `backend` {backends.usual_for(lowering, target.backend)}",
         ) from error
     try:
@@ -253,14 +257,17 @@ def _lowered_anew(old: Bundle, target: TargetSpec, lowering: str, image: ImageSp
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise EdgeError("build", f"The bundle's graph.onnx is not as edge.build wrote it: {why}", "Build again from the weights") from error
+        raise EdgeError(
+            "build", f"The bundle's graph.onnx is not one that edge.build wrote: {why}", "Build again from the weights"
+        ) from error
 
 
 # What the manifest says, and the last check.
 
 
 def _origin(source: Source) -> Facts:
-    """What later commands ask about the weights: whether scores mean anything, and the images to judge on by default."""
+    """What later commands need to know about the weights: whether scores mean anything, and the
+    default data set."""
     return {"weights": source.title, "trained": source.trained, "default_dataset": source.default_dataset}
 
 
@@ -283,31 +290,31 @@ def _provenance(backend: str, support: backends.Support, options: BuildOptions) 
 
 
 def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> Facts:
-    """What is decided by the finished engine."""
-    return {**_loads(folder, events), **adaptive.decide(folder, origin, options, events)}
+    """Manifest keys that depend on the finished engine."""
+    bundle = Bundle.read(folder)
+    _try_engine(bundle, events)
+    return adaptive.decide(bundle, origin, options, events)
 
 
-def _loads(folder: Path, events: Events) -> Facts:
-    """The last check of a build: the finished folder loads and answers."""
+def _try_engine(bundle: Bundle, events: Events) -> None:
+    """The last check of a build: the finished bundle loads and runs."""
     import numpy as np
 
-    if UNBUILT in Bundle.read(folder).manifest["engine"]:
-        return {}
+    if UNBUILT in bundle.manifest["engine"]:
+        return
     try:
-        engine = Engine.load(folder)
+        engine = Engine.load(bundle.path)
     except EdgeError:
-        why = _elsewhere(Bundle.read(folder))
+        why = _elsewhere(bundle)
         if not why:
             raise
-        events.warn(f"the engine was not tried: {why}. Where it shall run: python -m edge.doctor BUNDLE")
-        return {}
+        events.warn(f"the engine was not tried: {why}. On its machine run: python -m edge.doctor BUNDLE")
+        return
     with engine:
-        image = engine.bundle.image
-        engine.infer(np.zeros((1, *image.shape), image.input))
-    return {}
+        engine.infer(np.zeros((1, *bundle.image.shape), bundle.image.input))
 
 
 def _elsewhere(bundle: Bundle) -> str:
-    """Why a bundle that was just built is for another machine than this; empty where it is for this one."""
+    """Why a bundle that was just built cannot run here; empty if it can."""
     support = backends.probe(bundle.target.backend)
     return support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)

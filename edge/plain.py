@@ -48,8 +48,9 @@ def _plain(value: Fields | Json) -> Json:
 def from_plain(kind: type[T], content: Json) -> T:
     """A value of a frozen class from JSON types.
 
-    Keys that are unknown are passed over. What is missing or of another type becomes None where the field may be that, else
-    NaN, 0, an empty text or an empty collection: the file of an earlier version still tells what it holds.
+    Keys that are unknown are passed over. What is missing or of another type becomes None where the
+    field may be that, else NaN, 0, an empty text or an empty collection: the file of an earlier
+    version still tells what it holds.
     """
     content = content if isinstance(content, Mapping) else {}
     hints = get_type_hints(kind)

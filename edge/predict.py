@@ -31,14 +31,14 @@ SOFTWARE = "mcar-edge"  # said in every drawing: only a drawing of ours is drawn
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "predict",
-        "Recognise photographs with a bundle; with --draw, write them with their regions, labels and scores.",
+        "Find labels and regions in photos; with --draw, write copies with regions, labels and scores drawn in.",
         "example:\n  python -m edge.predict engines/mcar-mobilenetv2-ucmerced-256-int8-openvino photos/*.jpg --draw out/ --json out.json",
     )
     made.add_argument("bundle", type=Path, help="bundle folder made by edge.build")
-    made.add_argument("images", nargs="+", metavar="IMAGE", help="image files, any size and format Pillow reads")
+    made.add_argument("images", nargs="+", metavar="IMAGE", help="image files, of any size, in any format that Pillow reads")
     made.add_argument("--draw", type=Path, metavar="DIR", help="write annotated images into DIR")
     made.add_argument(
-        "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
+        "--score-threshold", type=float, metavar="T", help="labels at or above this score (default: the bundle's own, else 0.5)"
     )
     command.add_approximate_pixels(made)
     return made
@@ -46,10 +46,10 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> int:
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
-        raise EdgeError("predict", f"`score_threshold` is {args.score_threshold:g}", "Give 0 to 1")
+        raise EdgeError("predict", f"`score_threshold` is {args.score_threshold:g}", "Use a value from 0 to 1")
     photographs = {_identity(path) for path in args.images} - {None}
     if args.json is not None and _identity(args.json) in photographs:
-        raise EdgeError("predict", f"{args.json} is one of the photographs", "Write the --json result to another file")
+        raise EdgeError("predict", f"{args.json} is one of the input images", "Write the --json result to another file")
     drawings: list[Path] | list[None] = [None] * len(args.images)
     if args.draw is not None:
         check_folder_writable(args.draw)
@@ -106,7 +106,8 @@ def _predict(engine: Engine, paths: Sequence[str], args: argparse.Namespace) -> 
 
 
 def _drawings(paths: Sequence[str], folder: Path, photographs: Collection[tuple[int, int] | None]) -> list[Path]:
-    """A file of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become ``1.png`` and ``1-2.png``.
+    """A file of its own for the drawing of every image: ``a/1.jpg`` and ``b/1.jpg`` become
+    ``1.png`` and ``1-2.png``.
 
     Names of photographs, and of files that are no drawings of ours, are left out.
     """

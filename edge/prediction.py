@@ -1,4 +1,4 @@
-"""What an image shows: the answer of ``Engine.predict``."""
+"""Labels and regions of an image: the result of ``Engine.predict``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Region:
 
     Attributes:
         box: x1 y1 x2 y2 in photo pixels, x2/y2 exclusive.
-        label: the class whose map the box was found on.
+        label: the class whose activation map gave the box.
         score: fused score of that class.
-        looked: whether the second pass looked at it.
+        looked: whether the second pass processed it.
     """
 
     box: tuple[float, float, float, float]
@@ -27,7 +27,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image shows.
+    """Labels and regions of one image.
 
     Attributes:
         scores: (C,) float32 in [0, 1], fused.

@@ -1,4 +1,5 @@
-"""Where engines may be used: in the process that loaded the first one, not in a child forked from it."""
+"""Where engines may be used: in the process that loaded the first one, not in a child forked from
+it."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ class Abandoned(Protocol):
 class Process:
     """The process that loaded an engine first.
 
-    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or loaded one of its own
-    into the library its parent has started, may hang, at the latest when it ends.
+    The threads of a vendor library do not survive a fork: a child that ran its parent's engine, or
+    loaded one of its own into the library its parent has started, may hang, at the latest when it
+    ends.
     """
 
     def __init__(self) -> None:
@@ -34,8 +36,8 @@ class Process:
         if self._loaded_in not in (None, os.getpid()):
             raise EdgeError(
                 stage,
-                f"Engines work only in the process that loaded the first one, {self._loaded_in}; this is {os.getpid()}, forked after that",
-                'Load in each child after forking, or start processes with multiprocessing.get_context("spawn")',
+                f"Engines work only in the process that loaded them, {self._loaded_in}; this is {os.getpid()}, forked after loading",
+                'Load engines in each child after forking, or start processes with multiprocessing.get_context("spawn")',
             )
 
     def abandon(self) -> None:

@@ -1,4 +1,5 @@
-"""Graph → int8 graph: calibration, repair, the gate and the thresholds that validation images decide, a comparison of speeds."""
+"""Graph → int8 graph: calibration, repair, the gate and the thresholds that validation images
+decide, a comparison of speeds."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Quantised:
     Attributes:
         graph: with Q/DQ and, where validation images fitted them, decision thresholds.
         files: further files of the bundle, by name.
-        facts: manifest keys ``calibration``, ``equalisation``, ``sensitivity``, ``thresholds``, ``latency``, as JSON types.
+        facts: manifest keys ``calibration``, ``equalisation``, ``sensitivity``, ``thresholds``,
+            ``latency``, as JSON types.
     """
 
     graph: Graph
@@ -46,10 +48,12 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
 
     Args:
         graph: exported from ``source``.
-        target: what the engine is for; where it cannot run here, another stands in for the gate and speeds are not compared.
+        target: what the engine is for; where it cannot run here, another stands in for the gate and
+            speeds are not compared.
 
     Raises:
-        EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``: ``max_map_drop`` does not hold.
+        EdgeError: no images to calibrate on, or none that could judge; its kind ``GateError``:
+            ``max_map_drop`` does not hold.
     """
     from calib.placement import quantize
     from calib.trials import Trials, runs_here
@@ -89,33 +93,39 @@ def quantise(graph: Graph, source: Source, target: TargetSpec, options: BuildOpt
 
 
 def check_gate(source: Source, options: BuildOptions) -> None:
-    """Refuse a gate, before the work, where nothing could be judged; whether the images are labelled shows when they are opened."""
+    """Refuse a gate, before the work, where nothing could be judged; whether the images are
+    labelled shows when they are opened."""
     if options.max_map_drop is None:
         return
     if not source.trained:
-        raise EdgeError("build", "Random weights have no mAP that could drop", "Leave `max_map_drop` out, or give trained `weights`")
+        raise EdgeError(
+            "build", "`max_map_drop` measures mAP, which means nothing for random weights", "Leave it out, or use trained `weights`"
+        )
     if not source.named:
-        raise EdgeError("build", "`max_map_drop` needs the names of the classes, which the weights do not have", "Give `labels` FILE")
+        raise EdgeError("build", "`max_map_drop` needs class names, which the weights do not have", "Pass `labels` FILE")
     if _training_data(source, options) is None:
         raise _unjudged("there is no data set")
 
 
 def _training_data(source: Source, options: BuildOptions) -> str | None:
-    """What may be calibrated and decided on; of the images that are only there to judge by, the shipped table stands in."""
+    """What may be calibrated and decided on; of the images that are only there to judge by, the
+    shipped table stands in."""
     return deciding(options.dataset or source.default_dataset)
 
 
 def _unjudged(why: str) -> EdgeError:
-    fix = "Give `dataset` scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
-    return EdgeError("build", f"`max_map_drop` needs labelled images to judge by, and {why}", fix)
+    fix = "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
+    return EdgeError("build", f"`max_map_drop` needs labelled images, and {why}", fix)
 
 
 def _validation(dataset: str | None, source: Source, options: BuildOptions) -> Dataset | None:
-    """The part of the train split that decides on gate and thresholds; never the test split. None without a data set."""
+    """The part of the train split that decides on gate and thresholds; never the test split. None
+    without a data set."""
     from edge.data import match_labels, open_dataset, validation_split
 
     labelled = None
-    # Without class names nobody knows which column is which; without training there is nothing to decide.
+    # Without class names nobody knows which column is which; without training there is nothing to
+    # decide.
     if dataset is not None and source.named and source.trained:
         train = open_dataset(dataset, "train", seed=options.seed)
         if train.labels is not None:
@@ -131,8 +141,8 @@ def _calibrated(
 ) -> tuple[Graph, Calibration, Dataset | None, Facts]:
     """The graph that is rounded, its ranges, the images there are and manifest facts.
 
-    Ranges are those of a given table, of images, or of the table that comes with shipped weights. Without images, a table says how
-    its graph was equalised.
+    Ranges are those of a given table, of images, or of the table that comes with shipped weights.
+    Without images, a table says how its graph was equalised.
     """
     from calib.calibration import Calibration
     from calib.equalise import equalise
@@ -157,8 +167,8 @@ def _calibrated(
         why = "; the shipped table is of another graph" if path else ""
         raise EdgeError(
             "build",
-            f"INT8 needs images to calibrate on, or a table made from them{why}",
-            "Give `dataset` SPEC (images:DIR will do) or `calibration` FILE",
+            f"INT8 needs calibration images, or a table made from some{why}",
+            "Pass `dataset` SPEC (images:DIR is enough) or `calibration` FILE",
         )
     images = CALIBRATION_IMAGES if options.calib_images is None else options.calib_images
     train = open_dataset(dataset, "train", seed=options.seed)
@@ -173,7 +183,7 @@ def _calibrated(
         calibration = calibrate(start, train, images=images, seed=options.seed, progress=report)
     missing = calibration.missing_classes()
     if missing:
-        events.warn(f"no calibration image shows {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+        events.warn(f"no calibration image contains {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
     return start, replace(calibration, peaks=found), train, facts
 
 
@@ -186,7 +196,7 @@ def _repairs(options: BuildOptions, calibration: Calibration, train: Dataset | N
         dropped = [name for name in REPAIRS if name in repairs and not brought.get(name, True)]
         repairs -= set(dropped)
         if dropped:
-            events.say("repair", f"without {' and '.join(dropped)}: that takes images, and the calibration table does not bring it")
+            events.say("repair", f"without {' and '.join(dropped)}: it needs images, and the calibration table does not contain it")
     return repairs
 
 
@@ -206,14 +216,15 @@ def _fitted(start: Graph, calibration: Calibration, train: Dataset, options: Bui
 def _judged(
     quantised: Callable[[Collection[str]], Graph], graph: Graph, trials: Trials, target: TargetSpec, options: BuildOptions, events: Events
 ) -> tuple[Graph, Facts]:
-    """What validation images decide: the gate, where there is one, and the thresholds; the graph with both, and the facts."""
+    """What validation images decide: the gate, where there is one, and the thresholds; the graph
+    with both, and the facts."""
     from calib.sensitivity import hold_gate, units
     from calib.thresholds import fit_thresholds
 
     validation, facts = trials.dataset, {}
     assert validation.labels is not None
     if trials.stand_in:
-        events.warn(f"{target.backend} does not run here: {trials.target.backend} stands in where validation images decide")
+        events.warn(f"{target.backend} does not run here, so {trials.target.backend} is used on the validation images")
     if options.max_map_drop is None:
         result = quantised(())
     else:
@@ -231,10 +242,10 @@ def _judged(
         facts["sensitivity"] = gated.plain()
         drop, count = gated.judgement.map_drop, len(validation)
         returned = f"; float: {', '.join(gated.returned)}" if gated.returned else ""
-        events.say("gate", f"mAP drop {drop:.2f} of {options.max_map_drop:g} points on {count} validation images{returned}")
+        events.say("gate", f"Δ mAP {0 - drop:+.2f}, limit {0 - options.max_map_drop:+g}, on {count} validation images{returned}")
     fitted = fit_thresholds(trials.run(result)["scores"], validation.labels)
     facts["thresholds"] = {**asdict(fitted), "data": f"{validation.name}, {len(validation)} validation images"}
-    events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} where they were fitted")
+    events.say("thresholds", f"{fitted.fitted} classes; CF1 {fitted.cf1_before:.1f} → {fitted.cf1:.1f} on the images of the fit")
     return replace(result, model=replace(result.model, thresholds=fitted.thresholds)), facts
 
 

@@ -1,4 +1,5 @@
-"""Files from outside, read whole: a pipe is not waited for, and a device does not fill the memory."""
+"""Files from outside, read whole: a pipe is not waited for, and a device does not fill the
+memory."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ def read_whole(path: Path | str, most: int) -> bytes:
     """The contents of a regular file of at most ``most`` bytes.
 
     Raises:
-        OSError: it cannot be read, is larger, is no regular file, or no file can have its name; ``strerror`` says which.
+        OSError: it cannot be read, is larger, is no regular file, or no file can have its name;
+            ``strerror`` says which.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -1,4 +1,5 @@
-"""Frozen descriptions of a model, its input and its target: plain values that travel in every manifest."""
+"""Frozen descriptions of a model, its input and its target: plain values that travel in every
+manifest."""
 
 from __future__ import annotations
 
@@ -35,10 +36,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise EdgeError("spec", "The model has no classes: there are no labels", "Give `labels`")
+            raise EdgeError("spec", "The model has no classes: there are no labels", "Pass `labels`")
         if len(set(self.labels)) != len(self.labels):
             twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
-            raise EdgeError("spec", f"Class names must be unique, but {', '.join(twice)} is there more than once", "Rename it")
+            raise EdgeError("spec", f"Class names must be unique, but {', '.join(twice)} occurs more than once", "Rename it")
         if self.thresholds and len(self.thresholds) != len(self.labels):
             problem = f"There are {len(self.thresholds)} thresholds for {len(self.labels)} classes"
             raise EdgeError("spec", problem, "Rebuild the bundle")
@@ -46,9 +47,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What the network eats: ``(B, 3, size, size)`` float32, resized with Pillow's antialiased bilinear filter,
-    scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB). With ``input`` uint8 an engine takes the resized pixels
-    themselves, ``(B, size, size, 3)``, and does the rest."""
+    """The input of the network: ``(B, 3, size, size)`` float32, resized with Pillow's antialiased
+    bilinear filter, scaled to [0, 1], then ``(value - mean) / std`` per channel (RGB). With
+    ``input`` uint8 an engine takes the resized pixels, ``(B, size, size, 3)``, and normalises them
+    itself."""
 
     size: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -60,7 +62,7 @@ class ImageSpec:
             low = max(32, self.size // 32 * 32)
             raise EdgeError("spec", f"The image size {self.size} is not a multiple of 32", f"Change `size`, to {low} or {low + 32}")
         if self.input not in INPUTS:
-            raise EdgeError("spec", f"There is no input {self.input!r}", f"Change `input` to {one_of(INPUTS)}")
+            raise EdgeError("spec", f"`input` is {self.input!r}", f"Change `input` to {one_of(INPUTS)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,11 +82,13 @@ class TargetSpec:
     Attributes:
         backend: ``openvino``, ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
         precision: one of ``PRECISIONS``; ``fp16`` stands for the target's 16-bit float.
-        batches: exact batch sizes the engine is compiled for, ascending; others are padded up to the next.
-        float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: all of it for precision ``fp16``, what is not quantised for
-            ``int8`` where the backend gains by that; None where there is none.
-        reduced_range: whether int8 weights have 7 bits, because the processor adds products of uint8 and int8 in 16; None where
-            that does not matter, or an older bundle does not say.
+        batches: exact batch sizes the engine is compiled for, ascending; others are padded to the
+            next size.
+        float16: the 16-bit float of the engine, ``bf16`` or ``fp16``: for precision ``fp16``
+            everywhere, for ``int8`` in what is not quantised, if the backend gains by it; None if
+            there is none.
+        reduced_range: whether int8 weights have 7 bits, because the processor adds products of
+            uint8 and int8 in 16 bits; None if that does not matter or is not recorded.
     """
 
     backend: str
@@ -95,9 +99,9 @@ class TargetSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise EdgeError("spec", f"There is no precision {self.precision!r}", f"Change `precision` to {one_of(PRECISIONS)}")
+            raise EdgeError("spec", f"`precision` is {self.precision!r}", f"Change `precision` to {one_of(PRECISIONS)}")
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
-            raise EdgeError("spec", f"The batch sizes {self.batches} are not ascending from 1 on, as (1, 8) are", "Change `batch`")
+            raise EdgeError("spec", f"The batch sizes {self.batches} are not positive and ascending, as (1, 8) are", "Change `batch`")
 
     @property
     def max_batch(self) -> int:
@@ -106,13 +110,16 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class RuleSpec:
-    """Which regions the second pass looks at (``edge.effort``).
+    """Which regions the second pass processes (``edge.effort``).
 
     Attributes:
-        kind: ``rank``: the best ranked; ``interval``: those whose class the first pass is unsure of.
-        low, high: of ``interval``, at efforts from 0 to 1 in equal steps: a region is looked at where the global score of its class
-            lies within. ``low`` never rises and ``high`` never falls, so that what is looked at stays so at any larger effort.
-        fitted_on: ``backend``, ``precision``, ``data`` and ``images`` that it was fitted on; empty for ``rank``.
+        kind: ``rank``: the best-ranked; ``interval``: those whose class the first pass is unsure
+            of.
+        low, high: of ``interval``, at efforts from 0 to 1 in equal steps: a region is processed if
+            the global score of its class lies within. ``low`` never rises and ``high`` never falls,
+            so a processed region stays so at any larger effort.
+        fitted_on: ``backend``, ``precision``, ``data`` and ``digest`` of the fit; empty for
+            ``rank``.
     """
 
     kind: str = "rank"
@@ -122,7 +129,7 @@ class RuleSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in RULES:
-            raise EdgeError("spec", f"There is no rule {self.kind!r} for the second pass, but {one_of(RULES)}", "Rebuild the bundle")
+            raise EdgeError("spec", f"The rule for the second pass is {self.kind!r}, not {one_of(RULES)}", "Rebuild the bundle")
         low, high = self.low, self.high
         right = self.kind == "rank" or (
             2 <= len(low) == len(high) <= MAX_STEPS
@@ -131,7 +138,7 @@ class RuleSpec:
             and 0 <= low[-1] <= low[0] <= high[0] <= high[-1] <= 1
         )
         if not right or (self.kind == "rank" and (low or high)):
-            problem = "The rule for the second pass is damaged: its intervals of scores do not widen within 0 to 1"
+            problem = "The rule for the second pass is damaged: its score intervals do not widen from step to step within 0 to 1"
             raise EdgeError("spec", problem, "Rebuild the bundle")
 
 
@@ -140,11 +147,12 @@ class StagesSpec:
     """How the second pass of a model runs.
 
     Attributes:
-        sizes: numbers of regions that *closer* is compiled for, ascending; others are padded up to the next, more are cut to the
-            largest.
-        rule: which regions it looks at.
-        effort: how many, 0 (none) to 1 (all), where a call does not say.
-        thresholds: as those of the model, which are for effort 1, for scores at ``effort``; empty where they are the same.
+        sizes: numbers of regions that *closer* is compiled for, ascending; others are padded to the
+            next size, larger numbers are split.
+        rule: which regions it processes.
+        effort: how many, 0 (none) to 1 (all), unless a call sets it.
+        thresholds: like those of the model, which are for effort 1, for scores at ``effort``; empty
+            if they are the same.
     """
 
     sizes: tuple[int, ...]
@@ -155,10 +163,10 @@ class StagesSpec:
     def __post_init__(self) -> None:
         if not self.sizes or list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
             raise EdgeError(
-                "spec", f"The numbers of regions {self.sizes} are not ascending from 1 on, as (1, 2, 4) are", "Rebuild the bundle"
+                "spec", f"The numbers of regions {self.sizes} are not positive and ascending, as (1, 2, 4) are", "Rebuild the bundle"
             )
         if not 0 <= self.effort <= 1:
-            raise EdgeError("spec", f"The bundle's effort {self.effort:g} is not within 0 to 1", "Rebuild the bundle")
+            raise EdgeError("spec", f"The bundle's effort is {self.effort:g}, not 0 to 1", "Rebuild the bundle")
 
 
 def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec | RuleSpec) -> dict[str, Any]:

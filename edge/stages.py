@@ -1,4 +1,5 @@
-"""How the stages of an engine give one answer: sizes that were compiled, the choice of regions, the maximum over what was seen."""
+"""Runs the stages of an engine: compiled sizes, the choice of regions, the maximum of the
+scores."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ class Spend:
     """What one call may spend on the second pass.
 
     Attributes:
-        effort: 0..1, the share of regions that is looked at on the images the rule was fitted on; 1 looks at all.
-        deadline: no chunk of *closer* starts that would end later, in seconds of ``time.perf_counter``; None: there is none.
-        tell: also give ``regions_looked`` (B, K).
-        each: also give ``region_scores`` (B, K, C), the scores of every region by itself, 0 where it was not looked at.
+        effort: 0..1, the share of regions processed on the images the rule was fitted on; 1: all.
+        deadline: no chunk of *closer* starts that would end later, in seconds of
+            ``time.perf_counter``; None: no deadline.
+        tell: also return ``regions_looked`` (B, K).
+        each: also return ``region_scores`` (B, K, C), the scores of each region, 0 if it was not
+            processed.
     """
 
     effort: float = 1.0
@@ -54,7 +57,8 @@ class Timing:
 
 
 class Pace:
-    """How long *closer* takes here: the median of its latest calls, by the number of regions it is compiled for."""
+    """How long *closer* takes here: the median of its latest calls, by the number of regions it is
+    compiled for."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, deque[float]] = {}
@@ -71,8 +75,9 @@ class Pace:
 
 
 def chunk_size(sizes: Sequence[int], left: int, pads: bool) -> int:
-    """The compiled size for the next of so many regions: the next larger; where nothing ``pads`` for free and that would add more than
-    a quarter, the next smaller: three regions are done sooner by two and one than by four."""
+    """The compiled size for the next chunk: the next larger; or, if padding is not free (``pads``)
+    and would add more than a quarter, the next smaller: two and one are faster than four for three
+    regions."""
     padded = next((size for size in sizes if size >= left), sizes[-1])
     smaller = [size for size in sizes if size < left]
     return smaller[-1] if smaller and not pads and 4 * (padded - left) > left else padded
@@ -93,7 +98,8 @@ class Stages:
         self._pace = Pace()
 
     def run(self, images: np.ndarray, timing: Timing | None = None, spend: Spend = ALL) -> Outputs:
-        """images: (B, 3, S, S) float32, B up to the largest batch → the outputs of ``Engine.infer``."""
+        """images: (B, 3, S, S) float32, B up to the largest batch → the outputs of
+        ``Engine.infer``."""
         timing, count = timing or Timing(), len(images)
         size = next(size for size in self._batches if size >= count)
         if size > count:
@@ -111,7 +117,8 @@ class Stages:
         return self._both(images, None, Timing(), spend)
 
     def layers(self) -> Facts:
-        """What the stages are made of, where their backend can tell: by stage where there are two."""
+        """What the stages are made of, where their backend can tell: by stage where there are
+        two."""
         told = {stage: runner.layers() for stage, runner in self.runners.items()}
         return told.get(WHOLE, {stage: facts for stage, facts in told.items() if facts})
 
@@ -146,7 +153,8 @@ class Stages:
         return {**outputs, REGION_SCORES: each.reshape(batch, regions, -1)} if spend.each else outputs
 
     def _chosen(self, found: Outputs, effort: float, *, in_order: bool) -> np.ndarray:
-        """(R,) int64: the regions to look at, counted through the batch, in their order or the most rewarding first."""
+        """(R,) int64: the regions to process, numbered through the batch, in order or the most
+        promising first."""
         assert self._spec is not None
         if effort >= 1 and in_order:
             return np.arange(found["region_classes"].size)
@@ -155,7 +163,8 @@ class Stages:
         return chosen if in_order else chosen[np.argsort(need[chosen], kind="stable")]
 
     def _region_scores(self, images: Native, boxes: np.ndarray, owner: np.ndarray, timing: Timing, deadline: float | None) -> np.ndarray:
-        """boxes (R, 4), owner (R) → (R, C) float32, in the sizes that *closer* was compiled for; fewer where time runs out."""
+        """boxes (R, 4), owner (R) → (R, C) float32, in the compiled sizes of *closer*; fewer if
+        time runs out."""
         assert self._spec is not None
         sizes, scores, start = self._spec.sizes, [], 0
         while start < len(owner):
@@ -183,9 +192,10 @@ class Stages:
         return scores
 
     def _measure_pace(self, images: Native) -> float:
-        """Compile and time the sizes that have not run yet; the seconds that took.
+        """Compile and time the sizes that have not run yet; returns the seconds.
 
-        A budget counts on the times. And where images decide which sizes run, the first call waits for all of them, not any later one.
+        A budget needs these times, and if images decide which sizes run, only the first call should
+        wait.
         """
         assert self._spec is not None
         start = time.perf_counter()

@@ -19,7 +19,7 @@ RUNS = Path("runs")
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "train",
-        "Train a multi-label recogniser. The best epoch is chosen on a part of the train split; test is only reported.\n"
+        "Train a multi-label classifier. The best epoch is chosen on a part of the train split; test is only reported.\n"
         + "\n".join(f"  {family}-*: {line}" for family, line in FAMILIES.items()),
         "examples:\n"
         "  python -m edge.train --dataset scenes                           # MobileNetV2 on the generated scenes, from scratch\n"
@@ -33,11 +33,11 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument(
         "--weights",
         metavar="imagenet|SHIPPED|PATH",
-        help="weights to start from: torchvision's of ImageNet, shipped ones, or a checkpoint (one of torchvision's too, with any head); "
-        "default: random ones from the seed",
+        help="weights to start from: torchvision's for ImageNet, shipped ones, or a checkpoint (also torchvision's, with any head); "
+        "default: random, from the seed",
     )
     what.add_argument("--size", type=int, default=256, help="input side in pixels, a multiple of 32 (default 256)")
-    what.add_argument("--regions", type=int, help="regions to look at; default: the architecture's own")
+    what.add_argument("--regions", type=int, help="number of regions; default: the architecture's own")
     what.add_argument("--threshold", type=float, help="localisation threshold in (0, 1); default: the architecture's own")
     what.add_argument("--pooling", choices=("avg", "gwp", "max"), help="pooling of the feature map; default: the architecture's own")
     what.add_argument(
@@ -55,14 +55,14 @@ def arguments() -> argparse.ArgumentParser:
     )
     how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
     how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))
-    how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
+    how.add_argument("--overhead", action="store_true", help="also rotate by quarter turns: for images without an upright direction")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument(
-        "--seed", type=int, default=0, help="of weights, order and augmentation; the held-out part is always the same (default 0)"
+        "--seed", type=int, default=0, help="seed of weights, order and augmentation; the held-out part is always the same (default 0)"
     )
     out = made.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="DIR", help=f"default {RUNS}/<model>-<data set>-<size>")
-    out.add_argument("--resume", action="store_true", help="go on where the run in --output was stopped")
+    out.add_argument("--resume", action="store_true", help="continue the run in --output")
     return made
 
 
@@ -86,13 +86,13 @@ def main(args: argparse.Namespace) -> int:
     from edge.spec import ImageSpec
 
     if not 0 <= args.seed <= MAX_SEED:
-        raise EdgeError("train", f"`seed` is {args.seed}", "Give 0 to 2^63 − 1")
+        raise EdgeError("train", f"`seed` is {args.seed}", "Use a number from 0 to 2^63 − 1")
     image = ImageSpec(args.size)
     check_size(args.size)
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
     device = choose_device(args.device)
     if args.dataset is None:
-        raise EdgeError("train", "Training needs labelled images, and none are given", f"Give `dataset`: {one_of(TRAINABLE)}")
+        raise EdgeError("train", "Training needs labelled images, and `dataset` is not set", f"Set `dataset` to {one_of(TRAINABLE)}")
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:
@@ -108,7 +108,8 @@ def main(args: argparse.Namespace) -> int:
             pixels = cached_pixels(images, image.size, folder / PIXELS, progress=report)
             return Part(pixels, images.labels, images.digest)
 
-    # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
+    # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no
+    # trained image may be in it.
     kept, held_out = validation_split(dataset)
     about = About(args.model, dataset.classes, image.size, dataset.name)
     trainer = Trainer(
@@ -147,9 +148,9 @@ def _options(args: argparse.Namespace) -> dict[str, Option]:
     for given in args.option:
         name, separator, value = given.partition("=")
         if not (name and separator and value):
-            raise EdgeError("train", f"The option {given!r} is not of the form NAME=VALUE", "Give --option NAME=VALUE")
+            raise EdgeError("train", f"The option {given!r} is not of the form NAME=VALUE", "Write --option NAME=VALUE")
         if name not in known:
-            raise EdgeError("train", f"{args.model} has no option {name!r}", f"Give --option one of {one_of(known)}")
+            raise EdgeError("train", f"{args.model} has no option {name!r}", f"Use --option with {one_of(known)}")
         try:
             options[name] = json.loads(value)
         except ValueError:

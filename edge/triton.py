@@ -68,7 +68,7 @@ class TritonPythonModel:
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             if len(given) != 1:
-                raise EdgeError("triton", "The request has not one input", "Give photo or pixels")
+                raise EdgeError("triton", "The request must have exactly one input", "Send photo or pixels")
             return [decode(each) for each in given["pixels"]] if "pixels" in given else [decode(each) for each in given["photo"].ravel()]
         except EdgeError as error:
             return error
@@ -92,14 +92,14 @@ class TritonPythonModel:
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "triton",
-        "Write a bundle as a model into a model repository of Triton: its configuration, the bundle, a model.py on edge.Engine.\n"
-        "The server's Python needs NumPy, Pillow and the library of the bundle's backend; edge itself is copied along.",
+        "Write a bundle into a Triton model repository: its configuration, the bundle, a model.py that uses edge.Engine.\n"
+        "The server's Python needs NumPy, Pillow and the library of the bundle's backend; edge itself is copied with it.",
         "example:\n  python -m edge.triton engines/demo-int8 repository\n  tritonserver --model-repository repository",
     )
     made.add_argument("bundle", type=Path, help="bundle folder made by edge.build")
     made.add_argument("repository", type=Path, metavar="DIR", help="model repository; the model gets the bundle's name")
     made.add_argument(
-        "--instances", type=int, default=1, metavar="N", help="engines that answer at once, each in its own process (default 1)"
+        "--instances", type=int, default=1, metavar="N", help="engines that run in parallel, each in its own process (default 1)"
     )
     made.add_argument(
         "--max-queue-delay-us", type=int, default=1000, metavar="US", help="microseconds that a request may wait for a batch (default 1000)"
@@ -110,7 +110,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     for name, least, most in (("instances", 1, MAX_INSTANCES), ("max_queue_delay_us", 0, 10**9)):
         if not least <= vars(args)[name] <= most:
-            raise EdgeError("triton", f"`{name}` is {vars(args)[name]}", f"Give {least} to {most}")
+            raise EdgeError("triton", f"`{name}` is {vars(args)[name]}", f"Use a number from {least} to {most}")
     bundle = Bundle.read(args.bundle)
     bundle.verify()
     name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.path.resolve().name)

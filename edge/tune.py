@@ -1,4 +1,5 @@
-"""``python -m edge.tune``: arguments → a budget and what may be tried → one call of ``edge.tuning`` → the engine that meets it."""
+"""``python -m edge.tune``: arguments → a budget and what may be tried → one call of ``edge.tuning``
+→ the engine that meets it."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ DEFAULT = TuneOptions()
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "tune",
-        "Search the engine that meets a budget: backend, precision, input size, regions and effort.\n"
-        "Trials are kept in OUTPUT.trials/: what was killed goes on, and another budget reuses them.",
+        "Find the engine that meets a budget, by backend, precision, input size, regions and effort.\n"
+        "Trials are kept in OUTPUT.trials/, so a killed search resumes and another budget reuses them.",
         "examples:\n"
         '  python -m edge.tune --budget "p99<25ms, map_drop<0.3" --output engines/mine\n'
         '  python -m edge.tune --budget "size<5MB, map>90" --weights mine.pth --dataset csv:photos --minimise p99 --output engines/mine',
@@ -35,20 +36,26 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--output", required=True, type=Path, metavar="DIR", help="bundle folder; trials are kept in DIR.trials/")
     made.add_argument("--force", action="store_true", default=None, help="replace an existing bundle")
     what = made.add_argument_group("model")
-    what.add_argument("--model", metavar="NAME", help="architecture; default: as the weights say")
-    what.add_argument("--weights", metavar="SHIPPED|PATH|random", help="default as of edge.build")
-    what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one a line; default: as the weights say")
-    what.add_argument("--dataset", metavar="SPEC", help="images to calibrate and to decide on: scenes, csv:DIR, voc2007:ROOT …")
+    what.add_argument("--model", metavar="NAME", help="architecture (default: that of the weights)")
+    what.add_argument("--weights", metavar="SHIPPED|PATH|random", help="as for edge.build")
+    what.add_argument("--labels", type=Path, metavar="FILE", help="class names, one per line (default: those of the weights)")
+    what.add_argument("--dataset", metavar="SPEC", help="images to calibrate and to decide with: scenes, csv:DIR, voc2007:ROOT …")
     what.add_argument("--calib-images", type=int, metavar="N", help="calibrate on N images")
-    what.add_argument("--seed", type=int, help="of random weights and of image sampling (default 0)")
+    what.add_argument("--seed", type=int, help="seed of random weights and image sampling (default 0)")
     space = made.add_argument_group("what may be tried")
-    space.add_argument("--batch", type=int, help=f"images of a call (default {DEFAULT.batch})")
-    space.add_argument("--sizes", type=_numbers, metavar="N,N", help="input sides in pixels (default: the own one, and two smaller)")
-    space.add_argument("--regions", type=_numbers, metavar="N,N", help="regions of the second pass (default: the own number, and half)")
-    space.add_argument("--precisions", type=_names, metavar="LIST", help=f"of {', '.join(PRECISIONS)} (default all)")
-    space.add_argument("--backends", type=_names, metavar="LIST", help=f"of {', '.join(BACKENDS)} (default all that work here)")
-    space.add_argument("--minutes", type=float, help=f"after which no trial begins (default {DEFAULT.minutes:g})")
-    space.add_argument("--minimise", choices=OBJECTIVES, help="of what fits (default mean; map_drop where the budget leaves mAP open)")
+    space.add_argument("--batch", type=int, help=f"images per call (default {DEFAULT.batch})")
+    space.add_argument("--sizes", type=_numbers, metavar="N,N", help="input sides in pixels (default: the model's own, and two smaller)")
+    space.add_argument(
+        "--regions", type=_numbers, metavar="N,N", help="regions of the second pass (default: the model's own, and half of it)"
+    )
+    space.add_argument("--precisions", type=_names, metavar="LIST", help=f"some of {', '.join(PRECISIONS)} (default all)")
+    space.add_argument("--backends", type=_names, metavar="LIST", help=f"some of {', '.join(BACKENDS)} (default all that work here)")
+    space.add_argument("--minutes", type=float, help=f"no trial starts after this time (default {DEFAULT.minutes:g})")
+    space.add_argument(
+        "--minimise",
+        choices=OBJECTIVES,
+        help="what to minimise among the engines that fit (default mean; map_drop if the budget does not mention mAP)",
+    )
     out = made.add_argument_group("report")
     out.add_argument("--images", type=int, help=f"test images (default {DEFAULT.images})")
     out.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
@@ -71,7 +78,7 @@ def main(args: argparse.Namespace, asked: TuneOptions | None = None) -> int:
         write_atomically(args.html, report.html(tuned))
         command.say(f"page       {args.html}")
     if tuned.bundle is None:
-        raise GateError("tune", f"Nothing that was tried meets the `budget` {args.budget}", report.advice(tuned))
+        raise GateError("tune", f"No engine that was tried meets the `budget` {args.budget}", report.advice(tuned))
     command.say(f"next       python -m edge.bench {tuned.bundle.path} --batch {tuned.batch}")
     return 0
 

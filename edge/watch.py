@@ -33,26 +33,26 @@ RECENT = 60  # frames that the status line is about
 def arguments() -> argparse.ArgumentParser:
     made = command.parser(
         "watch",
-        "Recognise what a source shows until it ends, or an interrupt or SIGTERM ends it. Of a stream or a camera the newest frame is\n"
-        "taken, the others are dropped and counted, and what was lost is opened again; files and folders lose nothing.",
+        "Run an engine on a video source until it ends, or until an interrupt or SIGTERM. Streams and cameras: the newest frame is taken,\n"
+        "the others are dropped and counted, and a lost stream is reopened. Files and folders: every frame is processed.",
         "examples:\n  python -m edge.watch engines/demo-int8 rtsp://camera/stream --steady --json -\n"
         "  python -m edge.watch engines/demo-int8 clip.mp4 --draw seen.mp4",
         json=False,
     )
     made.add_argument("bundle", type=Path, help="bundle folder made by edge.build")
     made.add_argument("source", help="video file, rtsp://… or another address, camera (/dev/video0 or 0), folder that fills")
-    made.add_argument("--all", action="store_true", help="every frame of a stream or camera, also when results come late")
-    made.add_argument("--steady", action="store_true", help="labels with two thresholds and a hold time: they do not flicker")
+    made.add_argument("--all", action="store_true", help="every frame of a stream or camera, even if results fall behind")
+    made.add_argument("--steady", action="store_true", help="labels that do not flicker: two thresholds and a hold time")
     made.add_argument(
-        "--effort", type=float, metavar="E", help="share of regions the second pass looks at, 0..1; default: the bundle's own"
+        "--effort", type=float, metavar="E", help="share of regions the second pass processes, 0..1; default: the bundle's own"
     )
-    made.add_argument("--budget-ms", type=float, metavar="MS", help="time of a frame; regions that do not fit are not looked at")
+    made.add_argument("--budget-ms", type=float, metavar="MS", help="time per frame; regions that do not fit are skipped")
     made.add_argument(
         "--score-threshold", type=float, metavar="T", help="labels at or above this score; default: the bundle's own, else 0.5"
     )
     command.add_approximate_pixels(made)
-    made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object a frame; - is standard output")
-    made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a film of the frames with what was found in them")
+    made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object per frame; - is standard output")
+    made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a video of the annotated frames")
     made.add_argument("--frames", type=int, metavar="N", help="end after N frames")
     made.add_argument("--http", type=int, metavar="PORT", help="show it on a page: picture, labels, frames a second, latency, looks")
     made.add_argument("--token", metavar="T", help="let other machines see the page too, at /?token=T; else only this one may")
@@ -166,11 +166,11 @@ def _check(args: argparse.Namespace) -> None:
         value = vars(args)[name]
         if value is not None and not least <= value <= most:
             allowed = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
-            raise EdgeError("watch", f"`{name}` is {value:g}", f"Give {allowed}")
+            raise EdgeError("watch", f"`{name}` is {value:g}", f"Use {allowed}")
     if args.token is not None and args.http is None:
-        raise EdgeError("watch", "`token` is given and there is no page", "Give `http` a port, or leave `token` out")
+        raise EdgeError("watch", "`token` is given but no page is served", "Set `http` to a port, or leave out `token`")
     if args.token == "":
-        raise EdgeError("watch", "`token` is empty", "Give a word that nobody guesses")
+        raise EdgeError("watch", "`token` is empty", "Use a word that nobody can guess")
     same = args.draw is not None and os.path.exists(args.source) and os.path.exists(args.draw) and os.path.samefile(args.draw, args.source)
     if same:
         raise EdgeError("watch", f"{args.draw} is the source itself", "Write the --draw film to another file")
@@ -209,7 +209,7 @@ def _write(lines: TextIO, text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), lines.fileno())  # the interpreter flushes it when it ends
         return False
     except OSError as error:
-        raise EdgeError("write", f"Cannot write the results: {error.strerror}", "Make room for them, or send them elsewhere") from error
+        raise EdgeError("write", f"Cannot write the results: {error.strerror}", "Free some space, or write them elsewhere") from error
     return True
 
 

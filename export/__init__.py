@@ -1,4 +1,5 @@
-"""PyTorch model → canonical graph: the exporter, clean-up passes (one per file), the parity check."""
+"""PyTorch model → canonical graph: the exporter, clean-up passes (one per file), the parity
+check."""
 
 from export.exporter import export_graph
 from export.parity import Parity, check_parity

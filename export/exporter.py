@@ -1,4 +1,5 @@
-"""Trace a model with today's exporter; the two region operators stay single nodes of domain ``edge``."""
+"""Trace a model with today's exporter; the two region operators stay single nodes of domain
+``edge``."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def export_graph(model: Network, spec: ModelSpec, image: ImageSpec, parents: Map
     """The canonical fp32 graph of a model.
 
     Args:
-        model: maps (B, 3, S, S) float32 to a dict of the outputs in ``edge.graph.OUTPUTS``; Conv+BN pairs are folded here.
+        model: maps (B, 3, S, S) float32 to a dict of the outputs in ``edge.graph.OUTPUTS``; Conv+BN
+            pairs are folded here.
         spec, image: what travels with the graph; ``image.size`` fixes S.
         parents: digests of what the model was made from.
 
@@ -95,14 +97,15 @@ def _refuse_forbidden(model: onnx.ModelProto) -> None:
     if found:
         raise EdgeError(
             "export",
-            f"The traced graph has {', '.join(found)}, which some runtime refuses",
+            f"The traced graph has {', '.join(found)}, which some runtimes refuse",
             "Rewrite the model's forward without dynamic shapes",
         )
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter reports its steps on stdout and warns about its own internals; neither helps a user."""
+    """The exporter reports its steps on stdout and warns about its own internals; neither helps a
+    user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,13 +1,15 @@
 """Clean-up pass: names a person can read, ``<stream>/<layer>/<operation>``.
 
-1. A node's place is the module path the exporter recorded for it (``features.6.5.conv2``); the longest matching prefix in
-   ``layer_names`` is replaced (``features.6`` → ``layer3``), numbers are joined by a dot, names by a slash: ``layer3.5/conv2``.
+1. A node's place is the module path the exporter recorded for it (``features.6.5.conv2``); the
+   longest matching prefix in ``layer_names`` is replaced (``features.6`` → ``layer3``), numbers are
+   joined by a dot, names by a slash: ``layer3.5/conv2``.
 2. A node that is not all its module does adds its operation: ``layer3.5/add``, ``stem/clip``.
-3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; our operators are named by
-   ``edge.ops.OPS``: ``boxes``, ``crop``.
+3. The stream is ``global`` until the crop and ``local`` behind it. What joins both is ``fuse``; our
+   operators are named by ``edge.ops.OPS``: ``boxes``, ``crop``.
 4. A name taken already gets ``_1``, ``_2`` …
-5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and outputs, weights and biases
-   keep their names, other constants become ``constant_<n>`` in order of first use.
+5. A value is named after the node that makes it (``:1`` behind a second output); graph inputs and
+   outputs, weights and biases keep their names, other constants become ``constant_<n>`` in order of
+   first use.
 """
 
 from __future__ import annotations

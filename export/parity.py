@@ -21,9 +21,10 @@ class Parity:
 
     Attributes:
         images: how many images were compared.
-        score_error: largest absolute difference of a score that saw the same input: all images, but for what a second pass adds
-            only those whose regions are equal.
-        boxes_within_one: share of box coordinates within one pixel, over regions of the same class; 1.0 without regions.
+        score_error: largest absolute difference of a score that saw the same input: all images, but
+            for what a second pass adds only those whose regions are equal.
+        boxes_within_one: share of box coordinates within one pixel, over regions of the same class;
+            1.0 without regions.
         classes_equal: share of regions that name the same class; 1.0 without regions.
     """
 
@@ -49,9 +50,11 @@ def check_parity(
         run: the graph on some runtime: (B, 3, S, S) float32 → outputs by name.
 
     Raises:
-        EdgeError: scores differ by more than 1e-4, or fewer than 99 % of the box coordinates are within one pixel.
+        EdgeError: scores differ by more than 1e-4, or fewer than 99 % of the box coordinates are
+            within one pixel.
     """
-    # Rounding at a threshold crossing can move one box; whether that is an accident shows over more images.
+    # Rounding at a threshold crossing can move one box; whether that is an accident shows over more
+    # images.
     for images in (2, 16):
         batch = blob_images(images, image.size, seed)
         with torch.inference_mode():
@@ -61,10 +64,10 @@ def check_parity(
             return parity
     raise EdgeError(
         "export",
-        f"The graph does not compute what the model does: scores are off by {parity.score_error:.2g} (at most {SCORE_TOLERANCE:g}), "
+        f"The graph and the model differ: scores are off by {parity.score_error:.2g} (at most {SCORE_TOLERANCE:g}), "
         f"{parity.boxes_within_one:.1%} of the box coordinates are within one pixel and {parity.classes_equal:.1%} of the region classes "
         f"equal (at least {BOX_SHARE:.0%})",
-        "Report it with the checkpoint's architecture and the versions of torch and onnxruntime",
+        "Report this with the checkpoint's architecture and the versions of torch and onnxruntime",
     )
 
 
@@ -86,7 +89,8 @@ def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray])
 
 
 def blob_images(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """(count, 3, size, size) float32: soft coloured blobs on noise, so that class maps have peaks."""
+    """(count, 3, size, size) float32: soft coloured blobs on noise, so that class maps have
+    peaks."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     images = rng.standard_normal((count, 3, size, size), dtype=np.float32) * 0.2

@@ -1,6 +1,7 @@
 """Clean-up pass: what an engine builder does not need goes, what a reader needs comes back right.
 
-1. The exporter's notes (module stacks, source lines) are dropped from nodes and values: they hold paths of the exporting machine.
+1. The exporter's notes (module stacks, source lines) are dropped from nodes and values: they hold
+   paths of the exporting machine.
 2. Value shapes are inferred anew, so that every value has one; only the batch is symbolic.
 3. Nodes whose outputs nobody reads, and constants nobody reads, are dropped.
 """

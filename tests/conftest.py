@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import site
 import subprocess
 import sys
 from functools import partial
@@ -24,7 +26,8 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Reference outputs, data and photographs that are not part of the project; skips where they are absent."""
+    """Reference outputs, data and photographs that are not part of the project; skips where they
+    are absent."""
     path = Path(os.environ.get("EDGE_SHARED", REPOSITORY.parent / "shared"))
     if not path.is_dir():
         pytest.skip(f"reference material not found at {path}; set EDGE_SHARED to its folder")
@@ -33,7 +36,8 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> ModuleType:
-    """Outputs of the official implementation: ``read(name)``, ``case(name)`` (tests/golden/README.md)."""
+    """Outputs of the official implementation: ``read(name)``, ``case(name)``
+    (tests/golden/README.md)."""
     location = importlib.util.spec_from_file_location("golden_official", REPOSITORY / "tests" / "golden" / "official.py")
     assert location is not None
     assert location.loader is not None
@@ -44,8 +48,8 @@ def golden() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def saturated():
-    """Class maps (8, 4, 8, 8) float32 with two to four cells of exactly 1.0, and the same a few last bits lower here and there,
-    as another runtime's sigmoid has them: a list of five."""
+    """Class maps (8, 4, 8, 8) float32 with two to four cells of exactly 1.0, and the same a few
+    last bits lower here and there, as another runtime's sigmoid has them: a list of five."""
     rng = np.random.default_rng(0)
     maps = rng.uniform(0.05, 0.9, (32, 8, 8)).astype(np.float32)
     for each, count in zip(maps, rng.integers(2, 5, len(maps)), strict=True):
@@ -83,7 +87,8 @@ OFFICIAL_CASES = (
 
 @pytest.fixture(scope="session")
 def noise_photos(tmp_path_factory):
-    """A function (splits of the images, their size) → a csv folder of noise, with the class names of the random model."""
+    """A function (splits of the images, their size) → a csv folder of noise, with the class names
+    of the random model."""
     from PIL import Image
 
     def made(splits, size):
@@ -103,7 +108,8 @@ def noise_photos(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=OFFICIAL_CASES)
 def official_case(request, golden):
-    """A recorded network: its model with weights loaded, images, and what the official code made of them."""
+    """A recorded network: its model with weights loaded, images, and what the official code made of
+    them."""
     return golden.case(request.param)
 
 
@@ -112,7 +118,8 @@ INSTRUCTION_SETS = ("AVX2", "AVX512_CORE_VNNI", "DEFAULT")  # oneDNN's names; DE
 
 @pytest.fixture(scope="session", params=INSTRUCTION_SETS)
 def nodes_here(request):
-    """A function (folder of an engine, target) → the nodes OpenVINO runs, on a processor that has no more than these instructions."""
+    """A function (folder of an engine, target) → the nodes OpenVINO runs, on a processor that has
+    no more than these instructions."""
     pytest.importorskip("openvino")
 
     def nodes(folder: Path, target, size: int = 1) -> list[dict[str, str]]:
@@ -137,7 +144,8 @@ def nodes_here(request):
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory):
-    """A function (backend, precision) → bundle of the random MobileNetV2 at 64 pixels, largest batch 3, built once a session."""
+    """A function (backend, precision) → bundle of the random MobileNetV2 at 64 pixels, largest
+    batch 3, built once a session."""
     from edge.pipeline import BuildOptions, build
 
     built: dict[tuple[str, str], Path] = {}
@@ -153,3 +161,60 @@ def small_bundle(tmp_path_factory):
         return built[backend, precision]
 
     return make
+
+
+# The distribution, built once a session.
+
+BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
+NOT_PACKED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "engines", "out", "runs")
+
+
+@pytest.fixture(scope="session")
+def build_backend():
+    """A function (sdist or wheel, sources, folder) → the file, built by the backend as pip does."""
+    pytest.importorskip("setuptools.build_meta")
+
+    def build(kind: str, source: Path, target: Path) -> Path:
+        target.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, "-c", BUILD, kind, str(target)], cwd=source, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return target / done.stdout.splitlines()[-1]  # the output ends with the file's name
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """What a clean checkout would hold: files git tracks or would, where there is git."""
+    target = tmp_path_factory.mktemp("packaging") / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    if listed.returncode:
+        return Path(shutil.copytree(REPOSITORY, target, ignore=NOT_PACKED))
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, build_backend) -> Path:
+    return build_backend("wheel", checkout, checkout.parent / "wheel")
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory) -> Path:
+    """The Python of a fresh environment where pip has installed the wheel; what it needs is found
+    where this session finds it."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    done = subprocess.run([*pip, "--no-deps", str(wheel)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Plain paths: what an editable install of this repository put beside them is not read.
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "session.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    return python

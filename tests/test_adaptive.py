@@ -1,4 +1,5 @@
-"""What a build decides about the second pass: from images, from the table of shipped weights, or not at all."""
+"""What a build decides about the second pass: from images, from the table of shipped weights, or
+not at all."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def bundle(small_bundle):
 @pytest.mark.parametrize(("which", "images"), [("without", 9), ("with", 30)])
 def test_images_that_were_held_out_decide_on_rule_effort_and_thresholds(bundle, photographs, which, images):
     told = Told()
-    keys = decide(bundle, OURS, BuildOptions(dataset=photographs[which]), told)
+    keys = decide(Bundle.read(bundle), OURS, BuildOptions(dataset=photographs[which]), told)
     rule = from_plain(RuleSpec, keys["stages"]["rule"])
     assert rule.fitted_on["backend"] == "openvino"
     assert rule.fitted_on["precision"] == "fp32"
@@ -74,19 +75,19 @@ def test_images_that_were_held_out_decide_on_rule_effort_and_thresholds(bundle, 
     assert keys["effort"]["drop"] <= 0.1
     assert keys["stages"]["effort"] == keys["effort"]["effort"]
     assert len(keys["stages"]["thresholds"]) == len(keys["model"]["thresholds"]) == 20
-    assert any("below 300" in warning for warning in told.warnings)
+    assert any("fewer than 300" in warning for warning in told.warnings)
 
 
 def test_weights_that_may_know_the_images_look_at_everything_unless_asked(bundle, photographs):
     told = Told()
-    assert decide(bundle, STRANGE, BuildOptions(dataset=photographs["without"]), told) == {}
+    assert decide(Bundle.read(bundle), STRANGE, BuildOptions(dataset=photographs["without"]), told) == {}
     assert not told.warnings
-    decide(bundle, STRANGE, BuildOptions(dataset=photographs["without"], effort="auto"), told)
+    decide(Bundle.read(bundle), STRANGE, BuildOptions(dataset=photographs["without"], effort="auto"), told)
     assert any("may have been trained on" in warning for warning in told.warnings)
 
 
 def test_without_images_an_effort_goes_by_rank(bundle):
-    keys = decide(bundle, Origin("0" * 64, None, False, False, "scenes", automatic=False), BuildOptions(effort=0.5), SILENT)
+    keys = decide(Bundle.read(bundle), Origin("0" * 64, None, False, False, "scenes", automatic=False), BuildOptions(effort=0.5), SILENT)
     assert keys == {"stages": {"sizes": [1, 2, 3, 4], "rule": "rank", "effort": 0.5, "thresholds": []}}
 
 
@@ -95,7 +96,7 @@ def test_without_images_an_effort_goes_by_rank(bundle):
     [
         (STRANGE, {"effort": "auto"}, "there is no data set"),
         (Origin("0", None, False, False, "scenes", automatic=False), {"effort": "auto"}, "trained weights"),
-        (STRANGE, {"max_effort_drop": 0.5}, "`max_effort_drop` would change nothing"),
+        (STRANGE, {"max_effort_drop": 0.5}, "`max_effort_drop` would have no effect"),
     ],
 )
 def test_an_effort_that_nothing_could_judge_is_refused(origin, options, says):
@@ -105,7 +106,7 @@ def test_an_effort_that_nothing_could_judge_is_refused(origin, options, says):
 
 @pytest.mark.parametrize("effort", [-1, 1.5, float("nan"), "all", True])
 def test_an_effort_of_a_build_out_of_range_is_one_clear_line(effort):
-    with pytest.raises(EdgeError, match="`effort` auto or 0 to 1"):
+    with pytest.raises(EdgeError, match="Use auto or 0 to 1"):
         BuildOptions(effort=effort)
 
 
@@ -151,18 +152,18 @@ def test_the_table_of_shipped_weights_is_taken_where_it_belongs(bundle, tmp_path
     (tmp_path / "mine.effort.json").write_text(json.dumps(table))
     monkeypatch.setattr(adaptive, "ASSETS", tmp_path)
     ours = Origin("0" * 64, "mine", True, True, None, automatic=True)
-    keys = decide(bundle, ours, BuildOptions(), SILENT)
+    keys = decide(Bundle.read(bundle), ours, BuildOptions(), SILENT)
     assert (keys["stages"]["effort"], keys["stages"]["rule"]["low"]) == (0.3, [0.4, 0.1, 0])
     assert (keys["stages"]["thresholds"], keys["model"]["thresholds"]) == ([0.4] * 20, [0.6] * 20)
     assert keys["thresholds"]["thresholds"] == [0.6] * 20
-    assert decide(bundle, ours, BuildOptions(dataset="aerial"), SILENT) == keys  # on which nothing is decided
-    assert decide(bundle, ours, BuildOptions(effort=0.9), SILENT)["stages"]["effort"] == 0.9
+    assert decide(Bundle.read(bundle), ours, BuildOptions(dataset="aerial"), SILENT) == keys  # on which nothing is decided
+    assert decide(Bundle.read(bundle), ours, BuildOptions(effort=0.9), SILENT)["stages"]["effort"] == 0.9
     other = Origin("1" * 64, "mine", True, True, None, automatic=True)
-    assert decide(bundle, other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
+    assert decide(Bundle.read(bundle), other, BuildOptions(), SILENT)["stages"]["rule"] == "rank"  # of other weights
     (tmp_path / "mine.effort.json").write_text(json.dumps({**table, "size": 96}))
-    assert decide(bundle, ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
-    with pytest.raises(EdgeError, match=r"needs labelled images.*not of size 64"):
-        decide(bundle, ours, BuildOptions(effort="auto"), SILENT)
+    assert decide(Bundle.read(bundle), ours, BuildOptions(), SILENT)["stages"]["rule"] == "rank"
+    with pytest.raises(EdgeError, match=r"needs labelled images.*not for 64 px"):
+        decide(Bundle.read(bundle), ours, BuildOptions(effort="auto"), SILENT)
 
 
 @pytest.mark.parametrize("name", shipped())

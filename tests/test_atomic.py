@@ -1,4 +1,5 @@
-"""Files and folders appear whole or not at all, and nothing is replaced that is not ours to replace."""
+"""Files and folders appear whole or not at all, and nothing is replaced that is not ours to
+replace."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ with atomic.folder_written_atomically(tmp / "x", partial(check_replaceable, repl
 """
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
@@ -205,7 +206,7 @@ def test_processes_that_write_one_file_do_not_harm_each_other(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------
 
 
 def test_an_existing_folder_is_refused_without_replace(manifest_folder, tmp_path):
@@ -233,7 +234,7 @@ def test_replace_swaps_the_folder_and_leaves_no_trace_of_the_old(manifest_folder
 def test_replace_refuses_a_folder_that_is_not_ours(manifest_folder, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "family.jpg").write_bytes(b"x")
-    with pytest.raises(EdgeError, match="not a bundle of ours"):
+    with pytest.raises(EdgeError, match=r"not a bundle made by edge\.build"):
         manifest_folder(tmp_path / "photos", replace=True, a=b"2")
     assert os.listdir(tmp_path / "photos") == ["family.jpg"]
 
@@ -259,7 +260,8 @@ def test_the_current_folder_is_not_replaced_under_whoever_stands_in_it(manifest_
 
 
 def test_when_both_names_are_exchanged_a_kill_finds_one_or_the_other(manifest_folder, tmp_path):
-    """Killed right after the exchange; before it the old folder has its name anyway. The next run removes what is left."""
+    """Killed right after the exchange; before it the old folder has its name anyway. The next run
+    removes what is left."""
     if not _exchanges(tmp_path):
         pytest.skip("this file system does not exchange names")
     manifest_folder(tmp_path / "x", a=b"1")
@@ -351,7 +353,7 @@ def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(manifest_fold
     assert modes == {"x": 0o750, "x/manifest.json": 0o640, "b": 0o640}
 
 
-# ---- before the work -------------------------------------------------------------------------------------------------
+# ---- before the work -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("check", [check_writable, check_folder_writable, check_folder_replaceable])
@@ -380,7 +382,7 @@ def test_files_and_folders_are_not_taken_for_each_other(tmp_path):
         check_folder_writable(tmp_path / "file")
 
 
-# ---- the space on the disk -------------------------------------------------------------------------------------------
+# ---- the space on the disk -----------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Whatever a command or a public method is given, it ends in a result or in our error: no traceback, no hang, exit code 0 to 3.
+"""Whatever a command or a public method is given, it ends in a result or in our error: no
+traceback, no hang, exit code 0 to 3.
 
-Flags, files, bundles, images and arrays are drawn at random; as many as EDGE_EXAMPLES says. Where minutes of work would begin, a
-refusal stands: what comes before it is what is tried.
+Flags, files, bundles, images and arrays are drawn at random; as many as EDGE_EXAMPLES says. Where
+minutes of work would begin, a refusal stands: what comes before it is what is tried.
 """
 
 from __future__ import annotations

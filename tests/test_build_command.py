@@ -1,4 +1,5 @@
-"""``python -m edge.build``: its flags, what it prints, and one clear line for everything that cannot be."""
+"""``python -m edge.build``: its flags, what it prints, and one clear line for everything that
+cannot be."""
 
 from __future__ import annotations
 
@@ -85,16 +86,16 @@ def refuse(capsys, output, *words):
         (("--weights", "random", "--batch", "0"), "batch"),
         (("--weights", "random", "--model", "mcar-vgg16"), "mcar-mobilenetv2"),
         (("--model", "mcar-resnet50"), "--weights to the path of a checkpoint, or to random"),
-        (("--from", "nowhere"), "--precision would change nothing with --from"),
-        (("--max-map-drop", "0.5", "--repair", "equalisation"), "--max-map-drop, --repair would change nothing at --precision fp32"),
-        (("--weights", "random", "--batch", "5000"), "--batch 1 to 4096"),
-        (("--weights", "random", "--size", "8192"), "--size 4096 or less"),
-        *((("--precision", "int8", "--max-map-drop", drop), "--max-map-drop 0 or more") for drop in ("nan", "inf", "-1")),
-        (("--precision", "int8", "--weights", "random", "--max-map-drop", "1"), "Random weights have no mAP"),
-        *((("--effort", effort), "Give --effort auto or 0 to 1") for effort in ("-0.1", "1.5", "nan")),
-        *((("--max-effort-drop", drop), "--max-effort-drop 0 or more") for drop in ("nan", "-1")),
-        (("--weights", "random", "--effort", "auto"), "--effort auto needs trained weights"),
-        (("--weights", "random", "--max-effort-drop", "1"), "--max-effort-drop would change nothing"),
+        (("--from", "nowhere"), "--precision would have no effect with --from"),
+        (("--max-map-drop", "0.5", "--repair", "equalisation"), "--max-map-drop, --repair would have no effect at --precision fp32"),
+        (("--weights", "random", "--batch", "5000"), "Use 1 to 4096"),
+        (("--weights", "random", "--size", "8192"), "--size to 4096 or less"),
+        *((("--precision", "int8", "--max-map-drop", drop), "Use 0 or more") for drop in ("nan", "inf", "-1")),
+        (("--precision", "int8", "--weights", "random", "--max-map-drop", "1"), "means nothing for random weights"),
+        *((("--effort", effort), "Use auto or 0 to 1") for effort in ("-0.1", "1.5", "nan")),
+        *((("--max-effort-drop", drop), "Use 0 or more") for drop in ("nan", "-1")),
+        (("--weights", "random", "--effort", "auto"), "needs trained weights with named classes"),
+        (("--weights", "random", "--max-effort-drop", "1"), "--max-effort-drop would have no effect"),
     ],
 )
 def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch):
@@ -107,14 +108,14 @@ def test_bad_input_is_one_clear_line(words, says, capsys, tmp_path, monkeypatch)
     [
         (("--from", "nowhere"), "no bundle at nowhere"),
         (("--from", "nowhere", "--batch", "4", "--backend", "openvino", "--force"), "no bundle at nowhere"),
-        *((("--from", "nowhere", flag, value), f"{flag} would change nothing with --from") for flag, value in (
+        *((("--from", "nowhere", flag, value), f"{flag} would have no effect with --from") for flag, value in (
             ("--max-map-drop", "0.5"), ("--weights", "random"), ("--model", "mcar-resnet50"), ("--labels", "l.txt"), ("--size", "64"),
             ("--repair", "equalisation"), ("--seed", "0"), ("--calib-method", "mse"), ("--calib-images", "9"),
         )),
-        (("--from", "nowhere", "--dataset", "scenes"), "--dataset would change nothing in a rebuild without --effort"),
-        (("--from", "nowhere", "--max-effort-drop", "1"), "--max-effort-drop would change nothing in a rebuild without --effort"),
-        (("--effort", "0.5", "--max-effort-drop", "1"), "--max-effort-drop would change nothing at --effort 0.5"),
-        (("--calibration", "table.json", "--calib-images", "9"), "--calib-images would change nothing where --calibration"),
+        (("--from", "nowhere", "--dataset", "scenes"), "--dataset would have no effect in a rebuild without --effort"),
+        (("--from", "nowhere", "--max-effort-drop", "1"), "--max-effort-drop would have no effect in a rebuild without --effort"),
+        (("--effort", "0.5", "--max-effort-drop", "1"), "--max-effort-drop would have no effect at --effort 0.5"),
+        (("--calibration", "table.json", "--calib-images", "9"), "--calib-images would have no effect where --calibration"),
     ],
 )  # fmt: skip
 def test_a_flag_that_nobody_would_read_is_refused(words, says, capsys, tmp_path, monkeypatch):
@@ -182,7 +183,7 @@ def test_a_package_of_a_stranger_under_our_name_is_one_line(name, form, capsys, 
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(path.parent if form == "{}.py" else path.parent.parent)
     line = refuse(capsys, tmp_path / "out" / "bundle", *SMALL, "--backend", "openvino")
-    assert f"another package named '{name}', {path}, before the one that comes with edge" in line
+    assert f"another package named '{name}', {path}, before the one installed with edge" in line
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxscript", "calib.trials"])
@@ -248,7 +249,8 @@ def test_onnxruntime_has_no_sixteen_bit_float(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """The random MobileNetV2 as a checkpoint whose classes have names, and 40 photographs of three of them."""
+    """The random MobileNetV2 as a checkpoint whose classes have names, and 40 photographs of three
+    of them."""
     import torch
     from PIL import Image
 
@@ -270,7 +272,8 @@ def named(tmp_path_factory):
 
 
 class Costly:
-    """Stands for trials on the engine: of the parts of the network only one costs mAP while it is in int8."""
+    """Stands for trials on the engine: of the parts of the network only one costs mAP while it is
+    in int8."""
 
     stand_in = False
     cost, always = "local/block3/expand", False
@@ -327,7 +330,7 @@ def test_the_gate_returns_what_costs_and_its_ranking_reaches_the_page(named, cos
     folder, words = named
     assert run(*words, "--max-map-drop", "0.2", "--output", tmp_path / "gated") == 0
     said = capsys.readouterr()
-    assert "mAP drop 0.00 of 0.2 points" in said.out
+    assert "Δ mAP +0.00, limit -0.2," in said.out
     assert "float: local/block3" in said.out
     warned = next(line for line in said.err.splitlines() if "no faster" in line)
     assert "int8 12.3 ms" in warned

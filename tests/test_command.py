@@ -74,7 +74,8 @@ sys.exit(command.run(main, command.parser("x", "").parse_args(sys.argv[1:])))
 
 
 def says(tmp_path, redirections="", **environment):
-    """The exit code, what was printed and the JSON of a command that prints what not every encoding has."""
+    """The exit code, what was printed and the JSON of a command that prints what not every encoding
+    has."""
     (tmp_path / "says.py").write_text(SAYS, encoding="utf-8")
     line = f'exec "{sys.executable}" "{tmp_path}/says.py" --json "{tmp_path}/out.json" {redirections}'
     given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
@@ -111,7 +112,7 @@ def test_what_the_system_refuses_is_one_line(error, capsys):
 
     assert command.run(main, command.parser("build", "").parse_args([])) == 1
     said = capsys.readouterr().err
-    assert said.startswith("[system] The system refused: ")
+    assert said.startswith("[system] The operating system reported: ")
     assert said.count("\n") == 1
 
 

@@ -1,4 +1,5 @@
-"""What is drawn over a photograph: regions strong or thin, labels that keep apart, whatever the size."""
+"""What is drawn over a photograph: regions strong or thin, labels that keep apart, whatever the
+size."""
 
 from __future__ import annotations
 

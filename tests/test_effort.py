@@ -174,15 +174,15 @@ def test_a_prediction_says_what_was_looked_at_and_takes_the_thresholds_of_the_ef
 
 @pytest.mark.parametrize("effort", [-0.1, 1.5, float("nan"), "half", True])
 def test_an_effort_out_of_range_is_one_clear_line(bundle, effort):
-    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"\[infer\] `effort` is .*Give 0"):
+    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"\[infer\] `effort` is .*Use a value from 0"):
         engine.infer(IMAGES, effort=effort)
-    with pytest.raises(EdgeError, match=r"\[load\] `effort` is .*Give 0"):
+    with pytest.raises(EdgeError, match=r"\[load\] `effort` is .*Use a value from 0"):
         Engine.load(bundle, effort=effort)
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "5"])
 def test_a_budget_that_is_none_is_one_clear_line(bundle, budget):
-    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"`budget_ms` is .*Give milliseconds, more than 0"):
+    with Engine.load(bundle) as engine, pytest.raises(EdgeError, match=r"`budget_ms` is .*Use a positive number of milliseconds"):
         engine.infer(IMAGES, budget_ms=budget)
 
 

@@ -1,4 +1,5 @@
-"""A loaded engine: what it takes, what it refuses, and that a bundle is checked before it is believed."""
+"""A loaded engine: what it takes, what it refuses, and that a bundle is checked before it is
+believed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every error says where it happened and what to do, and survives what processes do to exceptions."""
+"""Every error says where it happened and what to do, and survives what processes do to
+exceptions."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ WHOLE_COMMANDS = ("python -m edge.", "pip install", "apt", "make ")
 
 
 def faults(source: str, *, flags: bool = False) -> Iterator[str]:
-    """Errors of another form and, unless ``flags`` are allowed, strings that name a flag, by line."""
+    """Errors of another form and, unless ``flags`` are allowed, strings that name a flag, by
+    line."""
     nodes = list(ast.walk(ast.parse(source)))
     parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}

@@ -31,7 +31,7 @@ def scene() -> np.ndarray:
     return np.stack([across * 255 / 59, down * 255 / 39, 255 - across * 255 / 59], axis=2).round().astype(np.uint8)
 
 
-# ---- decode --------------------------------------------------------------------------------------------------------
+# ---- decode --------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_source_gives_the_same_pixels(scene: np.ndarray, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_images_without_pixels_and_odd_arrays_are_refused() -> None:
             decode(array)
 
 
-# ---- preprocess ----------------------------------------------------------------------------------------------------
+# ---- preprocess ----------------------------------------------------------------------------------
 
 
 def test_preprocess_equals_the_official_evaluation(scene: np.ndarray) -> None:
@@ -260,7 +260,7 @@ def test_a_photograph_of_several_strips_is_turned_as_one(scene: np.ndarray, orie
     np.testing.assert_array_equal(decode(data), whole)
 
 
-# ---- decode_resized ------------------------------------------------------------------------------------------------
+# ---- decode_resized --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

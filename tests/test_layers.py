@@ -1,4 +1,5 @@
-"""Who may import whom. The tables are the law (docs/architecture.md draws them); the checker walks imports with ast."""
+"""Who may import whom. The tables are the law (docs/architecture.md draws them); the checker walks
+imports with ast."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ WITHIN = {
 }
 COMMANDS = frozenset(name for name, layer in LAYERS.items() if layer == 6)
 
-# Packages a unit may import: anywhere, or inside functions only (so that importing the module costs nothing).
+# Packages a unit may import: anywhere, or inside functions only (so that importing the module costs
+# nothing).
 ARRAYS = frozenset({"numpy", "PIL"})
 ANYWHERE: dict[str, frozenset[str]] = {
     **{name: ARRAYS for name, layer in LAYERS.items() if layer >= 2},
@@ -88,7 +90,8 @@ VENDORS: dict[str, frozenset[str]] = {
     "edge.backends.trt.cuda": frozenset({"cuda", "pycuda"}),
     "edge.backends.trt.aot": frozenset({"cuda"}),
 }
-# Imports by a name that is computed, which nobody can check by reading: each is a table of the module's own, or argued here.
+# Imports by a name that is computed, which nobody can check by reading: each is a table of the
+# module's own, or argued here.
 COMPUTED = frozenset(
     {
         ("edge", "_HOMES[name]"),
@@ -106,7 +109,8 @@ OWN = ("edge", "export", "calib")
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its full name, the line, and whether it costs anything when the file is imported.
+    """One imported module: its full name, the line, and whether it costs anything when the file is
+    imported.
 
     ``computed``: the target is an expression, not a name.
     """
@@ -165,7 +169,8 @@ def _name(node: ast.AST) -> str:
 
 
 def unit_of(module: str) -> str:
-    """The row of the table a module belongs to: ``edge.lower.sixteen_bit`` → ``edge.lower``; '' when it has none."""
+    """The row of the table a module belongs to: ``edge.lower.sixteen_bit`` → ``edge.lower``; ''
+    when it has none."""
     parts = module.split(".")
     unit = ".".join(parts[:2]) if parts[0] == "edge" else parts[0]
     return unit if unit in LAYERS else ""

@@ -1,4 +1,5 @@
-"""Loading: the bytes whose digests were checked are the bytes that run, whatever happens to the files meanwhile."""
+"""Loading: the bytes whose digests were checked are the bytes that run, whatever happens to the
+files meanwhile."""
 
 from __future__ import annotations
 

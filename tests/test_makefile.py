@@ -1,4 +1,5 @@
-"""The two commands of a fresh machine, without installing anything: what they refuse and what they pass on."""
+"""The two commands of a fresh machine, without installing anything: what they refuse and what they
+pass on."""
 
 from __future__ import annotations
 

@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from email import message_from_string
 from pathlib import Path
 
 import pytest
 
-BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
-NOT_PACKED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "engines", "out", "runs")
-
-
-def build(kind: str, source: Path, target: Path) -> Path:
-    """Run the build backend as pip does; its output ends with the file's name."""
-    target.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, "-c", BUILD, kind, str(target)], cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target / done.stdout.splitlines()[-1]
-
-
-def copy_of(repository: Path, target: Path) -> Path:
-    """What a clean checkout would hold: files git tracks or would, where there is git."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=repository, capture_output=True, text=True
-    )
-    if listed.returncode:
-        return Path(shutil.copytree(repository, target, ignore=NOT_PACKED))
-    for name in filter(None, listed.stdout.split("\0")):
-        if (repository / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / name, target / name)
-    return target
-
 
 @pytest.fixture(scope="module")
-def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("setuptools.build_meta")
-    return copy_of(repository, tmp_path_factory.mktemp("packaging") / "checkout")
-
-
-@pytest.fixture(scope="module")
-def sdist(checkout: Path) -> Path:
-    return build("sdist", checkout, checkout.parent / "sdist")
-
-
-@pytest.fixture(scope="module")
-def wheel(checkout: Path) -> Path:
-    return build("wheel", checkout, checkout.parent / "wheel")
+def sdist(checkout: Path, build_backend: Callable[[str, Path, Path], Path]) -> Path:
+    return build_backend("sdist", checkout, checkout.parent / "sdist")
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +80,13 @@ def test_every_extra_that_a_message_or_page_names_exists(wheel: Path, repository
     assert not {extra: path for extra, path in named.items() if extra not in extras}
 
 
-def test_a_wheel_built_from_the_sdist_is_the_same(sdist: Path, packed: set[str], tmp_path: Path) -> None:
+def test_a_wheel_built_from_the_sdist_is_the_same(
+    sdist: Path, packed: set[str], tmp_path: Path, build_backend: Callable[[str, Path, Path], Path]
+) -> None:
     with tarfile.open(sdist) as archive:
         (root,) = {name.split("/")[0] for name in archive.getnames()}
         archive.extractall(tmp_path, filter="data")
-    with zipfile.ZipFile(build("wheel", tmp_path / root, tmp_path / "wheel")) as archive:
+    with zipfile.ZipFile(build_backend("wheel", tmp_path / root, tmp_path / "wheel")) as archive:
         assert set(archive.namelist()) == packed
 
 

@@ -1,4 +1,5 @@
-"""``edge.pipeline``: from weights to a bundle that loads, from a bundle to another, and what is told on the way."""
+"""``edge.pipeline``: from weights to a bundle that loads, from a bundle to another, and what is
+told on the way."""
 
 from __future__ import annotations
 
@@ -123,16 +124,16 @@ def test_an_engine_for_other_gpus_is_kept_with_a_warning(monkeypatch):
         raise EdgeError("load", "The engine is for compute capability 8.6, and this GPU has 9.0", "Rebuild it")
 
     support = backends.Support(device="H100", facts={"compute_capability": "9.0"})
-    built = SimpleNamespace(target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": {"compute_capabilities": ["8.6", "8.9"]}})
+    facts = {"compute_capabilities": ["8.6", "8.9"]}
+    built = SimpleNamespace(path="bundle", target=SimpleNamespace(backend="tensorrt-rtx"), manifest={"engine": facts})
     monkeypatch.setattr(pipeline.Engine, "load", refused)
     monkeypatch.setattr(pipeline.backends, "probe", lambda _: support)
-    monkeypatch.setattr(pipeline.Bundle, "read", lambda _: built)
     told = Told()
-    assert pipeline._loads(Path("bundle"), told) == {}
+    pipeline._try_engine(built, told)
     assert "not tried: it is for compute capability 8.6 or 8.9, and H100 has 9.0" in told.warnings[0]
-    built.manifest["engine"]["compute_capabilities"].append("9.0")
+    facts["compute_capabilities"].append("9.0")
     with pytest.raises(EdgeError, match="compute capability"):
-        pipeline._loads(Path("bundle"), told)
+        pipeline._try_engine(built, told)
 
 
 @pytest.mark.parametrize("limit", [None, "AVX2"])
@@ -153,7 +154,7 @@ def test_nothing_is_calibrated_or_decided_on_images_to_judge_by(dataset, default
     source = SimpleNamespace(default_dataset=default, trained=True, named=True)
     assert quantisation._training_data(source, BuildOptions(dataset=dataset)) == expected
     if expected is None:
-        with pytest.raises(EdgeError, match="needs labelled images to judge by"):
+        with pytest.raises(EdgeError, match="needs labelled images"):
             quantisation.check_gate(source, BuildOptions(dataset=dataset, max_map_drop=1.0))
 
 
@@ -197,7 +198,7 @@ def test_a_build_tells_what_it_finds_and_prints_nothing(tmp_path, capfd):
     assert told.said["model"] == "mcar-mobilenetv2, 20 classes, 64 px; pooling avg, regions 4, threshold 0.5"
     assert told.stages[0] == "calibrate 2 of 2 image"
     assert re.fullmatch(r"rounding (\d+) of \1 layer", told.stages[1])
-    assert told.warnings[0] == "random weights: the scores mean nothing, only times and formats do"
+    assert told.warnings[0] == "random weights: scores mean nothing; only timings and file formats do"
     assert capfd.readouterr() == ("", "")
 
 
@@ -208,7 +209,7 @@ def test_a_build_is_silent_by_default(tmp_path, capfd):
 
 def test_a_rebuild_refuses_what_it_would_not_read(bundle, tmp_path):
     options = BuildOptions(precision="fp32", size=64, output=tmp_path / "again")
-    with pytest.raises(EdgeError, match="`precision`, `size` would change nothing in a rebuild"):
+    with pytest.raises(EdgeError, match="`precision`, `size` would have no effect in a rebuild"):
         rebuild(bundle, options)
     assert not (tmp_path / "again").exists()
 
@@ -237,9 +238,9 @@ def test_a_value_out_of_range_is_refused_when_the_options_are_made(name, value):
     [
         (
             {"precision": "fp16", "max_map_drop": 0.5, "repair": REPAIRS[:1]},
-            "`max_map_drop`, `repair` would change nothing at `precision` fp16",
+            "`max_map_drop`, `repair` would have no effect at `precision` fp16",
         ),
-        ({"calibration": "table.json", "calib_images": 9}, "`calib_images` would change nothing where `calibration` gives a table"),
+        ({"calibration": "table.json", "calib_images": 9}, "`calib_images` would have no effect where `calibration` gives a table"),
     ],
 )
 def test_a_field_that_nobody_would_read_is_refused(given, says):
@@ -273,12 +274,12 @@ def test_a_device_is_given_what_it_builds_its_plans_from(small_bundle, tmp_path,
     assert made.stages.sizes == (1, 2, 4, 8, 12), "of 4 regions and up to 3 images"
     for lowered in made.lowered().values():
         assert {each.domain: each.version for each in onnx.load_from_string(lowered).opset_import}[""] == opset
-    with pytest.raises(EdgeError, match=f"no plan: it is for a device with TensorRT {version}"):
+    with pytest.raises(EdgeError, match=f"no engine yet: it must be built on the device, with TensorRT {version}"):
         backends.backend("tensorrt").check_fit(made.manifest["engine"], backends.Support(version=version), "Rebuild it")
     assert Bundle.load(made.path)[1] == {}, "and there is nothing to load"
 
 
 @pytest.mark.parametrize("version", ["8.4", "12.0", "8", "new"])
 def test_a_version_that_nobody_knows_is_refused(tmp_path, version):
-    with pytest.raises(EdgeError, match=f"Nothing can be prepared for tensorrt {version}"):
+    with pytest.raises(EdgeError, match=f"Bundles cannot be prepared for tensorrt {version}"):
         build(BuildOptions(**SMALL | {"backend": "auto"}, tensorrt=version, output=tmp_path / "made"))

@@ -103,7 +103,7 @@ def test_approximate_pixels_change_scores_a_little_and_boxes_stay_in_the_photo(b
 @pytest.mark.parametrize("value", ["-0.1", "1.5"])
 def test_a_threshold_that_is_no_probability_is_refused(bundle, photos, value, capsys):
     assert run(bundle, photos[0], "--score-threshold", value) == 1
-    assert f"--score-threshold is {value}. Give 0 to 1" in capsys.readouterr().err
+    assert f"--score-threshold is {value}. Use a value from 0 to 1" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_bundle_is_refused(photos, tmp_path, capsys):
@@ -138,7 +138,7 @@ def test_no_photograph_and_nothing_of_others_is_drawn_over(bundle, photos, tmp_p
 def test_the_result_does_not_replace_a_photograph(bundle, photos, capsys):
     before = photos[0].read_bytes()
     assert run(bundle, *photos, "--json", photos[0]) == 1
-    assert "photo0.jpg is one of the photographs" in capsys.readouterr().err
+    assert "photo0.jpg is one of the input images" in capsys.readouterr().err
     assert photos[0].read_bytes() == before
 
 

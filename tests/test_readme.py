@@ -1,4 +1,4 @@
-"""The documents keep their word: links resolve, marked blocks run, tables name what exists."""
+"""The README keeps its word: marked blocks run, tables name what exists."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 TIMEOUT = 900  # seconds for one command; the slowest measures
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HOME = "import edge, sys; sys.exit(0 if edge.__file__.startswith(sys.prefix) else edge.__file__)"  # the wheel's own
 BLOCK = re.compile(r"(?P<mark><!-- tested -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -28,46 +26,6 @@ class Block:
 def blocks(text: str) -> list[Block]:
     """Fenced blocks in order; those after a line ``<!-- tested -->`` are run."""
     return [Block(match["language"], match["body"], match["mark"] is not None) for match in BLOCK.finditer(text)]
-
-
-def documents(repository: Path) -> Iterator[Path]:
-    yield from (repository / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
-    for folder in ("docs", "benchmarks", "kernels", "edge", "examples"):
-        yield from sorted((repository / folder).rglob("*.md"))
-
-
-def anchors(text: str) -> set[str]:
-    """Headings as the anchors that code hosts make of them."""
-    return {
-        re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")
-    }
-
-
-def broken_links(document: Path) -> list[str]:
-    broken = []
-    for link in LINK.findall(re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)):
-        if re.match(r"[a-z]+:", link):
-            continue  # outside addresses are not fetched in a test
-        name, _, anchor = link.partition("#")
-        target = document.parent / name if name else document
-        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
-            broken.append(link)
-    return broken
-
-
-def test_links_resolve(repository: Path) -> None:
-    found = {str(path.relative_to(repository)): broken_links(path) for path in documents(repository)}
-    assert "docs/architecture.md" in found, "the walk lost documents"
-    assert not {name: links for name, links in found.items() if links}
-
-
-def test_a_broken_link_or_anchor_is_found(tmp_path: Path) -> None:
-    (tmp_path / "there.md").write_text("# A heading, with `code`\n")
-    page = tmp_path / "page.md"
-    page.write_text(
-        "[a](there.md) [b](gone.md) [c](there.md#a-heading-with-code) [d](there.md#no) [e](https://example.org)\n```\n[f](gone)\n```\n"
-    )
-    assert broken_links(page) == ["gone.md", "there.md#no"]
 
 
 @pytest.fixture(scope="module")
@@ -98,35 +56,23 @@ def test_every_folder_is_in_the_map(readme: str, repository: Path) -> None:
     assert packages | {"edge", "export", "calib", "kernels", "benchmarks"} <= named
 
 
-def test_every_flag_the_documents_use_exists(repository: Path) -> None:
-    from importlib import import_module
-
-    unknown = []
-    for path in documents(repository):
-        for command, rest in re.findall(r"python -m edge\.(\w+)([^\n`]*)", path.read_text(encoding="utf-8")):
-            known = {flag for action in import_module(f"edge.{command}").arguments()._actions for flag in action.option_strings}
-            unknown += [
-                f"{path.name}: edge.{command} {flag}" for flag in re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0]) if flag not in known
-            ]
-    assert not unknown
-
-
-def test_the_marked_blocks_run_one_after_the_other(readme: str, repository: Path, tmp_path: Path) -> None:
-    """In an empty folder that sees the repository's examples, with this interpreter."""
+def test_the_marked_blocks_run_one_after_the_other(readme: str, repository: Path, installed: Path, tmp_path: Path) -> None:
+    """In an empty folder that sees the repository's examples, by the wheel in an environment of its
+    own."""
     marked = [block for block in blocks(readme) if block.tested]
     assert {block.language for block in marked} == {"sh", "python"}
     (tmp_path / "examples").symlink_to(repository / "examples")
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for block in marked:
         lines = (
             [shlex.split(line, comments=True) for line in block.body.splitlines()]
             if block.language == "sh"
             else [["python", "-c", block.body]]
         )
-        for words in filter(None, lines):
+        for words in [["python", "-c", HOME], *filter(None, lines)]:
             assert words[0] == "python", f"a tested block runs python only, got {words}"
             done = subprocess.run(
-                [sys.executable, *words[1:]],
+                [installed, *words[1:]],
                 cwd=tmp_path,
                 env=environment,
                 capture_output=True,

@@ -19,7 +19,7 @@ from edge.spec import PRECISIONS, ImageSpec, ModelSpec, TargetSpec, from_plain, 
     ("kind", "arguments", "message"),
     [
         (ModelSpec, {"name": "m", "labels": ()}, "has no classes"),
-        (ModelSpec, {"name": "m", "labels": ("a", "b", "a")}, "unique, but a is there"),
+        (ModelSpec, {"name": "m", "labels": ("a", "b", "a")}, "unique, but a occurs"),
         (ModelSpec, {"name": "m", "labels": ("a", "b"), "thresholds": (0.5,)}, "1 thresholds for 2 classes"),
         (ImageSpec, {"size": 250}, "250 is not a multiple of 32.*224 or 256"),
         (ImageSpec, {"size": 0}, "size 0 .*32 or 64"),

@@ -124,7 +124,7 @@ def test_a_run_is_not_resumed_with_other_labels(squares: Path, tmp_path: Path, r
     assert run(*small(tmp_path / "data", tmp_path / "run"), "--epochs", 1) == 0
     lines = [line.replace("blue", "#").replace("green", "blue").replace("#", "green") for line in table.splitlines()]
     (tmp_path / "data" / "labels.csv").write_text("\n".join(lines) + "\n")
-    refused("other images or labels", *small(tmp_path / "data", tmp_path / "run"), "--epochs", 1, "--resume")
+    refused("other arguments, images or labels", *small(tmp_path / "data", tmp_path / "run"), "--epochs", 1, "--resume")
 
 
 def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, refused) -> None:
@@ -134,11 +134,11 @@ def test_a_folder_of_others_is_not_trained_in(squares: Path, tmp_path: Path, ref
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "state.pt").write_bytes(b"of another program")
     for folder, flags, words in (
-        ("mine", [], "holds pixels, and is no folder of a run"),
-        ("mine", ["--resume"], "holds pixels, and is no folder of a run"),
+        ("mine", [], "contains pixels, so it is not the folder of a training run"),
+        ("mine", ["--resume"], "contains pixels, so it is not the folder of a training run"),
         ("file", [], "Not a directory"),
-        ("other", [], "holds a run already"),
-        ("other", ["--resume"], "state.pt is damaged, or no state of a run"),
+        ("other", [], "already contains a training run"),
+        ("other", ["--resume"], "state.pt is damaged, or is not the state of a training run"),
         ("/proc/nope", [], "Cannot write"),
     ):
         refused(words, *small(squares, tmp_path / folder), *flags)

@@ -1,4 +1,5 @@
-"""``edge.tune``: real engines of a small network, killed and gone on with, another budget, and what it refuses before any work."""
+"""``edge.tune``: real engines of a small network, killed and gone on with, another budget, and what
+it refuses before any work."""
 
 from __future__ import annotations
 
@@ -118,10 +119,10 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--budget", "speed<3"], 1, "speed, which is not measured"),
+        (["--budget", "speed<3"], 1, "speed, which is not a metric"),
         (["--budget", "mean"], 1, "not METRIC"),
-        (["--budget", "mean<3,mean>4"], 1, "Nothing can meet both"),
-        (["--budget", "energy<3mJ"], 1, "no meter of energy"),
+        (["--budget", "mean<3,mean>4"], 1, "No engine can meet both"),
+        (["--budget", "energy<3mJ"], 1, "Energy cannot be measured"),
         (["--budget", "map_drop<1", "--weights", "random"], 1, "random weights have none"),
         (["--budget", "map_drop<1"], 1, "no labelled images are given"),
         (["--budget", "map_drop<1", "--dataset", "aerial"], 1, "give --dataset labelled images of your own"),
@@ -153,7 +154,7 @@ def test_what_the_search_decides_is_not_taken_from_the_build(field, tmp_path):
     from edge.pipeline import BuildOptions
     from edge.tuning import tune as search
 
-    with pytest.raises(EdgeError, match="would change nothing"):
+    with pytest.raises(EdgeError, match="would have no effect"):
         search(BuildOptions(output=tmp_path / "out", **field), "mean<1s")
 
 

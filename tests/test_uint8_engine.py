@@ -43,7 +43,8 @@ def test_scores_are_those_of_float_input(pair):
         assert bytes_.bundle.image == replace(floats.bundle.image, input="uint8")
         same = 0
         for expected, found in zip(floats.predict(photos), bytes_.predict(photos), strict=True):
-            # Random weights rank classes that differ in the last bits: then other regions are looked at.
+            # Random weights rank classes that differ in the last bits: then other regions are
+            # looked at.
             if found.regions[0].label == expected.regions[0].label and boxes(found) == boxes(expected):
                 np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
                 same += 1

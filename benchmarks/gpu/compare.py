@@ -1,7 +1,9 @@
-"""Our two kernels beside the ways PyTorch offers, on one GPU: errors, microseconds, and the share of a ResNet-50 pass.
+"""Our two kernels beside the ways PyTorch offers, on one GPU: errors, microseconds, and the share
+of a ResNet-50 pass.
 
-``python benchmarks/gpu/compare.py LIBRARY PTX`` with the launches built as a shared library and ``aot.cu`` as PTX; prints JSON.
-Every contender runs in turn in every round, the L2 cache filled with something else before it; medians are quoted.
+``python benchmarks/gpu/compare.py LIBRARY PTX`` with the launches built as a shared library and
+``aot.cu`` as PTX; prints JSON. Every contender runs in turn in every round, the L2 cache filled
+with something else before it; medians are quoted.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ROUNDS = 50
 
 
 def make_inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """Image (B, 3, S, S) float32, boxes (B, K, 4) float32 with sides from S/8 to S, maps (B, K, n, n) float32."""
+    """Image (B, 3, S, S) float32, boxes (B, K, 4) float32 with sides from S/8 to S, maps (B, K, n,
+    n) float32."""
     torch.manual_seed(0)
     image = torch.randn(BATCH, 3, SIZE, SIZE, device="cuda").half().float()
     sides = torch.randint(SIZE // 8, SIZE + 1, (BATCH, REGIONS, 2), device="cuda")
@@ -130,7 +133,8 @@ def grid_sampled(image: Tensor, boxes: Tensor) -> Tensor:
 
 
 def roi_aligned(image: Tensor, boxes: Tensor) -> Tensor:
-    """One sample per bin, boxes widened so that bin centres fall on the aligned-corner samples; fp32 coordinates."""
+    """One sample per bin, boxes widened so that bin centres fall on the aligned-corner samples;
+    fp32 coordinates."""
     flat = boxes.reshape(-1, 4)
     step = (flat[:, 2:] - 1 - flat[:, :2]) / (SIZE - 1)
     begin = flat[:, :2] - step / 2 + 0.5
@@ -141,7 +145,8 @@ def roi_aligned(image: Tensor, boxes: Tensor) -> Tensor:
 
 
 def gathered(image: Tensor, boxes: Tensor) -> Tensor:
-    """The decomposition into indexing and arithmetic, the form a compiler can fuse into one kernel."""
+    """The decomposition into indexing and arithmetic, the form a compiler can fuse into one
+    kernel."""
     x, y = sample_positions(boxes)
     left, upper = x.floor().long(), y.floor().long()
     right, lower = (left + 1).clamp(max=SIZE - 1), (upper + 1).clamp(max=SIZE - 1)
@@ -190,7 +195,8 @@ def distance(out: Tensor, truth: Tensor) -> float:
 
 
 def resnet50_pass() -> Callable[[], object]:
-    """One fp16 channels-last ResNet-50 pass at SIZE and BATCH, random weights, replayed from a CUDA graph."""
+    """One fp16 channels-last ResNet-50 pass at SIZE and BATCH, random weights, replayed from a CUDA
+    graph."""
     network = torchvision.models.resnet50().cuda().half().eval().to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIZE, SIZE, device="cuda").half().to(memory_format=torch.channels_last)
     with torch.inference_mode():

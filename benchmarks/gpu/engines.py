@@ -1,7 +1,8 @@
-"""Whole networks in TensorRT-RTX where it is installed, turn by turn with torch.
+"""Whole networks in TensorRT-RTX where it is installed, interleaved with torch.
 
-Bundles of every precision are built here; each is compared with ONNX Runtime on the graph in FP32, and timed with and without CUDA
-graphs at batch 1 and 8. What cannot be built or loaded is listed with what it answered.
+Bundles of every precision are built here; each is compared with ONNX Runtime on the graph in FP32,
+and timed with and without CUDA graphs at batch 1 and 8. What cannot be built or loaded is listed
+with what it answered.
 """
 
 from __future__ import annotations

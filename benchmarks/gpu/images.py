@@ -1,6 +1,8 @@
-"""The images that plans are judged on, the same on every machine: test scenes, drawn with integers and normalised without a resize.
+"""The images that plans are judged on, the same on every machine: test scenes, drawn with integers
+and normalised without a resize.
 
-At 256 they are the scenes themselves; at another size pieces of four scenes side by side, which random weights are judged on.
+At 256 they are the scenes themselves; at another size pieces of four scenes side by side, which
+random weights are judged on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ REHEARSED = 16
 
 @dataclass(frozen=True)
 class Images:
-    """``file``: (N, 3, S, S) float32, native byte order; ``labels``: (N, C) int8, 1 present, -1 absent."""
+    """``file``: (N, 3, S, S) float32, native byte order; ``labels``: (N, C) int8, 1 present, -1
+    absent."""
 
     file: Path
     size: int
@@ -72,7 +75,8 @@ def reference(file: Path, images: Images) -> Outputs:
 
 
 def packed_reference(place: Place, model: str, images: Images) -> tuple[Outputs, str]:
-    """The pack's answers for these images, or else those of ONNX Runtime here; and which of the two."""
+    """The pack's answers for these images, or else those of ONNX Runtime here; and which of the
+    two."""
     count = len(images.labels)
     packed = place.work / "reference" / f"{model}.npz"
     if packed.is_file():

@@ -1,4 +1,5 @@
-"""``python -m benchmarks.gpu.infer BUNDLE IMAGES DIR``: an engine's outputs for raw images, as ``mcar_edge_bench`` writes them.
+"""``python -m benchmarks.gpu.infer BUNDLE IMAGES DIR``: an engine's outputs for raw images, as
+``mcar_edge_bench`` writes them.
 
 Runs in a Python that holds NumPy, Pillow and the vendor's modules, and nothing else.
 """

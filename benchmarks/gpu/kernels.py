@@ -1,4 +1,5 @@
-"""The kernels on the GPU: checks, ladders, beside PyTorch, the plugin's enqueue, and (when asked for) compute-sanitizer."""
+"""The kernels on the GPU: checks, ladders, beside PyTorch, the plugin's enqueue, and (when asked
+for) compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _TIMING = re.compile(r"v(\d+) \| block_size +(\d+) \| time +([\d.]+) us \| +([\d
 
 
 def run(place: Place, found: Found, save: Save) -> None:
-    """By value: checks, ladders, comparison, enqueue. What fails is listed, and the next goes on."""
+    """By value: checks, ladders, comparison, enqueue. What fails is listed, and the next goes
+    on."""
     built = build(place, found, ["check", "library", "ptx", *OPERATIONS])
     if place.rehearse:
         raise Missing(f"a GPU to run what was built: {', '.join(built)}")
@@ -82,7 +84,8 @@ def step(found: Found, name: str, answer: Answer) -> Answer:
 
 
 def enqueue(place: Place, found: Found) -> None:
-    """The plugin library for the headers in the pack, or those that are named, its enqueue by a small host program."""
+    """The plugin library for the headers in the pack, or those that are named, its enqueue by a
+    small host program."""
     named = next((part for part in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if part), place.work / "include")
     if not (Path(named) / "NvInferRuntime.h").is_file():
         found["enqueue"] = "no TensorRT headers"

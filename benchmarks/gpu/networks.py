@@ -1,7 +1,9 @@
-"""The same network in PyTorch, eager and compiled, turn by turn with plans of TensorRT; all from images on the host to outputs there.
+"""The same network in PyTorch, eager and compiled, interleaved with plans of TensorRT; all from
+images on the host to outputs there.
 
-The backbone is in fp16 and channels-last, the rest in fp32, as in our engines; images go through page-locked memory. ``compile`` is
-``torch.compile`` with CUDA graphs; ``compile, inlined`` also lets it see into our two operations, which it else calls as they are.
+The backbone is in fp16 and channels-last, the rest in fp32, as in our engines; images go through
+page-locked memory. ``compile`` is ``torch.compile`` with CUDA graphs; ``compile, inlined`` also
+lets it see into our two operations, which it else calls as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ GOAL = 2.0  # times faster than torch.compile, int8 at batch 1
 
 
 def run(place: Place, found: Found, save: Save, *, model: tuple[str, int], batch: int, plans: Sequence[str]) -> None:
-    """Medians of interleaved rounds: of torch in processes of its own, of each plan by ``mcar_edge_bench``."""
+    """Medians of interleaved rounds: of torch in processes of its own, of each plan by
+    ``mcar_edge_bench``."""
     from edge.models.source import open_source
 
     name, size = (model[0], 96) if place.rehearse else model
@@ -50,7 +53,8 @@ def run(place: Place, found: Found, save: Save, *, model: tuple[str, int], batch
     workers: dict[str, Worker] = {}
     found["answers"] = {}
     try:
-        # At once, since compiling is work for the CPU; one that takes too long is left behind with its thread.
+        # At once, since compiling is work for the CPU; one that takes too long is left behind with
+        # its thread.
         pool, ends = ThreadPoolExecutor(len(WAYS)), time.monotonic() + OPEN_S * (SLOWER if place.rehearse else 1)
         for way, opening in {way: pool.submit(Worker, each, images) for way, each in participants.items()}.items():
             try:
@@ -75,7 +79,8 @@ def run(place: Place, found: Found, save: Save, *, model: tuple[str, int], batch
 
 
 def take_turns(turns: Mapping[str, Callable[[], list[float]]], rounds: int, found: Found, save: Save) -> None:
-    """A B C C B A …: medians in milliseconds by round, and each one's ratio to the quickest of torch."""
+    """A B C C B A …: medians in milliseconds by round, and each one's ratio to the quickest of
+    torch."""
     before = machine.state()
     medians: dict[str, list[float]] = {name: [] for name in turns}
     for index in range(rounds):
@@ -88,7 +93,8 @@ def take_turns(turns: Mapping[str, Callable[[], list[float]]], rounds: int, foun
 
 
 def rows(medians: Mapping[str, Sequence[float]]) -> Found:
-    """By name: median of the rounds' medians; how many times faster than the quickest of torch, and the interval of that."""
+    """By name: median of the rounds' medians; how many times faster than the quickest of torch, and
+    the interval of that."""
     torches = [name for name in medians if name.startswith("torch")]
     base = min(torches, key=lambda name: statistics.median(medians[name]), default=None)
     found: Found = {}
@@ -113,7 +119,8 @@ def of_plan(place: Place, stage: str, batch: int, calls: int) -> list[float]:
 
 
 def network(source: Callable[[], Source], way: str, half: bool, device: str, batch: int) -> Runner:
-    """The network in torch. Half: the backbone's weights and activations in fp16, heads, boxes and crops in fp32."""
+    """The network in torch. Half: the backbone's weights and activations in fp16, heads, boxes and
+    crops in fp32."""
     import torch
 
     from edge.models import localisation

@@ -1,8 +1,10 @@
-"""``run.sh --pack DIR``: everything that a machine with a GPU and no network needs for a run, as archives in parts (``place.py``).
+"""``run.sh --pack DIR``: everything that a machine with a GPU and no network needs for a run, as
+archives in parts (``place.py``).
 
-Needs TensorRT 8.6 with its Python module (``pip download tensorrt==8.6.0``, the last wheel that holds the library, unpacked) and its
-headers (``TENSORRT_INCLUDE_DIR``; several folders, separated by colons: of 8.6, and of 10 or later for the check of the plugin's
-enqueue), nvcc, CMake, a Python 3.10. What lies in ``DIR/made`` already is not made again.
+Needs TensorRT 8.6 with its Python module (``pip download tensorrt==8.6.0``, the last wheel that
+holds the library, unpacked) and its headers (``TENSORRT_INCLUDE_DIR``; several folders, separated
+by colons: of 8.6, and of 10 or later for the check of the plugin's enqueue), nvcc, CMake, a Python
+3.10. What lies in ``DIR/made`` already is not made again.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ LIBRARIES = (
     "libnvparsers.so.8",
 )
 PROGRAMS = ("mcar_edge_build", "mcar_edge_bench")
-# What every system has, what is tied to its C library, and what is in the pack; other libraries travel with what loads them.
+# What every system has, what is tied to its C library, and what is in the pack; other libraries
+# travel with what loads them.
 SYSTEM = re.compile(r"ld-linux|lib(c|m|dl|rt|pthread|resolv|nsl|gcc_s|stdc\+\+)\.so|lib(cuda|cu|nv)")
 LOADED = ("_ctypes", "zlib", "_bz2", "_lzma")  # modules of Python that an engine imports and that load libraries
 WHEELS = ("numpy<2.3", "pillow<13", "cuda-bindings<13", "cuda-pathfinder")
@@ -115,7 +118,7 @@ def call(*command: str | Path) -> str:
     return done.stdout
 
 
-# ---- what the archives hold ----------------------------------------------------------------------------------------
+# ---- what the archives hold ----------------------------------------------------------------------
 
 
 def make_tools(target: Path, library: Path, headers: Path) -> None:
@@ -155,7 +158,8 @@ def copy_headers(target: Path, headers: Path) -> None:
 
 
 def make_bundles(target: Path) -> None:
-    """Bundles without plans, less what only a rebuild in Python would read; what their fp32 graphs answer goes to ``reference``."""
+    """Bundles without plans, less what only a rebuild in Python would read; what their fp32 graphs
+    answer goes to ``reference``."""
     for name, options in BUNDLES.items():
         whole = target.with_name("whole") / name
         if not whole.is_dir():
@@ -212,7 +216,7 @@ def make_python(target: Path) -> None:
     call("strip", "--strip-unneeded", target / "lib" / "libpython3.10.so.1.0", *modules.glob("*.so"))
 
 
-# ---- archives ------------------------------------------------------------------------------------------------------
+# ---- archives ------------------------------------------------------------------------------------
 
 
 def compress(sources: list[tuple[Path, str]], target: Path, threads: int) -> None:

@@ -1,10 +1,14 @@
-"""Where a run on a GPU finds what it needs and leaves what it makes, and how it calls other programs.
+"""Where a run on a GPU finds what it needs and leaves what it makes, and how it calls other
+programs.
 
-A pack (``run.sh --pack``) is a folder of archives in parts, ``NAME.tar.xz.00``, ``NAME.tar.xz.01`` …; unpacked it holds
+A pack (``run.sh --pack``) is a folder of archives in parts, ``NAME.tar.xz.00``, ``NAME.tar.xz.01``
+…; unpacked it holds
 
 - ``tensorrt/``: the libraries of TensorRT 8.6 and its Python module,
-- ``tools/bin``, ``tools/lib``: ``mcar_edge_build``, ``mcar_edge_bench``, the plugin and what they load; ``include``: TensorRT's headers,
-- ``bundles/NAME``: bundles without plans; ``reference/MODEL-SIZE.npz``: what their fp32 graphs answer in ONNX Runtime,
+- ``tools/bin``, ``tools/lib``: ``mcar_edge_build``, ``mcar_edge_bench``, the plugin and what they
+  load; ``include``: TensorRT's headers,
+- ``bundles/NAME``: bundles without plans; ``reference/MODEL-SIZE.npz``: what their fp32 graphs
+  answer in ONNX Runtime,
 - ``python``: a Python 3.10, for the Python module.
 """
 
@@ -44,7 +48,8 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program said (both streams) and how it ended; -1: it was not found, or cut off at its limit."""
+    """What a program said (both streams) and how it ended; -1: it was not found, or cut off at its
+    limit."""
 
     output: str
     code: int
@@ -64,7 +69,8 @@ class Place:
         work: what is made, kept between calls; the pack is unpacked here.
         out: results.
         rehearse: stand-ins for what needs a GPU.
-        tools: where ``mcar_edge_build`` and ``mcar_edge_bench`` are; None: the pack's, in a rehearsal stand-ins of Python.
+        tools: where ``mcar_edge_build`` and ``mcar_edge_bench`` are; None: the pack's, in a
+            rehearsal stand-ins of Python.
     """
 
     pack: Path | None
@@ -75,7 +81,8 @@ class Place:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """For programs that use TensorRT; nothing is looked up in, or left in, the user's own caches."""
+        """For programs that use TensorRT; nothing is looked up in, or left in, the user's own
+        caches."""
         libraries = [str(self.work / "tensorrt"), str(self.work / "tools" / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
         plugin = self.work / "tools" / "lib" / "libedge_plugin.so"
         return {

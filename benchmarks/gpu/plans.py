@@ -1,7 +1,9 @@
-"""One plan: built by ``mcar_edge_build``, its outputs against the fp32 graph's in ONNX Runtime, its latency by ``mcar_edge_bench``.
+"""One plan: built by ``mcar_edge_build``, its outputs against the fp32 graph's in ONNX Runtime, its
+latency by ``mcar_edge_bench``.
 
-One batch per plan: every profile more would be built for as long again. What is refused is built once more without the names that
-hold nodes in float32; where that fails too, ``smallest.py`` looks for what TensorRT refuses.
+One batch per plan: every profile more would be built for as long again. What is refused is built
+once more without the names that hold nodes in float32; where that fails too, ``smallest.py`` looks
+for what TensorRT refuses.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batc
     save()
 
 
-# ---- building ------------------------------------------------------------------------------------------------------
+# ---- building ------------------------------------------------------------------------------------
 
 
 def unnamed(bundle: Path, target: Path) -> Path:
@@ -79,7 +81,7 @@ def facts(plan: Path) -> Found:
     return {"mb": round(size / 1e6, 1), "engine": manifest["engine"]}
 
 
-# ---- outputs -------------------------------------------------------------------------------------------------------
+# ---- outputs -------------------------------------------------------------------------------------
 
 
 def bench(place: Place, stage: str, batch: int, *words: str | Path) -> Found:
@@ -117,14 +119,16 @@ def given_images(place: Place, bundle: str) -> images.Images:
 
 
 def quality(place: Place, stage: str, bundle: str, batch: int) -> Found:
-    """A plan against the fp32 graph; ``bundle`` as ``mobilenetv2-256``, whose weights alone know what a scene shows."""
+    """A plan against the fp32 graph; ``bundle`` as ``mobilenetv2-256``, whose weights alone know
+    what a scene shows."""
     given = given_images(place, bundle)
     reference, source = images.packed_reference(place, f"mcar-{bundle}", given)
     return {"reference": source, **against(outputs(place, stage, batch, given), reference, given.labels if given.size == 256 else None)}
 
 
 def against(mine: Outputs, reference: Outputs, labels: np.ndarray | None) -> Found:
-    """Scores, classes and boxes of an engine against the reference's; with labels also mAP in points.
+    """Scores, classes and boxes of an engine against the reference's; with labels also mAP in
+    points.
 
     Box coordinates are compared where the classes are the same, rank by rank.
     """
@@ -149,11 +153,12 @@ def against(mine: Outputs, reference: Outputs, labels: np.ndarray | None) -> Fou
     return found
 
 
-# ---- the Python runtime --------------------------------------------------------------------------------------------
+# ---- the Python runtime --------------------------------------------------------------------------
 
 
 def run_python(place: Place, found: Found, save: Save) -> None:
-    """The same plans through ``edge.Engine`` and TensorRT's Python module: outputs equal to the C++ runtime's?"""
+    """The same plans through ``edge.Engine`` and TensorRT's Python module: outputs equal to the C++
+    runtime's?"""
     for stage, bundle in (
         ("mobilenetv2-int8", "mobilenetv2-256"),
         ("mobilenetv2-fp16", "mobilenetv2-256"),

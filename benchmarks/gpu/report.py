@@ -44,7 +44,7 @@ def table(result: Found) -> str:
         lines.append("")
     for name, found in stages.items():
         if "rows" in found:
-            lines += [f"## {name}: from host to host, turn by turn", "", "| | ms | times faster |", "|---|---|---|"]
+            lines += [f"## {name}: from host to host, interleaved", "", "| | ms | times faster |", "|---|---|---|"]
             for who, row in found["rows"].items():
                 ratio = f"{row['times_faster']} ({row['interval'][0]}–{row['interval'][1]}) than {row['than']}" if "than" in row else ""
                 lines.append(f"| {who} | {row['p50_ms']} | {ratio} |")

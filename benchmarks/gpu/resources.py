@@ -1,7 +1,8 @@
 """Registers, spills and shared memory of every kernel, as the compiler reports them; no GPU needed.
 
-``python benchmarks/gpu/resources.py`` compiles every ``.cu`` and writes ``kernels/resources.json``, the table that the tests
-compare with. Run it after a change that is meant to move these figures, and commit the table with the change.
+``python benchmarks/gpu/resources.py`` compiles every ``.cu`` and writes ``kernels/resources.json``,
+the table that the tests compare with. Run it after a change that is meant to move these figures,
+and commit the table with the change.
 """
 
 from __future__ import annotations

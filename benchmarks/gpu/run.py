@@ -1,7 +1,9 @@
-"""The stages of a run on a GPU, by value: what they are, how long each may take, and the loop that runs them.
+"""The stages of a run on a GPU, by value: what they are, how long each may take, and the loop that
+runs them.
 
-Every stage runs in a process of its own, which is ended at the limit; what it found until then stays. The result is written anew
-after every stage, as JSON and as Markdown. A stage that lacks something says what, and the next one goes on.
+Every stage runs in a process of its own, which is ended at the limit; what it found until then
+stays. The result is written anew after every stage, as JSON and as Markdown. A stage that lacks
+something says what, and the next one goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ LEAST_S = 8.0  # a stage with less time left than this is not begun
 
 @dataclass(frozen=True)
 class Stage:
-    """``run(place, found, save)`` puts what it finds into ``found`` and calls ``save`` whenever that is worth keeping."""
+    """``run(place, found, save)`` puts what it finds into ``found`` and calls ``save`` whenever
+    that is worth keeping."""
 
     name: str
     limit_s: float
@@ -73,7 +76,8 @@ def run_stage(stage: Stage, place: Place) -> int:
 
 
 def run_apart(stage: Stage, place: Place, limit: float, words: list[str]) -> Found:
-    """A stage in a process of its own: what it found, how long it took, and what it said if it did not go well."""
+    """A stage in a process of its own: what it found, how long it took, and what it said if it did
+    not go well."""
     file = _file(place, stage.name)
     file.unlink(missing_ok=True)
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}

@@ -1,7 +1,9 @@
-"""The smallest graph that TensorRT refuses: of a plan that could not be built, cut from its end and then from its beginning.
+"""The smallest graph that TensorRT refuses: of a plan that could not be built, cut from its end and
+then from its beginning.
 
-The first prefix that is refused is found by halving, then the latest beginning that is refused still. A build that is not refused
-at once counts as taken: fusions fail within seconds, kernels are timed for minutes.
+The first prefix that is refused is found by halving, then the latest beginning that is refused
+still. A build that is not refused at once counts as taken: fusions fail within seconds, kernels are
+timed for minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ LARGEST = 12_000_000  # bytes of a graph that is kept among the results
 
 
 def run(place: Place, found: Found, save: Save) -> None:
-    """For the first plan that was asked for and not built: the full log, and the smallest refused graph."""
+    """For the first plan that was asked for and not built: the full log, and the smallest refused
+    graph."""
     stages = {file.stem: json.loads(file.read_text()) for file in sorted((place.work / "found").glob("*.json"))}
     asked = {stage: told["bundle"] for stage, told in stages.items() if "attempts" in told}
     refused = [stage for stage in asked if place.rehearse or not (place.plan(stage) / "manifest.json").is_file()]
@@ -40,7 +43,8 @@ def run(place: Place, found: Found, save: Save) -> None:
 
 
 def search(place: Place, file: Path, int8: bool, told: Found, save: Save) -> None:
-    """Cut one graph down; ``told`` gets the log of the whole, and the smallest refused one with its log."""
+    """Cut one graph down; ``told`` gets the log of the whole, and the smallest refused one with its
+    log."""
     import onnx
 
     from edge.ops import register_schemas
@@ -50,7 +54,8 @@ def search(place: Place, file: Path, int8: bool, told: Found, save: Save) -> Non
     count, tries = len(model.graph.node), told.setdefault("tries", [])
 
     def refuses(first: int, last: int) -> Answer | None:
-        """The answer to nodes first … last, where they are refused with the words that the whole is refused with."""
+        """The answer to nodes first … last, where they are refused with the words that the whole is
+        refused with."""
         path = place.work / "cut.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(cut(model, first, last), path)
@@ -81,13 +86,15 @@ def search(place: Place, file: Path, int8: bool, told: Found, save: Save) -> Non
 
 
 def complaint(log: list[str]) -> str:
-    """What a log complains of, without names and numbers: a cut may be refused for reasons of its own."""
+    """What a log complains of, without names and numbers: a cut may be refused for reasons of its
+    own."""
     said = [line for line in log if "Assertion" in line] or [line for line in log if "Error" in line]
     return re.sub(r"\[.*?\]|\d+", "", said[0])[:160] if said else ""
 
 
 def first_true(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """The first number in low … high that a test holds for, where it holds for ``high`` and all after the first."""
+    """The first number in low … high that a test holds for, where it holds for ``high`` and all
+    after the first."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
@@ -95,7 +102,8 @@ def first_true(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def cut(model: onnx.ModelProto, first: int, last: int) -> onnx.ModelProto:
-    """Nodes first … last as a graph of their own: what they read from before is input, what is read of them after, or by nobody, output."""
+    """Nodes first … last as a graph of their own: what they read from before is input, what is read
+    of them after, or by nobody, output."""
     import onnx
 
     graph = model.graph
@@ -116,7 +124,8 @@ def cut(model: onnx.ModelProto, first: int, last: int) -> onnx.ModelProto:
 
 
 def try_build(place: Place, graph: Path, int8: bool) -> Answer:
-    """Exit code ``REFUSED``, or ended by a signal: refused. Built, or still building after ``TAKEN_S``: another."""
+    """Exit code ``REFUSED``, or ended by a signal: refused. Built, or still building after
+    ``TAKEN_S``: another."""
     if place.rehearse:
         return place.call([sys.executable, "-m", "benchmarks.gpu.try_build", graph, "rehearsal"], TAKEN_S)
     words = [graph, "int8" if int8 else "fp16", place.work / "tools" / "lib" / "libedge_plugin.so"]

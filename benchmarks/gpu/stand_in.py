@@ -1,6 +1,8 @@
-"""``python -m benchmarks.gpu.stand_in mcar_edge_build|mcar_edge_bench …``: the flags of the C++ programs, on this machine's CPU.
+"""``python -m benchmarks.gpu.stand_in mcar_edge_build|mcar_edge_bench …``: the flags of the C++
+programs, on this machine's CPU.
 
-For rehearsals only: the graphs of a bundle for TensorRT are compiled by OpenVINO in float32, its latency is Python's.
+For rehearsals only: the graphs of a bundle for TensorRT are compiled by OpenVINO in float32, its
+latency is Python's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph; exit code 9 if it refuses.
+"""``python try_build.py GRAPH int8|fp16 PLUGIN``: whether TensorRT 8.6 makes a plan of a graph;
+exit code 9 if it refuses.
 
-Runs in a Python that holds the module tensorrt alone. ``try_build.py GRAPH rehearsal`` refuses what has a planted
-fault, to rehearse the search.
+Runs in a Python that holds the module tensorrt alone. ``try_build.py GRAPH rehearsal`` refuses what
+has a planted fault, to rehearse the search.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What runs a lowered graph. One module per runtime, all behind the contract of ``edge.backends.base``."""
+"""The runtimes that run a lowered graph: one module each, behind the contract in
+``edge.backends.base``."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def probe(name: str) -> Support:
 def open_built(
     backend: Backend, folder: Path, target: TargetSpec, facts: Facts, *, cuda: str = "bindings", graphs: bool = True
 ) -> Mapping[str, Runner]:
-    """Load an engine that was just built into a folder; that of a bundle is loaded by ``edge.Engine``."""
+    """Load an engine that was just built into a folder; that of a bundle is loaded by
+    ``edge.Engine``."""
     payload = {path.name: path.read_bytes() for path in folder.glob("engine.*")}
     return backend.open(payload, target, facts, cuda=cuda, graphs=graphs)
 
@@ -59,7 +61,7 @@ def stages_of(backend: Backend, lowered: Mapping[str, bytes], model: ModelSpec, 
     regions = model.options.get("regions")
     if not isinstance(regions, int) or regions < 1:
         raise EdgeError(
-            "backend", f"The model's `regions` is {regions!r}, not the number of an image's regions", "Build again from the weights"
+            "backend", f"The model's `regions` is {regions!r}, which is not a number of regions", "Build again from the weights"
         )
     return StagesSpec(backend.closer_sizes(regions, target))
 
@@ -97,8 +99,9 @@ def describe_engine(name: str, facts: Facts) -> list[str]:
     """What an engine of that backend is made of, in sentences.
 
     Args:
-        facts: the manifest's ``engine``, or any part of it; ``layers`` may come from ``Engine.layers``. A bundle comes from outside:
-            facts of another form are said to be so.
+        facts: the manifest's ``engine``, or any part of it; ``layers`` may come from
+            ``Engine.layers``. Bundles are untrusted, so facts of the wrong form are reported as
+            such.
     """
     if name not in BACKENDS:
         return []
@@ -118,7 +121,8 @@ def on_device(array: Native) -> bool:
 
 
 def require(name: str, *, building: bool = False) -> Support:
-    """The backend's support, refused in one line where it cannot run (or, when building, cannot build)."""
+    """The backend's support, refused in one line where it cannot run (or, when building, cannot
+    build)."""
     support = probe(name)
     if support.reason and not (building and support.builds):
         others = [other for other in BACKENDS if other != name and not probe(other).reason]
@@ -128,7 +132,8 @@ def require(name: str, *, building: bool = False) -> Support:
 
 
 def automatic(precision: str = "") -> str:
-    """TensorRT where module and GPU are there, else OpenVINO, else ONNX Runtime; never one that refuses that precision."""
+    """TensorRT if module and GPU are present, else OpenVINO, else ONNX Runtime; never one that
+    refuses the precision."""
     for name in AUTOMATIC:
         support = probe(name)
         if not support.reason and not (precision == "int8" and support.no_int8):

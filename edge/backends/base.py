@@ -1,4 +1,5 @@
-"""The contract of a backend: what it can do here, how it builds an engine, and the runner that an engine is once opened."""
+"""The contract of a backend: its capabilities here, how it builds an engine, and the runner of an
+opened engine."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from edge.spec import StagesSpec, TargetSpec
 
 # An object of a vendor's library, or an array of any library on the GPU: they come without types.
 Native: TypeAlias = Any
-# JSON out of a manifest: a backend's own facts of an engine, which it checks in `misfits` before it reads them.
+# JSON out of a manifest: a backend's own facts of an engine, which it checks in `misfits` before it
+# reads them.
 Facts: TypeAlias = dict[str, Any]
 UNBUILT = "unbuilt"  # a fact: the version of its library that the engine is to be built with, on the device
 
@@ -29,15 +31,19 @@ class Support:
 
     Attributes:
         reason: why it cannot run here; empty when it can.
-        fix: the one line that would change that.
+        fix: how to change that, in one line.
         version: of the vendor library; empty when it is not installed.
-        device: the processor it would run on, in words.
-        float16: the 16-bit float of precision ``fp16`` here (``bf16`` or ``fp16``); None where it has none.
+        device: name of the processor it would run on.
+        float16: the 16-bit float of precision ``fp16`` here (``bf16`` or ``fp16``); None where it
+            has none.
         builds: whether it can at least build engines here (TensorRT-RTX builds without a GPU).
-        int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise; None leaves it in fp32.
-        lowering: the row of edge.lower's table that it takes here, where that is not its usual one (TensorRT without our plugin).
-        no_int8: why precision ``int8`` is refused here; empty where it is not.
-        reduced_range: whether int8 weights must have 7 bits here (``TargetSpec.reduced_range``); None where it does not matter.
+        int8_float16: the 16-bit float that precision ``int8`` gives to what it does not quantise;
+            None leaves it in fp32.
+        lowering: the row of edge.lower's table that it takes here, where that is not its usual one
+            (TensorRT without our plugin).
+        no_int8: why precision ``int8`` is refused here; empty if it is not.
+        reduced_range: whether int8 weights must have 7 bits here (``TargetSpec.reduced_range``);
+            None where it does not matter.
     """
 
     reason: str = ""
@@ -55,7 +61,8 @@ class Support:
 
 @dataclass(frozen=True)
 class Form:
-    """Of an input or output: its element type, as NumPy names it, and its shape; None stands for a size that is left open."""
+    """Of an input or output: its element type, as NumPy names it, and its shape; None stands for a
+    size that is left open."""
 
     dtype: str
     shape: tuple[int | None, ...]
@@ -66,7 +73,8 @@ class Form:
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """An output left on the GPU, complete when it is handed out; overwritten by its thread's next call.
+    """An output left on the GPU, complete when it is handed out; overwritten by its thread's next
+    call.
 
     ``torch.as_tensor``, CuPy, Numba and PyCUDA take it as it is.
     """
@@ -86,8 +94,8 @@ class Runner(ABC):
 
     Attributes:
         graphless: why no CUDA graph is used; empty when one is, and where there are none.
-        pads: whether *closer* takes hardly longer for a few regions more, so that one padded call is better than two exact ones: as on
-            a GPU. On a CPU the time goes with the number of regions.
+        pads: whether a few more regions cost *closer* almost nothing, as on a GPU, so that one
+            padded call beats two exact ones. On a CPU the time grows with the number of regions.
     """
 
     graphless: str = ""
@@ -95,16 +103,17 @@ class Runner(ABC):
 
     @abstractmethod
     def forms(self) -> dict[str, Form]:
-        """What the engine takes and gives, by name."""
+        """Inputs and outputs of the engine, by name."""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs by name → outputs by name, the caller's to keep.
+        """Inputs by name → outputs by name, owned by the caller.
 
         Args:
-            inputs: ``image`` (B, 3, S, S) float32, with B one of the target's batches. For *closer* B may be any up to the largest,
-                and there are ``boxes`` (R, 4) float32 and ``owner`` (R) int32, with R one of the sizes of its ``StagesSpec``. On a GPU
-                its ``image`` is what the runner of *look* holds.
+            inputs: ``image`` (B, 3, S, S) float32, with B one of the target's batches. For *closer*
+                B may be any up to the largest, and there are ``boxes`` (R, 4) float32 and ``owner``
+                (R) int32, with R one of the sizes of its ``StagesSpec``. On a GPU its ``image`` is
+                what the runner of *look* holds.
         """
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,23 +122,27 @@ class Runner(ABC):
 
     @contextmanager
     def hold(self, images: Native) -> Iterator[Native]:
-        """images: (B, 3, S, S) float32, B one of the target's batches → what stands for them as the input ``image`` of this stage and,
-        until the context ends, of *closer*: on a GPU they need then be copied only once.
+        """images: (B, 3, S, S) float32, B one of the target's batches → what stands for them as the
+        input ``image`` of this stage and, until the context ends, of *closer*: on a GPU they need
+        then be copied only once.
 
-        Where the backend is ``on_gpu`` they may be an array there, B any up to the largest batch: the outputs then have B rows.
+        Where the backend is ``on_gpu`` they may be an array there, B any up to the largest batch:
+        the outputs then have B rows.
         """
         yield images
 
     def on_device(self, images: Native) -> Mapping[str, DeviceArray]:
-        """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked of a whole graph where ``on_gpu``."""
-        raise EdgeError("infer", "A device array needs an engine on a GPU", "Copy it to the host")
+        """images: an array on the GPU, (B, 3, S, S) float32 → the outputs, left there; asked of a
+        whole graph where ``on_gpu``."""
+        raise EdgeError("infer", "Device arrays need an engine on a GPU", "Copy it to the host")
 
     def layers(self) -> Facts:
-        """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the runtime cannot tell."""
+        """What the engine is made of, as ``Backend.describe`` puts it into words; empty where the
+        runtime cannot tell."""
         return {}
 
     def close(self) -> None:
-        """Release what it holds; it is not called again."""
+        """Release all resources; it is not called again."""
         return None
 
 
@@ -139,9 +152,11 @@ class Backend(ABC):
     Attributes:
         name: ours, a key of ``edge.backends.BACKENDS``.
         lowering: the row of edge.lower's table that it usually takes.
-        on_gpu: whether its engines run on a GPU: they then take device arrays, and are opened with a CUDA adapter.
+        on_gpu: whether its engines run on a GPU; they then take device arrays, and are opened with
+            a CUDA adapter.
         for_other_gpus: whether ``build`` takes compute capabilities.
-        in_stages: whether its engines run a second pass as a stage of its own; where not, it gets every graph whole.
+        in_stages: whether its engines run the second pass as a separate stage; if not, it gets
+            every graph whole.
     """
 
     name: str
@@ -155,9 +170,12 @@ class Backend(ABC):
         """What it can do here; never raises for a missing library."""
 
     def support_of(self, version: str) -> Support:
-        """What it can do on a device that has that version of its library, to lower a graph for it here."""
+        """What it can do on a device that has that version of its library, to lower a graph for it
+        here."""
         raise EdgeError(
-            "build", f"Nothing can be prepared for {self.name} {version}", "Give `tensorrt` the version on the device, such as 8.6 or 10.3"
+            "build",
+            f"Bundles cannot be prepared for {self.name} {version}",
+            "Set `tensorrt` to the version on the device, such as 8.6 or 10.3",
         )
 
     @abstractmethod
@@ -175,10 +193,12 @@ class Backend(ABC):
         Args:
             lowered: the graph of each stage, by name, as the row ``lowering`` makes it.
             stages: of a model that runs in two.
-            compute_capabilities: GPUs to build for, ``8.6`` and so on; given only where ``for_other_gpus``.
+            compute_capabilities: GPUs to build for, ``8.6`` and so on; given only where
+                ``for_other_gpus``.
 
         Returns:
-            Plain facts for the manifest's ``engine``, its own to read; ``payload`` names the main file, where there is one.
+            What the manifest's ``engine`` records; ``payload`` names the main file, if there is
+            one.
         """
 
     @abstractmethod
@@ -198,22 +218,25 @@ class Backend(ABC):
         """
 
     def misfits(self, facts: Facts) -> list[str]:
-        """Names of those of its facts that are of another type or out of range: a manifest comes from outside.
+        """Names of its facts that have the wrong type or are out of range: a manifest is untrusted
+        input.
 
-        Which of them there must be, ``check_fit`` knows.
+        ``check_fit`` checks which of them must be there.
         """
         return []
 
     def files(self, facts: Facts) -> list[str | None]:
-        """Names of the files that an engine of these facts opens, as they say them; called where nothing misfits."""
+        """Names of the files that an engine of these facts opens, as they say them; called where
+        nothing misfits."""
         return [facts.get("payload")]
 
     def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
-        """Refuse, before anything is opened, an engine of these facts that cannot run here; ``rebuild`` is the fix."""
+        """Refuse, before anything is opened, an engine of these facts that cannot run here;
+        ``rebuild`` is the fix."""
         return None
 
     def elsewhere(self, facts: Facts, support: Support) -> str:
-        """Why an engine that was just built is for another machine than this; empty where it is for this one."""
+        """Why an engine that was just built cannot run here; empty if it can."""
         return ""
 
     def closer_sizes(self, regions: int, target: TargetSpec) -> tuple[int, ...]:
@@ -222,12 +245,14 @@ class Backend(ABC):
         Args:
             regions: K, of one image.
         """
-        # On a CPU the regions of one image keep all cores busy: larger numbers take as long a region, and more memory. Three of four
-        # regions are often looked at, and take three quarters of the time.
+        # On a CPU the regions of one image keep all cores busy: larger numbers take as long a
+        # region, and more memory. Three of four regions are often looked at, and take three
+        # quarters of the time.
         return tuple(sorted({*powers_of_two(regions), min(3, regions)}))
 
     def describe(self, facts: Facts) -> list[str]:
-        """What an engine is made of, in sentences; facts of another form may raise what Python raises."""
+        """What an engine is made of, in sentences; facts of another form may raise what Python
+        raises."""
         layers = facts.get("layers") or {}
         by_stage = layers if set(layers) <= {LOOK, CLOSER} else {"engine": layers}
         return [_describe_layers(stage, each) for stage, each in by_stage.items()]
@@ -243,7 +268,8 @@ def _describe_layers(stage: str, layers: Facts) -> str:
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:
-    """1, 2, 4 … up to ``most``, and that: what lies between is padded by less than half."""
+    """1, 2, 4 … up to ``most``, and ``most`` itself; sizes in between are padded by less than
+    half."""
     return tuple(sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)}))
 
 
@@ -256,7 +282,8 @@ def engine_file(payload: Mapping[str, bytes], name: str) -> bytes:
 
 @contextmanager
 def vendor_errors(stage: str, problem: str, fix: str) -> Iterator[None]:
-    """Whatever a vendor library raises becomes our error, with its words: ``[stage] problem: words. fix.``"""
+    """Turns whatever a vendor library raises into an ``EdgeError`` with its text:
+    ``[stage] problem: words. fix.``"""
     try:
         yield
     except EdgeError:

@@ -21,7 +21,8 @@ TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": 
 
 
 def library() -> Native:
-    """ONNX Runtime, its telemetry off unless the environment says ``ORT_DISABLE_TELEMETRY=0``: it reads that when imported."""
+    """ONNX Runtime, its telemetry off unless the environment says ``ORT_DISABLE_TELEMETRY=0``: it
+    reads that when imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -29,7 +30,8 @@ def library() -> Native:
 
 
 class ONNXRuntime(Backend):
-    """An engine in stages keeps what both read in a file of its own. Joined files are a model: protobuf merges what it reads in turn."""
+    """An engine in stages keeps what both read in a file of its own. Joined files are a model:
+    protobuf merges what it reads in turn."""
 
     name = "onnxruntime"
     lowering = "onnxruntime"
@@ -119,8 +121,9 @@ def _options(threads: int | None) -> Native:
     options = library().SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or cores()
-    # An idle session's threads must not spin against those of a busy one. A pool shared by the whole process would do too, but
-    # then every session that the application makes itself is refused.
+    # An idle session's threads must not spin against those of a busy one. A pool shared by the
+    # whole process would do too, but then every session that the application makes itself is
+    # refused.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 

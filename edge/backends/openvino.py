@@ -16,7 +16,8 @@ from edge.spec import StagesSpec, TargetSpec
 
 PAYLOAD = "engine.xml"
 WEIGHTS = "engine.bin"
-# Seen with 2026.4.1 on an emulated Neoverse N1 (tests/arm): the first pass right, scores of the second off by up to 0.96.
+# Seen with 2026.4.1 on an emulated Neoverse N1 (tests/arm): the first pass right, scores of the
+# second off by up to 0.96.
 INT8_ON_ARM = "under Arm emulation the scores of its second pass were wrong"
 
 
@@ -79,7 +80,8 @@ class OpenVINO(Backend):
 
         with vendor_errors("load", "OpenVINO cannot read the engine", REBUILD):
             core = openvino.Core()
-            # The weights are copied, and no file is mapped: nobody can change a loaded engine from outside.
+            # The weights are copied, and no file is mapped: nobody can change a loaded engine from
+            # outside.
             model = core.read_model(engine_file(payload, PAYLOAD), engine_file(payload, WEIGHTS))
             names = {name for port in model.inputs for name in port.names}
             stages = (LOOK, CLOSER) if _prefix(LOOK) + INPUT in names else (WHOLE,)
@@ -89,8 +91,9 @@ class OpenVINO(Backend):
 class OpenVINORunner(Runner):
     """A stage as an OpenVINO model, compiled for each exact size when that is first asked for.
 
-    A static batch is up to a tenth faster than a dynamic one. *closer* is compiled by its number of regions; of how many images they
-    are is left open, for only the crop reads them. One infer request per thread and size.
+    A static batch is up to a tenth faster than a dynamic one. *closer* is compiled by its number of
+    regions; of how many images they are is left open, for only the crop reads them. One infer
+    request per thread and size.
 
     Args:
         model: with the names of inputs and outputs under that of the stage.
@@ -173,16 +176,19 @@ def _stage(model: Native, stage: str) -> Native:
 
 
 def _name(port: Native, prefix: str = "") -> str:
-    """The graph's name of an input or output; a reshape swapped with what followed it leaves a port with both their names."""
+    """The graph's name of an input or output; a reshape swapped with what followed it leaves a port
+    with both their names."""
     names: set[str] = port.names
     ours = (name for name in names if (name.startswith(prefix) if prefix else name in OUTPUTS))
     return next(ours, str(port.any_name))
 
 
 def properties(target: TargetSpec) -> dict[str, str | bool]:
-    """How a target is compiled. The precision hint never lets the runtime choose: coordinates stay in fp32.
+    """How a target is compiled. The precision hint never lets the runtime choose: coordinates stay
+    in fp32.
 
-    With the hint unset or bf16, a CPU with bf16 runs the arithmetic between the backbones in bf16 too, and boxes move.
+    With the hint unset or bf16, a CPU with bf16 runs the arithmetic between the backbones in bf16
+    too, and boxes move.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY",

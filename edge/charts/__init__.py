@@ -1,6 +1,7 @@
 """Charts as inline SVG: numbers in, one ``<svg>`` out. ``edge.charts.sheet`` makes a file of them.
 
-Every mark that carries a number has a ``<title>``, which browsers show when it is pointed at and screen readers speak.
+Every mark that carries a number has a ``<title>``, which browsers show when it is pointed at and
+screen readers speak.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
         if not whole:
             continue
         end = at > WIDTH * 0.7
-        # Names of the front stand above, of what is beaten below, and further off where another name is in the way.
+        # Names of the front stand above, of what is beaten below, and further off where another
+        # name is in the way.
         away = -LINE if index in best else LINE
         row = up + (-9 if index in best else 18)
         while any(abs(row - other) < LINE and abs(at - there) < WIDTH / 3 for there, other in taken):
@@ -226,7 +228,8 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, x_unit: str, y
 
 
 def _histogram(ordered: Sequence[float], x: Scale, top: float, height: float, colour: int) -> str:
-    """The calls in 90 columns; heights are square roots, so that the few slow calls are seen beside the many usual ones."""
+    """The calls in 90 columns; heights are square roots, so that the few slow calls are seen beside
+    the many usual ones."""
     columns = 90
     counts = [0] * columns
     for value in ordered:

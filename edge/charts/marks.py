@@ -1,6 +1,7 @@
 """What charts are made of: marks, scales and grids as pieces of SVG, and their style sheet.
 
-Colours are CSS variables with a light and a dark value, so that one drawing serves light, dark and paper.
+Colours are CSS variables with a light and a dark value, so that one drawing serves light, dark and
+paper.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ text.inside{{fill:var(--inside);font-size:11px}}
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten (Heckbert, *Graphics Gems*, 1990)."""
+    """Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten (Heckbert,
+    *Graphics Gems*, 1990)."""
     if high <= low:
         high = low + (abs(low) or 1.0) * 0.1
     raw = (high - low) / wanted
@@ -69,7 +71,8 @@ def figure(value: float) -> str:
 
 
 def box(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
-    """A rectangle; ``kind`` is its class in the style sheet, ``title`` what it tells when it is pointed at."""
+    """A rectangle; ``kind`` is its class in the style sheet, ``title`` what it tells when it is
+    pointed at."""
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" class="{kind}"{_end("rect", title)}'
 
 

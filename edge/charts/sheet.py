@@ -1,4 +1,5 @@
-"""Charts below one another as a file: an SVG with its own style sheet, or a PNG drawn from it with Pillow alone."""
+"""Charts below one another as a file: an SVG with its own style sheet, or a PNG drawn from it with
+Pillow alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Labelled images, one source per file: generated scenes, aerial tiles, csv folders, VOC, COCO; mosaics; unlabelled photographs."""
+"""Labelled images, one source per file: generated scenes, aerial tiles, csv folders, VOC, COCO;
+mosaics; unlabelled photographs."""
 
 from edge.data.base import REPORT, Dataset, Sample, match_labels
 from edge.data.loader import batches

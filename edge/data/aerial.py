@@ -1,4 +1,5 @@
-"""``aerial``: the 210 test tiles of UC Merced Land Use that come with the project (``edge/assets/aerial/README.md``)."""
+"""``aerial``: the 210 test tiles of UC Merced Land Use that come with the project
+(``edge/assets/aerial/README.md``)."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ SPLITS = ("test",)
 
 
 def open_aerial(split: str) -> Dataset:
-    """The one split there is, ``test``: images to be judged on, and none to train, calibrate or decide on.
+    """The one split there is, ``test``: images to be judged on, and none to train, calibrate or
+    decide on.
 
     Raises:
         EdgeError: another split.
     """
     if split != REPORT:
-        check_split("aerial", split, SPLITS, "To train or to decide on, give `dataset` labelled images of your own, as csv:DIR")
+        check_split("aerial", split, SPLITS, "For training and decisions, set `dataset` to labelled images of your own, such as csv:DIR")
     return open_csv(FOLDER, SPLITS[0])

@@ -25,10 +25,12 @@ class Sample:
 
 
 class Dataset:
-    """One split of a data set: a fixed order of images, decoded one at a time; reading it twice gives the same.
+    """One split of a data set: a fixed order of images, decoded one at a time; reading it twice
+    gives the same.
 
     Attributes:
-        name: short name, fit for a file name (``scenes``, ``voc2007``, the folder's name for ``csv:DIR``).
+        name: short name, fit for a file name (``scenes``, ``voc2007``, the folder's name for
+            ``csv:DIR``).
         split, splits: which split this is, and those there are.
         report_split: the split that is only reported, never decided on.
         classes: class names in column order, length C; empty when unlabelled.
@@ -103,7 +105,8 @@ class Subset(View):
 
 
 class Relabelled(View):
-    """A data set with its label columns in another order; classes it does not know are absent everywhere."""
+    """A data set with its label columns in another order; classes it does not know are absent
+    everywhere."""
 
     def __init__(self, base: Dataset, classes: tuple[str, ...]) -> None:
         super().__init__(base)
@@ -125,10 +128,11 @@ class Relabelled(View):
 
 
 def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the model") -> Dataset:
-    """The data set with its columns in the order of ``labels``, those of a checkpoint or bundle, which rule.
+    """The data set with its columns in the order of ``labels``, those of a checkpoint or bundle,
+    which rule.
 
-    A class of ``labels`` the data set does not have is absent everywhere, and ``warnings.warn`` says so. An unlabelled
-    data set comes back as it is.
+    A class of ``labels`` the data set does not have is absent everywhere, and ``warnings.warn``
+    says so. An unlabelled data set comes back as it is.
 
     Args:
         labels: class names in the model's output order.
@@ -144,8 +148,8 @@ def match_labels(dataset: Dataset, labels: Sequence[str], owner: str = "the mode
     if unknown:
         raise EdgeError(
             "data",
-            f"{dataset.name} has classes that {owner} does not know: {_some(unknown)}",
-            f"Rename them in the labels of the data set ({owner} knows {_some(labels, 24)}), or use another model",
+            f"{dataset.name} has classes that {owner} does not have: {_some(unknown)}",
+            f"Rename them in the labels of the data set ({owner} has {_some(labels, 24)}), or use another model",
         )
     absent = [name for name in labels if name not in dataset.classes]
     if absent:

@@ -1,7 +1,9 @@
-"""``coco2014:ROOT``: ``annotations/instances_{train,val}2014.json`` and the folders ``train2014`` and ``val2014``.
+"""``coco2014:ROOT``: ``annotations/instances_{train,val}2014.json`` and the folders ``train2014``
+and ``val2014``.
 
-Classes are in alphabetical order, as in the official MCAR checkpoints, not in the order of COCO's ids. Images without
-annotations are left out (82,081 and 40,137 stay); a crowd counts as its class. Test labels are not public: val is reported.
+Classes are in alphabetical order, as in the official MCAR checkpoints, not in the order of COCO's
+ids. Images without annotations are left out (82,081 and 40,137 stay); a crowd counts as its class.
+Test labels are not public: val is reported.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ _KEPT = frozenset({"images", "annotations", "categories", "id", "file_name", "im
 
 
 def open_coco2014(root: Path, split: str) -> Dataset:
-    """Split train or val; test means val. Images may also lie under ``ROOT/images``. In the order of their ids.
+    """Split train or val; test means val. Images may also lie under ``ROOT/images``. In the order
+    of their ids.
 
     Raises:
-        EdgeError: a folder, the JSON or an image is missing or damaged, a category unknown, the split absent.
+        EdgeError: a folder, the JSON or an image is missing or damaged, a category unknown, the
+            split absent.
     """
     require_folder(root, "coco2014:ROOT", "ROOT/annotations, ROOT/train2014 and ROOT/val2014")
     present = tuple(name for name in SPLITS if _annotations(root, name).is_file())
@@ -98,4 +102,4 @@ def _index(path: Path, content: Entry, part: str, value: str) -> dict[int, str]:
 
 
 def _damaged(path: Path, problem: str) -> EdgeError:
-    return EdgeError("data", f"{path} is no file of COCO annotations: {problem}", "Restore it")
+    return EdgeError("data", f"{path} is not a COCO annotation file: {problem}", "Restore it")

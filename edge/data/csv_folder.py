@@ -1,4 +1,5 @@
-"""``csv:DIR``: images of one's own. ``DIR/labels.csv`` with the columns image, split, labels (joined by ``;``), and ``DIR/images/``."""
+"""``csv:DIR``: images of one's own. ``DIR/labels.csv`` with the columns image, split, labels
+(joined by ``;``), and ``DIR/images/``."""
 
 from __future__ import annotations
 
@@ -28,10 +29,12 @@ class Row:
 
 
 def open_csv(root: Path, split: str) -> Dataset:
-    """A split of a csv folder. Classes are the lines of ``classes.txt``, else the sorted names over all splits.
+    """A split of a csv folder. Classes are the lines of ``classes.txt``, else the sorted names over
+    all splits.
 
     Raises:
-        EdgeError: a file is missing or damaged (with its line), a class unknown, an image in two splits, the split absent.
+        EdgeError: a file is missing or damaged (with its line), a class unknown, an image in two
+            splits, the split absent.
     """
     require_folder(root, "csv:DIR", "DIR/labels.csv and DIR/images/")
     table = root / "labels.csv"
@@ -74,7 +77,7 @@ def _rows(table: Path) -> list[Row]:
     except csv.Error as error:
         raise broken_line(table, reader.line_num, f"not CSV ({error})") from error
     if not rows:
-        raise EdgeError("data", f"{table} names no image", "Add a line for each image")
+        raise EdgeError("data", f"{table} lists no image", "Add a line for each image")
     return rows
 
 
@@ -94,7 +97,7 @@ def _classes(root: Path, rows: list[Row]) -> tuple[str, ...]:
     if not os.path.lexists(path):
         found = tuple(sorted({name for row in rows for name in row.labels}))
         if not found:
-            raise EdgeError("data", f"{root / 'labels.csv'} names no class", "Fill the labels column, or use images:DIR")
+            raise EdgeError("data", f"{root / 'labels.csv'} lists no class", "Fill the labels column, or use images:DIR")
         return found
     names = [line.strip() for line in read_text(path, "the class names").splitlines()]
     classes = tuple(filter(None, names))

@@ -71,7 +71,8 @@ def is_inside(file: str) -> bool:
 
 
 def first_missing(folder: Path, files: Iterable[str]) -> int | None:
-    """Index of the first file that is not there; lists each folder once, since asking per file is slow on network disks."""
+    """Index of the first file that is not there; lists each folder once, since asking per file is
+    slow on network disks."""
     listed: dict[str, set[str]] = {}
     for index, file in enumerate(files):
         parent, _, name = file.rpartition("/")
@@ -86,13 +87,13 @@ def first_missing(folder: Path, files: Iterable[str]) -> int | None:
 def require_images(folder: Path, files: tuple[str, ...], named_by: Path) -> None:
     """Refuse a split that is empty or names an image that is not there."""
     if not files:
-        raise EdgeError("data", f"{named_by} names no image", "Add images, or change `dataset`")
+        raise EdgeError("data", f"{named_by} lists no image", "Add images, or change `dataset`")
     index = next((index for index, file in enumerate(files) if not is_inside(file)), None)
     if index is None:
         index = first_missing(folder, files)
     if index is not None:
         raise EdgeError(
-            "data", f"There is no file {folder / files[index]}, which {named_by} names", "Restore it, or remove it from the list"
+            "data", f"There is no file {folder / files[index]}, which {named_by} lists", "Restore it, or remove it from the list"
         )
 
 

@@ -13,7 +13,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 def open_images(root: Path, split: str) -> Dataset:
-    """Every image under a folder and its subfolders, sorted by path; hidden ones are left out. Every split is the same.
+    """Every image under a folder and its subfolders, sorted by path; hidden ones are left out.
+    Every split is the same.
 
     Raises:
         EdgeError: no such folder, or no image in it.

@@ -20,11 +20,13 @@ Batch: TypeAlias = NDArray[Any]  # uint8 or float32, as the image spec says
 
 
 def batches(dataset: Dataset, image_spec: ImageSpec, batch: int, *, workers: int = 2) -> Iterator[tuple[tuple[str, ...], Batch]]:
-    """Batches in the order of the data set: (names, (b, 3, S, S) float32 normalised); b < ``batch`` only for the last.
+    """Batches in the order of the data set: (names, (b, 3, S, S) float32 normalised); b < ``batch``
+    only for the last.
 
     With an ``image_spec.input`` of uint8 they are (b, S, S, 3) uint8.
 
-    Pillow decodes and resizes outside the interpreter lock, so threads do. Stopping early stops them.
+    Pillow decodes and resizes outside the interpreter lock, so threads do. Stopping early stops
+    them.
 
     Raises:
         EdgeError: an image is missing or damaged.

@@ -1,6 +1,8 @@
-"""``mosaic:SPEC`` and ``mosaic3:SPEC``: wide frames, put together from 2 × 2 or 3 × 3 images of another data set.
+"""``mosaic:SPEC`` and ``mosaic3:SPEC``: wide frames, put together from 2 × 2 or 3 × 3 images of
+another data set.
 
-What fills one of its images is small in a frame: there a second look at a region can say more than the whole.
+What fills one of its images is small in a frame: there a second look at a region can say more than
+the whole.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ TILE = 256  # side in pixels that each image is resized to
 
 
 class Mosaic(View):
-    """Frames of grid × grid images of one split of ``base``, each image equally often; a frame has the labels of them all.
+    """Frames of grid × grid images of one split of ``base``, each image equally often; a frame has
+    the labels of them all.
 
     Args:
         base: a labelled data set.
@@ -36,7 +39,7 @@ class Mosaic(View):
     def __init__(self, base: Dataset, grid: int, length: int | None = None, seed: int = 0) -> None:
         super().__init__(base)
         if base.labels is None:
-            raise EdgeError("data", f"{base.name} has no labels to join", "Give `dataset` a mosaic of labelled images")
+            raise EdgeError("data", f"{base.name} has no labels", "Set `dataset` to a mosaic of labelled images")
         self.name, self.classes, self.grid, self.seed = f"mosaic{grid}-{base.name}", base.classes, grid, seed
         self.length = max(LEAST, len(base)) if length is None else length
         generator, needed = np.random.default_rng(seed), self.length * grid**2
@@ -62,5 +65,6 @@ class Mosaic(View):
         return Sample(f"{index:06d}", np.ascontiguousarray(rows.reshape(self.grid * TILE, self.grid * TILE, 3)))
 
     def of(self, base: Dataset) -> Mosaic:
-        """As many frames in proportion of a part of ``base``: no image of another part is in them."""
+        """As many frames in proportion of a part of ``base``: no image of another part is in
+        them."""
         return Mosaic(base, self.grid, max(1, round(self.length * len(base) / len(self.base))), self.seed)

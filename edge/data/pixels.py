@@ -1,4 +1,5 @@
-"""Images decoded and resized once into one file, memory-mapped: training reads every image dozens of times."""
+"""Images decoded and resized once into one file, memory-mapped: training reads every image dozens
+of times."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ KEY = 16  # digits of the digest in a file's name
 
 
 def cached_pixels(dataset: Dataset, size: int, folder: Path, *, workers: int = 2, progress: Progress | None = None) -> NDArray[np.uint8]:
-    """The images of a data set, (N, size, size, 3) uint8 RGB, resized as at evaluation (Pillow's antialiased bilinear filter).
+    """The images of a data set, (N, size, size, 3) uint8 RGB, resized as at evaluation (Pillow's
+    antialiased bilinear filter).
 
-    The file in ``folder`` is named by the data's digest and used again; it takes N · size² · 3 bytes of disk, no memory of ours.
+    The file in ``folder`` is named by the data's digest and used again; it takes N · size² · 3
+    bytes of disk, no memory of ours.
 
     Raises:
         EdgeError: an image cannot be read, or the file does not fit on the disk.

@@ -1,4 +1,5 @@
-"""Which images: a validation part that keeps the class frequencies, and a calibration subset that evens them out."""
+"""Which images: a validation part that keeps the class frequencies, and a calibration subset that
+evens them out."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ from edge.errors import EdgeError
 
 
 def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Cut a validation part from a training split: (train part, validation part), disjoint, each in the data set's order.
+    """Cut a validation part from a training split: (train part, validation part), disjoint, each in
+    the data set's order.
 
-    Iterative stratification (Sechidis et al., *On the Stratification of Multi-Label Data*, 2011): the images of the rarest
-    class are dealt out first, each to the part that still wants that class most. Plain shuffling when unlabelled.
+    Iterative stratification (Sechidis et al., *On the Stratification of Multi-Label Data*, 2011):
+    the images of the rarest class are dealt out first, each to the part that still wants that class
+    most. Plain shuffling when unlabelled.
 
     Raises:
         EdgeError: a fraction outside (0, 1), or too few images to have two parts.
@@ -25,11 +28,11 @@ def validation_split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> 
         kept, held_out_images = validation_split(dataset.base, fraction, seed)
         return dataset.of(kept), dataset.of(held_out_images)
     if not 0 < fraction < 1:
-        raise EdgeError("data", f"A validation part of {fraction:g} of the images is impossible", "Set `fraction` between 0 and 1")
+        raise EdgeError("data", f"`fraction` is {fraction:g}", "Set `fraction` to a value between 0 and 1")
     count = len(dataset)
     wanted = max(1, round(count * fraction))
     if wanted >= count:
-        raise EdgeError("data", f"A split of {count} images is too small to hold some out for validation", "Add images")
+        raise EdgeError("data", f"{count} images are too few to hold some out for validation", "Add images")
     order = np.random.default_rng(seed).permutation(count)
     held_out = _stratified(dataset.labels > 0, order, wanted) if dataset.labels is not None else np.isin(np.arange(count), order[:wanted])
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
@@ -65,16 +68,18 @@ def _stratified(present: NDArray[np.bool_], order: NDArray[np.int64], wanted: in
 
 
 def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of ``count`` images (all, where there are fewer) in which every class is seen about equally often.
+    """Indices of ``count`` images (all, where there are fewer) in which every class is seen about
+    equally often.
 
-    Greedy: the next image is one that shows the class seen least so far, in a seeded random order; when no class can get
-    more, any image. The order is that of the choice, so a prefix is balanced too. Random when unlabelled.
+    Greedy: the next image is one that shows the class seen least so far, in a seeded random order;
+    when no class can get more, any image. The order is that of the choice, so a prefix is balanced
+    too. Random when unlabelled.
 
     Raises:
         EdgeError: ``count`` is not positive.
     """
     if count < 1:
-        raise EdgeError("data", f"Calibration needs images, but {count} were asked for", "Set `calib_images` to 1 or more")
+        raise EdgeError("data", f"`calib_images` is {count}", "Set `calib_images` to 1 or more")
     order = np.random.default_rng(seed).permutation(len(dataset))
     if dataset.labels is None:
         return order[:count]
@@ -97,7 +102,8 @@ def calibration_subset(dataset: Dataset, count: int, seed: int = 0) -> NDArray[n
 
 
 def coverage(dataset: Dataset, indices: Sequence[int] | NDArray[np.integer] | None = None) -> dict[str, int]:
-    """How many of the images at ``indices`` (default all) show each class; empty when unlabelled."""
+    """How many of the images at ``indices`` (default all) show each class; empty when
+    unlabelled."""
     if dataset.labels is None:
         return {}
     labels = dataset.labels if indices is None else dataset.labels[np.asarray(indices, np.intp)]

@@ -1,12 +1,14 @@
 """``scenes``: a generated multi-label data set that needs no download.
 
-Twenty kinds of things stand in cluttered scenes, up to four at a time, between 24 and 190 pixels wide. Many kinds
-share an outline and differ in what is inside (ball, button, target; chessboard, die, window; eye, fish, leaf), so a small
-one must be looked at closely: that is what the second stream of a region network is for.
+Twenty kinds of things stand in cluttered scenes, up to four at a time, between 24 and 190 pixels
+wide. Many kinds share an outline and differ in what is inside (ball, button, target; chessboard,
+die, window; eye, fish, leaf), so a small one must be looked at closely: that is what the second
+stream of a region network is for.
 
-Every pixel follows from (seed, split, index) through Philox raw bits and 32-bit integer arithmetic alone, so the digests
-hold across NumPy versions and machines. The splits draw from disjoint Philox keys: ``train``, ``test``, and ``validation``, on
-which nothing is trained and what a bundle decides by images is decided.
+Every pixel follows from (seed, split, index) through Philox raw bits and 32-bit integer arithmetic
+alone, so the digests hold across NumPy versions and machines. The splits draw from disjoint Philox
+keys: ``train``, ``test``, and ``validation``, on which nothing is trained and what a bundle decides
+by images is decided.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ SIZE = 256
 SPLITS = {"train": 3000, "test": 2000, "validation": 2000}  # in this order: a split draws by its place
 VERSION = 1  # part of the digest: raise it with every change to a pixel or a label
 
-# ---- what stands where ---------------------------------------------------------------------------------------------
+# ---- what stands where ---------------------------------------------------------------------------
 
 
 class _Draws:
@@ -89,7 +91,7 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-# ---- drawing -------------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
 
 
 def render(seed: int, split: str, index: int) -> NDArray[np.uint8]:
@@ -121,7 +123,8 @@ def _put_clutter(canvas: Ints, draws: _Draws, side: int, x: int | None = None, y
 
 
 def _put(canvas: Ints, shape: Shape, x: int, y: int, side: int, turn: int, body: Ints, detail: Ints) -> None:
-    """Draw a shape over the canvas, its edges smoothed by 3 × 3 samples a pixel (2 × 2 for large ones)."""
+    """Draw a shape over the canvas, its edges smoothed by 3 × 3 samples a pixel (2 × 2 for large
+    ones)."""
     fine = 3 if side < 64 else 2
     reach = side * 3 // 4 + 1  # half the patch, wide enough for any turn
     x1, y1, x2, y2 = max(0, x - reach), max(0, y - reach), min(SIZE, x + reach), min(SIZE, y + reach)
@@ -148,7 +151,8 @@ def _sine(degrees: int) -> int:
 
 
 def _colours(draws: _Draws, hue: int, pale: int) -> tuple[Ints, Ints]:
-    """A body colour of that hue (of 1536; ``pale`` of 255), and a detail colour that stands out from it: two (3,) int32 in 0..255."""
+    """A body colour of that hue (of 1536; ``pale`` of 255), and a detail colour that stands out
+    from it: two (3,) int32 in 0..255."""
     colours = []
     for level in (draws.between(150, 255), draws.between(20, 80)):
         sector, ramp = divmod(hue % 1536, 256)
@@ -160,7 +164,8 @@ def _colours(draws: _Draws, hue: int, pale: int) -> tuple[Ints, Ints]:
 
 
 def _field(draws: _Draws, rows: int, columns: int) -> Ints:
-    """A smooth random surface: (256, 256) int32 in 0..255, bilinear between (rows + 1) × (columns + 1) knots."""
+    """A smooth random surface: (256, 256) int32 in 0..255, bilinear between (rows + 1) × (columns +
+    1) knots."""
     knots = draws.octets(rows + 1, columns + 1)
     place = np.arange(SIZE, dtype=np.int32)
     row, down = place * rows // SIZE, place * rows % SIZE
@@ -172,7 +177,8 @@ def _field(draws: _Draws, rows: int, columns: int) -> Ints:
 
 
 def _background(draws: _Draws) -> Ints:
-    """A two-coloured ground with soft patches, some of it striped or grainy: (256, 256, 3) int32."""
+    """A two-coloured ground with soft patches, some of it striped or grainy: (256, 256, 3)
+    int32."""
     # Dusty colours: a grey with a tint of a sixth at most, so that what is vivid is a thing.
     first, second = (draws.between(60, 190) + draws.octets(3) // 6 - 21 for _ in range(2))
     rows, columns = draws.between(2, 24), draws.between(2, 24)
@@ -184,7 +190,7 @@ def _background(draws: _Draws) -> Ints:
     return (first * (255 - mix[:, :, None]) + second * mix[:, :, None]) // 255
 
 
-# ---- the data set --------------------------------------------------------------------------------------------------
+# ---- the data set --------------------------------------------------------------------------------
 
 
 class Scenes(Dataset):

@@ -1,4 +1,5 @@
-"""The shapes of ``scenes``: (u, v) int32 in UNITs → (body, detail) masks; detail lies over body. Integer arithmetic alone."""
+"""The shapes of ``scenes``: (u, v) int32 in UNITs → (body, detail) masks; detail lies over body.
+Integer arithmetic alone."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def _wedge(u: Ints, v: Ints, top: int, bottom: int, slope: int, foot: int = 0) -
 
 
 def _lens(u: Ints, v: Ints, x: int, half: int) -> Mask:
-    """Two discs' intersection, lying flat, ``half`` wide on either side of ``x``, about half as high."""
+    """Two discs' intersection, lying flat, ``half`` wide on either side of ``x``, about half as
+    high."""
     offset, radius = half * 7 // 10, half * 122 // 100
     return _disc(u, v, x, offset, radius) & _disc(u, v, x, -offset, radius)
 
@@ -136,7 +138,8 @@ def _window(u: Ints, v: Ints) -> tuple[Mask, Mask]:
 
 Shape = Callable[[Ints, Ints], tuple[Mask, Mask]]
 
-# name -> shape and usual hue (of 1536). Two kinds share each hue, so colour narrows the choice and never makes it.
+# name -> shape and usual hue (of 1536). Two kinds share each hue, so colour narrows the choice and
+# never makes it.
 KINDS: dict[str, tuple[Shape, int]] = {
     "arrow": (_arrow, 890), "ball": (_ball, 10), "button": (_button, 130), "chessboard": (_chessboard, 1020),
     "die": (_die, 130), "eye": (_eye, 520), "fish": (_fish, 250), "flower": (_flower, 1400), "gear": (_gear, 740),

@@ -26,27 +26,30 @@ def open_dataset(spec: str, split: str, *, seed: int = 0) -> Dataset:
     """Open one split of a data set.
 
     Args:
-        spec: one of ``SPECS``: a name alone, a kind with its folder (``images:DIR`` is unlabelled), or a mosaic of another.
-        split: ``train``, ``test`` or another the data set has; ``REPORT`` for the one that is only reported.
+        spec: one of ``SPECS``: a name alone, a kind with its folder (``images:DIR`` is unlabelled),
+            or a mosaic of another.
+        split: ``train``, ``test`` or another the data set has; ``REPORT`` for the one that is only
+            reported.
         seed: of the generated data; files are read in a fixed order.
 
     Raises:
-        EdgeError: unknown kind, missing folder, missing split (those present are named), damaged files.
+        EdgeError: unknown kind, missing folder, missing split (those present are named), damaged
+            files.
     """
     kind, colon, root = spec.partition(":")
     if kind in ("scenes", "aerial"):
         if colon:
-            raise EdgeError("data", f"{kind} has no folder, but `dataset` is {spec!r}", f"Write {kind}")
+            raise EdgeError("data", f"{kind} takes no folder, but `dataset` is {spec!r}", f"Write {kind}")
         if kind == "aerial":
             return import_module("edge.data.aerial").open_aerial(split)  # type: ignore[no-any-return]
         return import_module("edge.data.scenes").Scenes("test" if split == REPORT else split, seed)  # type: ignore[no-any-return]
     if kind in GRIDS and root:
         return Mosaic(open_dataset(root, split, seed=seed), GRIDS[kind])
     if kind not in (*FOLDERS, *GRIDS):
-        raise EdgeError("data", f"There is no kind of data set {spec!r}", f"Change `dataset` to {one_of(SPECS)}")
+        raise EdgeError("data", f"There is no data set {spec!r}", f"Change `dataset` to {one_of(SPECS)}")
     if not root:
         what, wanted = ("data set", "SPEC") if kind in GRIDS else ("folder", "FOLDER")
-        raise EdgeError("data", f"`dataset` {spec!r} names no {what}", f"Write {kind}:{wanted}")
+        raise EdgeError("data", f"`dataset` {spec!r} lacks its {what}", f"Write {kind}:{wanted}")
     module, function = FOLDERS[kind]
     # getattr: a function by the name in the table.
     return getattr(import_module(module), function)(Path(root), split)  # type: ignore[no-any-return]

@@ -1,12 +1,15 @@
 """``voc2007:ROOT`` and ``voc2012:ROOT``: the official devkit tree.
 
-Labels are those of ``ImageSets/Main/<class>_<list>.txt`` (1 present, 0 only difficult ones, -1 absent), as the official MCAR
-evaluation reads them; where those files are missing they follow from ``Annotations/*.xml`` by the same rule.
+Labels are those of ``ImageSets/Main/<class>_<list>.txt`` (1 present, 0 only difficult ones, -1
+absent), as the official MCAR evaluation reads them; where those files are missing they follow from
+``Annotations/*.xml`` by the same rule.
 
 Which list a split reads:
 
-- VOC 2007: train is ``trainval`` (5,011 images), as in the official recipe; test is ``test`` (4,952).
-- VOC 2012: train is ``train``, val is ``val``, and trainval both; test labels are not public, so val is what is reported.
+- VOC 2007: train is ``trainval`` (5,011 images), as in the official recipe; test is ``test``
+  (4,952).
+- VOC 2012: train is ``train``, val is ``val``, and trainval both; test labels are not public, so
+  val is what is reported.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ def open_voc2007(root: Path, split: str) -> Dataset:
     """Split train or test of VOC 2007; ``root`` is VOC2007, or a folder that holds it or VOCdevkit.
 
     Raises:
-        EdgeError: a folder, list or image is missing, a list or annotation damaged, a class unknown, the split absent.
+        EdgeError: a folder, list or image is missing, a list or annotation damaged, a class
+            unknown, the split absent.
     """
     return _open("voc2007", root, split, "test")
 

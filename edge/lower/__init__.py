@@ -1,4 +1,5 @@
-"""Canonical graph → what a backend parses. One rewrite per file; the tables here say which row needs which."""
+"""Canonical graph → what a backend parses. One rewrite per file; the tables here say which row
+needs which."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from edge.lower.uint8_input import uint8_input
 from edge.lower.unsigned import unsigned
 from edge.spec import ImageSpec, TargetSpec
 
-# Row → its passes, in order: each a module here. Those of int8 and of 16-bit floats are left out where there is nothing to do.
-# ``tensorrt`` and ``tensorrt-8`` (8.5 and 8.6) keep the nodes of our plugin; ``standard-nodes`` replaces them and leaves all else
-# as it is.
+# Row → its passes, in order: each a module here. Those of int8 and of 16-bit floats are left out
+# where there is nothing to do. ``tensorrt`` and ``tensorrt-8`` (8.5 and 8.6) keep the nodes of our
+# plugin; ``standard-nodes`` replaces them and leaves all else as it is.
 PASSES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("residual_adds", "unsigned", "replace_ops"),
     "openvino": ("residual_adds", "positive", "sixteen_bit", "replace_ops"),
@@ -47,14 +48,17 @@ def lower(
 
     Args:
         model: canonical graph, with Q/DQ where the precision is int8; not changed.
-        backend: a key of ``PASSES``: the row that a backend says it takes (``edge.backends.lowering``).
+        backend: a key of ``PASSES``: the row that a backend says it takes
+            (``edge.backends.lowering``).
         precision: ``fp32``, ``fp16`` or ``int8``.
-        float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in float32.
-        reduced_range: whether int8 weights get 7 bits, where the row makes activations unsigned (``TargetSpec.reduced_range``).
+        float16: ``bf16`` or ``fp16`` types the backbones so, in any precision; None keeps them in
+            float32.
+        reduced_range: whether int8 weights get 7 bits, where the row makes activations unsigned
+            (``TargetSpec.reduced_range``).
         image: where its ``input`` is uint8, the graph takes bytes and normalises them by it.
     """
     if backend not in PASSES:
-        raise EdgeError("lower", f"There is no lowering for a backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
+        raise EdgeError("lower", f"There is no lowering for the backend {backend!r}", f"Change `backend` to {one_of(PASSES)}")
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     for name in PASSES[backend]:
@@ -81,7 +85,8 @@ def lower(
 def lower_stages(
     model: onnx.ModelProto, target: TargetSpec, *, row: str, in_stages: bool, image: ImageSpec | None = None
 ) -> dict[str, bytes]:
-    """A canonical graph as a target should see it, serialised: its stages (``edge.lower.stages``) by name, or whole.
+    """A canonical graph as a target should see it, serialised: its stages (``edge.lower.stages``)
+    by name, or whole.
 
     Args:
         row: of ``PASSES``.
@@ -96,5 +101,6 @@ def lower_stages(
 
 
 def reference(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 graph in standard nodes for ONNX Runtime that every engine is judged against; ``model`` is not changed."""
+    """The float32 graph in standard nodes for ONNX Runtime that every engine is judged against;
+    ``model`` is not changed."""
     return lower(model, backend="onnxruntime", precision="fp32")

@@ -1,4 +1,5 @@
-"""What the backbones of a graph are: for calibration, which rounds them, and for lowering, which types them."""
+"""What the backbones of a graph are: for calibration, which rounds them, and for lowering, which
+types them."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ CARRIERS = frozenset(
 def weighted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The weighted nodes of the backbones, in graph order.
 
-    1. A weighted node is a Conv, Gemm or MatMul with a constant second input, quantised or not. A node that the model's
-       metadata names under ``edge.float32_nodes`` is none.
-    2. It belongs to a backbone if another weighted node can be reached from it without passing an op of ours. The others are
-       classifiers: they read the final feature map, and a wrong bit there moves a score, a class map, a box.
+    1. A weighted node is a Conv, Gemm or MatMul with a constant second input, quantised or not. A
+       node that the model's metadata names under ``edge.float32_nodes`` is none.
+    2. It belongs to a backbone if another weighted node can be reached from it without passing an
+       op of ours. The others are classifiers: they read the final feature map, and a wrong bit
+       there moves a score, a class map, a box.
     """
     graph = model.graph
     exact = json.loads(next((each.value for each in model.metadata_props if each.key == FLOAT32_NODES), "[]"))
@@ -54,7 +56,8 @@ def backbones(model: onnx.ModelProto) -> tuple[set[str], set[str]]:
 
     1. The weighted nodes, ``weighted_nodes``, belong to a backbone.
     2. So does each carrier all of whose activations come from it.
-    3. So does a QuantizeLinear if its input does; a DequantizeLinear if its QuantizeLinear or one of its weighted readers does.
+    3. So does a QuantizeLinear if its input does; a DequantizeLinear if its QuantizeLinear or one
+       of its weighted readers does.
     """
     graph = model.graph
     constants = {each.name for each in graph.initializer}
@@ -85,7 +88,8 @@ class ResidualAdd:
 
     Attributes:
         node: the Add.
-        shortcut: position (0 or 1) of its shortcut, the input with the shorter way from the graph's input.
+        shortcut: position (0 or 1) of its shortcut, the input with the shorter way from the graph's
+            input.
     """
 
     node: onnx.NodeProto
@@ -110,7 +114,8 @@ def residual_adds(model: onnx.ModelProto) -> list[ResidualAdd]:
 
 
 def observed(model: onnx.ModelProto) -> list[str]:
-    """Names of the values whose ranges int8 needs: inputs of the backbones' convolutions, both inputs of their Adds."""
+    """Names of the values whose ranges int8 needs: inputs of the backbones' convolutions, both
+    inputs of their Adds."""
     values = [node.input[0] for node in convolutions(model)]
     values += [name for add in residual_adds(model) for name in add.node.input]
     return list(dict.fromkeys(values))

@@ -1,6 +1,7 @@
 """Bring a graph to opset 17, for the parsers of TensorRT 8.5 and 8.6.
 
-They take newer graphs without a word and misread them: axes that are an input, as from opset 18 on, mean all axes to them.
+They take newer graphs without a word and misread them: axes that are an input, as from opset 18 on,
+mean all axes to them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ MISREAD = frozenset({"GridSample", "NonZero", "RoiAlign", "CumSum"})  # ops that
 def opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
-    1. Constant axes of a reduction become an attribute. Attributes that came later go, where they say what opset 17 does.
-    2. An int8 weight becomes a float32 one with a QuantizeLinear behind it: these parsers take no int8 constants. The products of
-       integer and scale round to the same integers again.
+    1. Constant axes of a reduction become an attribute. Attributes that came later go, where they
+       say what opset 17 does.
+    2. An int8 weight becomes a float32 one with a QuantizeLinear behind it: these parsers take no
+       int8 constants. The products of integer and scale round to the same integers again.
     3. What these parsers would misread is refused (``check``).
     """
     graph = model.graph
@@ -63,7 +65,8 @@ def opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Refuse, in one line, a graph that the parsers of TensorRT 8.5 and 8.6 would misread or refuse."""
+    """Refuse, in one line, a graph that the parsers of TensorRT 8.5 and 8.6 would misread or
+    refuse."""
     constants = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
         if node.domain != DOMAIN and (found := _misread(node, constants)):

@@ -14,9 +14,10 @@ KEEPS_SIGN = frozenset({"DequantizeLinear", "MaxPool", "QuantizeLinear"})
 def positive(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
-    1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through any MaxPool) gets zero point 0
-       of uint8 and scale · 127/255: half the rounding error, and on x86 the type that the kernels take anyway. After a Clip
-       the range ends at its upper bound at the latest; a runtime then drops the Clip.
+    1. A pair on an activation that cannot be negative (from a Relu, or a Clip from 0 on, through
+       any MaxPool) gets zero point 0 of uint8 and scale · 127/255: half the rounding error, and on
+       x86 the type that the kernels take anyway. After a Clip the range ends at its upper bound at
+       the latest; a runtime then drops the Clip.
     2. Every other pair stays int8: a zero point would cost OpenVINO nodes of their own.
     """
     graph = model.graph
@@ -42,7 +43,8 @@ def positive(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def upper_bound(value: str, source: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> float | None:
-    """The upper bound of a value that cannot be negative (infinity after a Relu), None where it can be."""
+    """The upper bound of a value that cannot be negative (infinity after a Relu), None where it can
+    be."""
     node = source.get(value)
     while node is not None and node.op_type in KEEPS_SIGN:
         node = source.get(node.input[0])

@@ -38,7 +38,8 @@ def replace_ops(model: onnx.ModelProto, *, crop: str) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
     1. A ``RegionBoxes`` node becomes the nodes ``boxes/…``; the value it produced keeps its name.
-    2. A ``RoiResize`` node becomes the nodes ``crop/…`` in the form ``crop`` (a key of ``roi_resize.FORMS``).
+    2. A ``RoiResize`` node becomes the nodes ``crop/…`` in the form ``crop`` (a key of
+       ``roi_resize.FORMS``).
     3. A second node of the same op gets ``boxes_2/…``, and so on.
     4. Another node of the domain is refused; afterwards the domain is no longer imported.
     """

@@ -14,10 +14,11 @@ RESIDUAL_SCALES = "edge.residual_scales"  # metadata: JSON object, value name â†
 def residual_adds(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
-    1. An Add of which one input comes from a DequantizeLinear and the other is named in the metadata ``edge.residual_scales``
-       gets a QuantizeLinear and a DequantizeLinear on the other, with the scale found there and zero point 0. OpenVINO and
-       ONNX Runtime leave the Add, and the activation after it, outside the convolution otherwise; TensorRT documents the
-       opposite, so the canonical graph has the shortcut only.
+    1. An Add of which one input comes from a DequantizeLinear and the other is named in the
+       metadata ``edge.residual_scales`` gets a QuantizeLinear and a DequantizeLinear on the other,
+       with the scale found there and zero point 0. OpenVINO and ONNX Runtime leave the Add, and the
+       activation after it, outside the convolution otherwise; TensorRT documents the opposite, so
+       the canonical graph has the shortcut only.
     2. A value that is rounded already (another reader wanted it) is read from there.
     3. Every other Add, and a graph without that metadata, stays as it is.
     """

@@ -1,4 +1,5 @@
-"""Type the backbones in a 16-bit float; everything that decides about classes and boxes stays float32."""
+"""Type the backbones in a 16-bit float; everything that decides about classes and boxes stays
+float32."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ FLOAT16 = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
     """Rewrite the canonical ``model`` (edge ops still in it) in place and return it.
 
-    1. The backbones, ``edge.lower.backbone.backbones``, get 16 bits; their QuantizeLinear and DequantizeLinear 16-bit scales, as
-       strongly typed TensorRT asks.
-    2. Classifiers, nodes that are to stay exact, and all that follows them stay float32: logits, sigmoid, top K, boxes, crops,
-       fusion.
-    3. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers keep the original.
+    1. The backbones, ``edge.lower.backbone.backbones``, get 16 bits; their QuantizeLinear and
+       DequantizeLinear 16-bit scales, as strongly typed TensorRT asks.
+    2. Classifiers, nodes that are to stay exact, and all that follows them stay float32: logits,
+       sigmoid, top K, boxes, crops, fusion.
+    3. Constants read by the backbone (weights, biases, bounds, scales) get 16 bits; float32 readers
+       keep the original.
     4. Where a value crosses the border it is cast, once for all readers.
     """
     if float16 not in FLOAT16:
@@ -65,7 +67,8 @@ def sixteen_bit(model: onnx.ModelProto, *, float16: str) -> onnx.ModelProto:
 
 
 def _is_integer(node: onnx.NodeProto, position: int) -> bool:
-    """Inputs that are whole numbers whatever the type of the node: what a DequantizeLinear reads, shapes and axes."""
+    """Inputs that are whole numbers whatever the type of the node: what a DequantizeLinear reads,
+    shapes and axes."""
     return (
         node.op_type == "DequantizeLinear"
         or (node.op_type == "Pad" and position in (1, 3))
@@ -83,13 +86,14 @@ def _narrow(tensor: onnx.TensorProto, float16: str, *, scale: bool) -> onnx.Tens
             halves = np.maximum(halves, np.float16(2**-24))  # a scale of zero is refused by TensorRT
         if np.isinf(halves).any():
             worst = float(np.abs(values).max())
-            raise EdgeError("lower", f"{tensor.name} holds {worst:g}; fp16 ends at 65504", "Change `precision` to fp32")
+            raise EdgeError("lower", f"{tensor.name} contains {worst:g}, and the largest fp16 value is 65504", "Change `precision` to fp32")
         return numpy_helper.from_array(halves)
     return numpy_helper.from_array(values.astype(ml_dtypes.bfloat16))
 
 
 def _widened_output(nodes: list[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
-    """Rename the 16-bit value behind a graph output and return the Cast that produces the output."""
+    """Rename the 16-bit value behind a graph output and return the Cast that produces the
+    output."""
     inner = f"{name}/narrow"
     for node in nodes:
         for names in (node.input, node.output):

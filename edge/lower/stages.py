@@ -1,4 +1,5 @@
-"""One graph of two passes → its two stages: *look* finds the regions, *closer* recognises what is in them."""
+"""One graph of two passes → its two stages: *look* finds the regions, *closer* recognises what is
+in them."""
 
 from __future__ import annotations
 
@@ -20,10 +21,12 @@ def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
 
     1. A graph without a RoiResize is one stage, ``WHOLE``.
     2. *look* is what leads to ``global_scores``, ``regions`` and ``region_classes``.
-    3. *closer* begins at the RoiResize, which gets the inputs ``boxes`` (R, 4) and ``owner`` (R); R is left open.
-    4. It ends before the maximum over an image's regions: the sigmoid of what that reads, (R, C), is ``region_scores``.
-    5. Both hold what they read and nothing else. A weight that both read is in both: no convolution shares one any more,
-       so that runtimes may pack it and fuse into it as they like.
+    3. *closer* begins at the RoiResize, which gets the inputs ``boxes`` (R, 4) and ``owner`` (R); R
+       is left open.
+    4. It ends before the maximum over an image's regions: the sigmoid of what that reads, (R, C),
+       is ``region_scores``.
+    5. Both hold what they read and nothing else. A weight that both read is in both: no convolution
+       shares one any more, so that runtimes may pack it and fuse into it as they like.
     """
     crops = [node for node in model.graph.node if node.domain == DOMAIN and node.op_type == roi_resize.NAME]
     if not crops:  # 1
@@ -48,14 +51,15 @@ def stages(model: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     scores = helper.make_tensor_value_info(REGION_SCORES, TensorProto.FLOAT, [REGIONS, classes])
     closer = cut(whole, [*model.graph.input, boxes, owner], [scores])
     if [node.name for node in closer.graph.node if INPUT in node.input] != [crops[0].name]:
-        raise EdgeError("lower", "The second pass reads more of the first than its boxes", "Export the model again")
+        raise EdgeError("lower", "The second pass depends on more of the first than its boxes", "Export the model again")
     return {LOOK: look, CLOSER: closer}
 
 
 def parted(lowered: Mapping[str, bytes]) -> tuple[bytes, dict[str, bytes]]:
     """Serialised stages taken apart: the constants that both hold, and each stage without them.
 
-    Either stage is whole again when its bytes are put behind those of the constants: protobuf merges what it reads in turn.
+    Either stage is whole again when its bytes are put behind those of the constants: protobuf
+    merges what it reads in turn.
     """
     models = {stage: onnx.load_from_string(data) for stage, data in lowered.items()}
     in_look = {each.name: each.SerializeToString(deterministic=True) for each in models[LOOK].graph.initializer}
@@ -74,7 +78,8 @@ def parted(lowered: Mapping[str, bytes]) -> tuple[bytes, dict[str, bytes]]:
 
 
 def _region_logits(graph: onnx.GraphProto) -> tuple[str, int]:
-    """The value (R, C, …) from which ``local_scores`` take the maximum over an image's regions, and C."""
+    """The value (R, C, …) from which ``local_scores`` take the maximum over an image's regions, and
+    C."""
     source = {name: node for node in graph.node for name in node.output}
     value = next(output for output in graph.output if output.name == "local_scores")
     name = value.name
@@ -82,6 +87,6 @@ def _region_logits(graph: onnx.GraphProto) -> tuple[str, int]:
         node = source.get(name)
         if node is None or node.op_type != op_type:
             found = "nothing" if node is None else node.op_type
-            raise EdgeError("lower", f"The scores of the second pass end in {found} where {op_type} belongs", "Export the model again")
+            raise EdgeError("lower", f"The scores of the second pass end in {found} instead of {op_type}", "Export the model again")
         name = node.input[0]
     return name, value.type.tensor_type.shape.dim[1].dim_value

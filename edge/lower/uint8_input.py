@@ -18,8 +18,9 @@ def uint8_input(model: onnx.ModelProto, image: ImageSpec, *, prefix: str = "") -
     """Rewrite a lowered ``model`` in place and return it.
 
     1. Its input becomes (batch, S, S, 3) uint8; a Cast comes first, as TensorRT asks of bytes.
-    2. ``(value / 255 - mean) / std`` is one product and one sum per channel, behind the Transpose to (batch, 3, S, S). They are not
-       folded into the first convolution: that pads with zeros after normalising, and pixels have no value that means so.
+    2. ``(value / 255 - mean) / std`` is one product and one sum per channel, behind the Transpose
+       to (batch, 3, S, S). They are not folded into the first convolution: that pads with zeros
+       after normalising, and pixels have no value that means so.
     3. What read the image reads that.
 
     Args:

@@ -18,15 +18,17 @@ INT32 = 2**31 - 1
 def unsigned(model: onnx.ModelProto, *, reduced_range: bool) -> onnx.ModelProto:
     """Rewrite ``model`` in place and return it.
 
-    1. A pair on an activation that cannot be negative gets zero point 0 and twice the steps (``edge.lower.positive``).
+    1. A pair on an activation that cannot be negative gets zero point 0 and twice the steps
+       (``edge.lower.positive``).
     2. Every other pair gets zero point 128 and keeps its scale: the same steps, shifted.
-    3. Biases of convolutions of which input and weights are quantised become int32 in steps of input scale × weight
-       scale: the integer kernels add them so, and only some versions convert them by themselves. One that does not fit
-       32 bits stays float.
-    4. Weights stay int8 per channel. With ``reduced_range`` they are rounded again to ±63 of a scale that grows
-       accordingly: without VNNI the x86 kernels add two products in 16 bits, which 255 · 127 · 2 exceeds.
-    5. A MaxPool between two pairs of the same scale selects among the integers themselves; ONNX Runtime does not see
-       that it could.
+    3. Biases of convolutions of which input and weights are quantised become int32 in steps of
+       input scale × weight scale: the integer kernels add them so, and only some versions convert
+       them by themselves. One that does not fit 32 bits stays float.
+    4. Weights stay int8 per channel. With ``reduced_range`` they are rounded again to ±63 of a
+       scale that grows accordingly: without VNNI the x86 kernels add two products in 16 bits, which
+       255 · 127 · 2 exceeds.
+    5. A MaxPool between two pairs of the same scale selects among the integers themselves; ONNX
+       Runtime does not see that it could.
     """
     graph = positive(model).graph  # 1
     constants = {each.name: each for each in graph.initializer}

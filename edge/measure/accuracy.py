@@ -1,11 +1,14 @@
-"""Accuracy of multi-label scores in the convention of the official MCAR evaluation, and how sure one can be of it.
+"""Accuracy of multi-label scores in the convention of the official MCAR evaluation, and how sure
+one can be of it.
 
 The convention, which differs from others in every point:
 
-- AP is not interpolated: the mean, over the positives of a class, of the precision at each one's rank in the full list.
-  Difficult images leave the list. A class without positives has AP 0, averaged in.
-- CP, CR, OP, OR and their F1 count difficult images as negative, and scores at or above 0.6 as predicted (the literature:
-  0.5). A class never predicted has precision 0. CF1 is the harmonic mean of CP and CR, not the mean of F1s.
+- AP is not interpolated: the mean, over the positives of a class, of the precision at each one's
+  rank in the full list. Difficult images leave the list. A class without positives has AP 0,
+  averaged in.
+- CP, CR, OP, OR and their F1 count difficult images as negative, and scores at or above 0.6 as
+  predicted (the literature: 0.5). A class never predicted has precision 0. CF1 is the harmonic mean
+  of CP and CR, not the mean of F1s.
 - top-k: of every image, the k best scores are predicted, those at or above the threshold.
 """
 
@@ -28,7 +31,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rates:
-    """Precision, recall and F1 in points (0..100): over classes (C…) and over all decisions (O…)."""
+    """Precision, recall and F1 in points (0..100): over classes (C…) and over all decisions
+    (O…)."""
 
     cp: float
     cr: float
@@ -46,10 +50,12 @@ class Accuracy:
         images: N.
         map: mean of ``per_class``.
         per_class: AP of every class, in column order.
-        overall, top: rates of all scores at or above ``threshold``, and of each image's best ``TOP_K`` among them.
+        overall, top: rates of all scores at or above ``threshold``, and of each image's best
+            ``TOP_K`` among them.
         threshold: what was asked for.
         without_positives: columns without a positive image; their AP is 0 and counts.
-        ties: images, summed over classes, that share their score with one of the other sign: AP depends on their order.
+        ties: images, summed over classes, that share their score with one of the other sign: AP
+            depends on their order.
     """
 
     images: int
@@ -89,11 +95,12 @@ def evaluate(scores: NDArray[np.floating], labels: NDArray[np.integer], *, thres
         threshold: 0.6 as in the official code, 0.5 as in the literature.
 
     Raises:
-        EdgeError: shapes that differ, no images, scores not finite, labels other than -1, 0, 1, a threshold out of range.
+        EdgeError: shapes that differ, no images, scores not finite, labels other than -1, 0, 1, a
+            threshold out of range.
     """
     _check(scores, labels)
     if not 0 <= threshold <= 1:
-        raise EdgeError("accuracy", f"The threshold is {threshold:g}", "Give 0 to 1")
+        raise EdgeError("accuracy", f"The threshold is {threshold:g}", "Use a value from 0 to 1")
     positive, counted = labels == 1, labels != 0
     points = 100 * average_precision(scores, labels)
     predicted = scores >= threshold
@@ -112,7 +119,8 @@ def evaluate(scores: NDArray[np.floating], labels: NDArray[np.integer], *, thres
 
 
 def average_precision(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> Array:
-    """AP of every class: (C,) float64 in [0, 1]; 0 for a class without positives. Arguments as for ``evaluate``."""
+    """AP of every class: (C,) float64 in [0, 1]; 0 for a class without positives. Arguments as for
+    ``evaluate``."""
     _check(scores, labels)
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
@@ -125,10 +133,11 @@ def average_precision(scores: NDArray[np.floating], labels: NDArray[np.integer])
 def map_interval(
     scores: NDArray[np.floating], labels: NDArray[np.integer], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap 95 % confidence interval of mAP in points (low, high): images drawn with replacement, percentiles of the results.
+    """Bootstrap 95 % confidence interval of mAP in points (low, high): images drawn with
+    replacement, percentiles of the results.
 
-    A class whose positives are all missed by one draw is left out of that draw's mean; one without any positives counts 0
-    throughout, as in mAP itself. Arguments as for ``evaluate``.
+    A class whose positives are all missed by one draw is left out of that draw's mean; one without
+    any positives counts 0 throughout, as in mAP itself. Arguments as for ``evaluate``.
     """
     return _interval(_resampled(scores, labels, resamples, seed))
 
@@ -141,9 +150,11 @@ def map_drop_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Bootstrap 95 % confidence interval of the drop ``mAP(reference) - mAP(scores)`` in points (low, high).
+    """Bootstrap 95 % confidence interval of the drop ``mAP(reference) - mAP(scores)`` in points
+    (low, high).
 
-    Paired: both are judged on the same draws, so what images share cancels. (N, C) scores of the same images.
+    Paired: both are judged on the same draws, so what images share cancels. (N, C) scores of the
+    same images.
     """
     before, after = (_resampled(which, labels, resamples, seed) for which in (reference, scores))
     return _interval(before - after)
@@ -153,7 +164,7 @@ def _resampled(scores: NDArray[np.floating], labels: NDArray[np.integer], resamp
     """mAP in points of every draw: (resamples,). The draws depend on N and the seed alone."""
     _check(scores, labels)
     if resamples < 2:
-        raise EdgeError("accuracy", f"A bootstrap cannot draw {resamples} resamples", "Give 2 or more")
+        raise EdgeError("accuracy", f"`resamples` is {resamples}", "Use 2 or more")
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels == 1, order, axis=0)
     counted = np.take_along_axis(labels != 0, order, axis=0)
@@ -186,7 +197,8 @@ def _drawn_ap(copies: NDArray[np.uint8], hits: NDArray[np.bool_]) -> Array:
     found = np.cumsum(mine, axis=0, dtype=np.int32)
     total = np.zeros(copies.shape[1])
     for copy in range(int(mine.max(initial=0))):
-        # The last copy of each positive, then the last but one …: precision = found so far / rank so far.
+        # The last copy of each positive, then the last but one …: precision = found so far / rank
+        # so far.
         total += np.where(mine > copy, (found - copy) / np.maximum(rank - copy, 1), 0).sum(axis=0)
     positives = found[-1] if len(found) else np.zeros(copies.shape[1], np.int32)
     return np.where(positives > 0, total / np.maximum(positives, 1), np.nan)
@@ -198,7 +210,8 @@ def _interval(values: Array) -> tuple[float, float]:
 
 
 def rates(predicted: NDArray[np.bool_], positive: NDArray[np.bool_]) -> Rates:
-    """Precision, recall and F1 of decisions (N, C) against what images show (N, C); the convention is the module's."""
+    """Precision, recall and F1 of decisions (N, C) against what images show (N, C); the convention
+    is the module's."""
     correct, made, there = (part.sum(axis=0, dtype=np.int64) for part in (predicted & positive, predicted, positive))
     cp, cr = float(_share(correct, made).mean()), float(_share(correct, there).mean())
     op, or_ = float(_share(correct.sum(), made.sum())), float(_share(correct.sum(), there.sum()))
@@ -227,7 +240,7 @@ def _check(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
         problem = f"The scores have the shape {scores.shape} and the labels {labels.shape}"
         raise EdgeError("accuracy", problem, "Pass both as (N, C), N and C positive")
     if not np.isfinite(scores).all():
-        raise EdgeError("accuracy", "The scores are not all finite", "Check the engine")
+        raise EdgeError("accuracy", "Some scores are NaN or infinite", "Check the engine")
     if not np.isin(labels, (-1, 0, 1)).all():
-        problem = f"The labels hold {np.unique(labels)[:8].tolist()}"
+        problem = f"The labels contain {np.unique(labels)[:8].tolist()}"
         raise EdgeError("accuracy", problem, "Label with 1 for present, 0 for difficult and -1 for absent")

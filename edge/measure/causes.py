@@ -1,4 +1,5 @@
-"""Where a drop in mAP comes from: the fp32 intermediates are put back in, one decision after the other."""
+"""Where a drop in mAP comes from: the fp32 intermediates are put back in, one decision after the
+other."""
 
 from __future__ import annotations
 
@@ -48,9 +49,10 @@ def causes(
     """Split the drop of an engine against the fp32 graph.
 
     Args:
-        graph: the fp32 graph in standard nodes, as ``edge.lower.reference`` makes it and a bundle's ``reference.onnx`` holds it.
-        images: indices → batches (names, (b, 3, S, S) float32) of those images, in order; only images are asked for of which
-            the engine decided otherwise than fp32.
+        graph: the fp32 graph in standard nodes, as ``edge.lower.reference`` makes it and a bundle's
+            ``reference.onnx`` holds it.
+        images: indices → batches (names, (b, 3, S, S) float32) of those images, in order; only
+            images are asked for of which the engine decided otherwise than fp32.
         engine, reference: outputs over all N images.
         labels: (N, C) of them.
         progress: called with (images done, images in all).
@@ -98,6 +100,7 @@ class _Tail(Session):
         self._given = given
 
     def local_scores(self, images: np.ndarray, decision: np.ndarray) -> np.ndarray:
-        """images: (b, 3, S, S) float32; decision: the engine's ``regions`` or ``region_classes`` of them → (b, C) float32."""
+        """images: (b, 3, S, S) float32; decision: the engine's ``regions`` or ``region_classes`` of
+        them → (b, C) float32."""
         found: np.ndarray = self._session.run(self.outputs, {"image": images, self._given: decision})[0]
         return found

@@ -1,4 +1,5 @@
-"""What an engine that looks only where it pays costs and is worth: its latency depends on the image, so it is measured over images."""
+"""What an engine that looks only where it pays costs and is worth: its latency depends on the
+image, so it is measured over images."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class EffortPoint:
-    """An effort: what it costs a batch of the data set's images, in milliseconds, and what it is worth, in points of mAP.
+    """An effort: what it costs a batch of the data set's images, in milliseconds, and what it is
+    worth, in points of mAP.
 
     Attributes:
         mean_looks: regions looked at, of an image in the mean.
@@ -82,10 +84,11 @@ def time_efforts(
     limit_s: float = LIMIT_S,
     clock: Clock = time.perf_counter,
 ) -> tuple[dict[float, NDArray[np.float64]], int]:
-    """Seconds of every batch at every effort, turn by turn on the same images; and how many images that were.
+    """Seconds of every batch at every effort, interleaved on the same images; and how many images
+    that were.
 
-    The order of the efforts turns with the batches, and a call that is not counted goes before each batch: decoding it has put the
-    engine's threads to sleep.
+    The order of the efforts turns with the batches, and a call that is not counted goes before each
+    batch: decoding it has put the engine's threads to sleep.
 
     Args:
         infer: a batch at an effort.

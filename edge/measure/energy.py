@@ -1,6 +1,8 @@
-"""Energy, where the machine can tell: INA3221 sensors on a Jetson, NVML on a GPU, RAPL on an x86 processor.
+"""Energy, where the machine can tell: INA3221 sensors on a Jetson, NVML on a GPU, RAPL on an x86
+processor.
 
-A source reads joules since some start, or watts now; ``Meter`` turns either into joules of a stretch of time.
+A source reads joules since some start, or watts now; ``Meter`` turns either into joules of a
+stretch of time.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Source:
 
 
 def find(root: Path = Path("/"), *, gpu: bool = False, nvml: Callable[[], ctypes.CDLL] | None = None) -> tuple[Source | None, str]:
-    """The source that covers the processor an engine runs on: a Jetson's module, else the GPU or the processor, never the idle one.
+    """The source that covers the processor an engine runs on: a Jetson's module, else the GPU or
+    the processor, never the idle one.
 
     Args:
         gpu: whether the engine runs on a GPU.
@@ -90,7 +93,8 @@ class Meter:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of one image in millijoules, idle subtracted and not, with the power it was taken from.
+    """Energy of one image in millijoules, idle subtracted and not, with the power it was taken
+    from.
 
     Attributes:
         source, covers: of the ``Source``.
@@ -143,7 +147,8 @@ def per_image(
 
 
 def _ina3221(root: Path) -> tuple[Source | None, str]:
-    """Voltage and current of the rail that feeds the module; millivolts and milliamperes in hwmon files."""
+    """Voltage and current of the rail that feeds the module; millivolts and milliamperes in hwmon
+    files."""
     rails: dict[str, tuple[Path, Path]] = {}
     for label in root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label"):
         number = label.name[2:-6]
@@ -158,7 +163,8 @@ def _ina3221(root: Path) -> tuple[Source | None, str]:
 
 
 def _rapl(root: Path) -> tuple[Source | None, str]:
-    """Package counters in microjoules; they wrap around, so every reading is added to what went before."""
+    """Package counters in microjoules; they wrap around, so every reading is added to what went
+    before."""
     zones = sorted(path for path in root.glob("sys/class/powercap/intel-rapl:*") if path.name.count(":") == 1)
     if not zones:
         return None, "no RAPL counters (virtual machine, or another processor)"

@@ -1,7 +1,8 @@
 """Latency: warm up until it holds still, count, and say whether the figure may be believed.
 
-Every function takes the clock it reads (seconds, monotonic), so that tests own the time. What is timed is a call that
-returns when its result is there; backends that work asynchronously wait inside the call.
+Every function takes the clock it reads (seconds, monotonic), so that tests own the time. What is
+timed is a call that returns when its result is there; backends that work asynchronously wait inside
+the call.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ class Plan:
     """How long to warm up and to count, and what a run must show to be valid.
 
     Attributes:
-        samples: calls to count; fewer only when ``limit_s`` ends first, more until ``least_s`` has passed.
+        samples: calls to count; fewer only when ``limit_s`` ends first, more until ``least_s`` has
+            passed.
         least_s, limit_s: bounds of the counted time in seconds.
-        warm_window, warm_window_s: a warm-up window ends after so many calls or seconds; warm when the medians of two
-            windows in a row agree within ``warm_tolerance``.
+        warm_window, warm_window_s: a warm-up window ends after so many calls or seconds; warm when
+            the medians of two windows in a row agree within ``warm_tolerance``.
         warm_calls, warm_s: bounds of the warm-up.
         enough: fewest counted calls of a valid run.
         interval: widest 95 % interval of the median, as a share of the median.
@@ -88,7 +90,8 @@ class Latency:
     warm_up: int = 0
 
     def percentile_ms(self, percent: float) -> float:
-        """Linear interpolation between order statistics (Hyndman and Fan's type 7, NumPy's default), milliseconds."""
+        """Linear interpolation between order statistics (Hyndman and Fan's type 7, NumPy's
+        default), milliseconds."""
         return float(np.percentile(self.seconds, percent)) * 1e3
 
     @property
@@ -179,26 +182,28 @@ def judge(latency: Latency, plan: Plan = Plan()) -> tuple[str, ...]:
     third = max(1, len(seconds) // 3)
     drift = float(np.median(seconds[-third:])) / float(np.median(seconds[:third])) - 1
     if high - low > plan.interval * middle:
-        reasons.append(f"unstable: the median is known to ±{(high - low) / middle / 2:.1%} only, at most ±{plan.interval / 2:.1%} will do")
+        reasons.append(f"unstable: the median is only known to ±{(high - low) / middle / 2:.1%} (limit ±{plan.interval / 2:.1%})")
     if spread > plan.spread:
-        reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median, at most {plan.spread:.0%} will do")
+        reasons.append(f"unstable: p10 to p90 span {spread:.0%} of the median (limit {plan.spread:.0%})")
     if abs(drift) > plan.drift:
-        reasons.append(f"unstable: the median moved by {drift:+.0%} during the run, at most {plan.drift:.0%} will do")
+        reasons.append(f"unstable: the median moved by {drift:+.0%} during the run (limit {plan.drift:.0%})")
     return tuple(reasons)
 
 
 def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
     """Interval of the median between two order statistics, without assuming a distribution.
 
-    The number of values below the true median is binomial(n, 1/2) (David and Nagaraja, *Order Statistics*, §7.1).
+    The number of values below the true median is binomial(n, 1/2) (David and Nagaraja, *Order
+    Statistics*, §7.1).
 
     Returns:
-        (low, high, coverage): the narrowest symmetric interval that covers at least ``confidence``; with fewer than
-        six values their whole range, whose coverage is less.
+        (low, high, coverage): the narrowest symmetric interval that covers at least ``confidence``;
+        with fewer than six values their whole range, whose coverage is less.
     """
     ordered = np.sort(np.asarray(values, np.float64))
     count = len(ordered)
-    # P(binomial(n, 1/2) < rank), from the outside in, in logarithms: 2 ** -n underflows for long runs.
+    # P(binomial(n, 1/2) < rank), from the outside in, in logarithms: 2 ** -n underflows for long
+    # runs.
     tail, rank = 0.0, 0
     for k in range((count - 1) // 2):
         grown = tail + math.exp(math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) - count * math.log(2))
@@ -225,7 +230,8 @@ class Rounds:
         return Latency(np.concatenate(self.seconds[name]), images)
 
     def compare(self, name: str, base: str) -> Comparison:
-        """How ``name`` stands to ``base``: the ratio of medians in each round, so that a slow round weighs on both."""
+        """How ``name`` stands to ``base``: the ratio of medians in each round, so that a slow round
+        weighs on both."""
         ratios = [float(np.median(mine) / np.median(other)) for mine, other in zip(self.seconds[name], self.seconds[base], strict=True)]
         return Comparison(tuple(ratios))
 
@@ -272,7 +278,8 @@ def interleave(
     plan: Plan = Plan(),
     progress: Progress | None = None,
 ) -> Rounds:
-    """Measure several things turn by turn, A B C C B A A B C …, so that what disturbs one disturbs all.
+    """Measure several things interleaved, A B C C B A A B C …, so that what disturbs one disturbs
+    all.
 
     Every participant is warmed up first; its calls per turn then last about ``turn_s``.
 
@@ -282,7 +289,7 @@ def interleave(
         progress: called with (turns done, turns to do).
     """
     if rounds < 1 or not turns:
-        raise EdgeError("bench", f"There is nothing to compare: {len(turns)} engines in {rounds} rounds", "Give 1 or more of both")
+        raise EdgeError("bench", f"Nothing to compare: {len(turns)} engines in {rounds} rounds", "Use 1 or more of both")
     calls = {}
     for name, turn in turns.items():
         warm(turn, plan)

@@ -80,7 +80,8 @@ def streams(call: Callable[[], object], count: int, *, images: int, seconds: flo
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Images that arrived at a steady rate before an engine that takes one after another from a bounded queue.
+    """Images that arrived at a steady rate before an engine that takes one after another from a
+    bounded queue.
 
     Attributes:
         rate: images per second.
@@ -132,7 +133,8 @@ def arrive(
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a soak: when it ended, percentiles of its calls in milliseconds, and the memory held then, where it is told."""
+    """A part of a soak: when it ended, percentiles of its calls in milliseconds, and the memory
+    held then, where it is told."""
 
     at_s: float
     p50: float
@@ -147,7 +149,8 @@ class Soak:
 
     Attributes:
         seconds: how long it ran.
-        latency_drift: of the median latency from the first to the last quarter of the windows, as a share.
+        latency_drift: of the median latency from the first to the last quarter of the windows, as a
+            share.
         memory_growth_mb: of the resident memory, likewise; None where it is not told.
         reasons: why the run did not hold still; empty when it did.
     """
@@ -194,7 +197,7 @@ def soak(
     if len(windows) < 4:
         reasons.append(f"too short: {len(windows)} windows of one call each say nothing about drift")
     elif abs(drift) > DRIFT:
-        reasons.append(f"the median latency moved by {drift:+.0%} from the first to the last quarter, at most {DRIFT:.0%} will do")
+        reasons.append(f"the median latency moved by {drift:+.0%} from the first to the last quarter (limit {DRIFT:.0%})")
     if growth is not None and growth > max(GROWTH_MB, GROWTH * held[0]):
         reasons.append(f"memory grew by {growth:.0f} MB from the first to the last quarter")
     return Soak(clock() - begun, tuple(windows), drift, growth, tuple(reasons))

@@ -1,7 +1,7 @@
 """The machine a figure holds for: what it is, and what happened to it while something was measured.
 
-Everything is read from ``/proc`` and ``/sys`` below a root, so that tests can hand in a tree of their own. What is not
-there is left out or None; nothing here raises.
+Everything is read from ``/proc`` and ``/sys`` below a root, so that tests can hand in a tree of
+their own. What is not there is left out or None; nothing here raises.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def state(root: Path = Path("/")) -> State:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What happened to the machine during a run: shares of all cores' time, and the lowest clock before and after."""
+    """What happened to the machine during a run: shares of all cores' time, and the lowest clock
+    before and after."""
 
     busy_elsewhere: float
     stolen: float
@@ -170,9 +171,9 @@ def between(before: State, after: State, *, own_s: float = 0.0) -> tuple[tuple[s
     if before.clock_mhz and after.clock_mhz and after.clock_mhz < SLOWED * before.clock_mhz:
         reasons.append(f"throttled: the clock fell from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} MHz")
     if elsewhere > BUSY_ELSEWHERE:
-        reasons.append(f"disturbed: other processes took {elsewhere:.0%} of the processor, at most {BUSY_ELSEWHERE:.0%} will do")
+        reasons.append(f"disturbed: other processes took {elsewhere:.0%} of the processor (limit {BUSY_ELSEWHERE:.0%})")
     if stolen > STOLEN:
-        reasons.append(f"disturbed: the hypervisor took {stolen:.0%} of the processor, at most {STOLEN:.0%} will do")
+        reasons.append(f"disturbed: the hypervisor took {stolen:.0%} of the processor (limit {STOLEN:.0%})")
     return tuple(reasons), Disturbance(round(elsewhere, 4), round(stolen, 4), (before.clock_mhz, after.clock_mhz))
 
 

@@ -23,7 +23,8 @@ def resident_mb(status: Path = Path("/proc/self/status")) -> float | None:
 def peak_mb(status: Path = Path("/proc/self/status")) -> float | None:
     """Most memory ever held.
 
-    ``/proc`` first: ``ru_maxrss`` survives exec, so a small process started by a large one would show the large one's.
+    ``/proc`` first: ``ru_maxrss`` survives exec, so a small process started by a large one would
+    show the large one's.
     """
     peak = megabytes(status, "VmHWM")
     if peak is None:
@@ -37,7 +38,8 @@ def peak_mb(status: Path = Path("/proc/self/status")) -> float | None:
 
 
 def reset_peak(switch: Path = Path("/proc/self/clear_refs")) -> bool:
-    """Let the peak start again from what is held now (Linux 4.0 and later); False where that is not possible."""
+    """Let the peak start again from what is held now (Linux 4.0 and later); False where that is not
+    possible."""
     try:
         switch.write_text("5")
     except OSError:

@@ -22,7 +22,8 @@ from edge.measure.latency import Clock
 
 @dataclass(frozen=True)
 class Pass:
-    """What an engine gave for all images, and the seconds that went by inside it and waiting for images."""
+    """What an engine gave for all images, and the seconds that went by inside it and waiting for
+    images."""
 
     outputs: Outputs = field(repr=False)
     inferring_s: float
@@ -73,7 +74,8 @@ def collect(
 
 
 def sample(count: int, wanted: int) -> list[int]:
-    """``wanted`` of ``count`` indices at even distances, so that a sorted data set is not cut off: all where fewer."""
+    """``wanted`` of ``count`` indices at even distances, so that a sorted data set is not cut off:
+    all where fewer."""
     if wanted >= count:
         return list(range(count))
     return [int(index) for index in (np.arange(wanted) * count) // wanted]
@@ -83,7 +85,8 @@ def cached(key: Mapping[str, object], make: Callable[[], Outputs], folder: Path 
     """Outputs kept from an earlier run of the same key, else made now and kept.
 
     Args:
-        key: plain values that decide the outputs: digests of graph and images, version of the runtime.
+        key: plain values that decide the outputs: digests of graph and images, version of the
+            runtime.
         folder: default ``$XDG_CACHE_HOME/mcar-edge/outputs``, else ``~/.cache/mcar-edge/outputs``.
     """
     path = (folder or cache.folder("outputs")) / f"{digest_json(key)}.npz"

@@ -1,4 +1,4 @@
-"""Accuracy, drop and drift of an engine as a report holds them."""
+"""Accuracy and drift of an engine, as in a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Top:
 
 @dataclass(frozen=True)
 class ClassAp:
-    """AP of a class in points, and how much of it is lost against the reference; None without one."""
+    """AP of a class in points, and how much of it is lost against the reference; None without
+    one."""
 
     ap: float
     ap_reference: float | None
@@ -34,14 +35,15 @@ class ClassAp:
 
 @dataclass(frozen=True)
 class Quality:
-    """What an engine is worth on labelled images, in points (0..100), against the graph in FP32 where that ran too.
+    """Accuracy of an engine on labelled images, in points (0..100), against the FP32 graph if that
+    ran too.
 
     Attributes:
         dataset: its name and split.
         map_drop: reference − engine.
         map_interval, map_drop_interval: 95 %, by bootstrap; the second is paired.
         threshold: of CF1 and OF1.
-        convention: how the figures were counted, in a sentence.
+        convention: how the figures are computed, in one sentence.
         ties: tied scores, kept in the order of the data.
         per_class: in the order of the model's labels.
         worst: (class, points lost) of those that lost most, most first.
@@ -70,7 +72,8 @@ class Quality:
 
 @dataclass(frozen=True)
 class Gain:
-    """What returning one part of the network to float brings: the differences to the whole int8 graph, positive where better."""
+    """The effect of returning one part of the network to float: differences to the whole int8
+    graph, positive if better."""
 
     unit: str
     map_points: float
@@ -81,7 +84,8 @@ class Gain:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What the gate of a build found on its validation images; drops in points of mAP, the ranking dearest first."""
+    """What the gate of a build found on its validation images; drops in points of mAP, the largest
+    first."""
 
     map_drop: float
     map_drop_all_int8: float
@@ -93,7 +97,8 @@ def accuracy(engine: Outputs, reference: Outputs | None, dataset: Dataset, thres
     """mAP, drop with its paired interval, rates and per-class AP; None for unlabelled images.
 
     Args:
-        engine, reference: outputs over all of ``dataset``, in its order; the reference is the graph in FP32.
+        engine, reference: outputs over all of ``dataset``, in its order; the reference is the graph
+            in FP32.
         dataset: its classes are the model's labels.
         threshold: of CF1 and OF1.
     """

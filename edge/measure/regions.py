@@ -1,7 +1,8 @@
-"""Region drift: what an engine's second pass looks at, against what the reference's looked at.
+"""Region drift: the regions of an engine's second pass compared with those of the reference.
 
-A model that chooses classes and boxes decides twice before its local stream sees anything. Rounding moves scores a little;
-where that swaps two classes or moves a box, the second pass gets another input, which no tensor error shows.
+A model that chooses classes and boxes makes two discrete decisions before its local stream sees
+anything. Rounding shifts scores a little; if that swaps two classes or moves a box, the second pass
+gets another input, which no tensor error shows.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ class Drift:
     """Drift over images with K regions each; None for what there is none of.
 
     Attributes:
-        class_agreement: share of the reference's region classes that the engine chose too, in any order.
+        class_agreement: share of the reference's region classes that the engine chose too, in any
+            order.
         mean_iou: mean IoU of the boxes of those classes.
         iou_above: share of those boxes with an IoU of at least ``GOOD``.
-        images_changed: share of images of which the second pass saw another input: another set of boxes.
-        class_agreement_interval, mean_iou_interval: 95 %, by bootstrap over the images; None where no class is shared.
+        images_changed: share of images of which the second pass saw another input: another set of
+            boxes.
+        class_agreement_interval, mean_iou_interval: 95 %, by bootstrap over the images; None where
+            no class is shared.
     """
 
     class_agreement: float
@@ -63,7 +67,8 @@ def drift(engine: Outputs, reference: Outputs) -> Drift | None:
 
 
 def _intervals(iou: NDArray[np.float64]) -> tuple[Interval, Interval]:
-    """Of class agreement and mean IoU: images drawn with replacement, percentiles of the results."""
+    """Of class agreement and mean IoU: images drawn with replacement, percentiles of the
+    results."""
     images, regions = iou.shape
     shared, overlap = (~np.isnan(iou)).sum(1), np.nansum(iou, 1)
     drawn = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), RESAMPLES)  # how often each image
@@ -75,11 +80,13 @@ def _intervals(iou: NDArray[np.float64]) -> tuple[Interval, Interval]:
 
 
 def region_iou(engine: Outputs, reference: Outputs) -> NDArray[np.float64]:
-    """(N, K) IoU of the engine's box with the reference's box of the same class, NaN where the reference has none.
+    """(N, K) IoU of the engine's box with the reference's box of the same class, NaN where the
+    reference has none.
 
     Args:
-        engine, reference: hold ``regions`` (N, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive, and ``region_classes`` (N, K)
-            int64; where a class stands for several regions, the best overlap counts.
+        engine, reference: hold ``regions`` (N, K, 4), x1 y1 x2 y2 in pixels, x2/y2 exclusive, and
+            ``region_classes`` (N, K) int64; where a class stands for several regions, the best
+            overlap counts.
     """
     same = engine["region_classes"][:, :, None] == reference["region_classes"][:, None, :]  # (N, K, K)
     overlap = box_iou(engine["regions"][:, :, None], reference["regions"][:, None])
@@ -88,7 +95,8 @@ def region_iou(engine: Outputs, reference: Outputs) -> NDArray[np.float64]:
 
 
 def inputs_changed(boxes: np.ndarray, reference: np.ndarray) -> NDArray[np.bool_]:
-    """(N,) whether an image's boxes (N, K, 4) are another set than the reference's: order and class play no part."""
+    """(N,) whether an image's boxes (N, K, 4) are another set than the reference's: order and class
+    play no part."""
     distance = np.abs(boxes[:, :, None] - reference[:, None]).max(-1) <= SAME  # (N, K, K)
     changed: NDArray[np.bool_] = ~(distance.any(2).all(1) & distance.any(1).all(1))
     return changed

@@ -1,4 +1,5 @@
-"""Where the time of a batch goes: decode, preprocess, and the stages of the engine, each timed where it is called."""
+"""Where the time of a batch goes: decode, preprocess, and the stages of the engine, each timed
+where it is called."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import TypeVar
 from edge.graph import CLOSER, LOOK
 from edge.measure.latency import Clock
 
-# In the order an image passes them; an engine of one stage is ``engine``, what no stage accounts for ``other``.
+# In the order an image passes them; an engine of one stage is ``engine``, what no stage accounts
+# for ``other``.
 STAGES = ("decode", "preprocess", "engine", LOOK, CLOSER, "other")
 RUNS = 10
 Image = TypeVar("Image")

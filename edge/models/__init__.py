@@ -34,10 +34,10 @@ MODELS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 # Name up to the hyphen → the architecture in a line.
 FAMILIES = {
-    "mcar": "whole image, then its zoomed regions",
-    "rma": "a recurrent cell looks at regions of the feature map in turn",
-    "aamn": "one pass with a memory of the classes; a reimplementation from the abstract, which promises nothing of the paper",
-    "plain": "a classifier; what the others are compared with",
+    "mcar": "the whole image, then enlarged crops of its regions",
+    "rma": "a recurrent cell visits regions of the feature map in turn",
+    "aamn": "one pass with a memory of the classes; a reimplementation from the abstract; no result of the paper is claimed",
+    "plain": "a plain classifier, the baseline for the others",
 }
 
 

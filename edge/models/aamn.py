@@ -1,8 +1,9 @@
-"""AAMN: one pass whose feature map is enriched by a memory of the classes, channel relations and spatial relations.
+"""AAMN: one pass whose feature map is enriched by a memory of the classes, channel relations and
+spatial relations.
 
-A reimplementation from the abstract of Zhou et al., "Attention-augmented memory network for image multi-label classification",
-ACM TOMM 2023. Which modules there are is known; their order, sizes, update rule and loss are choices made here
-(docs/models.md). No result of the paper is claimed.
+A reimplementation from the abstract of Zhou et al., "Attention-augmented memory network for image
+multi-label classification", ACM TOMM 2023. Which modules there are is known; their order, sizes,
+update rule and loss are choices made here (docs/models.md). No result of the paper is claimed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class AAMN(Plain):
                 raise EdgeError("models", f"`{name}` is {value!r}", f"Set `{name}` to true or false")
         width = WIDTHS.get(backbone, 512) if width is None else width
         if not is_count(width):
-            raise EdgeError("models", f"`width` is {width!r}, which is no count", "Set `width` to 1 or more")
+            raise EdgeError("models", f"`width` is {width!r}, which is not a positive number", "Set `width` to 1 or more")
         if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum < 1:
             raise EdgeError("models", f"`momentum` is {momentum!r}", "Set `momentum` to 0 or more and less than 1, such as 0.9")
         channels = self.convclass.in_channels
@@ -77,12 +78,13 @@ class AAMN(Plain):
                 module.begin()
 
     def warm(self, images: Tensor) -> None:
-        """Statistics, prototypes as if each image showed every class, and weights of a size that suits the maps."""
+        """Statistics, prototypes as if each image showed every class, and weights of a size that
+        suits the maps."""
         super().warm(images)
         with torch.no_grad():
             outputs = self.training_outputs(images)
-            # The maps of a deep random backbone are many times a trained one's, and likeness is quadratic in them: a softmax of it,
-            # and the scores behind, would hang on the last bit.
+            # The maps of a deep random backbone are many times a trained one's, and likeness is
+            # quadratic in them: a softmax of it, and the scores behind, would hang on the last bit.
             size = outputs["maps"].square().mean().sqrt()
             for name, module in self.named_modules():
                 if name in ("memory.query", "memory.key", "channel.reduce"):
@@ -104,10 +106,11 @@ class AAMN(Plain):
 
 
 class CategoricalMemory(nn.Module):
-    """Each pixel reads a mixture of the classes' prototypes, weighted by its likeness to them: X + V softmax(K Q X / √width).
+    """Each pixel reads a mixture of the classes' prototypes, weighted by its likeness to them: X +
+    V softmax(K Q X / √width).
 
-    ``prototypes`` (C, F) are running means of what images show of a class; ``seen`` (C,) tells which have been shown at all.
-    Both are in the checkpoint. The others are masked.
+    ``prototypes`` (C, F) are running means of what images show of a class; ``seen`` (C,) tells
+    which have been shown at all. Both are in the checkpoint. The others are masked.
     """
 
     def __init__(self, channels: int, classes: int, width: int, momentum: float) -> None:
@@ -136,7 +139,8 @@ class CategoricalMemory(nn.Module):
         return maps + functional.conv2d(torch.softmax(likeness, 1), response)
 
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """What the memory is to a map: (C, F, 1, 1) attention and (F, C, 1, 1) response. Neither depends on the image."""
+        """What the memory is to a map: (C, F, 1, 1) attention and (F, C, 1, 1) response. Neither
+        depends on the image."""
         query = self.query.weight.flatten(1)
         attention = self.key(self.prototypes) @ query / math.sqrt(len(query))
         return attention[:, :, None, None], self.value(self.prototypes).T[:, :, None, None]
@@ -146,8 +150,10 @@ class CategoricalMemory(nn.Module):
 
         Args:
             maps: (B, F, n, n) of the backbone.
-            class_maps: (B, C, n, n) logits; where a class is strong is where its feature is taken from.
-            targets: (B, C) of 0 and 1. The mean over a batch's images makes the update independent of their order.
+            class_maps: (B, C, n, n) logits; where a class is strong is where its feature is taken
+                from.
+            targets: (B, C) of 0 and 1. The mean over a batch's images makes the update independent
+                of their order.
         """
         where = torch.softmax(class_maps.flatten(2), 2)
         features = where @ maps.flatten(2).transpose(1, 2)  # (B, C, F)
@@ -180,10 +186,12 @@ class FoldedMemory(nn.Module):
 
 
 class ChannelRelation(nn.Module):
-    """Channels that differ support each other: affinity of reduced channels, then a gate for each channel of the map.
+    """Channels that differ support each other: affinity of reduced channels, then a gate for each
+    channel of the map.
 
-    Affinity as in Fu et al., DANet (CVPR 2019), whose row maximum drops out of the softmax; the local convolution as in Wang et
-    al., ECA-Net (CVPR 2020). The mean over pixels is taken before the affinity is applied, which is the same and cheaper.
+    Affinity as in Fu et al., DANet (CVPR 2019), whose row maximum drops out of the softmax; the
+    local convolution as in Wang et al., ECA-Net (CVPR 2020). The mean over pixels is taken before
+    the affinity is applied, which is the same and cheaper.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -209,7 +217,8 @@ class ChannelRelation(nn.Module):
 
 
 class SpatialRelation(nn.Module):
-    """Each pixel reads all others, weighted by the covariance of their features over channels: X + γ W(V softmax(scale · Σ)).
+    """Each pixel reads all others, weighted by the covariance of their features over channels: X +
+    γ W(V softmax(scale · Σ)).
 
     Σ as the position covariance of Gao et al., GSoP-Net (CVPR 2019). γ starts at 0: no change.
     """

@@ -1,4 +1,5 @@
-"""Backbones from torchvision, cut, and named where there are official MCAR checkpoints as those have them (``features.*``)."""
+"""Backbones from torchvision, cut, and named where there are official MCAR checkpoints as those
+have them (``features.*``)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from torch import nn
 
 
 def mobilenetv2() -> nn.Sequential:
-    """(B, 3, S, S) → (B, 1280, S/32, S/32); keys ``0.0`` stem, ``0.1`` … ``0.17`` blocks, ``1`` last convolution."""
+    """(B, 3, S, S) → (B, 1280, S/32, S/32); keys ``0.0`` stem, ``0.1`` … ``0.17`` blocks, ``1``
+    last convolution."""
     from torchvision.models import mobilenet_v2
 
     layers = list(mobilenet_v2(weights=None).features)

@@ -1,4 +1,5 @@
-"""Checkpoints: the official files and ours, read without running anything they hold, and what they tell about a model."""
+"""Checkpoints: the official files and ours, read without running anything they hold, and what they
+tell about a model."""
 
 from __future__ import annotations
 
@@ -36,8 +37,9 @@ _SIGNS = (
     ("mcar-mobilenetv2", "features.0.17.conv.6.weight"),
 )
 _CLASSIFIER = "convclass.weight"
-# Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy 2 moved the function that
-# rebuilds them, so both places are named: either version may have written the file, either may read it.
+# Files may hold NumPy scalars beside the tensors (`best_score`); nothing else is allowed in. NumPy
+# 2 moved the function that rebuilds them, so both places are named: either version may have written
+# the file, either may read it.
 _SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 _SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     np.dtype,
@@ -79,7 +81,8 @@ class Description:
 
 
 def read(path: Path | str) -> Content:
-    """The dict a checkpoint file holds: tensors and plain values only (``weights_only``), on the CPU.
+    """The dict a checkpoint file holds: tensors and plain values only (``weights_only``), on the
+    CPU.
 
     Raises:
         EdgeError: no such file, truncated, no checkpoint, or one that wants to run code.
@@ -96,10 +99,10 @@ def read(path: Path | str) -> Content:
     except Exception as error:  # a damaged file ends in any of a dozen types
         wants_code = re.search(r"unsupported (global|class)", str(error), re.IGNORECASE)
         if wants_code:
-            raise EdgeError("models", f"{path} asks to run code, which a checkpoint must not", "Save its state_dict alone") from error
-        raise EdgeError("models", f"{path} is damaged or no PyTorch checkpoint", "Download or save it again") from error
+            raise EdgeError("models", f"{path} contains code to run, which is not allowed", "Save only its state_dict") from error
+        raise EdgeError("models", f"{path} is damaged, or is not a PyTorch checkpoint", "Download or save it again") from error
     if not isinstance(content, Mapping) or not _tensors(content):
-        raise EdgeError("models", f"{path} holds no weights by name, but a {type(content).__name__}", "Save model.state_dict()")
+        raise EdgeError("models", f"{path} contains a {type(content).__name__} instead of named weights", "Save model.state_dict()")
     return content
 
 
@@ -120,7 +123,7 @@ def state_of(checkpoint: Content) -> dict[str, Tensor]:
         ):
             kind = "quantised" if value.is_quantized else f"{value.dtype} {value.layout} on {value.device}".replace("torch.", "")
             fix = f"Save them as {one_of(str(each).removeprefix('torch.') for each in DTYPES[:3])}"
-            raise EdgeError("models", f"The checkpoint's {name[:80]} is {kind}, which is no plain array of weights", fix)
+            raise EdgeError("models", f"The checkpoint's {name[:80]} is {kind}, which is not a plain array of weights", fix)
     return state
 
 
@@ -129,7 +132,8 @@ def describe(source: Path | str | Content, filename: str | None = None) -> Descr
 
     Args:
         source: path, or mapping as ``read`` gives it.
-        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``; that of the path where there is one.
+        filename: such as ``voc2007-resnet101-gwp-448-4-0.5.pth.tar``; that of the path where there
+            is one.
 
     Raises:
         EdgeError: no known architecture, or an ``edge`` key of another form.
@@ -144,8 +148,8 @@ def describe(source: Path | str | Content, filename: str | None = None) -> Descr
         first = ", ".join(list(state)[:3])
         raise EdgeError(
             "models",
-            f"The checkpoint is of no known architecture: {len(state)} tensors such as {first}",
-            f"Give one of {one_of(name for name, _ in _SIGNS)}, or what edge.train writes",
+            f"The architecture of the checkpoint is unknown: it has {len(state)} tensors such as {first}",
+            f"Use a checkpoint of {one_of(name for name, _ in _SIGNS)}, or one written by edge.train",
         )
     num_classes = int(classifier.shape[0])
     told = {**_from_name(filename, num_classes), **ours}
@@ -159,7 +163,8 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
 
     Args:
         model: from ``edge.models.create``.
-        source: path, or mapping: the official dict, ours, or a bare state dict; with or without ``module.``.
+        source: path, or mapping: the official dict, ours, or a bare state dict; with or without
+            ``module.``.
 
     Raises:
         EdgeError: keys or shapes differ; the message says which.
@@ -176,15 +181,13 @@ def load_checkpoint(model: NetworkT, source: Path | str | Content) -> NetworkT:
             for kind, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
             if names
         )
-        raise EdgeError(
-            "models", f"The checkpoint does not fit the model: {found}", "Change `model`, or give the checkpoint that belongs to it"
-        )
+        raise EdgeError("models", f"The checkpoint does not fit the model: {found}", "Change `model`, or use a checkpoint of that model")
     rounded = [name for name, value in own.items() if name in state and value.is_floating_point() != state[name].is_floating_point()]
     if rounded:
         kind = str(state[rounded[0]].dtype).removeprefix("torch.")
-        raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not what the model has", "Save it again")
+        raise EdgeError("models", f"The checkpoint's {rounded[0]} is {kind}, which is not the type in the model", "Save it again")
     if any(not bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
-        raise EdgeError("models", "The checkpoint holds weights that are not finite", "Train or save it again")
+        raise EdgeError("models", "The checkpoint contains weights that are NaN or infinite", "Train or save it again")
     model.load_state_dict({**{name: value for name, value in own.items() if name not in state}, **state})
     return model
 
@@ -201,7 +204,8 @@ def save_checkpoint(
     extra: Mapping[str, str | float] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the official dict (``epoch``, ``arch``, ``state_dict``, ``best_score``) and what describes the model under ``edge``.
+    """Write the official dict (``epoch``, ``arch``, ``state_dict``, ``best_score``) and what
+    describes the model under ``edge``.
 
     Args:
         name: architecture, as in ``create``.
@@ -243,12 +247,13 @@ def _ours(checkpoint: Content) -> Content:
 
 
 def _malformed(name: str, value: object, form: str) -> EdgeError:
-    problem = f"The checkpoint says {name} = {str(value)[:40]!r} under {OURS!r}, which is not {form}"
+    problem = f"The checkpoint's key {OURS!r} has {name} = {str(value)[:40]!r}, which is not {form}"
     return EdgeError("models", problem, "Save the checkpoint again")
 
 
 def _from_name(filename: str | None, num_classes: int) -> Content:
-    """What an official file name says; its data set names the classes only where their number is that of the weights."""
+    """What an official file name says; its data set names the classes only where their number is
+    that of the weights."""
     named = _OFFICIAL_NAME.search(filename or "")
     if not named:
         return {}

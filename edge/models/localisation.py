@@ -1,7 +1,8 @@
 """Where a class is: parameter-free localisation from class maps, and the crop that zooms in on it.
 
-Source: Gao & Zhou, "Learning to discover multi-class attentional regions for multi-label image recognition", IEEE TIP 2021,
-section III-C, in the form of the authors' published code with its tie-breaks and padding quirks, which checkpoints were trained with.
+Source: Gao & Zhou, "Learning to discover multi-class attentional regions for multi-label image
+recognition", IEEE TIP 2021, section III-C, in the form of the authors' published code with its
+tie-breaks and padding quirks, which checkpoints were trained with.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ MIN_SHARE, LOW, HIGH = 0.125, 0.125, 0.875  # least width, and the window used w
 def bounds(profiles: Tensor, threshold: float) -> Tensor:
     """Start and end of the interval that holds a curve's highest peak.
 
-    The curve is min-max normalised and cut where it crosses the threshold. Of the segments that hold the maximum, or a sample within
-    ``TIE`` of it, the widest wins; of equals the first, then the last, then those between in order. Narrow results are padded.
+    The curve is min-max normalised and cut where it crosses the threshold. Of the segments that
+    hold the maximum, or a sample within ``TIE`` of it, the widest wins; of equals the first, then
+    the last, then those between in order. Narrow results are padded.
 
     Args:
         profiles: (N, L) float, raw marginals in (0, 1).
@@ -46,7 +48,8 @@ def bounds(profiles: Tensor, threshold: float) -> Tensor:
     sign = torch.sign(curve - threshold)
     crossing = functional.pad((sign[:, 1:] - sign[:, :-1]).abs() == 2, (0, 1))
     index = torch.arange(length, device=profiles.device)
-    # The cut before each sample (at or left of it), and the next one to its right: the sample's segment is [left, right).
+    # The cut before each sample (at or left of it), and the next one to its right: the sample's
+    # segment is [left, right).
     left = torch.where(crossing, index, torch.full_like(index, -1)).cummax(1).values
     ahead = torch.where(crossing, index, torch.full_like(index, length)).flip(1).cummin(1).values.flip(1)
     right = functional.pad(ahead[:, 1:], (0, 1), value=length)
@@ -74,7 +77,8 @@ def check_threshold(threshold: float) -> None:
 
 
 def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Widen what is not wider than an eighth of the image; three steps in order, the later ones see the earlier ones' result."""
+    """Widen what is not wider than an eighth of the image; three steps in order, the later ones see
+    the earlier ones' result."""
     least = math.ceil(MIN_SHARE * length)
     narrow = end - start <= least
     pad = least - (end - start)
@@ -90,7 +94,8 @@ def _padded(start: Tensor, end: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def boxes_of(cams: Tensor, size: int, threshold: float) -> Tensor:
-    """cams: (B, K, n, n) sigmoid class maps → boxes: (B, K, 4) float32, x1 y1 x2 y2 in pixels of a size × size image, x2/y2 exclusive."""
+    """cams: (B, K, n, n) sigmoid class maps → boxes: (B, K, 4) float32, x1 y1 x2 y2 in pixels of a
+    size × size image, x2/y2 exclusive."""
     batch, count = cams.shape[:2]
     columns, rows = [], []
     for maps in cams.float():  # one image at a time bounds the memory: K × size × size
@@ -115,7 +120,8 @@ def _(cams: Tensor, size: int, threshold: float) -> Tensor:
 
 @torch.library.custom_op("edge::roi_resize", mutates_args=())
 def roi_resize(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut out each box (end exclusive) and resize it bilinearly with align_corners; box k of image b is crop b·K + k.
+    """Cut out each box (end exclusive) and resize it bilinearly with align_corners; box k of image
+    b is crop b·K + k.
 
     image: (B, 3, S, S), boxes: (B, K, 4) x1 y1 x2 y2 in pixels → (B·K, 3, size, size).
     """
@@ -130,7 +136,8 @@ def roi_resize(image: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 @roi_resize.register_kernel("cuda")
 def sampled(image: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """The same on a sampling grid: the boxes never pass through the host, so a CUDA graph can hold it. Arguments as for ``roi_resize``.
+    """The same on a sampling grid: the boxes never pass through the host, so a CUDA graph can hold
+    it. Arguments as for ``roi_resize``.
 
     In float32, whatever the image is: coordinates in half precision would be off by pixels.
     """

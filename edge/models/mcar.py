@@ -1,7 +1,8 @@
-"""MCAR: a global pass, parameter-free localisation of the top classes, a second pass over the crops, element-wise maximum.
+"""MCAR: a global pass, parameter-free localisation of the top classes, a second pass over the
+crops, element-wise maximum.
 
-Source: Gao & Zhou, "Learning to discover multi-class attentional regions for multi-label image recognition", IEEE TIP 2021,
-and the authors' published code, whose key names and quirks are kept.
+Source: Gao & Zhou, "Learning to discover multi-class attentional regions for multi-label image
+recognition", IEEE TIP 2021, and the authors' published code, whose key names and quirks are kept.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class MCAR(Network):
         self.pooling, self.regions, self.threshold, self.num_classes = pooling, regions, threshold, num_classes
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, S, S) float32 normalised → ``scores``, ``global_scores``, ``local_scores`` (B, C) in [0, 1],
-        ``regions`` (B, K, 4) float32 x1 y1 x2 y2 (exclusive) in input pixels, ``region_classes`` (B, K) int64.
+        """(B, 3, S, S) float32 normalised → ``scores``, ``global_scores``, ``local_scores`` (B, C)
+        in [0, 1], ``regions`` (B, K, 4) float32 x1 y1 x2 y2 (exclusive) in input pixels,
+        ``region_classes`` (B, K) int64.
 
         Raises:
             EdgeError: the image is not square, or its side no multiple of 32.
@@ -80,7 +82,8 @@ class MCAR(Network):
     def training_outputs(
         self, image: Tensor, *, streams: str = "both", sample: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Both streams with gradients, for a loss on each: ``global_logits`` and ``local_logits`` (B, C).
+        """Both streams with gradients, for a loss on each: ``global_logits`` and ``local_logits``
+        (B, C).
 
         Boxes and crops carry no gradient, and are found in float32 under autocast too.
 
@@ -101,7 +104,8 @@ class MCAR(Network):
                 drawn = torch.rand(classes.shape, generator=generator).argsort(1)[:, :sample]
                 classes = classes.gather(1, drawn.to(classes.device))
             boxes = self._boxes(maps.float(), classes, size)
-            # Each layout where it is fastest: crops are cut from planes, convolutions read channels last.
+            # Each layout where it is fastest: crops are cut from planes, convolutions read channels
+            # last.
             crops = self._crops(image.contiguous(), boxes, size).contiguous(memory_format=torch.channels_last)
         return {"global_logits": global_logits, "local_logits": self._strongest(crops, classes.shape[1])}
 
@@ -110,12 +114,14 @@ class MCAR(Network):
         return pool(self.features(image), self.pooling).flatten(1)
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        """The sum of the streams' binary cross-entropies, as published; the fused maximum is not in it."""
+        """The sum of the streams' binary cross-entropies, as published; the fused maximum is not in
+        it."""
         each = (functional.binary_cross_entropy_with_logits(logits.float(), targets) for logits in outputs.values())
         return sum(each, start=torch.zeros((), device=targets.device))
 
     def stream_scores(self, image: Tensor, *, all_streams: bool = True) -> dict[str, Tensor]:
-        """Scores (B, C) of the ``global`` stream and, with ``all_streams``, of the ``local`` one and their maximum ``fused``."""
+        """Scores (B, C) of the ``global`` stream and, with ``all_streams``, of the ``local`` one
+        and their maximum ``fused``."""
         logits = self.training_outputs(image, streams="both" if all_streams else "global")
         scores = {name.removesuffix("_logits"): torch.sigmoid(value.float()) for name, value in logits.items()}
         return {**scores, "fused": torch.maximum(scores["global"], scores["local"])} if all_streams else scores
@@ -134,26 +140,31 @@ class MCAR(Network):
         return local.reshape(-1, count, self.num_classes).amax(1)
 
     def _boxes(self, maps: Tensor, classes: Tensor, size: int) -> Tensor:
-        """Feature maps (B, F, n, n) and classes (B, K) → where each of these classes is, (B, K, 4)."""
+        """Feature maps (B, F, n, n) and classes (B, K) → where each of these classes is, (B, K,
+        4)."""
         boxes: Tensor = torch.ops.edge.region_boxes(self._class_maps(maps, classes), size, self.threshold)
         return boxes
 
     def _class_maps(self, maps: Tensor, classes: Tensor) -> Tensor:
-        """Feature maps (B, F, n, n) and classes (B, K) → the sigmoid map of each class, (B, K, n, n)."""
+        """Feature maps (B, F, n, n) and classes (B, K) → the sigmoid map of each class, (B, K, n,
+        n)."""
         grid = maps.shape[-1]
-        # Choosing maps by a one-hot product keeps the graph free of gathers with computed indices; it adds exact zeros only.
+        # Choosing maps by a one-hot product keeps the graph free of gathers with computed indices;
+        # it adds exact zeros only.
         chosen = (classes.unsqueeze(2) == torch.arange(self.num_classes, device=maps.device)).to(maps.dtype)
         class_maps = torch.sigmoid(self.convclass(maps)).flatten(2)
         return torch.bmm(chosen, class_maps).reshape(-1, classes.shape[1], grid, grid)
 
     def _crops(self, image: Tensor, boxes: Tensor, size: int) -> Tensor:
-        """Images (B, 3, S, S) and boxes (B, K, 4) → what stands in each box, at the size of an image: (B·K, 3, S, S)."""
+        """Images (B, 3, S, S) and boxes (B, K, 4) → what stands in each box, at the size of an
+        image: (B·K, 3, S, S)."""
         crops: Tensor = torch.ops.edge.roi_resize(image, boxes, size)
         return crops
 
 
 def top_classes(logits: Tensor, count: int) -> Tensor:
-    """(B, C) → (B, count) int64, best first; equal logits in order of their index, as ONNX TopK has it."""
+    """(B, C) → (B, count) int64, best first; equal logits in order of their index, as ONNX TopK has
+    it."""
     # torch.topk leaves the order of equals open, but is what exports to a single TopK.
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         return torch.topk(logits, count, dim=1).indices

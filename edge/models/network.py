@@ -1,4 +1,5 @@
-"""What the exporter, the trainer and the checkpoints ask of a network, whatever its architecture."""
+"""What the exporter, the trainer and the checkpoints ask of a network, whatever its
+architecture."""
 
 from __future__ import annotations
 
@@ -21,17 +22,21 @@ CLASSIFIER = "convclass"
 
 
 class Network(nn.Module):
-    """A recogniser: (B, 3, S, S) float32 normalised → the outputs of ``edge.graph.OUTPUTS`` that it has.
+    """A recogniser: (B, 3, S, S) float32 normalised → the outputs of ``edge.graph.OUTPUTS`` that it
+    has.
 
-    What is said here holds for one stream of logits (B, C) and binary cross-entropy; an architecture says what it has otherwise.
+    What is said here holds for one stream of logits (B, C) and binary cross-entropy; an
+    architecture says what it has otherwise.
 
     Attributes:
         layer_names: module path → what a reader calls it; names the nodes of the graph.
         float_layers: module paths whose nodes compute in float32 in every precision.
         streams: names of the scores that training reports; the last one is shipped.
-        features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32); ``backbone`` is its key in ``BACKBONES``.
+        features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32); ``backbone`` is its key in
+            ``BACKBONES``.
 
-    Whatever stands before it, the module that gives a logit per class is ``convclass``, as in the official checkpoints.
+    Whatever stands before it, the module that gives a logit per class is ``convclass``, as in the
+    official checkpoints.
     """
 
     layer_names: Mapping[str, str]
@@ -61,27 +66,30 @@ class Network(nn.Module):
                     setattr(parent, norm_name, nn.Identity())
         return folded
 
-    # ---- training --------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """What comes pretrained and learns at the smaller rate."""
         return self.features.parameters()
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for matrices, a small one for the classifier."""
+        """Random weights: He's normal (fan out) for convolutions, a normal of 1/√inputs for
+        matrices, a small one for the classifier."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
                 std = 0.01 if name == CLASSIFIER else _spread(module)
                 with torch.no_grad():
                     module.weight.normal_(0, std, generator=generator)
                     if module.bias is not None:
-                        # A classifier that starts at the usual share of positives does not spend its first epoch finding it.
+                        # A classifier that starts at the usual share of positives does not spend
+                        # its first epoch finding it.
                         module.bias.fill_(-2.0 if name == CLASSIFIER else 0.0)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
 
     def warm(self, images: Tensor) -> None:
-        """Take what is gathered rather than learned (BatchNorm's statistics) from a batch, and go back to eval mode."""
+        """Take what is gathered rather than learned (BatchNorm's statistics) from a batch, and go
+        back to eval mode."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None  # cumulative average
@@ -90,7 +98,8 @@ class Network(nn.Module):
         self.eval()
 
     def adapted(self, recipe: Recipe) -> Recipe:
-        """The recipe as this architecture trains by it; here: whole images only, in a single pass."""
+        """The recipe as this architecture trains by it; here: whole images only, in a single
+        pass."""
         phases = tuple(replace(phase, streams="global", regions=None) for phase in recipe.phases)
         return replace(recipe, phases=phases)
 
@@ -116,25 +125,29 @@ class Network(nn.Module):
         return functional.binary_cross_entropy_with_logits(outputs["logits"].float(), targets)
 
     def classified(self, image: Tensor) -> Tensor | None:
-        """What ``convclass`` makes the logits of an image from, (B, F); None where that depends on more than one image's features."""
+        """What ``convclass`` makes the logits of an image from, (B, F); None where that depends on
+        more than one image's features."""
         return None
 
     def observe(self, outputs: Mapping[str, Tensor], targets: Tensor) -> None:
-        """Called after each step of the optimiser: what a network gathers without a gradient. Here nothing."""
+        """Called after each step of the optimiser: what a network gathers without a gradient. Here
+        nothing."""
 
     def stream_scores(self, image: Tensor, *, all_streams: bool = True) -> dict[str, Tensor]:
-        """Scores (B, C) float32 by name in ``streams``; without ``all_streams`` the first may do. Runs under autocast."""
+        """Scores (B, C) float32 by name in ``streams``; without ``all_streams`` the first may do.
+        Runs under autocast."""
         return {self.streams[-1]: self(image)["scores"].float()}
 
 
 def check_classes(count: object) -> None:
     """Refuse a class count that is no positive whole number."""
     if not is_count(count):
-        raise EdgeError("models", f"A network needs classes, and {count!r} is no number of them", "Name one or more in `labels`")
+        raise EdgeError("models", f"A network needs one or more classes, not {count!r}", "Name one or more in `labels`")
 
 
 def check_side(image: Tensor) -> int:
-    """The side S of square images; another size would drop the last row of the grid in the pooling."""
+    """The side S of square images; another size would drop the last row of the grid in the
+    pooling."""
     height, width = image.shape[-2:]
     if height != width or height % STRIDE:
         raise EdgeError(

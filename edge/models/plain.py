@@ -1,4 +1,5 @@
-"""A backbone, global pooling and a classifier: one pass, scores only. What the other architectures are compared with."""
+"""A backbone, global pooling and a classifier: one pass, scores only. What the other architectures
+are compared with."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ class Plain(Network):
         return pool(self.enriched(self.features(image)), self.pooling).flatten(1)
 
     def enriched(self, maps: Tensor) -> Tensor:
-        """What is done to the backbone's maps before they are pooled, (B, F, n, n) both; here nothing."""
+        """What is done to the backbone's maps before they are pooled, (B, F, n, n) both; here
+        nothing."""
         return maps
 
     def spec_options(self) -> dict[str, Option]:

@@ -1,4 +1,5 @@
-"""Backbones that were trained before: what torchvision publishes, by the key names of our networks."""
+"""Backbones that were trained before: what torchvision publishes, by the key names of our
+networks."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _COUNTER = "num_batches_tracked"  # files older than PyTorch 0.4.1 lack it, and 
 
 
 def imagenet(backbone: str) -> dict[str, Tensor]:
-    """The backbone's weights, ``features.*``, as torchvision publishes them: from torch's cache, else downloaded.
+    """The backbone's weights, ``features.*``, as torchvision publishes them: from torch's cache,
+    else downloaded.
 
     Raises:
         EdgeError: they are not in the cache, and cannot be downloaded.
@@ -39,17 +41,18 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
         file = weights.url.rpartition("/")[2]
         raise EdgeError(
             "models",
-            f"The weights of {name} cannot be downloaded: {error}",
-            f"Set `weights` to the file {file}, fetched elsewhere",
+            f"The weights of {name} could not be downloaded: {error}",
+            f"Download {file} elsewhere and set `weights` to it",
         ) from error
     return from_torchvision(state, backbone)
 
 
 def from_torchvision(state: Mapping[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """The backbone's weights, ``features.*``, of a state dict in torchvision's key names, whatever head it has.
+    """The backbone's weights, ``features.*``, of a state dict in torchvision's key names, whatever
+    head it has.
 
-    For MobileNetV2 also those of ports older than torchvision's, where a block's layers are counted flat.
-    One in other key names, such as the official ones, comes back as it is.
+    For MobileNetV2 also those of ports older than torchvision's, where a block's layers are counted
+    flat. One in other key names, such as the official ones, comes back as it is.
 
     Raises:
         EdgeError: it is torchvision's, but of another architecture; both are named.
@@ -61,14 +64,15 @@ def from_torchvision(state: Mapping[str, Tensor], backbone: str) -> dict[str, Te
     if name is None:
         return dict(state)
     if name != PUBLISHED[backbone]:
-        problem = f"The weights are of torchvision's {name}, but the backbone is {PUBLISHED[backbone]}"
+        problem = f"The weights belong to torchvision's {name}, but the backbone is {PUBLISHED[backbone]}"
         raise EdgeError("models", problem, "Change `weights` or `model`")
     # Our backbones hold torchvision's layers in torchvision's order.
     return {ours: state[theirs] for ours, theirs in zip(own, _body(name), strict=True) if theirs in state}
 
 
 def _flat(name: str) -> str:
-    """``features.0.N.…`` as ``features.N.…``, and ``features.1.…``, the last layer, as ``features.18.…``."""
+    """``features.0.N.…`` as ``features.N.…``, and ``features.1.…``, the last layer, as
+    ``features.18.…``."""
     return re.sub(r"^features\.(?:0\.(\d+)|1)\.", lambda found: f"features.{found[1] or 18}.", name)
 
 
@@ -85,7 +89,8 @@ def _body(name: str) -> Shapes:
 
 
 def _architecture(found: Shapes) -> str | None:
-    """Which of torchvision's classifiers the weights are of: the one with most layers that is wholly in them."""
+    """Which of torchvision's classifiers the weights are of: the one with most layers that is
+    wholly in them."""
     bodies = {name: _body(name) for name in (*PUBLISHED.values(), *_OTHERS)}
     fitting = [
         name for name, body in bodies.items() if all(found.get(key) == shape for key, shape in body.items() if not key.endswith(_COUNTER))

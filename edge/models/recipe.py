@@ -1,4 +1,5 @@
-"""What a recipe of training is made of: frozen values, which a network may adapt. The recipes stand in ``edge/training/recipes.py``."""
+"""What a recipe of training is made of: frozen values, which a network may adapt. The recipes stand
+in ``edge/training/recipes.py``."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Phase:
     """A stretch of epochs at one image size.
 
     Attributes:
-        streams: ``global`` trains on whole images only, ``both`` adds the zoomed regions (about five times the cost).
+        streams: ``global`` trains on whole images only, ``both`` adds the zoomed regions (about
+            five times the cost).
         lr: learning rate at the first and the last step, joined by half a cosine.
         share: part of the training images one epoch visits.
         regions: how many of an image's regions get a gradient per step; None for all.
@@ -51,7 +53,8 @@ class Recipe:
     Attributes:
         backbone_lr: the backbone's learning rate as a multiple of the classifier's.
         ema: decay of the running mean of the weights that is evaluated and shipped; 0 for none.
-        head: whether the classifier is first fitted alone, to features of the backbone that are computed once.
+        head: whether the classifier is first fitted alone, to features of the backbone that are
+            computed once.
     """
 
     name: str

@@ -1,7 +1,9 @@
-"""RMA: a recurrent cell that looks at K regions of the feature map in turn and decides from each where to look next.
+"""RMA: a recurrent cell that looks at K regions of the feature map in turn and decides from each
+where to look next.
 
-Source: Wang et al., "Multi-label image recognition by recurrently discovering attentional regions", ICCV 2017. There is no code by
-the authors; ``rma-vgg16`` keeps the published sizes, the edge configuration is smaller (docs/models.md).
+Source: Wang et al., "Multi-label image recognition by recurrently discovering attentional regions",
+ICCV 2017. There is no code by the authors; ``rma-vgg16`` keeps the published sizes, the edge
+configuration is smaller (docs/models.md).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from edge.models.recipe import Augmentation, Phase, Recipe
 
 SCORES = ("softmax", "sigmoid")
 ANCHORS = ("loss", "offset")
-# Section 3.4: largest scale without penalty, smallest likewise, weights of anchor, positive and all localisation terms.
+# Section 3.4: largest scale without penalty, smallest likewise, weights of anchor, positive and all
+# localisation terms.
 ALPHA, BETA, ANCHOR_WEIGHT, POSITIVE_WEIGHT, LOCALISATION_WEIGHT = 0.5, 0.1, 0.01, 0.1, 0.1
 RADIUS = math.sqrt(0.5)  # of the circle the anchors stand on
 
@@ -53,12 +56,16 @@ class RMA(Network):
         backbone: a key of ``BACKBONES``.
         num_classes: C.
         regions: K, steps after the first, which sees the whole map.
-        score: ``softmax`` (shares that sum to 1, as published) or ``sigmoid`` (a probability per class).
-        anchors: what draws the regions apart: a ``loss`` towards anchors, or an ``offset`` added to where the network looks.
-        pooling: ``max`` keeps a region's layout (grid × grid samples, 2 × 2 maxima, as published), ``avg`` its mean.
+        score: ``softmax`` (shares that sum to 1, as published) or ``sigmoid`` (a probability per
+            class).
+        anchors: what draws the regions apart: a ``loss`` towards anchors, or an ``offset`` added to
+            where the network looks.
+        pooling: ``max`` keeps a region's layout (grid × grid samples, 2 × 2 maxima, as published),
+            ``avg`` its mean.
         grid: samples along each side of a region.
-        width, hidden, embedding: units of a region's feature, of the cell, of what scores and places are read from; None for
-            the backbone's own sizes, as for ``score``, ``anchors`` and ``pooling``.
+        width, hidden, embedding: units of a region's feature, of the cell, of what scores and
+            places are read from; None for the backbone's own sizes, as for ``score``, ``anchors``
+            and ``pooling``.
 
     Raises:
         EdgeError: an option out of range.
@@ -81,12 +88,12 @@ class RMA(Network):
         counts = {"regions": regions, "grid": grid, "width": width, "hidden": hidden, "embedding": embedding}
         for name, value in counts.items():
             if not is_count(value):
-                raise EdgeError("models", f"`{name}` is {value!r}, which is no count", f"Set `{name}` to 1 or more")
+                raise EdgeError("models", f"`{name}` is {value!r}, which is not a positive number", f"Set `{name}` to 1 or more")
         for name, chosen, known in (("score", self.score, SCORES), ("anchors", self.anchor_mode, ANCHORS)):
             if chosen not in known:
                 raise EdgeError("models", f"There is no {name} {chosen!r}", f"Change `{name}` to {one_of(known)}")
         if grid < 2:
-            raise EdgeError("models", f"A grid of {grid} sample is too small for a region", "Set `grid` to 2 or more")
+            raise EdgeError("models", f"`grid` is {grid}, which is too small", "Set `grid` to 2 or more")
         make, channels, names = BACKBONES[backbone]
         self.features, self.backbone = make(), backbone
         inputs = channels * (grid // 2) ** 2 if self.pooling == "max" else channels
@@ -106,8 +113,9 @@ class RMA(Network):
         self._look_everywhere()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B, 3, S, S) float32 normalised → ``scores`` (B, C) in [0, 1], ``regions`` (B, K, 4) float32 x1 y1 x2 y2 in input
-        pixels, ``region_classes`` (B, K) int64: the strongest class of each step, in the order of the steps.
+        """(B, 3, S, S) float32 normalised → ``scores`` (B, C) in [0, 1], ``regions`` (B, K, 4)
+        float32 x1 y1 x2 y2 in input pixels, ``region_classes`` (B, K) int64: the strongest class of
+        each step, in the order of the steps.
 
         Raises:
             EdgeError: the image is not square, or its side no multiple of 32.
@@ -124,7 +132,8 @@ class RMA(Network):
     def training_outputs(
         self, image: Tensor, *, streams: str = "both", sample: int | None = None, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """``logits`` (B, K, C) of each step and ``places`` (B, K, 4) float32 of its region: scale x, y and shift x, y in -1 to 1."""
+        """``logits`` (B, K, C) of each step and ``places`` (B, K, 4) float32 of its region: scale
+        x, y and shift x, y in -1 to 1."""
         check_side(image)
         maps = self.features(image)
         places, logits = [], []
@@ -140,8 +149,9 @@ class RMA(Network):
     def loss(self, outputs: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         """Of the strongest step (section 3.4), and of where the steps look.
 
-        ``softmax``: squared distance of the shares to equal shares of what is there; an image that shows nothing has none.
-        ``sigmoid``: binary cross-entropy of the strongest step, and of each step.
+        ``softmax``: squared distance of the shares to equal shares of what is there; an image that
+        shows nothing has none. ``sigmoid``: binary cross-entropy of the strongest step, and of each
+        step.
         """
         logits = outputs["logits"].float()
         strongest = logits.amax(1)
@@ -156,14 +166,17 @@ class RMA(Network):
         return recognition + LOCALISATION_WEIGHT * localisation_loss(outputs["places"], self.centres)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """As any network; the places begin at their anchors or in the middle, the cell begins by remembering."""
+        """As any network; the places begin at their anchors or in the middle, the cell begins by
+        remembering."""
         super().initialise(generator)
         self._look_everywhere()
 
     def adapted(self, recipe: Recipe) -> Recipe:
-        """In the published recipe: Adam, learning rate 1e-5, a tenth after two thirds of the run, crops of many sizes, no weight decay.
+        """In the published recipe: Adam, learning rate 1e-5, a tenth after two thirds of the run,
+        crops of many sizes, no weight decay.
 
-        A cell that was not part of a published network learns ten times as fast, its backbone at that rate.
+        A cell that was not part of a published network learns ten times as fast, its backbone at
+        that rate.
         """
         recipe = super().adapted(recipe)
         if recipe.name != "official":
@@ -189,7 +202,8 @@ class RMA(Network):
         }  # fmt: skip
 
     def _look_everywhere(self) -> None:
-        """Places that do not depend on the image yet: all of it, or a quarter around each anchor."""
+        """Places that do not depend on the image yet: all of it, or a quarter around each
+        anchor."""
         scale = 0.5 if self.anchor_mode == "offset" else 1.0
         with torch.no_grad():
             self.localise.weight.zero_()
@@ -241,7 +255,8 @@ class Cell(nn.Module):
             self.input.bias[hidden : 2 * hidden] = 1.0
 
     def forward(self, seen: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """(B, width) and the state before (None: all zero) → hidden and cell state, (B, hidden) both."""
+        """(B, width) and the state before (None: all zero) → hidden and cell state, (B, hidden)
+        both."""
         gates = self.input(seen)
         if state is not None:
             gates = gates + self.recurrent(state[0])
@@ -253,14 +268,16 @@ class Cell(nn.Module):
 
 
 def anchors_of(regions: int) -> list[tuple[float, float]]:
-    """Where each step is drawn to, x y in -1 to 1: the first to the middle, the others to a circle around it (section 3.4)."""
+    """Where each step is drawn to, x y in -1 to 1: the first to the middle, the others to a circle
+    around it (section 3.4)."""
     angles = [math.pi / 4 + 2 * math.pi * index / max(1, regions - 1) for index in range(regions - 1)]
     circle = [(round(RADIUS * math.cos(angle), 6), round(RADIUS * math.sin(angle), 6)) for angle in angles]
     return [(0.0, 0.0), *sorted(circle, reverse=True)]
 
 
 def profiles(samples: Tensor, place: Tensor, length: int) -> Tensor:
-    """Weights (B, 2, grid, length) of the pixels of a row (0) and of a column (1): bilinear, corners aligned, zero outside.
+    """Weights (B, 2, grid, length) of the pixels of a row (0) and of a column (1): bilinear,
+    corners aligned, zero outside.
 
     Args:
         samples: (grid,) in -1 to 1 of the region.
@@ -273,8 +290,8 @@ def profiles(samples: Tensor, place: Tensor, length: int) -> Tensor:
 
 
 def boxes_of(places: Tensor, size: int) -> Tensor:
-    """Places (B, K, 4) → boxes (B, K, 4) float32 x1 y1 x2 y2 in pixels, inside the image and at least a pixel wide; a mirrored region
-    is the same box."""
+    """Places (B, K, 4) → boxes (B, K, 4) float32 x1 y1 x2 y2 in pixels, inside the image and at
+    least a pixel wide; a mirrored region is the same box."""
     half, centre = places[:, :, :2].abs() / 2, (places[:, :, 2:] + 1) / 2
     low = ((centre - half) * size).clamp(0, size - 1)
     high = torch.maximum(((centre + half) * size).clamp(1, size), low + 1)
@@ -282,7 +299,8 @@ def boxes_of(places: Tensor, size: int) -> Tensor:
 
 
 def localisation_loss(places: Tensor, centres: Tensor) -> Tensor:
-    """Anchor, scale and positive terms (section 3.4), summed over the steps, averaged over the batch.
+    """Anchor, scale and positive terms (section 3.4), summed over the steps, averaged over the
+    batch.
 
     Args:
         places: (B, K, 4); centres: (K, 2).

@@ -1,4 +1,5 @@
-"""Where a build starts: from a name, a path or nothing at all to a network with its weights and what describes it."""
+"""Where a build starts: from a name, a path or nothing at all to a network with its weights and
+what describes it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Source:
     Attributes:
         network: the torch model, in eval mode, weights loaded.
         model, image: what describes it.
-        title: short name for folders and reports: the shipped name, the checkpoint's file name, or ``<model>-random``.
+        title: short name for folders and reports: the shipped name, the checkpoint's file name, or
+            ``<model>-random``.
         digest: SHA-256 of the weights.
         shipped: name of the shipped weights, or None.
         named: whether the class names are known (from a flag, the checkpoint or its data set).
@@ -59,8 +61,9 @@ class Source:
 
     @property
     def default_dataset(self) -> str | None:
-        """What engines are judged on: ``scenes`` for weights trained on it and for random ones, ``aerial`` for the shipped ones of
-        ``ucmerced``, whose test images it has; for others there is none."""
+        """What engines are judged on: ``scenes`` for weights trained on it and for random ones,
+        ``aerial`` for the shipped ones of ``ucmerced``, whose test images it has; for others there
+        is none."""
         if self.data == GENERATED_DATA or not self.trained:
             return GENERATED_DATA
         return TEST_DATA if self.shipped and self.data == "ucmerced" else None
@@ -87,15 +90,16 @@ def open_source(
 ) -> Source:
     """The network a user asked for.
 
-    What describes it is taken from, in order: an argument, the checkpoint's ``edge`` key, the official file name, the key
-    names, the default.
+    What describes it is taken from, in order: an argument, the checkpoint's ``edge`` key, the
+    official file name, the key names, the default.
 
     Args:
         weights: a shipped name, a path, ``random``, or None for the default.
         model: architecture name; None: as the weights say.
         labels: file of class names, one a line.
         size: input side in pixels.
-        options: the architecture's own options that were given (``pooling``, ``regions``, ``threshold``).
+        options: the architecture's own options that were given (``pooling``, ``regions``,
+            ``threshold``).
         seed: of random weights.
 
     Raises:
@@ -111,10 +115,12 @@ def open_source(
     checkpoint = read(path)
     found = describe(checkpoint, path.name)
     if model is not None and model != found.model:
-        raise EdgeError("build", f"The weights are of {found.model}, but `model` is {model}", "Leave `model` out")
+        raise EdgeError("build", f"The weights belong to {found.model}, but `model` is {model}", "Leave `model` out")
     names = _labels(labels) if labels else found.classes
     if names is not None and len(names) != found.num_classes:
-        raise EdgeError("build", f"{len(names)} labels for weights of {found.num_classes} classes", "Name each class once in `labels`")
+        raise EdgeError(
+            "build", f"There are {len(names)} labels, but the weights have {found.num_classes} classes", "Name each class once in `labels`"
+        )
     warnings = [] if names else ["the checkpoint does not name its classes: without a file of labels they are called class_00 …"]
     described = {name: value for name, value in found.options.items() if value is not None}
     network = create(found.model, num_classes=found.num_classes, **{**described, **(options or {})})
@@ -143,7 +149,7 @@ def _default_weights(model: str | None) -> str:
         raise EdgeError("build", f"There is no architecture {model!r}", f"Change `model` to {one_of(MODELS)}")
     raise EdgeError(
         "build",
-        f"No weights {f'of {model} ' if model else ''}come with the project",
+        f"There are no shipped weights{f' of {model}' if model else ''}",
         f"Set `weights` to the path of a checkpoint, or to {RANDOM} to try the pipeline",
     )
 
@@ -164,15 +170,16 @@ def _random(model: str, labels: Path | None, size: int | None, options: Options,
         shipped=None,
         named=labels is not None,
         trained=False,
-        warnings=("random weights: the scores mean nothing, only times and formats do",),
+        warnings=("random weights: scores mean nothing; only timings and file formats do",),
     )
 
 
 def _settle(network: Network, images: int = 8, size: int = 128) -> None:
     """Take BatchNorm statistics from noise that is coarse and fine at once, as photographs are.
 
-    With untouched statistics the maps of a deep random network overflow or vanish; with those of white noise they overflow on
-    anything smooth. Saturated maps have no peak to find, and boxes then hang on the last bit.
+    With untouched statistics the maps of a deep random network overflow or vanish; with those of
+    white noise they overflow on anything smooth. Saturated maps have no peak to find, and boxes
+    then hang on the last bit.
     """
     noise = torch.zeros(images, 3, size, size)
     for grid in (2, 4, 8, 16, 32, 64, size):
@@ -185,7 +192,7 @@ def _labels(path: Path) -> list[str]:
         names = [line.strip() for line in read_whole(path, MAX_LABELS).decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise EdgeError("build", f"Cannot read {path}: {reason}", "Change `labels` to a text file with a name in each line") from error
+        raise EdgeError("build", f"Cannot read {path}: {reason}", "Set `labels` to a text file with one name per line") from error
     return names
 
 

@@ -1,5 +1,5 @@
-"""The custom ops of the canonical graph, domain ``edge``: one file each with name, schema, NumPy reference and
-decompositions into standard ONNX nodes."""
+"""The custom ops of the canonical graph, domain ``edge``: one file each with name, schema, NumPy
+reference and decompositions into standard ONNX nodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ OPS = {
 
 
 def register_schemas() -> None:
-    """Make the ops known to ``onnx.checker`` and ``onnx.shape_inference``; calling it again changes nothing."""
+    """Make the ops known to ``onnx.checker`` and ``onnx.shape_inference``; calling it again changes
+    nothing."""
     import onnx
 
     for name, (module, _) in OPS.items():
         if not onnx.defs.has(name, DOMAIN):
             import_module(module).register_schema()
-            # onnx holds our shape rules, which are Python: it must let go of them while the interpreter still runs.
+            # onnx holds our shape rules, which are Python: it must let go of them while the
+            # interpreter still runs.
             atexit.register(_deregister_schema, name)
 
 

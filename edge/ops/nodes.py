@@ -1,4 +1,5 @@
-"""A small builder for runs of ONNX nodes with readable names: ``boxes/row_maxima``, ``crop/grid`` …"""
+"""A small builder for runs of ONNX nodes with readable names: ``boxes/row_maxima``,
+``crop/grid`` …"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class NodeBuilder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def __call__(self, op_type: str, name: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
-        """Append one node; array inputs become initializers. Returns the name of its output value."""
+        """Append one node; array inputs become initializers. Returns the name of its output
+        value."""
         from onnx import helper
 
         value = output or f"{self.prefix}/{name}"

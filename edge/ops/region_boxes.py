@@ -1,13 +1,15 @@
 """RegionBoxes: sigmoid class maps of the top K classes → one box per map.
 
-The localisation of MCAR (Gao & Zhou, TIP 2021; behaviour of the official ``obj_loc``): upsample the map to the image size
-(bilinear, align_corners), take the maxima over rows and over columns, scale each marginal to [0, 1], cut it where it
-crosses the threshold and keep the segment that holds the maximum; narrow segments are widened to an eighth of the image.
+The localisation of MCAR (Gao & Zhou, TIP 2021; behaviour of the official ``obj_loc``): upsample the
+map to the image size (bilinear, align_corners), take the maxima over rows and over columns, scale
+each marginal to [0, 1], cut it where it crosses the threshold and keep the segment that holds the
+maximum; narrow segments are widened to an eighth of the image.
 
-Ties: every sample within ``TIE`` of a marginal's maximum counts as the maximum. Of the segments that hold one the widest
-wins; of equally wide ones the one before the first cut, then the one after the last, then the others from left to right.
-The published code asks for equality instead. Sigmoid maps often come within a few roundings of 1.0 in several places, and
-which of them reaches it would be up to a runtime's last bit.
+Ties: every sample within ``TIE`` of a marginal's maximum counts as the maximum. Of the segments
+that hold one the widest wins; of equally wide ones the one before the first cut, then the one after
+the last, then the others from left to right. The published code asks for equality instead. Sigmoid
+maps often come within a few roundings of 1.0 in several places, and which of them reaches it would
+be up to a runtime's last bit.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def register_schema() -> None:
     onnx.defs.register_schema(schema)
 
 
-# --- NumPy reference ------------------------------------------------------------------------------------------------
+# --- NumPy reference ------------------------------------------------------------------------------
 
 
 def reference(cams: np.ndarray, size: int, threshold: float) -> np.ndarray:
@@ -88,14 +90,16 @@ def reference(cams: np.ndarray, size: int, threshold: float) -> np.ndarray:
 
 
 def marginals(cams: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima of the upsampled maps over rows and over columns: two (B, K, S) float32, along x and along y."""
+    """Maxima of the upsampled maps over rows and over columns: two (B, K, S) float32, along x and
+    along y."""
     weights = interpolation(cams.shape[-1], size)
     upsampled = weights @ (cams @ weights.T)
     return upsampled.max(axis=-2), upsampled.max(axis=-1)
 
 
 def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
-    """Start and exclusive end of the winning segment of one raw marginal, (L,) float32: the official ``obj_loc`` once ties are made."""
+    """Start and exclusive end of the winning segment of one raw marginal, (L,) float32: the
+    official ``obj_loc`` once ties are made."""
     length = len(profile)
     least = -(-length // 8)
     high = profile.max()
@@ -109,7 +113,8 @@ def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
     if len(cuts) == 0:
         return least, -(-7 * length // 8)
 
-    # Each cut is the last sample of the left side: segments include it and exclude their own last sample.
+    # Each cut is the last sample of the left side: segments include it and exclude their own last
+    # sample.
     segments = [(0, cuts[0])] if cuts[0] > 0 else []
     segments += [(cuts[-1], length), *itertools.pairwise(cuts)]
     start, end, best = 0, 0, -np.inf
@@ -132,7 +137,8 @@ def bounds(profile: np.ndarray, threshold: float) -> tuple[int, int]:
 
 
 def interpolation(cells: int, size: int) -> np.ndarray:
-    """(S, n) float32 weights of a bilinear align_corners resize along one axis, rounded as PyTorch rounds them."""
+    """(S, n) float32 weights of a bilinear align_corners resize along one axis, rounded as PyTorch
+    rounds them."""
     step = np.float32(cells - 1) / np.float32(max(size - 1, 1))
     position = step * np.arange(size, dtype=np.float32)
     lower = np.minimum(position.astype(np.int64), cells - 1)
@@ -147,16 +153,19 @@ def interpolation(cells: int, size: int) -> np.ndarray:
 def check(size: int, threshold: float) -> None:
     """Refuse sizes and thresholds outside the op's range with ``EdgeError``."""
     if size < 32 or size % 32 or size > MAX_SIZE:
-        raise EdgeError("ops", f"Boxes cannot be found at an image size of {size}", f"Set `size` to a multiple of 32 up to {MAX_SIZE}")
+        raise EdgeError(
+            "ops", f"The image size {size} is not supported for finding boxes", f"Set `size` to a multiple of 32 up to {MAX_SIZE}"
+        )
     if not 0 < threshold < 1:
         raise EdgeError("ops", f"The localisation threshold {threshold} is not inside (0, 1)", "Set `threshold` to a number such as 0.5")
 
 
-# --- Decomposition into standard nodes -------------------------------------------------------------------------------
+# --- Decomposition into standard nodes ------------------------------------------------------------
 
 
 def decompose(nodes: NodeBuilder, cams: str, boxes: str, *, regions: int, cells: int, size: int, threshold: float) -> None:
-    """Append the standard ONNX nodes (opset 19, no data-dependent shapes) that compute ``boxes`` from ``cams``.
+    """Append the standard ONNX nodes (opset 19, no data-dependent shapes) that compute ``boxes``
+    from ``cams``.
 
     Args:
         nodes: builder that receives the nodes.
@@ -173,10 +182,11 @@ def decompose(nodes: NodeBuilder, cams: str, boxes: str, *, regions: int, cells:
 
 
 def decompose_profiles(nodes: NodeBuilder, cams: str, *, cells: int, size: int) -> str:
-    """(B, K, n, n) maps → (B·K·2, S) marginals, along x and along y in turn, without upsampling the maps.
+    """(B, K, n, n) maps → (B·K·2, S) marginals, along x and along y in turn, without upsampling the
+    maps.
 
-    Along one axis the bilinear curve is linear between knots, so over the samples it peaks next to a knot: the maximum
-    over S rows is the maximum over the 2(n − 1) rows beside the knots.
+    Along one axis the bilinear curve is linear between knots, so over the samples it peaks next to
+    a knot: the maximum over S rows is the maximum over the 2(n − 1) rows beside the knots.
     """
     weights = interpolation(cells, size)
     beside = weights[_samples_beside_knots(cells, size)]
@@ -191,11 +201,12 @@ def decompose_profiles(nodes: NodeBuilder, cams: str, *, cells: int, size: int) 
 def decompose_bounds(nodes: NodeBuilder, profiles: str, boxes: str, *, regions: int, size: int, threshold: float) -> None:
     """(B·K·2, S) raw marginals → (B, K, 4) boxes.
 
-    One whole number per sample says which segment the sample lies in, such that the smallest is the reference's choice
-    and both ends can be read from it: ``unit·(a + S − b) + digit·(has a left cut) + digit·(has a right cut) + a``
-    for the segment [a, b). Wider wins first; then the segment before the first cut, the one after the last cut, and the
-    others from left to right, as the reference visits them. It is a sum of one running maximum from the left and one
-    from the right over the cuts.
+    One whole number per sample says which segment the sample lies in, such that the smallest is the
+    reference's choice and both ends can be read from it:
+    ``unit·(a + S − b) + digit·(has a left cut) + digit·(has a right cut) + a`` for the segment [a,
+    b). Wider wins first; then the segment before the first cut, the one after the last cut, and the
+    others from left to right, as the reference visits them. It is a sum of one running maximum from
+    the left and one from the right over the cuts.
     """
     digit = 1 << (size - 1).bit_length()  # holds any start
     unit = 4 * digit
@@ -206,11 +217,12 @@ def decompose_bounds(nodes: NodeBuilder, profiles: str, boxes: str, *, regions: 
     below = nodes("Less", "below_ties", profiles, nodes("Mul", "least_tie", high, floats(1 - TIE)))
     profiles = nodes("Where", "tied", below, profiles, high)
     low = nodes("ReduceMin", "low", profiles, shape(1), keepdims=1)
-    # (v − low)/span against the threshold without the division, which some runtimes turn into a rounded reciprocal;
-    # flat marginals give 0 everywhere, so no cut.
+    # (v − low)/span against the threshold without the division, which some runtimes turn into a
+    # rounded reciprocal; flat marginals give 0 everywhere, so no cut.
     level = nodes("Mul", "level", nodes("Sub", "span", high, low), floats(threshold))
     side = nodes("Sign", "side", nodes("Sub", "above_level", nodes("Sub", "raised", profiles, low), level))
-    # Sample i is a cut where i and i + 1 lie strictly on opposite sides; the last sample is its own neighbour, never a cut.
+    # Sample i is a cut where i and i + 1 lie strictly on opposite sides; the last sample is its own
+    # neighbour, never a cut.
     neighbour = nodes("Gather", "neighbour", side, np.minimum(np.arange(1, size + 1), size - 1), axis=1)
     product = nodes("Reshape", "product_in_blocks", nodes("Mul", "product", side, neighbour), shape(-1, 1, BLOCKS, width))
     cut = nodes("Less", "cut", product, floats(0.0))
@@ -233,7 +245,8 @@ def decompose_bounds(nodes: NodeBuilder, profiles: str, boxes: str, *, regions: 
 
 
 def _widen(nodes: NodeBuilder, code: str, boxes: str, *, regions: int, size: int, digit: int) -> None:
-    """Segment codes (N,) → boxes (B, K, 4), narrow ones widened; ``end`` counts from the right border here."""
+    """Segment codes (N,) → boxes (B, K, 4), narrow ones widened; ``end`` counts from the right
+    border here."""
     least = size // 8
     outside = nodes("Floor", "outside", nodes("Mul", "units", code, floats(1 / (4 * digit))))  # S − width
     digits = nodes("Floor", "digits", nodes("Mul", "digits_and_rest", code, floats(1 / digit)))
@@ -261,7 +274,8 @@ def _widen(nodes: NodeBuilder, code: str, boxes: str, *, regions: int, size: int
 
 
 def _samples_beside_knots(cells: int, size: int) -> np.ndarray:
-    """Indices of the samples on either side of every knot, ascending, each once: at most 2(n − 1)."""
+    """Indices of the samples on either side of every knot, ascending, each once: at most 2(n −
+    1)."""
     if cells == 1:
         return np.array([0])
     knots = np.arange(cells) * (size - 1)
@@ -270,7 +284,8 @@ def _samples_beside_knots(cells: int, size: int) -> np.ndarray:
 
 
 def _masks(length: int, *, inclusive: bool) -> np.ndarray:
-    """(2, length, length) float32, [direction, sample, cut]: 1 where the cut counts for the sample from the left, from the right."""
+    """(2, length, length) float32, [direction, sample, cut]: 1 where the cut counts for the sample
+    from the left, from the right."""
     left = np.tri(length, k=0 if inclusive else -1, dtype=np.float32)
     right = np.triu(np.ones((length, length), np.float32), k=1)
     masks = np.stack([left, right])

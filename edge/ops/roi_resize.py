@@ -1,10 +1,11 @@
-"""RoiResize: image and boxes → crops at the image's own size, bilinear with align_corners, no antialias.
+"""RoiResize: image and boxes → crops at the image's own size, bilinear with align_corners, no
+antialias.
 
-Pixel i of a crop samples the image at ``x1 + i·(x2 − 1 − x1)/(S − 1)`` along x, and likewise along y: the resize of
-MCAR's local stream (Gao & Zhou, TIP 2021) without cutting anything out.
+Pixel i of a crop samples the image at ``x1 + i·(x2 − 1 − x1)/(S − 1)`` along x, and likewise along
+y: the resize of MCAR's local stream (Gao & Zhou, TIP 2021) without cutting anything out.
 
-Without the third input the boxes are (B, K, 4), K of each image. With it they are (R, 4), any number of any image, and ``owner``
-(R) int32 says whose image each is cut from.
+Without the third input the boxes are (B, K, 4), K of each image. With it they are (R, 4), any
+number of any image, and ``owner`` (R) int32 says whose image each is cut from.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ INT64 = 7  # onnx.TensorProto.INT64
 
 
 def register_schema() -> None:
-    """Register the schema with shape inference: image (B, 3, S, S), boxes (B, K, 4) → crops (B·K, 3, S, S);
-    with owner (R), boxes (R, 4) → crops (R, 3, S, S)."""
+    """Register the schema with shape inference: image (B, 3, S, S), boxes (B, K, 4) → crops (B·K,
+    3, S, S); with owner (R), boxes (R, 4) → crops (R, 3, S, S)."""
     import onnx
     from onnx.defs import OpSchema
 
@@ -72,7 +73,7 @@ def register_schema() -> None:
     onnx.defs.register_schema(schema)
 
 
-# --- NumPy reference ------------------------------------------------------------------------------------------------
+# --- NumPy reference ------------------------------------------------------------------------------
 
 
 def reference(image: np.ndarray, boxes: np.ndarray, owner: np.ndarray | None = None) -> np.ndarray:
@@ -90,7 +91,7 @@ def reference(image: np.ndarray, boxes: np.ndarray, owner: np.ndarray | None = N
     if owner is None:
         owner = np.arange(batch).repeat(boxes.shape[1])
     elif ((owner < 0) | (owner >= batch)).any():
-        raise EdgeError("ops", f"`owner` is {owner.tolist()}, and there are {batch} images", "Number the images from 0")
+        raise EdgeError("ops", f"`owner` is {owner.tolist()}, and there are {batch} images", "Count images from 0")
     boxes = boxes.reshape(-1, 4)
     crops = np.empty((len(boxes), channels, size, size), np.float32)
     for crop, (x1, y1, x2, y2), own in zip(crops, boxes, owner, strict=True):
@@ -110,13 +111,14 @@ def _sampling(start: float, stop: float, size: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-# --- Decompositions into standard nodes ------------------------------------------------------------------------------
+# --- Decompositions into standard nodes -----------------------------------------------------------
 
 
 def decompose(
     nodes: NodeBuilder, image: str, boxes: str, crops: str, *, regions: int, size: int, form: str, owner: str | None = None
 ) -> None:
-    """Append the standard ONNX nodes (opset 19) that compute ``crops``; all forms agree to float32 rounding.
+    """Append the standard ONNX nodes (opset 19) that compute ``crops``; all forms agree to float32
+    rounding.
 
     Args:
         nodes: builder that receives the nodes.
@@ -134,9 +136,11 @@ def decompose(
 
 
 def _grid_sample(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int, owner: str | None) -> None:
-    """GridSample with align_corners over one tall grid (B, K·S, S, 2), so that the image is not copied per region.
+    """GridSample with align_corners over one tall grid (B, K·S, S, 2), so that the image is not
+    copied per region.
 
-    With owners the images are gathered: the result comes region by region and needs no transpose, which would cost as much.
+    With owners the images are gathered: the result comes region by region and needs no transpose,
+    which would cost as much.
     """
     if owner:
         grid = nodes("Reshape", "grids", _grid(nodes, boxes, 1, size), shape(-1, size, size, 2))
@@ -153,7 +157,8 @@ def _grid_sample(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions
 def _grid_sample_each(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int, owner: str | None) -> None:
     """One GridSample per region: no transpose afterwards, and at batch 1 the Concat need not copy.
 
-    With owners each image is gathered just before it is sampled, while it is in the cache. This needs to know R.
+    With owners each image is gathered just before it is sampled, while it is in the cache. This
+    needs to know R.
     """
     if owner and not regions:
         _grid_sample(nodes, image, boxes, crops, regions, size, owner)
@@ -179,7 +184,8 @@ def _sampled(nodes: NodeBuilder, name: str, image: str, grid: str, output: str |
 
 
 def _grid(nodes: NodeBuilder, boxes: str, regions: int, size: int) -> str:
-    """(B, K, S, 2·S): x and y of every sample in turn, in coordinates where the image spans [-1, 1]."""
+    """(B, K, S, 2·S): x and y of every sample in turn, in coordinates where the image spans [-1,
+    1]."""
     start, reach = _start_and_reach(nodes, boxes, regions)
     start = nodes("Sub", "grid_start", nodes("Mul", "start_scaled", start, floats(2 / (size - 1))), floats(1.0))
     ramp = (np.arange(size) * (2 / (size - 1) ** 2)).astype(np.float32)[:, None]
@@ -191,7 +197,8 @@ def _grid(nodes: NodeBuilder, boxes: str, regions: int, size: int) -> str:
 
 
 def _matmul(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int, owner: str | None) -> None:
-    """Two matrix products with the interpolation weights of rows and columns: max(0, 1 − |position − sample|)."""
+    """Two matrix products with the interpolation weights of rows and columns: max(0, 1 − |position
+    − sample|)."""
     if owner:
         image, regions = nodes("Gather", "image_of_region", image, owner, axis=0), 1
     start, reach = _start_and_reach(nodes, boxes, regions)
@@ -212,7 +219,8 @@ def _matmul(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int
 
 
 def _roi_align(nodes: NodeBuilder, image: str, boxes: str, crops: str, regions: int, size: int, owner: str | None) -> None:
-    """RoiAlign with one sample per bin: bins as wide as the step, boxes shifted so that bin centres fall on the samples.
+    """RoiAlign with one sample per bin: bins as wide as the step, boxes shifted so that bin centres
+    fall on the samples.
 
     ``half_pixel`` keeps one-pixel boxes exact: the other mode widens them to a whole pixel.
     """

@@ -34,7 +34,8 @@ SCENES_WEIGHTS = "mcar-mobilenetv2-scenes"  # the only ones with a data set when
 
 @dataclass(frozen=True)
 class Bench:
-    """A result, and what a page shows besides: the baseline, and photographs of the first engine's regions."""
+    """A result, and what a page shows besides: the baseline, and photographs of the first engine's
+    regions."""
 
     result: Result
     baseline: Result | None = None
@@ -42,10 +43,11 @@ class Bench:
 
 
 def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
-    """Measure every bundle, compare several turn by turn, judge them by the gate.
+    """Measure every bundle, compare several interleaved, judge them by the gate.
 
     Raises:
-        EdgeError: what can be refused, before the first engine is measured. The gate is judged, not enforced.
+        EdgeError: what can be refused, before the first engine is measured. The gate is judged, not
+            enforced.
     """
     conditions = gate.parse(options.fail_on) if options.fail_on is not None else ()
     baseline = _read_baseline(options.baseline) if options.baseline else None
@@ -59,7 +61,7 @@ def bench(options: BenchOptions, events: Events = SILENT) -> Bench:
     labelled = all(judge.labelled(bundle) for bundle, judge in zip(bundles, judges, strict=True))
     staged = all(bundle.stages is not None for bundle in bundles)
     if options.effort is not None and not staged:
-        raise EdgeError("bench", f"`effort` is {options.effort:g}, but an engine has no second stage to save", "Leave it out")
+        raise EdgeError("bench", f"`effort` is {options.effort:g}, but this engine has no second stage", "Leave it out")
     looked = staged and all(judge.dataset is not None for judge in judges)
     gate.check_needs(conditions, accuracy=labelled, looked=looked, baseline=baseline, batch=max(sizes))
     benches = [bench_engine(bundle, sizes, judge, options, events) for bundle, judge in zip(bundles, judges, strict=True)]
@@ -92,7 +94,7 @@ def judge_of(options: BenchOptions, bundle: Bundle, opened: Callable[[str], Data
     default = bundle.manifest.get("default_dataset", GENERATED_DATA if title == SCENES_WEIGHTS or not trained else None)
     spec = options.dataset or default
     if not isinstance(spec, str):
-        return Judge(None, ("no accuracy: these weights have no default data set, give `dataset`",))
+        return Judge(None, ("no accuracy: these weights have no default data set; set `dataset`",))
     if not trained and options.dataset is None:
         return Judge(opened(spec), ("no mAP: the weights are random; drift only",))
     with warnings.catch_warnings(record=True) as caught:
@@ -107,7 +109,8 @@ def _opened(spec: str, *, images: int) -> Dataset:
 
 
 def _compare(paths: Sequence[Path], batch: int, plan: latency.Plan, events: Events) -> tuple[Compared, ...]:
-    """The bundles turn by turn, as paired ratios to the first; one named twice is compared with itself."""
+    """The bundles interleaved, as paired ratios to the first; one named twice is compared with
+    itself."""
     with ExitStack() as opened, events.progress("compare", "turn") as progress:
         turns = {}
         for number, path in enumerate(paths):
@@ -129,7 +132,7 @@ def _fitting(wanted: Sequence[int], bundles: Sequence[Bundle]) -> list[int]:
     most = least.target.max_batch
     batches = sorted(set(wanted or [min(DEFAULT_BATCH, most)]))
     if max(batches) > most:
-        problem = f"A batch of {max(batches)} does not fit: at most {most}, the largest of {least.path}"
+        problem = f"`batch` is {max(batches)}, and {least.path} takes at most {most}"
         raise EdgeError("bench", problem, f"Lower `batch`, or build with one of {max(batches)}")
     return batches
 
@@ -142,12 +145,12 @@ def _newest() -> Path:
 
 
 def _read_baseline(path: Path) -> Result:
-    fix = "Give a file that python -m edge.bench --json wrote as `baseline`"
+    fix = "Set `baseline` to a file written by python -m edge.bench --json"
     try:
         content = json.loads(read_whole(path, MAX_BASELINE))
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)[:120]
         raise EdgeError("bench", f"Cannot read the baseline {path}: {why}", fix) from error
     if not isinstance(content, dict) or "latency_ms" not in content:
-        raise EdgeError("bench", f"The baseline {path} is not the result of a bench", fix)
+        raise EdgeError("bench", f"The baseline {path} was not written by python -m edge.bench --json", fix)
     return Result.from_plain(content)

@@ -34,7 +34,8 @@ REFERENCE_BATCH = 1  # so that a bench takes no more memory for the reference th
 
 @dataclass(frozen=True)
 class Judge:
-    """The images an engine is judged on, their columns in the bundle's order, and what the user should know about them.
+    """The images an engine is judged on, their columns in the bundle's order, and what the user
+    should know about them.
 
     Attributes:
         dataset: None for latency and memory only.
@@ -119,7 +120,8 @@ def bench_engine(
 
 
 def noise(spec: ImageSpec, batch: int) -> np.ndarray:
-    """Seeded noise of the statistics of photographs, in the form the engine takes: the same pixels in either."""
+    """Seeded noise of the statistics of photographs, in the form the engine takes: the same pixels
+    in either."""
     made = np.random.default_rng(0).standard_normal((batch, 3, spec.size, spec.size), np.float32)
     if spec.input != "uint8":
         return made
@@ -128,7 +130,8 @@ def noise(spec: ImageSpec, batch: int) -> np.ndarray:
 
 
 def gate_of_build(found: Any) -> Sensitivity | None:
-    """What the gate of the build wrote, where it had one; a manifest comes from outside, so anything of another form is left out."""
+    """What the gate of the build wrote, where it had one; a manifest comes from outside, so
+    anything of another form is left out."""
     try:
         gains = ("map_points", "score_error", "class_agreement", "mean_iou")
         return Sensitivity(
@@ -205,7 +208,7 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
     support = backends.probe("onnxruntime")
     reference = None
     if support.reason:
-        notes.append(f"no drop and no drift: the FP32 reference runs on onnxruntime, and {support.reason}. {support.fix}")
+        notes.append(f"no Δ mAP and no drift: the FP32 reference needs onnxruntime, and {support.reason}. {support.fix}")
     else:
         key = {
             "graph": bundle.manifest["files"][REFERENCE]["sha256"],
@@ -216,12 +219,12 @@ def _judged(engine: Engine, judge: Judge, batch: int, options: BenchOptions, eve
         reference = cached(key, lambda: _reference(bundle, dataset, events))
     accuracy = quality.accuracy(mine, reference, dataset, options.score_threshold) if judge.labelled(bundle) else None
     if accuracy and reference and not bundle.reference_is_own:
-        notes.append(f"the drop counts from the given weights in FP32 at {bundle.reference_image.size} px")
+        notes.append(f"Δ mAP is against the given weights in FP32 at {bundle.reference_image.size} px")
     elif accuracy and reference:
         try:
             accuracy = replace(accuracy, causes=_causes(bundle, mine, reference, dataset, events))
         except ImportError as error:
-            notes.append(f"the drop is not split into its causes here: {error}. pip install onnx")
+            notes.append(f"Δ mAP is not split into its causes here: {error}. pip install onnx")
     seen = _in_pixels_of(bundle, reference) if reference else None
     moved = drift(mine, seen) if seen else None
     return Judged(

@@ -71,11 +71,11 @@ def parse(text: str) -> tuple[Condition, ...]:
     for part in pieces(text):
         found = _FORM.fullmatch(part)
         if not found or found["metric"] not in METRICS:
-            fix = f"Write `fail_on` with a metric out of {one_of(METRICS)}, such as p99>+5%"
+            fix = f"Write `fail_on` with one of the metrics {one_of(METRICS)}, such as p99>+5%"
             raise EdgeError("bench", f"The condition {part!r} is not METRIC(<|>)VALUE[%]", fix)
         if found["percent"] and not found["sign"]:
             either = one_of(f"{found['metric']}{found['side']}{sign}{found['number']}%" for sign in "+-")
-            raise EdgeError("bench", f"The condition {part!r} has a percentage without a sign", f"Write {either}, and give a `baseline`")
+            raise EdgeError("bench", f"The condition {part!r} has a percentage without a sign", f"Write {either}, and pass a `baseline`")
         value = float(found["sign"] + found["number"])
         conditions.append(Condition(part, found["metric"], found["side"], value, bool(found["sign"]), bool(found["percent"])))
     return tuple(conditions)
@@ -119,11 +119,11 @@ def enforce(outcomes: Sequence[Outcome]) -> None:
         if one.failed
     ]
     if failed:
-        raise GateError("bench", f"A limit of `fail_on` does not hold: {'; '.join(failed)}", "See the report, or change `fail_on`")
+        raise GateError("bench", f"`fail_on` is met: {'; '.join(failed)}", "See the report, or change the condition")
     missing = [f"{_metric(one)} ({one.condition})" for one in outcomes if one.measured is None]
     if missing:
-        problem = f"A condition has no measured figure: {'; '.join(missing)}"
-        raise EdgeError("bench", problem, "See the notes of the report, or drop the condition")
+        problem = f"A metric of `fail_on` was not measured: {'; '.join(missing)}"
+        raise EdgeError("bench", problem, "See the notes in the report, or remove the condition")
 
 
 def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, looked: bool = True, baseline: Result | None, batch: int) -> None:
@@ -136,28 +136,28 @@ def check_needs(conditions: tuple[Condition, ...], *, accuracy: bool, looked: bo
         batch: the one that will be reported.
 
     Raises:
-        EdgeError: a change without a baseline, without its figure in the baseline or against a speed at another batch; a mAP
-            condition without the accuracy pass.
+        EdgeError: a change without a baseline, without its figure in the baseline or against a
+            speed at another batch; a mAP condition without the accuracy pass.
     """
     for condition in conditions:
         if condition.metric in OF_EFFORT and not looked:
-            problem = f"The condition {condition.text} needs an engine with a second stage, and a data set"
-            raise EdgeError("bench", problem, "Drop the condition, or give a `dataset`")
+            problem = f"The condition {condition.text} needs a data set and an engine with a second stage"
+            raise EdgeError("bench", problem, "Remove the condition, or pass a `dataset`")
         if condition.metric in OF_LABELS and not accuracy:
-            fix = "Give a `dataset` with labels of the model's classes, without `no_accuracy`"
-            raise EdgeError("bench", f"The condition {condition.text} needs the accuracy pass", fix)
+            fix = "Pass a `dataset` with labels of the model's classes, and leave out `no_accuracy`"
+            raise EdgeError("bench", f"The condition {condition.text} needs labelled images", fix)
         if not condition.change:
             continue
         if baseline is None:
-            fix = "Give the JSON of an earlier run as `baseline`"
-            raise EdgeError("bench", f"The condition {condition.text} needs a run to compare with", fix)
+            fix = "Set `baseline` to the JSON of an earlier run"
+            raise EdgeError("bench", f"The condition {condition.text} needs an earlier run", fix)
         if condition.metric in OF_SPEED and baseline.batch != batch:
             problem = f"The baseline was measured at batch {baseline.batch or None}, not {batch}"
             raise EdgeError("bench", problem, "Bench with the `batch` of the baseline")
         metric = METRICS[condition.metric]
         if metric.figure(baseline) is None:
             problem = f"The baseline has no {condition.metric} (a number at {metric.keys})"
-            raise EdgeError("bench", problem, "Measure the baseline again, or drop the condition")
+            raise EdgeError("bench", problem, "Measure the baseline again, or remove the condition")
 
 
 def _metric(one: Outcome) -> str:

@@ -57,14 +57,14 @@ class BenchOptions:
             ("streams", 1 if self.streams is None else self.streams),
         ):
             if value < 1:
-                raise EdgeError("bench", f"`{name}` is {value}", "Give 1 or more")
+                raise EdgeError("bench", f"`{name}` is {value}", "Use 1 or more")
         if self.streams is not None and self.streams > MAX_STREAMS:
-            raise EdgeError("bench", f"`streams` is {self.streams}", f"Give {MAX_STREAMS} or fewer: each is a thread")
+            raise EdgeError("bench", f"`streams` is {self.streams}", f"Use {MAX_STREAMS} or fewer: each is a thread")
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise EdgeError("bench", f"`duration` is {self.duration:g} seconds", "Give a time such as 10m")
+            raise EdgeError("bench", f"`duration` is {self.duration:g} seconds", "Use a time such as 10m")
         if not 0 <= self.score_threshold <= 1:
-            raise EdgeError("bench", f"`score_threshold` is {self.score_threshold:g}", "Give 0 to 1")
+            raise EdgeError("bench", f"`score_threshold` is {self.score_threshold:g}", "Use a value from 0 to 1")
         if self.effort is not None and not 0 <= self.effort <= 1:
-            raise EdgeError("bench", f"`effort` is {self.effort:g}", "Give 0 to 1")
+            raise EdgeError("bench", f"`effort` is {self.effort:g}", "Use a value from 0 to 1")
         if self.effort is not None and self.no_accuracy:
-            raise EdgeError("bench", "`effort` is judged on images, which `no_accuracy` leaves out", "Drop one of both")
+            raise EdgeError("bench", "`effort` is measured on images, which `no_accuracy` leaves out", "Leave out one of them")

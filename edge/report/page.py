@@ -1,4 +1,5 @@
-"""A bench result as one HTML page that needs nothing else: no network, no script, light, dark and paper."""
+"""A bench result as one HTML page that needs nothing else: no network, no script, light, dark and
+paper."""
 
 from __future__ import annotations
 
@@ -121,7 +122,7 @@ def _cards(result: Result) -> str:
         (f"{figure(ms.p50)} ms", f"p50 of a batch of {result.batch}; p99 {figure(ms.p99)} ms"),
         (f"{figure(result.throughput_images_per_s)}", "images per second"),
         (text.number(accuracy.map if accuracy else None, 2), f"mAP on {accuracy.images if accuracy else 'no'} images"),
-        (text.drop_short(accuracy), f"points of mAP lost against FP32{_between(accuracy)}"),
+        (text.change(accuracy.map_drop if accuracy else None), f"Δ mAP against FP32, in points{_between(accuracy)}"),
         (text.percent(regions.class_agreement if regions else None), "of the region classes agree with FP32"),
         (text.number(regions.mean_iou if regions else None, 3), "mean IoU of the regions"),
         (f"{text.number(memory.bundle)} MB", f"engine on disk; {text.number(memory.peak_rss, 0)} MB at the peak"),
@@ -134,13 +135,13 @@ def _cards(result: Result) -> str:
 
 def _between(accuracy: Quality | None) -> str:
     interval = accuracy.map_drop_interval if accuracy else None
-    return f", 95 % within {interval[0]:+.2f} to {interval[1]:+.2f}" if interval else ""
+    return f", 95 % within {0 - interval[1]:+.2f} to {0 - interval[0]:+.2f}" if interval else ""
 
 
 def _latency(engines: Sequence[Result]) -> str:
     drawn = charts.distribution({name: one.samples_ms for name, one in zip(text.names(engines), engines, strict=True)})
     first = engines[0]
-    note = f"Batch of {first.batch}; every call counted, after {first.warm_up} to warm up. Column heights are square roots."
+    note = f"Batch of {first.batch}; all calls after {first.warm_up} warm-up calls. Column heights are square roots."
     return section("Latency", drawn + charts.timeline(first.samples_ms), note)
 
 
@@ -155,7 +156,9 @@ def _pareto(engines: Sequence[Result], baseline: Result | None) -> str:
     references = {one.accuracy.map_reference for one in engines if one.accuracy}
     reference = references.pop() if len(references) == 1 else None  # engines of several models have no line in common
     return section(
-        "Accuracy against latency", charts.pareto(points, reference=reference), "Filled and joined: no other is both faster and better."
+        "Accuracy against latency",
+        charts.pareto(points, reference=reference),
+        "Filled and joined: no other engine is both faster and more accurate.",
     )
 
 
@@ -170,7 +173,7 @@ def _effort(result: Result) -> str:
         if point.map is not None
     ]
     drawn = charts.pareto(points) if points else ""
-    return section("Looking only where it pays", drawn + rows, text.EFFORT_LEGEND)
+    return section("Effort", drawn + rows, text.EFFORT_LEGEND)
 
 
 def _stages(engines: Sequence[Result]) -> str:
@@ -178,7 +181,7 @@ def _stages(engines: Sequence[Result]) -> str:
     for title, one in zip(text.names(engines), engines, strict=True):
         if one.stages_ms:
             rows[title] = {name.replace("_", " "): one.stages_ms[name] for name in STAGES if name in one.stages_ms}
-    note = "Milliseconds per batch. Decoding and preprocessing are timed on one thread; the stages of the engine where they are called."
+    note = "Milliseconds per batch. Decoding and preprocessing run on one thread; the engine's stages are timed where they are called."
     return section("Where the time goes", charts.stacks(rows, colours=COLOURS), note) if rows else ""
 
 
@@ -198,7 +201,7 @@ def _classes(result: Result) -> str:
     rows.sort(key=lambda row: row[2] - row[1])
     after = text.precision_name(result)
     return section(
-        "Average precision by class", charts.dumbbells(rows, before="FP32", after=after), "The class that lost most stands first."
+        "Average precision by class", charts.dumbbells(rows, before="FP32", after=after), "The class that lost most comes first."
     )
 
 
@@ -207,10 +210,10 @@ def _causes(engines: Sequence[Result]) -> str:
     for title, one in zip(text.names(engines), engines, strict=True):
         parts = text.causes(one.accuracy)
         if parts:
-            heading = f"{title}: {text.drop_short(one.accuracy)} points" if len(engines) > 1 else ""
+            heading = f"{title}: {text.change(one.accuracy.map_drop if one.accuracy else None)} points" if len(engines) > 1 else ""
             drawn += (f"<h3>{in_html(heading)}</h3>" if heading else "") + charts.bars(parts, unit="points of mAP")
-    note = "The engine's decisions put in one after the other, everything else from FP32; the parts sum to the drop."
-    return section("What the drop comes from", drawn, note) if drawn else ""
+    note = "The engine's decisions replace those of FP32 one after the other; the parts add up to Δ mAP."
+    return section("Where Δ mAP comes from", drawn, note) if drawn else ""
 
 
 def _sensitivity(result: Result) -> str:
@@ -218,8 +221,8 @@ def _sensitivity(result: Result) -> str:
     if gated is None or not gated.ranking:
         return ""
     returned = gated.returned_to_float
-    note = "Points of mAP that one part of the network gives back when it alone returns to float, on the validation images of the build. "
-    note += f"In float here: {', '.join(returned)}." if returned else "None is in float here."
+    note = "Points of mAP gained when this part of the network alone is returned to float, on the validation images of the build. "
+    note += f"In float here: {', '.join(returned)}." if returned else "No part is in float here."
     ranking = [charts.Bar(one.unit, one.map_points) for one in gated.ranking[:SENSITIVE]]
     return section("Sensitivity", charts.bars(ranking, unit="points of mAP"), note)
 

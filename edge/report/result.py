@@ -1,6 +1,7 @@
 """What a bench finds, as frozen values: the schema of ``edge.bench --json``, key by key.
 
-Parts that one measurement makes are defined beside it in ``edge.measure``; what they are put together to stands here.
+Parts that one measurement makes are defined beside it in ``edge.measure``; what they are put
+together to stands here.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Memory:
-    """In MiB: the most ever held, what the engine added when loaded, its files; None where nothing tells it."""
+    """In MiB: the most ever held, what the engine added when loaded, its files; None where nothing
+    tells it."""
 
     peak_rss: float | None
     engine: float | None
@@ -56,7 +58,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Compared:
-    """An engine turn by turn with the first: paired ratios of their latencies, above 1 is slower."""
+    """An engine interleaved with the first: paired ratios of their latencies, above 1 is slower."""
 
     bundle: str
     p50_ms: float
@@ -100,13 +102,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result(Run):
-    """Everything about one engine; as a run, that of its largest batch. Of several, the first, and what they share.
+    """Everything about one engine; as a run, that of its largest batch. Of several, the first, and
+    what they share.
 
     Attributes:
         float16: the 16-bit float of the engine, where it has one.
         load_ms, first_ms: to load the engine, and its first call.
         layers: what the engine is made of, where its backend can tell.
-        effort: at its own effort; all the rest is at effort 1. None without a second stage or without images.
+        effort: at its own effort; all the rest is at effort 1. None without a second stage or
+            without images.
         sweep: a run for each batch, where there are several.
         stages_ms: milliseconds of a batch by stage (``edge.measure.stages``).
         warnings: reasons and notes.
@@ -147,7 +151,8 @@ class Result(Run):
         return self.engines or (self,)
 
     def worded(self, said: Callable[[str], str]) -> Result:
-        """The same with its warnings said in other words, such as a command's flags for the parameters they name."""
+        """The same with its warnings said in other words, such as a command's flags for the
+        parameters they name."""
         engines = tuple(one.worded(said) for one in self.engines) if self.engines else None
         return replace(self, warnings=tuple(map(said, self.warnings)), engines=engines)
 

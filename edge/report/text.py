@@ -18,12 +18,12 @@ from edge.shown import in_markdown, plain
 WIDTH = 120
 Rows = Sequence[Sequence[str]]
 
-COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "drop [95 %]", "CF1", "top-K", "IoU")
+COLUMNS = ("engine", "batch", "p50", "p90", "p99", "max", "img/s", "MB", "peak MB", "mAP", "Δ mAP [95%]", "CF1", "top-K", "IoU")
 COSTS = COLUMNS.index("mAP")  # columns before tell what an engine costs, from here on what it is worth
-LEGEND = "p50 … max in milliseconds per batch, ! not valid; MB of the engine's files; drop in points against the graph in FP32"
+LEGEND = "p50 … max in ms per batch, ! not valid; MB of the engine's files; Δ mAP: engine minus the graph in FP32, in points"
 SPARE = ("max", "p90", "CF1", "peak MB")  # what a narrow terminal does without, first to last
 EFFORT_COLUMNS = ("effort", "looks", "mAP", "mean", "p50", "p99", "max")
-EFFORT_LEGEND = "* the engine's effort; regions looked at in the mean; milliseconds per batch over the data set's images, turn by turn"
+EFFORT_LEGEND = "* the engine's effort; looks: mean regions per image; ms per batch over the data set's images, interleaved"
 SENSITIVE = 5  # parts of the network that a line names
 _RIGHT = frozenset(COLUMNS[1:])
 
@@ -49,8 +49,8 @@ def markdown(result: Result) -> str:
         parts += [*markdown_table(EFFORT_COLUMNS, effort_rows(result), frozenset(EFFORT_COLUMNS)), "", f"{EFFORT_LEGEND}.", ""]
     parts += [f"- **{name}**: {in_markdown(value)}" for name, value in facts(result)]
     if result.accuracy and result.accuracy.per_class:
-        rows = [[name, number(one.ap), number(one.ap_reference), signed(one.drop)] for name, one in result.accuracy.per_class.items()]
-        parts += ["", "## Classes", "", *markdown_table(("class", "AP", "AP FP32", "drop"), rows)]
+        rows = [[name, number(one.ap), number(one.ap_reference), change(one.drop)] for name, one in result.accuracy.per_class.items()]
+        parts += ["", "## Classes", "", *markdown_table(("class", "AP", "AP FP32", "Δ AP"), rows)]
     return "\n".join(parts) + "\n"
 
 
@@ -61,7 +61,7 @@ def engine_rows(result: Result) -> list[list[str]]:
         accuracy, regions = engine.accuracy, engine.regions
         quality = [
             number(accuracy.map if accuracy else None),
-            drop(accuracy),
+            change_in_map(accuracy),
             number(accuracy.cf1 if accuracy else None),
             percent(regions.class_agreement if regions else None),
             number(regions.mean_iou if regions else None, 3),
@@ -84,7 +84,8 @@ def engine_rows(result: Result) -> list[list[str]]:
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """What stands below the table, as (name, sentence). Of several engines: verdicts, notes and gates of all, details of the first."""
+    """What stands below the table, as (name, sentence). Of several engines: verdicts, notes and
+    gates of all, details of the first."""
     engines, titles = result.each, names(result.each)
     of = [f"{title}: " if len(engines) > 1 else "" for title in titles]
     bad = [f"{whose}INVALID: " + "; ".join(one.reasons) for whose, one in zip(of, engines, strict=True) if not one.valid]
@@ -111,7 +112,8 @@ def _gate(one: Outcome) -> str:
 
 
 def changes(result: Result, baseline: Result, file: str) -> Changes:
-    """How every gated metric moved against a baseline, read from ``file``; what is missing on either side is left out."""
+    """How every gated metric moved against a baseline, read from ``file``; what is missing on
+    either side is left out."""
     moved = {}
     for name, metric in METRICS.items():
         now, then = metric.figure(result), metric.figure(baseline)
@@ -131,8 +133,8 @@ def changes(result: Result, baseline: Result, file: str) -> Changes:
 
 
 def text_table(columns: Sequence[str], rows: Rows, right: frozenset[str] = _RIGHT) -> list[str]:
-    """Lines of an aligned table. Columns empty in every row are left out; where the width does not do, so are those of
-    ``SPARE``, and at last the first column is cut."""
+    """Lines of an aligned table. Columns empty in every row are left out; where the width does not
+    do, so are those of ``SPARE``, and at last the first column is cut."""
     rows = [[plain(cell) for cell in row] for row in rows]
     kept = [index for index, _ in enumerate(columns) if index == 0 or any(row[index] not in ("", "–") for row in rows)]
     wide = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
@@ -164,7 +166,8 @@ def short(engine: Result) -> str:
 
 
 def names(engines: Sequence[Result]) -> list[str]:
-    """A name for each engine of a report, no two alike: the short one, else with its folder's, else numbered."""
+    """A name for each engine of a report, no two alike: the short one, else with its folder's, else
+    numbered."""
     found: list[str] = []
     for index, engine in enumerate(engines, 1):
         twins = [other for other in engines if short(other) == short(engine)]
@@ -174,7 +177,8 @@ def names(engines: Sequence[Result]) -> list[str]:
 
 
 def precision_name(engine: Result) -> str:
-    """The precision, and for ``fp16`` which 16-bit float it is here; both where int8 has such a rest."""
+    """The precision, and for ``fp16`` which 16-bit float it is here; both where int8 has such a
+    rest."""
     return engine.float16 if engine.precision == "fp16" and engine.float16 else engine.precision
 
 
@@ -186,31 +190,34 @@ def signed(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:+.{digits}f}"
 
 
+def change(drop: float | None, interval: tuple[float, float] | None = None) -> str:
+    """New minus reference, in points: what is stored as a drop, reference minus new, is printed so
+    that a loss is negative."""
+    if drop is None or math.isnan(drop):
+        return "–"
+    return f"{0 - drop:+.2f}" + (f" [{0 - interval[1]:+.2f}, {0 - interval[0]:+.2f}]" if interval else "")
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def causes(accuracy: Quality | None) -> list[Bar]:
-    """The parts of a drop by name, in the order in which the engine decides."""
+    """The parts of Δ mAP by name, in the order in which the engine decides."""
     split = accuracy.causes if accuracy else None
     if split is None:
         return []
     named = {"scores": split.scores, "swapped classes": split.classes, "moved boxes": split.boxes, "local stream": split.local}
-    return [Bar(name, points) for name, points in named.items()]
+    return [Bar(name, 0 - points) for name, points in named.items()]
 
 
-def drop_short(accuracy: Quality | None) -> str:
-    return signed(accuracy.map_drop if accuracy else None)
-
-
-def drop(accuracy: Quality | None) -> str:
-    interval = accuracy.map_drop_interval if accuracy and accuracy.map_drop is not None else None
-    return drop_short(accuracy) + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
+def change_in_map(accuracy: Quality | None) -> str:
+    return change(accuracy.map_drop, accuracy.map_drop_interval) if accuracy else change(None)
 
 
 def _latency(result: Result) -> list[tuple[str, str]]:
     low, high = result.median_interval_ms
-    calls = f"{len(result.samples_ms)} calls after {result.warm_up} to warm up, CoV {result.variation:.1%}"
+    calls = f"{len(result.samples_ms)} calls after {result.warm_up} warm-up calls, CoV {result.variation:.1%}"
     start = f"loaded in {result.load_ms:.0f} ms, first call {result.first_ms:.0f} ms"
     found = [("latency", f"p50 {result.latency_ms.p50:.2f} ms [{low:.2f}, {high:.2f}] of {calls}; {start}")]
     stages = result.stages_ms
@@ -226,7 +233,7 @@ def _comparison(result: Result, titles: Sequence[str]) -> list[tuple[str, str]]:
     for title, one in zip(titles[1:], compared[1:], strict=False):
         low, high = one.interval
         found.append(("compare", f"{title}: {one.ratio:.3f} × [{low:.3f}, {high:.3f}], {one.verdict}"))
-    return [("compare", f"turn by turn over {compared[0].rounds} rounds, × {titles[0]}"), *found] if found else []
+    return [("compare", f"interleaved over {compared[0].rounds} rounds, × {titles[0]}"), *found] if found else []
 
 
 def _cost(result: Result) -> list[tuple[str, str]]:
@@ -241,7 +248,7 @@ def _cost(result: Result) -> list[tuple[str, str]]:
         ms, rate = streams.latency_ms, f"{streams.throughput_images_per_s:.1f} images/s"
         found.append(("streams", f"{streams.streams} at once: {rate}, p50 {ms.p50:.2f} ms, p99 {ms.p99:.2f} ms"))
     if soak:
-        growth = "memory not told" if soak.memory_growth_mb is None else f"memory {soak.memory_growth_mb:+.1f} MB"
+        growth = "memory unknown" if soak.memory_growth_mb is None else f"memory {soak.memory_growth_mb:+.1f} MB"
         found.append(("soak", f"{soak.seconds:.0f} s: latency {soak.latency_drift:+.1%}, {growth}, from the first to the last quarter"))
     return found
 
@@ -256,7 +263,7 @@ def _accuracy(result: Result) -> list[tuple[str, str]]:
     parts = causes(accuracy)
     if parts:
         split = ", ".join(f"{name} {signed(points)}" for name, points, *_ in parts)
-        found.append(("causes", f"of the drop of {drop_short(accuracy)} points: {split}"))
+        found.append(("causes", f"of Δ mAP {change(accuracy.map_drop)}: {split}"))
     return found
 
 
@@ -265,11 +272,10 @@ def _effort(result: Result) -> list[tuple[str, str]]:
     if found is None or not found.curve:
         return []
     mine, full = found.point, found.curve[-1]
-    looks = f"{found.chosen:g}: {found.mean_looks:.2f} of {found.regions} regions an image"
+    looks = f"{found.chosen:g}: {found.mean_looks:.2f} of {found.regions} regions per image"
     cost = f"mean {mine.mean_ms:.2f} ms, {found.mean_ratio:.3f} × effort 1, p99 {mine.p99_ms:.2f} of {full.p99_ms:.2f} ms"
-    between = found.map_drop_interval
-    drop = f"; mAP {number(found.map, 2)}, drop {signed(found.map_drop)}" + (f" [{between[0]:+.2f}, {between[1]:+.2f}]" if between else "")
-    return [("effort", f"{looks}; {cost}{drop if found.map is not None else ''} ({found.images} images, {found.batch} at a time)")]
+    worth = f"; mAP {number(found.map, 2)}, Δ mAP {change(found.map_drop, found.map_drop_interval)}" if found.map is not None else ""
+    return [("effort", f"{looks}; {cost}{worth} ({found.images} images, {found.batch} at a time)")]
 
 
 def effort_rows(result: Result) -> list[list[str]]:
@@ -292,10 +298,10 @@ def _sensitivity(result: Result) -> list[tuple[str, str]]:
     found = []
     if gated.ranking:
         most = ", ".join(f"{one.unit} {signed(one.map_points)}" for one in gated.ranking[:SENSITIVE])
-        found.append(("sensitive", f"{most} (points of mAP that float gives back, on the validation images of the build)"))
-    held = f"{signed(gated.map_drop_all_int8)} points in int8, {signed(gated.map_drop)} as built"
+        found.append(("sensitive", f"{most} (points of mAP gained in float, on the validation images of the build)"))
+    held = f"{change(gated.map_drop_all_int8)} points in int8, {change(gated.map_drop)} as built"
     returned = f"; in float: {', '.join(gated.returned_to_float)}" if gated.returned_to_float else ""
-    return [*found, ("built", f"drop on the validation images of the build: {held}{returned}")]
+    return [*found, ("built", f"Δ mAP on the validation images of the build: {held}{returned}")]
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

@@ -1,1 +1,2 @@
-"""Training: the trainer and the folder of its run, recipes, augmentation. Needs torch and torchvision."""
+"""Training: the trainer and the folder of its run, recipes, augmentation. Needs torch and
+torchvision."""

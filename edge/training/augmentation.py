@@ -1,4 +1,5 @@
-"""Images on their way into training: cropped, flipped, turned, recoloured, normalised; a batch at a time, where it lies."""
+"""Images on their way into training: cropped, flipped, turned, recoloured, normalised; a batch at a
+time, where it lies."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def augment(pixels: Tensor, size: int, how: Augmentation, generator: torch.Gener
     flipped = torch.where(draw[:, 4] < 0.5, -1.0, 1.0)
     quarter = (draw[:, 5] * 4).floor() * (math.pi / 2) * how.turns
     cos, sin = quarter.cos().round(), quarter.sin().round()
-    # Where each pixel of the result comes from, in coordinates of -1 to 1: turned, then flipped, then within the crop.
+    # Where each pixel of the result comes from, in coordinates of -1 to 1: turned, then flipped,
+    # then within the crop.
     across = torch.stack([wide * flipped * cos, wide * flipped * -sin, (1 - wide) * (2 * draw[:, 3] - 1)], 1)
     down = torch.stack([tall * sin, tall * cos, (1 - tall) * (2 * draw[:, 2] - 1)], 1)
     grid = functional.affine_grid(torch.stack([across, down], 1), [len(pixels), 3, size, size], align_corners=False)
@@ -38,7 +40,8 @@ def augment(pixels: Tensor, size: int, how: Augmentation, generator: torch.Gener
 
 
 def _recoloured(images: Tensor, jitter: float, draw: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of (B, 3, H, W) images in 0 to 255, each scaled within 1 ± jitter as (B, 3) draws say."""
+    """Brightness, contrast and saturation of (B, 3, H, W) images in 0 to 255, each scaled within 1
+    ± jitter as (B, 3) draws say."""
     if not jitter:
         return images
     brightness, contrast, saturation = (1 + jitter * (2 * draw - 1))[:, :, None, None, None].unbind(1)

@@ -9,7 +9,8 @@ from edge.charts.sheet import png, sheet
 
 
 def draw_curve(rows: Sequence[Mapping[str, float | str]]) -> bytes:
-    """A PNG of the loss and of the validation mAP of each stream, in points, over the epochs of a log; empty cells are left out."""
+    """A PNG of the loss and of the validation mAP of each stream, in points, over the epochs of a
+    log; empty cells are left out."""
     curves = {
         name: [(float(row["epoch"]), float(row[name])) for row in rows if row[name] != ""]
         for name in rows[0]

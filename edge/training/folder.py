@@ -1,4 +1,5 @@
-"""The folder of a run: the names in it, and the state by which it is known as a run and can go on."""
+"""The folder of a run: the names in it, and the state by which it is known as a run and can go
+on."""
 
 from __future__ import annotations
 
@@ -53,16 +54,17 @@ def write_state(folder: Path, identity: str, state: State, modules: Modules) -> 
 
 
 def read_state(path: Path) -> tuple[str, State, Modules]:
-    """Identity, state and torch's state dicts of whichever run; an error where the file is damaged or something else."""
+    """Identity, state and torch's state dicts of whichever run; an error where the file is damaged
+    or something else."""
     names = [each.name for each in fields(State)]
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         missing = [name for name in ("identity", *_MODULES, *names) if name not in saved]
     except Exception as error:  # torch, zipfile and pickle each raise their own
         why = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise EdgeError("train", f"{path} is damaged, or no state of a run: {why}", _ANOTHER) from error
+        raise EdgeError("train", f"{path} is damaged, or is not the state of a training run: {why}", _ANOTHER) from error
     if missing:
-        raise EdgeError("train", f"{path} is no state of a run: it lacks {missing[0]!r}", _ANOTHER)
+        raise EdgeError("train", f"{path} is not the state of a training run: it lacks {missing[0]!r}", _ANOTHER)
     as_shipped, points, epoch = saved["best"]
     state = State(**{**{name: saved[name] for name in names}, "best": (as_shipped, points, epoch)})
     return saved["identity"], state, {name: saved[name] for name in _MODULES}
@@ -78,16 +80,19 @@ def write_log(folder: Path, rows: list[Row]) -> None:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go on."""
+    """Refuse a folder to train in that cannot be written, or holds anything but a run that shall go
+    on."""
     check_folder_writable(folder)
     for place in (folder, folder / PIXELS):
         clear_folder(place)
     found = sorted(os.listdir(folder)) if folder.is_dir() else []
     if STATE in found:
         if not resume:
-            raise EdgeError("train", f"{folder} holds a run already", "Add `resume` to go on with it, or choose another `output`")
+            raise EdgeError("train", f"{folder} already contains a training run", "Add `resume` to continue it, or choose another `output`")
         read_state(folder / STATE)
         return
     foreign = [name for name in found if name != PIXELS and not is_partial(name)]
     if foreign:
-        raise EdgeError("train", f"{folder} holds {foreign[0]}, and is no folder of a run", "Choose a new or an empty folder: `output`")
+        raise EdgeError(
+            "train", f"{folder} contains {foreign[0]}, so it is not the folder of a training run", "Set `output` to a new or empty folder"
+        )

@@ -20,7 +20,8 @@ BATCH = 32
 def fit_head(
     model: Network, images: NDArray[np.uint8], labels: NDArray[np.int8], size: int, *, turns: bool, autocast: bool, device: torch.device
 ) -> bool:
-    """Logistic regression of each class on the features of images and their mirror images, in evaluation mode.
+    """Logistic regression of each class on the features of images and their mirror images, in
+    evaluation mode.
 
     False where the model has no head to fit so.
 
@@ -53,7 +54,8 @@ def fit_head(
 
 
 def _regression(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (F, C) and bias (C) that minimise the mean binary cross-entropy of features (N, F) and targets (N, C), with a penalty."""
+    """Weights (F, C) and bias (C) that minimise the mean binary cross-entropy of features (N, F)
+    and targets (N, C), with a penalty."""
     mean, std = features.mean(0), features.std(0) + 1e-6
     standard = (features - mean) / std
     weight = features.new_zeros(features.shape[1], targets.shape[1], requires_grad=True)

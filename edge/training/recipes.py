@@ -7,9 +7,10 @@ from edge.models.recipe import RECIPES, Augmentation, Phase, Recipe
 
 
 def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool = False, overhead: bool = False) -> Recipe:
-    """A recipe by name; ``auto`` is the fine-tuning one for weights trained before, else the one from scratch."""
+    """A recipe by name; ``auto`` is the fine-tuning one for weights trained before, else the one
+    from scratch."""
     if epochs is not None and epochs < 1:
-        raise EdgeError("train", f"Nothing is trained in {epochs} epochs", "Set `epochs` to 1 or more")
+        raise EdgeError("train", f"`epochs` is {epochs}", "Set `epochs` to 1 or more")
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
     count = epochs or RECIPES[name]
@@ -19,7 +20,8 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
-    """The published recipe for pretrained backbones: both streams, SGD, a tenth of the rate after 1/2 and 5/6 of the run."""
+    """The published recipe for pretrained backbones: both streams, SGD, a tenth of the rate after
+    1/2 and 5/6 of the run."""
     first, second = epochs // 2, epochs // 3
     rates = ((first, 1e-2), (second, 1e-3), (epochs - first - second, 1e-4))
     phases = tuple(Phase(size, count, (lr, lr), batch=16, streams="both") for count, lr in rates if count)
@@ -50,7 +52,8 @@ def scratch(size: int, epochs: int = 20, overhead: bool = False) -> Recipe:
 
 
 def finetune(size: int, epochs: int = 22, overhead: bool = False) -> Recipe:
-    """From a pretrained backbone on a small data set: the classifier on its features, whole images, then both streams."""
+    """From a pretrained backbone on a small data set: the classifier on its features, whole images,
+    then both streams."""
     both = max(1, round(epochs * 8 / 22))
     phases = (
         Phase(size, epochs - both, (1e-3, 5e-4), batch=32),
@@ -69,7 +72,8 @@ def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
 
 
 def _augmentation(overhead: bool) -> Augmentation:
-    # A thing at the edge of an upright scene must stay in it; an aerial view is the same stuff all over.
+    # A thing at the edge of an upright scene must stay in it; an aerial view is the same stuff all
+    # over.
     return Augmentation(crop=0.6 if overhead else 0.8, turns=overhead, jitter=0.3)
 
 

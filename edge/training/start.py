@@ -15,8 +15,8 @@ from edge.models.pretrained import IMAGENET, from_torchvision, imagenet
 def start(model: Network, seed: int, weights: Path | str | None = None) -> Network:
     """Random weights from the seed; then those of a checkpoint, or ``imagenet``, torchvision's own.
 
-    What lies behind the backbone comes from the checkpoint where it has it in the same shape: one of other classes, or of another
-    architecture with the same backbone, gives what it can.
+    What lies behind the backbone comes from the checkpoint where it has it in the same shape: one
+    of other classes, or of another architecture with the same backbone, gives what it can.
     """
     model.initialise(torch.Generator().manual_seed(seed))
     if weights is None:

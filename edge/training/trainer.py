@@ -1,7 +1,9 @@
-"""Training any network, so that a run may be killed at any moment and goes on as if nothing had happened.
+"""Training any network, so that a run may be killed at any moment and goes on as if nothing had
+happened.
 
-Everything random is drawn from (seed, epoch, step), the learning rate follows from the step, and the rest of the state is
-saved whole every few minutes: on a CPU with a fixed number of threads a resumed run is bit-equal to an unbroken one.
+Everything random is drawn from (seed, epoch, step), the learning rate follows from the step, and
+the rest of the state is saved whole every few minutes: on a CPU with a fixed number of threads a
+resumed run is bit-equal to an unbroken one.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a data set: images (N, S, S, 3) uint8 RGB (a memory map will do), labels (N, C) int8 of -1, 0 (difficult), 1.
+    """A part of a data set: images (N, S, S, 3) uint8 RGB (a memory map will do), labels (N, C)
+    int8 of -1, 0 (difficult), 1.
 
     ``digest`` is the data set's own: a run is not resumed with other images.
     """
@@ -56,7 +59,8 @@ class Part:
 
 @dataclass(frozen=True)
 class About:
-    """What a checkpoint says of its model: architecture, classes in output order, input side, name of the data."""
+    """What a checkpoint says of its model: architecture, classes in output order, input side, name
+    of the data."""
 
     model: str
     classes: tuple[str, ...]
@@ -66,7 +70,8 @@ class About:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the best epoch by validation mAP (points), the log's rows, seconds of training in all."""
+    """How a run ended: the best epoch by validation mAP (points), the log's rows, seconds of
+    training in all."""
 
     best_epoch: int
     best_map: float
@@ -99,10 +104,11 @@ class Trainer:
         data = [train.identity(), validation.identity()]
         self.identity = digest_json([asdict(self.recipe), seed, *data, asdict(about), model.spec_options()])
 
-    # ---- the loop --------------------------------------------------------------------------------------------------
+    # ---- the loop --------------------------------------------------------------------------------
 
     def run(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> Outcome:
-        """Train to the end of the recipe, or until ``stop()`` says so after a step (state saved)."""
+        """Train to the end of the recipe, or until ``stop()`` says so after a step (state
+        saved)."""
         state, total = self.state, sum(self._steps(phase) * phase.epochs for phase in self.recipe.phases)
         if not (self.folder / STATE).is_file():
             self.save()  # before any other file: by its state a folder is known as a run
@@ -199,7 +205,8 @@ class Trainer:
         self._record(phase.size, {"streams": phase.streams, "lr": rate, "loss": round(loss / steps, 5)})
 
     def _record(self, size: int, done: Row) -> None:
-        """Judge the averaged weights on the validation part, and write down what was done to them: the log, the best, the state."""
+        """Judge the averaged weights on the validation part, and write down what was done to them:
+        the log, the best, the state."""
         state, as_shipped = self.state, size == self.recipe.phases[-1].size
         scores = predict(self.mean, self.validation.images, size, all_streams=as_shipped, autocast=state.autocast, device=self.device)
         points = {name: self.metric(values, self.validation.labels) for name, values in scores.items()}
@@ -223,7 +230,7 @@ class Trainer:
     def _outcome(self) -> Outcome:
         return Outcome(self.state.best[2], self.state.best[1], tuple(self.state.rows), self.state.seconds)
 
-    # ---- files -----------------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------
 
     def write_best(self) -> None:
         """The averaged weights in the official format, with our ``edge`` key."""
@@ -240,7 +247,8 @@ class Trainer:
         write_state(self.folder, self.identity, self.state, modules)
 
     def resume(self) -> bool:
-        """Take up the folder's saved state; False where there is none, an error where it belongs to another run."""
+        """Take up the folder's saved state; False where there is none, an error where it belongs to
+        another run."""
         path = self.folder / STATE
         if not path.is_file():
             return False
@@ -248,8 +256,8 @@ class Trainer:
         if identity != self.identity:
             raise EdgeError(
                 "train",
-                f"The run in {self.folder} was started with another model, recipe, seed or size, or with other images or labels",
-                "Give the same arguments and data again, or choose another `output`",
+                f"The run in {self.folder} was started with other arguments, images or labels",
+                "Use the same arguments and data, or choose another `output`",
             )
         self.state = state
         self.model.load_state_dict(modules["model"])
@@ -260,7 +268,7 @@ class Trainer:
         return True
 
 
-# ---- after ---------------------------------------------------------------------------------------------------------
+# ---- after ---------------------------------------------------------------------------------------
 
 
 def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
@@ -273,7 +281,8 @@ def score(model: Network, weights: Path, part: Part, size: int, device: str = "c
 def predict(
     model: Network, images: NDArray[np.uint8], size: int, *, all_streams: bool, autocast: bool, device: torch.device, batch: int = 16
 ) -> dict[str, NDArray[np.float32]]:
-    """Scores (N, C) of the model's streams in evaluation mode; without ``all_streams`` of those that come cheap."""
+    """Scores (N, C) of the model's streams in evaluation mode; without ``all_streams`` of those
+    that come cheap."""
     model.eval()
     parts: list[dict[str, Tensor]] = []
     for first in range(0, len(images), batch):
@@ -299,7 +308,8 @@ def _optimiser(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _resident(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8] | Tensor:
-    """The images (N, S, S, 3) on the GPU, where they take no more than a quarter of what is free; else where they are."""
+    """The images (N, S, S, 3) on the GPU, where they take no more than a quarter of what is free;
+    else where they are."""
     if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
         return torch.from_numpy(np.array(images)).to(device)
     return images

@@ -1,4 +1,5 @@
-"""Budget in, engine out: which backend, precision, input size, number of regions and effort meet conditions on speed, size and mAP.
+"""Budget in, engine out: which backend, precision, input size, number of regions and effort meet
+conditions on speed, size and mAP.
 
 from edge.tuning import tune
 tuned = tune(BuildOptions(output="engines/mine"), "p99<25ms, map_drop<0.3, size<10MB")

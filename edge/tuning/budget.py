@@ -30,7 +30,8 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 RISING = ("p50", "p90", "p99")  # no one is below the one before
 OF_LABELS = ("map", "map_drop")
 SIGNED = ("map_drop",)  # an engine may be better than the reference
-# What another run of the same engine may give otherwise: a limit must be kept by so much. Sizes and counts are what they are.
+# What another run of the same engine may give otherwise: a limit must be kept by so much. Sizes and
+# counts are what they are.
 HEADROOM = 0.03
 NOISY = ("mean", "p50", "p90", "p99", "throughput", "peak_rss", "energy")
 OBJECTIVES = ("mean", "p99", "size", "energy", "map_drop")  # lower is better
@@ -39,7 +40,8 @@ _FORM = re.compile(rf"(?P<metric>\w+)\s*(?P<side><=|>=|<|>)\s*(?P<number>{NUMBER
 
 @dataclass(frozen=True)
 class Condition:
-    """What must hold: ``metric`` lies on ``side`` of ``value``, which is in the metric's first unit."""
+    """What must hold: ``metric`` lies on ``side`` of ``value``, which is in the metric's first
+    unit."""
 
     text: str
     metric: str
@@ -58,7 +60,8 @@ class Condition:
         return measured < self.value if self.upper else measured > self.value
 
     def miss(self, measured: float | None) -> float:
-        """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite without a figure."""
+        """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite
+        without a figure."""
         if measured is None or not math.isfinite(measured):
             return math.inf
         room = HEADROOM if self.metric in NOISY else 0.0
@@ -76,7 +79,8 @@ def parse(text: str) -> Budget:
     """Conditions ``METRIC(<|<=|>|>=)NUMBER[UNIT]``, joined by commas.
 
     Raises:
-        EdgeError: a condition of another form, an unknown metric or unit, a value nothing can have, or two that exclude each other.
+        EdgeError: a condition of another form, an unknown metric or unit, a value nothing can have,
+            or two that exclude each other.
     """
     budget = tuple(_condition(part) for part in pieces(text))
     _refuse_contradictions(budget)
@@ -96,20 +100,20 @@ def unit(metric: str) -> str:
 def _condition(part: str) -> Condition:
     found = _FORM.fullmatch(part)
     if not found:
-        fix = f"Write `budget` with a metric out of {one_of(UNITS)}, such as p99<25ms"
+        fix = f"Write `budget` with one of the metrics {one_of(UNITS)}, such as p99<25ms"
         raise EdgeError("tune", f"The condition {part!r} is not METRIC(<|<=|>|>=)NUMBER[UNIT]", fix)
     metric, given = found["metric"], found["unit"]
     if metric not in UNITS:
-        raise EdgeError("tune", f"The condition {part!r} is about {metric}, which is not measured", f"Give one of {one_of(UNITS)}")
+        raise EdgeError("tune", f"The condition {part!r} uses {metric}, which is not a metric", f"Use {one_of(UNITS)}")
     units = {name.lower(): factor for name, factor in UNITS[metric].items()}
     if given and given.lower() not in units:
-        raise EdgeError("tune", f"The condition {part!r} gives {metric} in {given}", f"Give {one_of(UNITS[metric])}")
+        raise EdgeError("tune", f"The condition {part!r} uses the unit {given}", f"Write {metric} in {one_of(UNITS[metric])}")
     condition = Condition(part, metric, found["side"], float(found["number"]) * units.get(given.lower(), 1.0))
     impossible = metric not in SIGNED and (condition.value < 0 or (condition.value == 0 and condition.side == "<"))
     if impossible and condition.upper:
-        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never below 0", "Give a larger number")
+        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never below 0", "Use a larger number")
     if metric in OF_LABELS and not condition.upper and (condition.value > 100 or (condition.value == 100 and condition.side == ">")):
-        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never above 100", "Give a smaller number")
+        raise EdgeError("tune", f"The condition {part!r} cannot hold: {metric} is never above 100", "Use a smaller number")
     return condition
 
 
@@ -122,4 +126,4 @@ def _refuse_contradictions(budget: Budget) -> None:
             ordered = low.metric in RISING and high.metric in RISING and RISING.index(low.metric) < RISING.index(high.metric)
             touching = low.value == high.value and len(low.side) == len(high.side) == 2
             if (same or ordered) and low.value >= high.value and not touching:
-                raise EdgeError("tune", f"Nothing can meet both {low.text} and {high.text}", "Drop one of them")
+                raise EdgeError("tune", f"No engine can meet both {low.text} and {high.text}", "Remove one of them")

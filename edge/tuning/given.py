@@ -1,4 +1,5 @@
-"""What a search needs before any work: the weights, the images that decide, the engines that may be tried."""
+"""What a search needs before any work: the weights, the images that decide, the engines that may be
+tried."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Given:
 
     Attributes:
         options: of the weights, with ``dataset`` where there is one.
-        images: validation images, whose labels are in the order of the model's; to time on where ``judged`` is False.
+        images: validation images, whose labels are in the order of the model's; to time on where
+            ``judged`` is False.
         judged: whether these labels say what scores are worth.
         folder: of the trials.
         digest: of the weights.
@@ -82,7 +84,7 @@ def prepare(
     judging = bounds_accuracy(conditions) or asked.minimise == "map_drop"
     images, judged = _validation(options, source, judging=judging)
     if not judged and not judging:
-        events.warn("nothing judges the second pass here, so every engine looks at all regions")
+        events.warn("there are no labels to choose an effort by, so every engine processes all regions")
     minimise = asked.minimise or ("map_drop" if judged and not bounds_accuracy(conditions) else "mean")
     own, regions = source.image.size, source.model.options.get("regions")
     staged = isinstance(regions, int)
@@ -115,11 +117,12 @@ def _check_meter(metrics: frozenset[str], usable: tuple[str, ...]) -> None:
     for name in usable:
         source, why = energy.find(gpu=backends.backend(name).on_gpu)
         if source is None:
-            raise EdgeError("tune", f"There is no meter of energy for {name} here: {why}", "Drop energy from `budget` and `minimise`")
+            raise EdgeError("tune", f"Energy cannot be measured for {name} here: {why}", "Remove energy from `budget` and `minimise`")
 
 
 def _own_first(own: int, values: Iterable[int]) -> tuple[int, ...]:
-    """The own one, what is smaller, what is larger: each as near as may be to the own one, for there the mAP is."""
+    """The own one, what is smaller, what is larger: each as near as may be to the own one, for
+    there the mAP is."""
     return tuple(sorted(set(values), key=lambda value: (value > own, abs(value - own))))
 
 
@@ -139,7 +142,7 @@ def _validation(options: BuildOptions, source: Source, *, judging: bool) -> tupl
         why = "the weights do not name their classes"
     if dataset is None or (why and judging):
         problem = f"{'The budget needs mAP' if judging else 'Engines are timed on images'}, and {why}"
-        raise EdgeError("tune", problem, "Give `dataset` scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT")
+        raise EdgeError("tune", problem, "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT")
     train = open_dataset(dataset, "train", seed=options.seed)
     found = open_dataset(dataset, VALIDATION, seed=options.seed) if VALIDATION in train.splits else validation_split(train)[1]
     judged = not why and found.labels is not None
@@ -147,5 +150,5 @@ def _validation(options: BuildOptions, source: Source, *, judging: bool) -> tupl
         found = match_labels(found, source.model.labels)
     if judging and (not judged or len(found) < FEWEST_IMAGES):
         has = f"holds out {len(found)} images" if judged else "has no labels"
-        raise EdgeError("tune", f"The budget needs labelled images to judge by, and {dataset} {has}", "Give another `dataset`")
+        raise EdgeError("tune", f"The budget needs labelled images, and {dataset} {has}", "Use another `dataset`")
     return found.subset(sample(len(found), MOST_IMAGES)), judged and len(found) >= FEWEST_IMAGES

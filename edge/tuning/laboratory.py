@@ -1,7 +1,9 @@
-"""Builds and measures trials, and keeps them: a folder each, with the bundle, its outputs on the validation images and ``result.json``.
+"""Builds and measures trials, and keeps them: a folder each, with the bundle, its outputs on the
+validation images and ``result.json``.
 
-A folder's name ends with a digest of all that decides what lies in it, so a later run, be it with another budget, finds what it needs
-and never what belongs to something else. What was killed half-way is done again.
+A folder's name ends with a digest of all that decides what lies in it, so a later run, be it with
+another budget, finds what it needs and never what belongs to something else. What was killed
+half-way is done again.
 """
 
 from __future__ import annotations
@@ -258,7 +260,7 @@ class RealLaboratory:
     def _outputs(self, folder: Path) -> Outputs:
         kept = _read_outputs(folder / OUTPUTS)
         if kept is None:
-            raise EdgeError("tune", f"The trial {folder} lacks {OUTPUTS}, or it is damaged", "Remove the folder, and tune again")
+            raise EdgeError("tune", f"The trial {folder} has no valid {OUTPUTS}", "Remove the folder, and run edge.tune again")
         return kept
 
     def _remembered(self, path: Path, make: Callable[[], Facts]) -> Facts:

@@ -20,9 +20,10 @@ class TuneOptions:
 
     Attributes:
         batch: images of a call.
-        sizes, regions, precisions, backends: to try; empty for the own size and two smaller, the own number of regions and half of it,
-            all precisions, and all backends that work here.
-        minimise: of what fits; None: ``mean`` where the budget says something about mAP, else ``map_drop`` where there are labels.
+        sizes, regions, precisions, backends: to try; empty for the own size and two smaller, the
+            own number of regions and half of it, all precisions, and all backends that work here.
+        minimise: of what fits; None: ``mean`` where the budget says something about mAP, else
+            ``map_drop`` where there are labels.
         minutes: after which no trial begins.
         images: test images, at most, of the report.
         plan: how long the report measures.
@@ -49,13 +50,13 @@ class TuneOptions:
         ):
             for value in values:
                 if value not in allowed:
-                    raise EdgeError("tune", f"`{name}` has {value!r}", f"Give `{name}` {one_of(allowed)}")
+                    raise EdgeError("tune", f"`{name}` has {value!r}", f"Use {one_of(allowed)}")
         if not (0 < self.minutes < math.inf):
-            raise EdgeError("tune", f"`minutes` is {self.minutes:g}", "Give more than 0")
+            raise EdgeError("tune", f"`minutes` is {self.minutes:g}", "Use a value above 0")
         for size in self.sizes:
             BuildOptions(size=size)
         for regions in self.regions:
             BuildOptions(regions=regions)
         BuildOptions(batch=self.batch)
         if self.images < 1:
-            raise EdgeError("tune", f"`images` is {self.images}", "Give 1 or more")
+            raise EdgeError("tune", f"`images` is {self.images}", "Use 1 or more")

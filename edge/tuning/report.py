@@ -10,17 +10,19 @@ from edge.measure import machine
 from edge.measure.latency import Percentiles
 from edge.report import style
 from edge.report.page import section, table
-from edge.report.text import number, signed, text_table
+from edge.report.text import change, number, text_table
 from edge.tuning.budget import unit
 from edge.tuning.trial import Choice, Point
 from edge.tuning.tuned import Tuned
 
-COLUMNS = ("trial", "effort", "mAP", "drop", "mean ms", "p99 ms", "looks", "MB", "verdict")
+COLUMNS = ("trial", "effort", "mAP", "Δ mAP", "mean ms", "p99 ms", "looks", "MB", "verdict")
 RIGHT = frozenset(COLUMNS) - {"trial", "verdict"}
-PLOTTED = "Filled and joined: no other is both faster and better. Each engine at its best effort, and the front of all efforts."
+PLOTTED = (
+    "Filled and joined: no other engine is both faster and more accurate. Each engine at its best effort, and the front of all efforts."
+)
 LEGEND = (
-    "On validation images, each engine at the effort that suits the budget best. Drop: points of mAP below the given weights in FP32 at "
-    "their own size, with all regions looked at. MB are 10^6 bytes."
+    "On validation images, each engine at the effort that suits the budget best. Δ mAP: against the given weights in FP32 at "
+    "their own size, with all regions, in points. MB are 10^6 bytes."
 )
 
 
@@ -31,7 +33,8 @@ def terminal(tuned: Tuned) -> str:
 
 
 def rows(tuned: Tuned) -> list[list[str]]:
-    """A row for each trial, in the order in which they came; then one for each reason why others were not built."""
+    """A row for each trial, in the order in which they came; then one for each reason why others
+    were not built."""
     reasons: dict[str, list[str]] = {}
     for row in tuned.rows:
         if row.choice is None:
@@ -42,12 +45,17 @@ def rows(tuned: Tuned) -> list[list[str]]:
 
 def facts(tuned: Tuned) -> list[tuple[str, str]]:
     """What came of it: (name, sentence)."""
-    found = [("budget", ", ".join(one.text for one in tuned.budget) + f"; the least {tuned.minimise} of what fits, at batch {tuned.batch}")]
+    found = [
+        (
+            "budget",
+            ", ".join(one.text for one in tuned.budget) + f"; the lowest {tuned.minimise} among those that fit, at batch {tuned.batch}",
+        )
+    ]
     if tuned.best is not None and tuned.bundle is not None:
         found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
     for miss in tuned.misses:
         if miss.choice is None:
-            said = "nothing meets the other conditions" + (f", nor this one by {miss.by:.0%}" if miss.by else "")
+            said = "nothing meets the other conditions" + (f", and this one is missed by {miss.by:.0%}" if miss.by else "")
         else:
             figure = miss.choice.figure(miss.condition.metric)
             said = f"{miss.choice.name} meets the others and has {number(figure, 2)} {unit(miss.condition.metric)}, {miss.by:.0%} beyond"
@@ -59,9 +67,9 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
         effort, accuracy = result.effort, result.accuracy
         said = f"mean {number(tested(tuned, 'mean'))} ms, p99 {number(tested(tuned, 'p99'))} ms"
         if effort is not None:
-            said += f" at effort {effort.chosen:g}, {effort.mean_looks:.2f} regions an image"
+            said += f" at effort {effort.chosen:g}, {effort.mean_looks:.2f} regions per image"
         if accuracy is not None:
-            said += f"; mAP {number(tested(tuned, 'map'), 2)}, drop {signed(tested(tuned, 'map_drop'))}"
+            said += f"; mAP {number(tested(tuned, 'map'), 2)}, Δ mAP {change(tested(tuned, 'map_drop'))}"
             said += f" on {accuracy.images} images of {accuracy.dataset}"
         found.append(("test", said))
         for condition in tuned.budget:
@@ -70,7 +78,7 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
                 missed = f"{condition.text} does not hold there: {number(measured, 2)} {unit(condition.metric)}"
                 found.append(("test", missed))
         found += [("note", warning) for warning in result.warnings]
-    found.append(("trials", f"{tuned.trials} (kept for another budget)"))
+    found.append(("trials", f"{tuned.trials} (kept for the next budget)"))
     return found
 
 
@@ -100,7 +108,7 @@ def advice(tuned: Tuned) -> str:
         return "Relax the `budget`"
     first = tuned.misses[0]
     if first.choice is None:
-        return f"Relax {first.condition.text} first, though that alone will not do"
+        return f"Relax {first.condition.text} first, although that alone is not enough"
     measured = first.choice.figure(first.condition.metric)
     return f"Relax {first.condition.text} first: {first.choice.name} reaches {number(measured, 2)} {unit(first.condition.metric)}"
 
@@ -110,8 +118,8 @@ def html(tuned: Tuned) -> str:
     title = tuned.bundle.path.name if tuned.bundle is not None else "no engine"
     said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(tuned))
     sections = [
-        section("What came of it", f"<dl>{said}</dl>"),
-        section("Accuracy against latency", _plot(tuned), "Filled and joined: no other is both faster and better.")
+        section("Result", f"<dl>{said}</dl>"),
+        section("Accuracy against latency", _plot(tuned), "Filled and joined: no other engine is both faster and more accurate.")
         if _shown(tuned)
         else "",
         section("Trials", table(COLUMNS, rows(tuned)), LEGEND),
@@ -138,7 +146,7 @@ def _figures(one: Choice) -> list[str]:
     return [
         f"{point.effort:g}",
         number(point.map, 2),
-        signed(point.map_drop),
+        change(point.map_drop),
         number(point.mean_ms, 2),
         number(point.p99_ms, 2),
         number(point.mean_looks, 2),
@@ -147,7 +155,8 @@ def _figures(one: Choice) -> list[str]:
 
 
 def _plot(tuned: Tuned) -> str:
-    """mAP against the mean and against p99, with the same engines in both; empty where nothing was judged."""
+    """mAP against the mean and against p99, with the same engines in both; empty where nothing was
+    judged."""
     shown = {one.name + (", chosen" if one == tuned.best else ""): one.point for one in _shown(tuned)}
     reference = next((point.map + point.map_drop for point in shown.values() if point.map is not None and point.map_drop is not None), None)
     wanted = (tuned.best.point if tuned.best is not None else None, *_ends(list(shown.values())))
@@ -172,7 +181,8 @@ def _ends(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _shown(tuned: Tuned) -> list[Choice]:
-    """Each engine at its best effort, and what of all efforts no other beats in mAP and mean at once."""
+    """Each engine at its best effort, and what of all efforts no other beats in mAP and mean at
+    once."""
     points = [one for one in tuned.points if one.point.map is not None]
     best = charts.front([(one.name, one.point.mean_ms, one.point.map or 0.0) for one in points])
     ours = [row.choice for row in tuned.rows if row.choice is not None]

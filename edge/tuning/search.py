@@ -1,11 +1,14 @@
 """Which engines are built, in which order, and which of them is chosen.
 
-1. The given weights in FP32 at their own size come first: what every drop is counted from, and a trial like any other.
-2. Graphs (size, regions) follow from the own one down: what loses too much in FP32 rules out all that is smaller.
+1. The given weights in FP32 at their own size come first: what every drop is counted from, and a
+   trial like any other.
+2. Graphs (size, regions) follow from the own one down: what loses too much in FP32 rules out all
+   that is smaller.
 3. Of a graph, int8 comes first, then the 16-bit float, then FP32: the cheapest that may do.
-4. What an estimate rules out is not built: its size by that of an engine of the same backend and precision, its latency by *look*
-   alone of one, scaled with the pixels.
-5. What fits and may be better than the best so far is timed against that, turn by turn; inside the noise is no difference.
+4. What an estimate rules out is not built: its size by that of an engine of the same backend and
+   precision, its latency by *look* alone of one, scaled with the pixels.
+5. What fits and may be better than the best so far is timed against that, interleaved; inside the
+   noise is no difference.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ BETTER, WORSE, SAME = "better", "worse", "no difference"
 
 @dataclass(frozen=True)
 class Space:
-    """What may be tried, each in that order; and what the drops are counted from, which may be none of it.
+    """What may be tried, each in that order; and what the drops are counted from, which may be none
+    of it.
 
     Attributes:
         sizes: in pixels.
@@ -72,10 +76,11 @@ class Laboratory(Protocol):
         """
 
     def least_drop(self, candidate: Candidate) -> float:
-        """The least drop that its graph in FP32 may have, by a 95 % interval; its engine is there."""
+        """The least drop that its graph in FP32 may have, by a 95 % interval; its engine is
+        there."""
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
-        """``BETTER``, ``WORSE`` or ``SAME``, by a metric of which less is better, turn by turn."""
+        """``BETTER``, ``WORSE`` or ``SAME``, by a metric of which less is better, interleaved."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,8 @@ def _by(miss: float) -> str:
 
 
 def _best_of(trial: Trial, budget: Budget, objective: str) -> Choice:
-    """A trial at the effort that fits and is best; where none fits, the nearest. Its efforts were measured interleaved."""
+    """A trial at the effort that fits and is best; where none fits, the nearest. Its efforts were
+    measured interleaved."""
     mine = choices([trial])
     fitting = [one for one in mine if not one.misses(budget)]
     if fitting:
@@ -194,7 +200,8 @@ def _beats(laboratory: Laboratory, challenger: Choice, best: Choice, objective: 
 
 
 def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict[tuple[int, int | None], float]) -> Candidate | None:
-    """Of an engine that loses too much: note whether its graph does in FP32; if not, int8 with some layers in float may do."""
+    """Of an engine that loses too much: note whether its graph does in FP32; if not, int8 with some
+    layers in float may do."""
     candidate, whole = mine.trial.candidate, mine.trial.points[-1]
     if whole.map is None or whole.map_drop is None:
         return None

@@ -1,4 +1,5 @@
-"""What engines take on the images that decide: an engine at all its efforts, two engines against each other, memory, energy."""
+"""What engines take on the images that decide: an engine at all its efforts, two engines against
+each other, memory, energy."""
 
 from __future__ import annotations
 
@@ -52,9 +53,10 @@ def decoded(engine: Engine, images: Dataset, batch: int) -> Iterator[np.ndarray]
 
 
 def duel(challenger: Place, best: Place, images: Dataset, batch: int, metric: str) -> list[float]:
-    """For each round the ratio of a latency (``mean`` or a percentile); above 1 the challenger is slower.
+    """For each round the ratio of a latency (``mean`` or a percentile); above 1 the challenger is
+    slower.
 
-    Both take the same images turn by turn, and who begins changes with every batch.
+    Both take the same images interleaved, and who begins changes with every batch.
     """
     some = images.subset(sample(len(images), CALLS * batch))
     ratios = []
@@ -87,7 +89,7 @@ def energies(engine: Engine, images: Dataset, batch: int) -> dict[float, float]:
     """
     source, why = energy.find(gpu=backends.backend(engine.bundle.target.backend).on_gpu)
     if source is None:
-        raise EdgeError("tune", f"There is no meter of energy for {engine.bundle.target.backend}: {why}", "Change `budget`")
+        raise EdgeError("tune", f"Energy cannot be measured for {engine.bundle.target.backend}: {why}", "Change `budget`")
     given = next(decoded(engine, images, batch))
     efforts = (0.0, 1.0) if engine.bundle.stages is not None else (1.0,)
     return {effort: energy.per_image(partial(engine.infer, given, effort=effort), batch, source).mj_per_image for effort in efforts}
@@ -101,7 +103,7 @@ def peak_mb(bundle: Bundle, batch: int) -> float:
         return float(run.stdout.strip().splitlines()[-1]) * 2**20 / 1e6
     except (ValueError, IndexError) as error:
         last = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EdgeError("tune", f"The peak of memory was not measured: {last[:200]}", "Drop peak_rss from `budget`") from error
+        raise EdgeError("tune", f"Peak memory was not measured: {last[:200]}", "Remove peak_rss from `budget`") from error
 
 
 def _statistic(seconds: Sequence[float], metric: str) -> float:

@@ -1,4 +1,5 @@
-"""What is tried, and what a trial found, as frozen values: ``result.json`` of a trial's folder, key by key."""
+"""What is tried, and what a trial found, as frozen values: ``result.json`` of a trial's folder, key
+by key."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class Candidate:
 
     Attributes:
         regions: of the second pass; None for a model without one.
-        max_map_drop: int8: layers return to float until it loses at most so many points against the same graph in FP32.
+        max_map_drop: int8: layers return to float until it loses at most so many points against the
+            same graph in FP32.
     """
 
     backend: str
@@ -128,8 +130,10 @@ class Miss:
     """A condition that nothing could keep together with the others.
 
     Attributes:
-        choice: what meets all the others and misses this one least; None: nothing meets all the others.
-        by: how much of the condition's value it misses; of the nearest of all where nothing meets the others.
+        choice: what meets all the others and misses this one least; None: nothing meets all the
+            others.
+        by: how much of the condition's value it misses; of the nearest of all where nothing meets
+            the others.
     """
 
     condition: Condition
@@ -138,7 +142,8 @@ class Miss:
 
 
 def misses(found: list[Choice], budget: Budget) -> tuple[Miss, ...]:
-    """Each condition of a budget that nothing meets as a whole: what it alone would have to give, the one to relax first before all."""
+    """Each condition of a budget that nothing meets as a whole: what it alone would have to give,
+    the one to relax first before all."""
     made = []
     for condition in budget:
         others = [one for one in found if not set(one.misses(budget)) - {condition}]

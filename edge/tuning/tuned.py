@@ -1,4 +1,5 @@
-"""From a budget to the bundle that meets it: checks, the search, the bundle with the yardstick, the report on test images."""
+"""From a budget to the bundle that meets it: checks, the search, the bundle with the yardstick, the
+report on test images."""
 
 from __future__ import annotations
 
@@ -108,19 +109,21 @@ def tune(
     """Search the engine that meets a budget, and write it as the bundle ``options.output``.
 
     Args:
-        options: the weights, the data set that decides, how int8 is calibrated, and the output; what the search decides on is refused.
+        options: the weights, the data set that decides, how int8 is calibrated, and the output;
+            what the search decides on is refused.
         budget: conditions, or their text.
         asked: what is searched.
 
     Raises:
-        EdgeError: what can be refused, before any work. Where nothing fits there is no error, and no bundle.
+        EdgeError: what can be refused, before any work. Where nothing fits there is no error, and
+            no bundle.
     """
     asked = TuneOptions() if asked is None else asked
     conditions = budgets.parse(budget) if isinstance(budget, str) else budget
     unread = options.given & UNREAD
     refuse_unread(unread, "in a search that decides on it or calibrates many graphs", "build with it by python -m edge.build")
     if options.output is None:
-        raise EdgeError("tune", "There is no `output`, beside which the trials are kept", "Give a folder as `output`")
+        raise EdgeError("tune", "`output` is missing, and trials are kept beside it", "Set `output` to a folder")
     output = Path(options.output)
     check_replaceable(output, replace=options.force)
     folder = output.with_name(f"{output.name}.trials")

@@ -84,7 +84,7 @@ class Feed:
             except EdgeError as error:
                 self._error, why = error, error.problem
             except Exception as error:  # whatever it was, who takes must not wait for ever
-                self._error = EdgeError("video", f"The source broke: {error!r}"[:300], "Check the source")
+                self._error = EdgeError("video", f"Reading the source failed: {error!r}"[:300], "Check the source")
             if not self._source.live or not self._count:
                 break
             self._error = None

@@ -65,7 +65,7 @@ class Film:
         height = shape[0] * drawing.width / shape[1] * (1 + STRIP)
         codec = next((name for name in CODECS if name in self._av.codecs_available), None)
         if codec is None:
-            raise EdgeError("video", f"This FFmpeg has none of {', '.join(CODECS)}", "Install PyAV from its own wheels")
+            raise EdgeError("video", f"This FFmpeg supports none of {', '.join(CODECS)}", "Install PyAV from its own wheels")
         self._stream = self._container.add_stream(codec, rate=30)
         self._stream.width, self._stream.height = drawing.width // 2 * 2, round(height) // 2 * 2
         self._stream.pix_fmt = "yuv420p"

@@ -71,7 +71,7 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise EdgeError(
-            "video", f"Cannot open {path}: {why}", "Give a video file, a folder, a camera such as /dev/video0, or rtsp://…"
+            "video", f"Cannot open {path}: {why}", "Use a video file, a folder, a camera such as /dev/video0, or rtsp://…"
         ) from error
     if stat.S_ISDIR(mode):
         return Folder(path)
@@ -101,13 +101,13 @@ class Video:
             timeout = (PATIENCE_S, PATIENCE_S) if self.live else None
             with self._av.open(self._name, format=self._format, options=self._options, timeout=timeout) as container:
                 if not container.streams.video:
-                    raise EdgeError("video", f"{self._shown} has no video", "Give a source with pictures")
+                    raise EdgeError("video", f"{self._shown} has no video", "Use a source with images")
                 stream = container.streams.video[0]
                 stream.thread_type = "SLICE" if self.live else "AUTO"  # several frames at once come late
                 yield from self._decoded(container, stream, stopped)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise EdgeError("video", f"Cannot read {self._shown}: {why}", "Check that it is there and is a video") from error
+            raise EdgeError("video", f"Cannot read {self._shown}: {why}", "Check that it exists and is a video") from error
 
     def _decoded(self, container: Any, stream: Any, stopped: Callable[[], bool]) -> Iterator[Picture]:
         start = None
@@ -158,7 +158,7 @@ class Folder:
                         found.append((facts.st_mtime, (entry.name, facts.st_mtime_ns, facts.st_size)))
         except FileNotFoundError as error:
             if not self._path.is_dir():
-                raise EdgeError("video", f"The folder {self._path} is gone", "Make it again") from error
+                raise EdgeError("video", f"The folder {self._path} no longer exists", "Create it again") from error
         except OSError as error:
             raise EdgeError("video", f"Cannot read {self._path}: {error.strerror}", "Check its permissions") from error
         return found

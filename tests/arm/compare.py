@@ -1,10 +1,12 @@
-"""On the host: what the emulated device gave, against the host's own engines and, for recorded networks, the official code.
+"""On the host: what the emulated device gave, against the host's own engines and, for recorded
+networks, the official code.
 
     python tests/arm/compare.py CASES FOUND REPORT
 
-FOUND holds a folder for each case of CASES with ``<bundle>.npz`` (Python) and ``<bundle>-cpp/*.bin`` (``mcar_edge_bench --outputs``).
-REPORT is written as JSON. The exit code is 1 where an fp32 engine is not the host's: another class, a box off by more than a pixel in
-more than a hundredth of the coordinates, or a score off by more than 1e-4.
+FOUND holds a folder for each case of CASES with ``<bundle>.npz`` (Python) and
+``<bundle>-cpp/*.bin`` (``mcar_edge_bench --outputs``). REPORT is written as JSON. The exit code is
+1 where an fp32 engine is not the host's: another class, a box off by more than a pixel in more than
+a hundredth of the coordinates, or a score off by more than 1e-4.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A plugin of pytest for an emulated Python (``-p emulated``): programs of its processor and builds from weights go on working.
+"""A plugin of pytest for an emulated Python (``-p emulated``): programs of its processor and builds
+from weights go on working.
 
-The kernel cannot start a program of another processor, so the emulator is put before it; the host's own programs, such as cmake,
-start as they are. There is no torch here: a build from weights is made by the host's Python and then rebuilt here, as for a device.
-Environment: ``ARM_RUN`` (the emulator with its flags), ``ARM_PYTHON`` (this Python, startable by the host), ``HOST_PYTHON``.
+The kernel cannot start a program of another processor, so the emulator is put before it; the host's
+own programs, such as cmake, start as they are. There is no torch here: a build from weights is made
+by the host's Python and then rebuilt here, as for a device. Environment: ``ARM_RUN`` (the emulator
+with its flags), ``ARM_PYTHON`` (this Python, startable by the host), ``HOST_PYTHON``.
 """
 
 from __future__ import annotations

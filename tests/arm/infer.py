@@ -2,8 +2,9 @@
 
     python tests/arm/infer.py BUNDLE IMAGES OUT [COUNT]
 
-BUNDLE is rebuilt into ``OUT``, IMAGES is raw float32 (N, 3, S, S) of which the first COUNT are taken, and ``OUT.npz`` holds the
-outputs, one image a call. It is written anew after every image: emulation is slow, and a run may be stopped at any time.
+BUNDLE is rebuilt into ``OUT``, IMAGES is raw float32 (N, 3, S, S) of which the first COUNT are
+taken, and ``OUT.npz`` holds the outputs, one image a call. It is written anew after every image:
+emulation is slow, and a run may be stopped at any time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""On the host: bundles for the emulated device, images, and what the host's own engines give for them.
+"""On the host: bundles for the emulated device, images, and what the host's own engines give for
+them.
 
     python tests/arm/prepare.py FOLDER CASE...
 
-CASE is a recorded network of tests/golden (built in fp32), or ``scenes-PRECISION-BACKEND-N``: the shipped MobileNetV2 and N test scenes.
+CASE is a recorded network of tests/golden (built in fp32), or ``scenes-PRECISION-BACKEND-N``: the
+shipped MobileNetV2 and N test scenes.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def golden_case(folder: Path, name: str) -> None:
 
 
 def scenes_case(folder: Path, precision: str, backend: str, count: int) -> None:
-    """Test scenes with labels; beside the engine's own answers those of fp32, that a drop and a drift are against."""
+    """Test scenes with labels; beside the engine's own answers those of fp32, that a drop and a
+    drift are against."""
     scenes = open_dataset("scenes", "test")
     for each in {precision, "fp32"}:
         output = folder / (backend if each == precision else f"{backend}-{each}")
@@ -63,7 +66,8 @@ def scenes_case(folder: Path, precision: str, backend: str, count: int) -> None:
 
 
 def write_host(folder: Path, images: np.ndarray) -> None:
-    """``images.bin``, raw float32 (N, 3, S, S), and ``host-<bundle>.npz``: outputs of every bundle of the folder, one image a call."""
+    """``images.bin``, raw float32 (N, 3, S, S), and ``host-<bundle>.npz``: outputs of every bundle
+    of the folder, one image a call."""
     images.astype(np.float32).tofile(folder / "images.bin")
     for bundle in sorted(path for path in folder.iterdir() if path.is_dir()):
         with Engine.load(bundle) as engine:

@@ -20,7 +20,8 @@ FAKED = ("tensorrt", "tensorrt.plugin", "fake_cudart", "fake_pycuda")
 
 
 def make_small_graph(precision: str = "fp32", *, regions: bool = False, size: int = 32) -> bytes:
-    """image (batch, 3, size, size) → convolution, mean → scores (batch, 4); with ``regions`` also boxes found and crops averaged."""
+    """image (batch, 3, size, size) → convolution, mean → scores (batch, 4); with ``regions`` also
+    boxes found and crops averaged."""
     from onnx import TensorProto, helper, numpy_helper
 
     kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
@@ -72,7 +73,8 @@ def small_graph():
 
 @pytest.fixture(scope="session")
 def two_passes():
-    """A function (precision) → the miniature of a canonical graph with two passes: 5 classes, 2 regions, 64 pixels."""
+    """A function (precision) → the miniature of a canonical graph with two passes: 5 classes, 2
+    regions, 64 pixels."""
     path = Path(__file__).parents[1] / "lower" / "conftest.py"
     location = importlib.util.spec_from_file_location("lower_conftest", path)
     module = importlib.util.module_from_spec(location)
@@ -105,7 +107,8 @@ def staged(two_passes):
 
 @pytest.fixture(scope="session")
 def bundled():
-    """A function (folder, graph as bytes, target, what builds the engine, facts) → the small graph's bundle."""
+    """A function (folder, graph as bytes, target, what builds the engine, facts) → the small
+    graph's bundle."""
 
     def write(folder: Path, proto: bytes, target: TargetSpec, build_engine=None, **facts) -> Bundle:
         return write_bundle(
@@ -124,7 +127,8 @@ def bundled():
 
 @pytest.fixture
 def fake_tensorrt(monkeypatch, tmp_path):
-    """A function (version as recorded) → the fake modules, installed in this process and for its children."""
+    """A function (version as recorded) → the fake modules, installed in this process and for its
+    children."""
 
     def install(version: str, **environment: str) -> SimpleNamespace:
         pytest.importorskip("onnxruntime")

@@ -1,4 +1,5 @@
-"""Builds stopped: killed at random moments, their builder killed, the disk full at any file. By TensorRT-RTX for real, and by the fake."""
+"""Builds stopped: killed at random moments, their builder killed, the disk full at any file. By
+TensorRT-RTX for real, and by the fake."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def source(request, small_graph, bundled, tmp_path, fake_tensorrt) -> Path:
 
 
 class Build:
-    """``edge.build --from`` in a process of its own; ``limit`` is the largest file it may write, in bytes."""
+    """``edge.build --from`` in a process of its own; ``limit`` is the largest file it may write, in
+    bytes."""
 
     def __init__(self, source: Path, output: Path, repository: Path, limit: int = resource.RLIM_INFINITY) -> None:
         command = [sys.executable, "-m", "edge.build", "--from", str(source), "--output", str(output), "--batch", "3"]

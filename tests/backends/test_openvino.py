@@ -40,7 +40,8 @@ def test_boxes_and_crops_run_in_float32_in_every_precision(small_bundle, nodes_o
     seen = 0
     for node in nodes:
         origins = node["origin"].split(",")
-        # A kernel that only moves or compares may have integers in it; a reduced float may not be anywhere.
+        # A kernel that only moves or compares may have integers in it; a reduced float may not be
+        # anywhere.
         if any(origin.startswith(COORDINATES) for origin in origins) and node["type"] not in ("Const", "Convolution"):
             assert node["precision"] in ("f32", "i32", "u8", "i64"), node
             seen += 1
@@ -76,7 +77,7 @@ def test_reduced_precision_is_close_to_float32(small_bundle, precision):
 def test_int8_is_refused_on_arm_where_it_was_wrong(small_bundle, monkeypatch, tmp_path):
     source = small_bundle("openvino", "int8")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(EdgeError, match=r"openvino makes no int8 engine here: .+\. Give `backend` onnxruntime, or `precision`"):
+    with pytest.raises(EdgeError, match=r"openvino cannot make int8 engines here: .+\. Set `backend` to onnxruntime, or `precision`"):
         rebuild(source, BuildOptions(output=tmp_path / "rebuilt"))
     assert not (tmp_path / "rebuilt").exists()
     exact = rebuild(small_bundle("openvino"), BuildOptions(output=tmp_path / "rebuilt"))

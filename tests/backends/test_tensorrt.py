@@ -1,4 +1,5 @@
-"""TensorRT against a recorded fake of three versions: building, shipping the plugin, running, and every refusal."""
+"""TensorRT against a recorded fake of three versions: building, shipping the plugin, running, and
+every refusal."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def expected(small_graph):
 
 @pytest.fixture
 def opened(fake_tensorrt, backend, small_graph, tmp_path):
-    """A function (version, environment of the fake) → the fake, and the small engine built and opened."""
+    """A function (version, environment of the fake) → the fake, and the small engine built and
+    opened."""
 
     def opened(version="10.16", *, cuda="bindings", graphs=True, **environment):
         fake = fake_tensorrt(version, **environment)
@@ -297,7 +299,7 @@ def test_what_lives_on_the_host_is_no_device_array(images):
 def test_pycuda_runs_in_the_applications_context_from_any_thread(fake_tensorrt, backend, images, tmp_path, small_graph, expected):
     fake = fake_tensorrt("10.3")
     facts = backend.build({WHOLE: small_graph()}, TARGET, None, tmp_path)
-    with pytest.raises(EdgeError, match="No PyCUDA context is current"):
+    with pytest.raises(EdgeError, match="no current PyCUDA context"):
         backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")[WHOLE]
     fake.pycuda.Context().push()
     network = backends.open_built(backend, tmp_path, TARGET, facts, cuda="pycuda")[WHOLE]
@@ -357,7 +359,7 @@ def test_an_image_that_the_kernel_cannot_hold_is_refused(fake_tensorrt, backend,
 @pytest.mark.parametrize(
     ("value", "reason", "fix"),
     [
-        ("/missing.so", "names /missing.so, which is no file", "docs/jetson.md"),
+        ("/missing.so", "names /missing.so, which is not a file", "docs/jetson.md"),
         ("aot", "needs TensorRT 10.9 or later, and 10.3.0.30 is installed", "docs/jetson.md"),
     ],
 )
@@ -377,7 +379,7 @@ def test_missing_cuda_bindings_are_named_with_their_fix(fake_tensorrt, backend, 
     for module in ("cuda.bindings.runtime", "cuda.cudart"):
         monkeypatch.setitem(sys.modules, module, None)
     support = backend.probe()
-    assert "cuda-bindings does not import" in support.reason
+    assert "cuda-bindings cannot be imported" in support.reason
     assert 'pip install "cuda-bindings==' in support.fix
 
 

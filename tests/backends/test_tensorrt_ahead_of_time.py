@@ -1,4 +1,5 @@
-"""Ahead-of-time plugins: the kernels as PTX, and what TensorRT is told to launch, by the fake and by its own Python module."""
+"""Ahead-of-time plugins: the kernels as PTX, and what TensorRT is told to launch, by the fake and
+by its own Python module."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def test_a_compute_capability_that_the_compiler_does_not_know_is_one_line(ptx):
     assert "\n" not in str(refused.value)
 
 
-# What is launched. Both functions: operation, shapes and types of its inputs, attributes → launches by types and format.
+# What is launched. Both functions: operation, shapes and types of its inputs, attributes → launches
+# by types and format.
 
 
 def by_the_fake(fake_tensorrt):
@@ -85,7 +87,8 @@ def by_the_fake(fake_tensorrt):
 
 
 def real_modules() -> list[Path]:
-    """``tensorrt.plugin`` as TensorRT has it, where TENSORRT_INCLUDE_DIR names the headers of a checkout of its repository."""
+    """``tensorrt.plugin`` as TensorRT has it, where TENSORRT_INCLUDE_DIR names the headers of a
+    checkout of its repository."""
     named = [Path(folder).parent for folder in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if folder]
     found = [folder / "python" / "packaging" / "bindings_wheel" / "tensorrt" / "plugin" for folder in named]
     return [folder for folder in found if (folder / "__init__.py").is_file()]
@@ -198,7 +201,8 @@ class Launch(list):
 
 
 class Library(ModuleType):
-    """The library's side of ``tensorrt.plugin``: names that it asks for and that nobody plays are empty classes."""
+    """The library's side of ``tensorrt.plugin``: names that it asks for and that nobody plays are
+    empty classes."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -235,7 +239,8 @@ def library() -> Library:
 
 
 def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Registers with that module and plays the builder: every step that TensorRT takes with a plugin until it is launched."""
+    """Registers with that module and plays the builder: every step that TensorRT takes with a
+    plugin until it is launched."""
     trt: Any = library()
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     for name in [name for name in sys.modules if name.startswith("tensorrt.")]:
@@ -252,7 +257,8 @@ def by_the_real_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def launches(operation: str, shapes: list[tuple[int, ...]], types: list[str], attributes: dict[str, Any]) -> dict[str, Any]:
         named = {"FP32": trt.DataType.FLOAT, "FP16": trt.DataType.HALF, "INT32": trt.DataType.INT32}
         words = {kind: word for word, kind in named.items()}
-        # The parser hands an attribute over as int32 or float32, whatever type the creator declares.
+        # The parser hands an attribute over as int32 or float32, whatever type the creator
+        # declares.
         fields = [SimpleNamespace(name=name, data=np.float32(v) if isinstance(v, float) else np.int32(v)) for name, v in attributes.items()]
         namespace, name = operation.split("::")
         creator = trt.get_plugin_registry().get_creator(name, "1", namespace)

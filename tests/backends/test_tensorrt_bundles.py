@@ -1,4 +1,5 @@
-"""TensorRT through the bundle: the engine as an application loads it, and a bundle from the host rebuilt on the device."""
+"""TensorRT through the bundle: the engine as an application loads it, and a bundle from the host
+rebuilt on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""TensorRT-RTX for real: engines are built here without a GPU, and refused by a machine without one."""
+"""TensorRT-RTX for real: engines are built here without a GPU, and refused by a machine without
+one."""
 
 from __future__ import annotations
 

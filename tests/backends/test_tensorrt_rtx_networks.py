@@ -1,7 +1,9 @@
-"""Every architecture built for ``tensorrt-rtx``, on a machine without a GPU: what is parsed, how large it gets.
+"""Every architecture built for ``tensorrt-rtx``, on a machine without a GPU: what is parsed, how
+large it gets.
 
-Four of MCAR's twelve builds, about two minutes of one core, show every precision, the smallest network and the largest at its largest
-size; ``EDGE_ALL_ENGINES=1`` builds the rest too, as continuous integration does.
+Four of MCAR's twelve builds, about two minutes of one core, show every precision, the smallest
+network and the largest at its largest size; ``EDGE_ALL_ENGINES=1`` builds the rest too, as
+continuous integration does.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ ALWAYS = {
 }
 # network → convolutions, and how many of them stay float: a classifier that is one.
 OTHERS = {"rma-mobilenetv2": (52, 0), "aamn-mobilenetv2": (59, 1), "plain-mobilenetv2": (53, 1)}
-# Largest payload as a share of the weights in float32, which each stage holds. Kernels' sources weigh as much as a small network's
-# weights.
+# Largest payload as a share of the weights in float32, which each stage holds. Kernels' sources
+# weigh as much as a small network's weights.
 SHARES = {"fp32": (2.0, 2.0), "fp16": (1.05, 1.0), "int8": (0.75, 0.55)}
 
 

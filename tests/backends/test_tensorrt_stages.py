@@ -1,4 +1,5 @@
-"""TensorRT in two stages, against the recorded fake: what is built, what a call copies and runs, and every refusal."""
+"""TensorRT in two stages, against the recorded fake: what is built, what a call copies and runs,
+and every refusal."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def opened(fake_tensorrt, staged, tmp_path):
 
 
 def assert_answers(engine, images, given=None):
-    """That an engine answers as the whole graph does on ONNX Runtime; ``given``: the images in another form."""
+    """That an engine answers as the whole graph does on ONNX Runtime; ``given``: the images in
+    another form."""
     expected = Session(engine.bundle.read_file("reference.onnx"), threads=1)(images)
     found = engine.infer(images if given is None else given)
     assert set(found) == set(expected)
@@ -281,7 +283,7 @@ def test_engines_of_another_version_or_gpu_are_refused_before_they_are_read(name
     with pytest.raises(EdgeError, match=r"built for compute capability 12\.1, and this GPU \(Orin\) has 8\.7"):
         backend.check_fit(facts_of(compute_capabilities=["12.1"]), support, "Rebuild it")
     missing = facts_of(stages={LOOK: facts_of()["stages"][LOOK], CLOSER: {"payload": "engine.plan", "profiles": []}})
-    with pytest.raises(EdgeError, match="does not tell the plan's plan_bytes"):
+    with pytest.raises(EdgeError, match="lacks the plan's plan_bytes"):
         backend.check_fit(missing, support, "Rebuild it")
 
 

@@ -1,4 +1,5 @@
-"""The names that we touch, held against the real TensorRT where it is installed (8.6 is on the index, for Python 3.10)."""
+"""The names that we touch, held against the real TensorRT where it is installed (8.6 is on the
+index, for Python 3.10)."""
 
 from __future__ import annotations
 

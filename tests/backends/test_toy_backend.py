@@ -1,4 +1,5 @@
-"""What a new backend takes: one class and a row in the table. Build, predict, bench and doctor then work with it."""
+"""What a new backend takes: one class and a row in the table. Build, predict, bench and doctor then
+work with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The run for a machine with a GPU, on a machine without: nothing hangs, what was found stays, the pack comes apart and together."""
+"""The run for a machine with a GPU, on a machine without: nothing hangs, what was found stays, the
+pack comes apart and together."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def here(tmp_path) -> Place:
     return Place(None, tmp_path / "work", tmp_path / "out", rehearse=True)
 
 
-# ---- stages --------------------------------------------------------------------------------------------------------
+# ---- stages --------------------------------------------------------------------------------------
 
 
 def test_what_a_program_leaves_running_holds_nothing_up() -> None:
@@ -87,7 +88,7 @@ def test_the_stages_fit_their_budget_by_value() -> None:
     assert run.BUDGET_S < 600
 
 
-# ---- the pack ------------------------------------------------------------------------------------------------------
+# ---- the pack ------------------------------------------------------------------------------------
 
 
 def test_what_is_packed_in_parts_comes_out_whole(tmp_path, monkeypatch) -> None:
@@ -119,7 +120,7 @@ def test_images_at_256_are_the_scenes_and_larger_ones_hold_four(tmp_path) -> Non
     assert np.array_equal(large[:, 256:, :256], preprocess(dataset[2].image, ImageSpec(256))[:, :192])
 
 
-# ---- plans ---------------------------------------------------------------------------------------------------------
+# ---- plans ---------------------------------------------------------------------------------------
 
 
 def test_names_that_hold_nodes_in_float32_are_dropped(small_bundle, tmp_path) -> None:
@@ -181,7 +182,7 @@ def test_a_plan_is_judged_against_the_quickest_of_torch() -> None:
     assert "goal_met" not in rows["torch eager"]
 
 
-# ---- kernels, TensorRT-RTX, the report -----------------------------------------------------------------------------
+# ---- kernels, TensorRT-RTX, the report -----------------------------------------------------------
 
 
 def test_a_ladder_is_read_as_it_is_printed() -> None:

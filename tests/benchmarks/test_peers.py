@@ -89,7 +89,8 @@ def test_floor_is_the_backbone_of_each_stream_and_nothing_else(small_bundle, bac
 
 
 def test_our_int8_rows_calibrate_on_the_images_of_the_others(tmp_path, monkeypatch):
-    """Without --dataset the build would take the table that comes with shipped weights, of another number of images."""
+    """Without --dataset the build would take the table that comes with shipped weights, of another
+    number of images."""
     asked = []
 
     class Refusing:

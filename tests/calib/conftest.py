@@ -1,4 +1,5 @@
-"""A graph with everything the placement rules speak about: two streams over one set of weights, no edge ops needed."""
+"""A graph with everything the placement rules speak about: two streams over one set of weights, no
+edge ops needed."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SIZE, CHANNELS, CLASSES = 32, 8, 3
 
 
 class Network:
-    """stem (Clip) → MaxPool → expand (Relu) → depthwise (Relu) → project + shortcut → Relu → last (Relu) → classifier."""
+    """stem (Clip) → MaxPool → expand (Relu) → depthwise (Relu) → project + shortcut → Relu → last
+    (Relu) → classifier."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []

@@ -15,7 +15,8 @@ CLASSES, REGIONS = 6, 3
 
 
 def outputs_of(images: int, seed: int, helps: bool = True):
-    """A first pass that is sure of some classes and guesses at others; a second that knows those, and errs on the sure ones.
+    """A first pass that is sure of some classes and guesses at others; a second that knows those,
+    and errs on the sure ones.
 
     Where it does not help, it only adds noise.
     """

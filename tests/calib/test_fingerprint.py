@@ -135,7 +135,7 @@ def other_name(graph: onnx.GraphProto) -> None:
 def test_a_table_is_refused_for_another_network(graph: Graph, calibration: Calibration, change: Change) -> None:
     other = by(change, graph)
     assert not calibration.belongs_to(other)
-    with pytest.raises(EdgeError, match="is of graph"):
+    with pytest.raises(EdgeError, match="belongs to graph"):
         quantize(other, calibration)
 
 

@@ -1,4 +1,5 @@
-"""What the runtimes make of the placement: integer convolutions in the backbones and nothing stray between them."""
+"""What the runtimes make of the placement: integer convolutions in the backbones and nothing stray
+between them."""
 
 from __future__ import annotations
 
@@ -51,9 +52,11 @@ def test_openvino_stays_in_integers_from_the_first_convolution_of_a_backbone_to_
             if not set(layers) & set(INSIDE):
                 continue
             seen += layers
-            # Which spelling, i8 or u8, is the processor's affair; so is a change from one to the other.
+            # Which spelling, i8 or u8, is the processor's affair; so is a change from one to the
+            # other.
             assert node["precision"] in INTEGER, node
-            # The last convolution makes the features that the head and the class maps read as floats.
+            # The last convolution makes the features that the head and the class maps read as
+            # floats.
             assert node["output_precisions"] in ({"f32"} if "last" in layers else INTEGER), node
         assert set(seen) >= set(CONVOLUTIONS), "the convolutions were not found by name"
     assert not [node for node in nodes if node["type"] == "Convert"]

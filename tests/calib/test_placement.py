@@ -129,7 +129,7 @@ def test_the_graph_names_its_parents(graph: Graph, calibration: Calibration) -> 
 
 
 def test_a_table_of_another_graph_is_refused(graph: Graph, calibration: Calibration) -> None:
-    with pytest.raises(EdgeError, match=r"is of graph 123412341234…, not of this one"):
+    with pytest.raises(EdgeError, match=r"belongs to graph 123412341234…, not to this one"):
         quantize(graph, replace(calibration, graph="1234" * 16))
 
 

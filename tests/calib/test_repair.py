@@ -25,7 +25,8 @@ def test_the_shift_is_that_of_the_mean_output(outputs: int, inputs: int, groups:
     rounded = quantise_weights(weights, scales) * scales.reshape(-1, 1, 1, 1).astype(np.float64)
     image = random.normal(size=(inputs, 3, 3)) + random.normal(size=(inputs, 1, 1))
     image += (random.normal(size=(inputs, 1, 1)) - image.mean((1, 2), keepdims=True)) * 0.5
-    # On a 3 × 3 image a 3 × 3 convolution has one output: with every tap at its channel's mean it is the mean output.
+    # On a 3 × 3 image a 3 × 3 convolution has one output: with every tap at its channel's mean it
+    # is the mean output.
     flat = np.broadcast_to(image.mean((1, 2), keepdims=True), image.shape)
 
     def convolved(kernel: np.ndarray) -> np.ndarray:

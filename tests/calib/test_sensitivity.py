@@ -20,7 +20,8 @@ COSTS = {"global/stage2/conv": 30, "global/stage5/conv": 10, "global/stage6/conv
 
 
 class Costly:
-    """Stands for a graph: the nodes in int8 each put some negatives first; records what was asked for."""
+    """Stands for a graph: the nodes in int8 each put some negatives first; records what was asked
+    for."""
 
     def __init__(self, extra: int = 0) -> None:
         self.asked: list[frozenset[str]] = []
@@ -64,7 +65,8 @@ def test_the_worst_unit_is_returned_and_no_other() -> None:
 
 def test_units_that_turn_out_not_to_be_needed_go_back_to_int8() -> None:
     class Coupled(Costly):
-        """Either of two units in float cures both, so that both rank high and one of them is enough."""
+        """Either of two units in float cures both, so that both rank high and one of them is
+        enough."""
 
         def run(self, graph: Any) -> dict[str, np.ndarray]:
             self.extra = 0 if {"global/stage3/conv", "global/stage4/conv"} & graph else 20
@@ -98,7 +100,8 @@ def test_every_costly_unit_is_returned_where_nothing_may_be_lost() -> None:
 
 
 def test_no_set_of_units_is_built_twice_where_all_are_needed() -> None:
-    """Five units are no power of two: the search is cut off at all of them, of which four were not enough."""
+    """Five units are no power of two: the search is cut off at all of them, of which four were not
+    enough."""
     parts = dict(list(PARTS.items())[:5])
 
     class Dear(Costly):
@@ -115,7 +118,7 @@ def test_no_set_of_units_is_built_twice_where_all_are_needed() -> None:
 
 def test_a_gate_that_cannot_be_met_says_how_near_it_came() -> None:
     network = Costly(extra=2)
-    with pytest.raises(GateError, match=rf"{drop(2):.2f} with the best layers in float") as refusal:
+    with pytest.raises(GateError, match=rf"{drop(2):.2f} with the most sensitive layers in float") as refusal:
         hold_gate(network.quantise, PARTS, network.run, EXACT, LABELS, max_map_drop=0.0)
     assert refusal.value.exit_code == 3
 

@@ -1,4 +1,5 @@
-"""The C++ runtime and its examples, built once a session; each fixture skips with the reason where something is absent."""
+"""The C++ runtime and its examples, built once a session; each fixture skips with the reason where
+something is absent."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def command(*words: object, ends: int = 0, **options: object) -> str:
-    """What a program prints, with the package of this repository on its path; its words where it does not end so."""
+    """What a program prints, with the package of this repository on its path; its words where it
+    does not end so."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=600, env=environment, **options)  # type: ignore[call-overload]
     assert done.returncode == ends, f"{' '.join(map(str, words))}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
@@ -52,7 +54,8 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cmake() -> Callable[..., Path]:
-    """A function (source, build folder, *definitions) that configures and builds; skips where tools or headers are absent."""
+    """A function (source, build folder, *definitions) that configures and builds; skips where tools
+    or headers are absent."""
     compiler = os.environ.get("CXX", "g++")
     for tool in (compiler, "cmake"):
         if not shutil.which(tool):
@@ -85,7 +88,8 @@ def openvino_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where builds lie: one folder for all workers of a run; EDGE_CPP_BUILDS names one that is kept between runs."""
+    """Where builds lie: one folder for all workers of a run; EDGE_CPP_BUILDS names one that is kept
+    between runs."""
     base = tmp_path_factory.getbasetemp()
     kept = os.environ.get("EDGE_CPP_BUILDS")
     folder = Path(kept) if kept else (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cpp-builds"
@@ -105,7 +109,8 @@ class Runtime:
 
 @pytest.fixture(scope="session")
 def runtime(cmake: Callable[..., Path], openvino_folder: Path, builds: Path) -> Runtime:
-    """Built from the wheel's OpenVINO and installed; the examples built against what was installed, as a user would."""
+    """Built from the wheel's OpenVINO and installed; the examples built against what was installed,
+    as a user would."""
     prefix, flags = builds / "prefix", [f"CMAKE_{language}_FLAGS_RELEASE=-O2" for language in ("C", "CXX")]
     found = [f"CMAKE_PREFIX_PATH={openvino_folder}", f"CMAKE_INSTALL_PREFIX={prefix}", "CMAKE_INSTALL_LIBDIR=lib", "MCAR_EDGE_BENCH=ON"]
     build = cmake(REPOSITORY / "edge" / "cpp", builds / "runtime", *found, *flags, target="install")
@@ -239,7 +244,8 @@ class Native:
 
 @pytest.fixture(scope="session")
 def open_native(api: ctypes.CDLL) -> Callable[[Path], Native]:
-    """A function (bundle) → the bundle, loaded by the runtime; RuntimeError with its words where it refuses."""
+    """A function (bundle) → the bundle, loaded by the runtime; RuntimeError with its words where it
+    refuses."""
     return partial(Native, api)
 
 
@@ -274,7 +280,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rewrite() -> Callable[..., None]:
-    """A function (bundle, files by name, change of the manifest) that changes a bundle and gives its files right digests."""
+    """A function (bundle, files by name, change of the manifest) that changes a bundle and gives
+    its files right digests."""
 
     def rewritten(bundle: Path, files: dict[str, bytes], change: Callable[[dict], object] = lambda manifest: None) -> None:
         manifest = json.loads((bundle / "manifest.json").read_text())

@@ -1,12 +1,14 @@
-"""Mutated manifests, images and graphs through the Python package, and the corpora that both languages start from.
+"""Mutated manifests, images and graphs through the Python package, and the corpora that both
+languages start from.
 
 python tests/cpp/fuzz.py corpus FOLDER          write FOLDER/manifest, FOLDER/image and FOLDER/onnx
-python tests/cpp/fuzz.py manifest FOLDER N      N mutations each; so do image and onnx
-python tests/cpp/fuzz.py image FOLDER N [SEED]
-python tests/cpp/fuzz.py write image FOLDER N   the same cases to standard output, for the C++ targets
+python tests/cpp/fuzz.py manifest FOLDER N      N mutations each; so do image and onnx python
+tests/cpp/fuzz.py image FOLDER N [SEED] python tests/cpp/fuzz.py write image FOLDER N   the same
+cases to standard output, for the C++ targets
 
-A case ends in a value or in an EdgeError; anything else is printed, kept beside the corpus as crash-… and ends with exit 1.
-A case that takes longer than SECONDS ends the run with a trace. Memory is bounded, so that what allocates without bound fails.
+A case ends in a value or in an EdgeError; anything else is printed, kept beside the corpus as
+crash-… and ends with exit 1. A case that takes longer than SECONDS ends the run with a trace.
+Memory is bounded, so that what allocates without bound fails.
 """
 
 from __future__ import annotations
@@ -136,7 +138,8 @@ def images() -> dict[str, bytes]:
 
 
 def graphs() -> dict[str, bytes]:
-    """A graph with a convolution and both nodes of ours, small enough that most mutations hit structure."""
+    """A graph with a convolution and both nodes of ours, small enough that most mutations hit
+    structure."""
     from onnx import TensorProto, helper
 
     attributes = {"domain": "edge", "plugin_version": "1", "plugin_namespace": "edge"}

@@ -1,7 +1,9 @@
-"""What Engine.infer costs over the runtime's own call in Python, at batch 1: python tests/cpp/overhead.py BUNDLE [ROUNDS]
+"""What Engine.infer costs over the runtime's own call in Python, at batch 1: python
+tests/cpp/overhead.py BUNDLE [ROUNDS]
 
-The two are interleaved, the ratio is the median over rounds. The bare call is OpenVINO's own infer on a request of each stage's
-compiled model, all regions at once, the outputs copied, as an application must that keeps them.
+The two are interleaved, the ratio is the median over rounds. The bare call is OpenVINO's own infer
+on a request of each stage's compiled model, all regions at once, the outputs copied, as an
+application must that keeps them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ EFFORTS = (0.0, 0.1, 0.25, 0.375, 0.5, 0.8, 1.0)
 
 @pytest.fixture
 def adaptive(bundle: Path, tmp_path: Path) -> Path:
-    """At effort 0.5, with bounds among the scores it gives, some of them reached to the last bit."""
+    """At effort 0.5, with bounds among the scores it gives, some of them reached to the last
+    bit."""
     folder = shutil.copytree(bundle, tmp_path / "adaptive")
     with Engine.load(folder) as engine:
         found = engine.infer(IMAGES, effort=1)
@@ -86,15 +87,15 @@ def test_a_prediction_says_what_was_looked_at(adaptive: Path, open_native, tmp_p
 
 @pytest.mark.parametrize("effort", [1.5, float("nan")])
 def test_an_effort_out_of_range_is_one_clear_line(adaptive: Path, open_native, effort: float) -> None:
-    with pytest.raises(RuntimeError, match=r"\[load\] The effort is .*Give 0"):
+    with pytest.raises(RuntimeError, match=r"\[load\] The effort is .*Use a value from 0"):
         open_native(adaptive, effort=effort)
-    with pytest.raises(RuntimeError, match=r"\[infer\] The effort is .*Give 0"):
+    with pytest.raises(RuntimeError, match=r"\[infer\] The effort is .*Use a value from 0"):
         open_native(adaptive).infer_within(IMAGES, effort=effort)
 
 
 def test_a_budget_of_0_is_one_clear_line(adaptive: Path, open_native) -> None:
     for budget in (0.0, float("nan"), float("inf")):
-        with pytest.raises(RuntimeError, match=r"The budget is .*more than 0"):
+        with pytest.raises(RuntimeError, match=r"The budget is .*a positive number"):
             open_native(adaptive).infer_within(IMAGES, budget_ms=budget)
 
 

@@ -1,4 +1,5 @@
-"""What comes from outside ends in a value or an error: mutated manifests, images and graphs, in C++ under sanitizers."""
+"""What comes from outside ends in a value or an error: mutated manifests, images and graphs, in C++
+under sanitizers."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_a_case_that_is_no_error_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def fuzzers(cmake: Callable[..., Path], repository: Path, builds: Path) -> Path:
-    """The fuzz targets under address and undefined-behaviour sanitizers, with the plain driver; no vendor library."""
+    """The fuzz targets under address and undefined-behaviour sanitizers, with the plain driver; no
+    vendor library."""
     definitions = ["MCAR_EDGE_FUZZ=ON", "MCAR_EDGE_SANITIZE=address,undefined", "MCAR_EDGE_BACKENDS=", "CMAKE_CXX_FLAGS_RELEASE=-O1"]
     return cmake(repository / "edge" / "cpp", builds / "fuzz", *definitions, target="fuzzers") / "fuzz"
 

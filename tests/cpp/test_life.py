@@ -1,4 +1,5 @@
-"""Threads, processes, and engines that come and go: what docs/embedding.md allows works, what it does not gives an error."""
+"""Threads, processes, and engines that come and go: what docs/embedding.md allows works, what it
+does not gives an error."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ IMAGE = np.zeros((1, 3, 64, 64), np.float32)
 STRESS = int(os.environ.get("EDGE_STRESS", "60"))  # images of each thread; a tenth as many loads
 
 
-# Programs of their own, because they end in a fork. Their arguments: the bundle, the runtime's library.
+# Programs of their own, because they end in a fork. Their arguments: the bundle, the runtime's
+# library.
 FORKED = """
 import os, signal, sys, numpy as np
 from edge import Engine

@@ -1,4 +1,5 @@
-"""The facts of a TensorRT engine in stages, in C++ as in Python; its runner needs a GPU, and is only compiled (test_runtime)."""
+"""The facts of a TensorRT engine in stages, in C++ as in Python; its runner needs a GPU, and is
+only compiled (test_runtime)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from edge.bundle import Bundle
 
 
 def staged(one: dict) -> None:
-    """Facts of two plans, as a build of TensorRT writes them: what is of both beside what is of each."""
+    """Facts of two plans, as a build of TensorRT writes them: what is of both beside what is of
+    each."""
     one["target"].update(backend="tensorrt")
     one["engine"] = {
         "plugin": None,

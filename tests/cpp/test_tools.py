@@ -1,7 +1,9 @@
-"""The programs for the device: mcar_edge_bench on OpenVINO, and what mcar_edge_build does around TensorRT.
+"""The programs for the device: mcar_edge_bench on OpenVINO, and what mcar_edge_build does around
+TensorRT.
 
-What links TensorRT runs where TENSORRT_LIBRARY_DIR names the folder of its libraries, the ones that the first folder of
-TENSORRT_INCLUDE_DIR has the headers of. No GPU is needed: it is refused in one line.
+What links TensorRT runs where TENSORRT_LIBRARY_DIR names the folder of its libraries, the ones that
+the first folder of TENSORRT_INCLUDE_DIR has the headers of. No GPU is needed: it is refused in one
+line.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ def test_without_numbers_it_counts_for_two_seconds(bench: Program, bundle: Path,
 
 def test_what_does_not_fit_is_refused_in_one_line(bench: Program, bundle: Path, tmp_path: Path) -> None:
     IMAGES.ravel()[:-1].tofile(tmp_path / "short")
-    refused(bench(bundle, "--batch", 9), "[bench] A batch of 9 does not fit: at most 3")
+    refused(bench(bundle, "--batch", 9), "[bench] --batch is 9, and ")
     refused(bench(bundle, "--batch", 0), "--batch is 0. Change it to 1 to")
     refused(bench(bundle, "--images", tmp_path / "short"), "not images of 49152 bytes each")
     refused(bench(bundle, "--images", tmp_path / "none"), "[load] Cannot read")
@@ -150,8 +152,8 @@ def test_a_bundle_without_a_plan_is_refused_with_what_to_run(bench: Program, unb
     done = bench(unbuilt)
     refused(done, "")
     assert done.stderr == (
-        "[load] The bundle holds no plan: it is for a device with TensorRT 8.6. "
-        "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE.\n"
+        "[load] The bundle has no engine yet: it must be built on the device, with TensorRT 8.6. "
+        "On the device run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE.\n"
     )
 
 
@@ -209,11 +211,12 @@ def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Pat
     (unbuilt / "labels.txt").unlink()
     (unbuilt / "labels.txt").symlink_to("/etc/hostname")
     (unbuilt / "graph.onnx").unlink()
-    refused(device("bundle", unbuilt, folder / "out", 0), "There is no file")
+    refused(device("bundle", unbuilt, folder / "out", 0), "There is not a file")
     assert list(folder.iterdir()) == []
 
 
-# How the process that builds may end: what is printed, and whether the builder gave up or was killed.
+# How the process that builds may end: what is printed, and whether the builder gave up or was
+# killed.
 ENDS = {
     "throw": ("[backend] It failed. Try again.\n", False, False),
     "no-plan": ("no plan\n", True, False),
@@ -270,7 +273,8 @@ def build(cmake, builds: Path) -> Program:
         "CMAKE_BUILD_TYPE=Debug",
     ]
     folder = cmake(REPOSITORY / "edge" / "cpp", builds / "tensorrt", *found)
-    # The parser needs NVIDIA's own plugins, and these cuBLAS and cuDNN; of a graph without such plugins only their start.
+    # The parser needs NVIDIA's own plugins, and these cuBLAS and cuDNN; of a graph without such
+    # plugins only their start.
     plugins = next(Path(libraries).glob("libnvinfer_plugin.so.*"))
     source = folder / "plugins.cpp"
     source.write_text('extern "C" bool initLibNvInferPlugins(void*, const char*) { return true; }\n')
@@ -290,11 +294,12 @@ def test_without_a_gpu_one_line_says_so_and_nothing_is_left(build: Program, unbu
     folder = tmp_path / "there"
     folder.mkdir()
     refused(
-        build(unbuilt, folder / "out", "--json", folder / "json"), "[backend] A plan is built on the GPU it runs on, and none answers here"
+        build(unbuilt, folder / "out", "--json", folder / "json"),
+        "[backend] A plan must be built on the GPU that will run it, and none was found",
     )
     refused(build(unbuilt, folder / "out", "--batch", 5000), "--batch is 5000. Change it to 1 to 4096")
     refused(build(unbuilt, unbuilt), "exists already. Add --force")
-    refused(build(unbuilt, tmp_path, "--force"), "not a bundle of ours")
+    refused(build(unbuilt, tmp_path, "--force"), "not a bundle made by edge.build")
     assert list(folder.iterdir()) == []
 
 

@@ -1,4 +1,5 @@
-"""A bundle is data from outside: path tricks, sizes and types in its manifest are refused, in both languages, before anything loads."""
+"""A bundle is data from outside: path tricks, sizes and types in its manifest are refused, in both
+languages, before anything loads."""
 
 from __future__ import annotations
 

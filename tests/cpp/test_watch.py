@@ -32,7 +32,7 @@ def watch(program: Path, bundle: Path) -> Callable[..., subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Path:
-    """H.264 with frames that refer to later ones: noise that changes a little, another picture every 15 frames."""
+    """H.264 with frames that refer to later ones: slowly changing noise, a new picture every 15."""
     av = pytest.importorskip("av")
     path, random = tmp_path_factory.mktemp("film") / "film.mp4", np.random.default_rng(0)
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -71,7 +71,7 @@ def test_its_lines_are_those_of_python(watch, bundle: Path, film: Path, reposito
         assert [list(region) for region in one["regions"]] == [list(region) for region in other["regions"]]
         assert [one[key] for key in ("frame", "dropped", "looks")] == [other[key] for key in ("frame", "dropped", "looks")]
         assert one["time_s"] == pytest.approx(other["time_s"], abs=2e-3)
-    # Two FFmpegs may round a colour differently, so that a score close to the threshold falls on its other side.
+    # Two FFmpegs may round a colour differently, which moves a score across a close threshold.
     same = [{label["name"] for label in line["labels"]} for line in ours]
     assert sum(len(one ^ other) for one, other in zip(same, labels, strict=True)) <= 0.01 * sum(map(len, labels))
     scores = [[label["score"] for line in lines for label in line["labels"]] for lines in (ours, theirs)]

@@ -61,7 +61,8 @@ def voc_tree(tmp_path: Path) -> Callable[..., Path]:
 
 
 def annotation(present: Mapping[str, int]) -> str:
-    """An annotation in VOC's form; a class present without difficulty also has a difficult object."""
+    """An annotation in VOC's form; a class present without difficulty also has a difficult
+    object."""
     objects = []
     for name, label in present.items():
         for difficult in ["1"] if label == 0 else ["1", "0"]:
@@ -71,7 +72,8 @@ def annotation(present: Mapping[str, int]) -> str:
 
 @pytest.fixture
 def coco_tree(tmp_path: Path) -> Callable[..., Path]:
-    """Write a COCO tree: split -> (id of image, ids of its categories); categories 3 zebra, 1 person, 90 apple."""
+    """Write a COCO tree: split -> (id of image, ids of its categories); categories 3 zebra, 1
+    person, 90 apple."""
 
     def make(splits: Mapping[str, Sequence[tuple[int, Sequence[int]]]]) -> Path:
         root = tmp_path / "coco"

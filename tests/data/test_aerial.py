@@ -1,4 +1,5 @@
-"""The tiles that come along: there, labelled as the shipped weights are, and only to be judged on."""
+"""The tiles that come along: there, labelled as the shipped weights are, and only to be judged
+on."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def test_they_are_those_of_the_whole_data_set(shared) -> None:
 
 
 def test_nothing_is_trained_on_them() -> None:
-    with pytest.raises(EdgeError, match=r"aerial has no split 'train'; it has test. .* labelled images of your own, as csv:DIR"):
+    with pytest.raises(EdgeError, match=r"aerial has no split 'train'; it has test. .* labelled images of your own, such as csv:DIR"):
         open_dataset("aerial", "train")
     with pytest.raises(EdgeError, match="aerial has no folder"):
         open_dataset("aerial:here", REPORT)

@@ -67,7 +67,7 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (lambda text: text[:200], r"instances_train2014.json, line \d+: not JSON"),
         (lambda text: "[1, 2]", "it holds a list"),
         (lambda text: "[" * 100000, "nested too deep|not JSON"),
-        (lambda text: text.replace("900", "9" * 5000, 1), "no file of COCO annotations"),
+        (lambda text: text.replace("900", "9" * 5000, 1), "not a COCO annotation file"),
         (damage(lambda c: c.pop("categories")), "no list of categories"),
         (damage(lambda c: c.update(images=[3])), "no list of images"),
         (damage(lambda c: c["images"][0].pop("file_name")), "entry of images lacks id or file_name"),

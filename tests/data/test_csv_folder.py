@@ -51,8 +51,8 @@ def test_report_is_val_where_there_is_no_test(csv_tree) -> None:
         (["a.png,report,dog"], r"'report' is no name of a split"),
         (['a.png,train,"dog'], r"line 2: not CSV"),
         (['a.png,train,"dog" x'], r"line 2: not CSV"),
-        (["a.png,train,"], r"names no class"),
-        ([], r"names no image"),
+        (["a.png,train,"], r"lists no class"),
+        ([], r"lists no image"),
     ],
 )
 def test_a_damaged_table_is_refused_with_its_line(csv_tree, lines: list[str], message: str) -> None:

@@ -1,4 +1,5 @@
-"""Frames of several images: their labels together, never across splits or parts, the same every time."""
+"""Frames of several images: their labels together, never across splits or parts, the same every
+time."""
 
 from __future__ import annotations
 

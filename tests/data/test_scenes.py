@@ -1,4 +1,5 @@
-"""The generated scenes: the same on every machine, splits apart, labels true to what stands in the image."""
+"""The generated scenes: the same on every machine, splits apart, labels true to what stands in the
+image."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def test_things_lie_inside_and_hardly_cover_each_other() -> None:
 
 
 def test_what_is_planned_is_drawn() -> None:
-    """Leaving a thing out changes pixels inside its box only (noise and light are drawn from fixed places of the stream)."""
+    """Leaving a thing out changes pixels inside its box only (noise and light are drawn from fixed
+    places of the stream)."""
     everything = scenes.plan(0, "train", 11)
     canvas = np.full((SIZE, SIZE, 3), 128, dtype=np.int32)
     for thing in everything:

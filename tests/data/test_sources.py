@@ -16,8 +16,8 @@ from edge.errors import EdgeError
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("voc2008:x", "no kind of data set 'voc2008:x'. .* scenes, aerial, csv:DIR, .* or images:DIR"),
-        ("", "no kind of data set ''"),
+        ("voc2008:x", "no data set 'voc2008:x'. .* scenes, aerial, csv:DIR, .* or images:DIR"),
+        ("", "no data set ''"),
         ("csv", "names no folder. Write csv:FOLDER"),
         ("csv:", "names no folder"),
         ("scenes:x", "scenes has no folder"),

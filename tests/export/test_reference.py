@@ -1,4 +1,5 @@
-"""The recorded outputs of the official implementation, through torch's graph on ONNX Runtime and through engines in stages."""
+"""The recorded outputs of the official implementation, through torch's graph on ONNX Runtime and
+through engines in stages."""
 
 from __future__ import annotations
 

@@ -1,13 +1,17 @@
-"""Every system call that changes something beside an output, killed or refused: is the old result there or the new one, and no other?
+"""Every system call that changes something beside an output, killed or refused: is the old result
+there or the new one, and no other?
 
-    python tests/faults/harness.py --record FILE [--only COMMAND …] [--faults FAULT …] [--random N] [--few N] [--bundle DIR] [--table]
+    python tests/faults/harness.py --record FILE [--only COMMAND …] [--faults FAULT …] [--random N]
+    [--few N] [--bundle DIR] [--table]
 
-A process that has imported everything forks a child for each fault; strace injects it into the child at one system call. What a run
-of the command calls is listed first, by a run without a fault. Every outcome is a line of FILE, and what stands there is not run again.
+A process that has imported everything forks a child for each fault; strace injects it into the
+child at one system call. What a run of the command calls is listed first, by a run without a fault.
+Every outcome is a line of FILE, and what stands there is not run again.
 
-1. After a kill, what has the output's name is whole: the old or the new. A second run of the same command then succeeds, and leaves
-   nothing but the output.
-2. A call that the system refuses (ENOSPC, EIO, EACCES) ends in one line and exit code 1, or costs nothing and ends in 0. Then as above.
+1. After a kill, what has the output's name is whole: the old or the new. A second run of the same
+   command then succeeds, and leaves nothing but the output.
+2. A call that the system refuses (ENOSPC, EIO, EACCES) ends in one line and exit code 1, or costs
+   nothing and ends in 0. Then as above.
 """
 
 from __future__ import annotations
@@ -136,7 +140,8 @@ def material() -> Path:
 
 
 def _build_and_keep(folder: Path) -> int:
-    """Build a bundle, and keep the exported network: nothing is written before it is there, and no other run need export it again."""
+    """Build a bundle, and keep the exported network: nothing is written before it is there, and no
+    other run need export it again."""
     export = pipeline._export
 
     def kept(*given: Any) -> Any:
@@ -231,7 +236,7 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-# ---- processes -------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 def forked(run: Callable[[], int], said: Path, *, stopped: bool = False) -> int:
@@ -296,14 +301,14 @@ def fresh(one: Command) -> Iterator[tuple[Path, Path]]:
         yield folder, notes
 
 
-# ---- faults ----------------------------------------------------------------------------------------------------------
+# ---- faults --------------------------------------------------------------------------------------
 
 _LINE = re.compile(r"^(\d+)\s+(\w+)\((.*)")
 
 
 def calls(one: Command) -> list[tuple[str, int, str]]:
-    """The calls that change something in the folder: (name, which of that name in its thread, where). Of many writes in a row to one
-    file the first, the second and the last."""
+    """The calls that change something in the folder: (name, which of that name in its thread,
+    where). Of many writes in a row to one file the first, the second and the last."""
     with fresh(one) as (folder, notes):
         code = traced(lambda: one.main(one.words(folder)[0]), notes / "said", notes / "log")
         assert code == 0, (notes / "said").read_text()

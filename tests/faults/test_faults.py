@@ -1,4 +1,5 @@
-"""Kills and refused system calls while a result is written: a few of a rebuild, with EDGE_ALL_FAULTS (hours) every one of every command."""
+"""Kills and refused system calls while a result is written: a few of a rebuild, with
+EDGE_ALL_FAULTS (hours) every one of every command."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ FEW = 14  # faults of the short form
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory, small_bundle: Callable[[str], Path]) -> Path:
-    """Outcomes of the rebuild at some calls, in a process of its own: forks of this one would have its threads' locks."""
+    """Outcomes of the rebuild at some calls, in a process of its own: forks of this one would have
+    its threads' locks."""
     if not shutil.which("strace"):
         pytest.skip("no strace: apt install strace")
     every = "EDGE_ALL_FAULTS" in os.environ

@@ -1,4 +1,5 @@
-"""The recorded cases: weights and images are drawn again from their seeds, what the official code made of them is read."""
+"""The recorded cases: weights and images are drawn again from their seeds, what the official code
+made of them is read."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Case(NamedTuple):
     Attributes:
         model: architecture name; ``network`` is it, with the weights loaded.
         images: (B, 3, S, S) float32.
-        expected: ``global_scores``, ``local_scores``, ``regions`` and ``region_classes`` as our models give them.
+        expected: ``global_scores``, ``local_scores``, ``regions`` and ``region_classes`` as our
+            models give them.
     """
 
     model: str

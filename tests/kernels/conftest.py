@@ -1,4 +1,5 @@
-"""Compilers and headers for the kernel tests; each fixture skips with the reason where something is absent."""
+"""Compilers and headers for the kernel tests; each fixture skips with the reason where something is
+absent."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ WARNINGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def toolkit_of(nvcc: str) -> Path:
-    """Root of the toolkit that an ``nvcc`` on the PATH belongs to, which may be a link or a script elsewhere."""
+    """Root of the toolkit that an ``nvcc`` on the PATH belongs to, which may be a link or a script
+    elsewhere."""
     report = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True, check=False)
     found = re.search(r"^#\$ TOP=(.+)$", report.stdout + report.stderr, re.MULTILINE)
     return Path(found[1]).resolve() if found else Path(nvcc).resolve().parents[1]
@@ -24,7 +26,8 @@ def toolkit_of(nvcc: str) -> Path:
 
 @pytest.fixture(scope="session")
 def cuda() -> Path:
-    """The CUDA toolkit: of the ``nvidia-cuda-*`` wheels if installed, else the one of the ``nvcc`` on the PATH."""
+    """The CUDA toolkit: of the ``nvidia-cuda-*`` wheels if installed, else the one of the ``nvcc``
+    on the PATH."""
     wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"))
     found = shutil.which("nvcc")
     for root in [*wheels, *([toolkit_of(found)] if found else [])]:
@@ -35,7 +38,8 @@ def cuda() -> Path:
 
 @pytest.fixture(scope="session")
 def tensorrt_headers() -> list[Path]:
-    """Folders that hold ``NvInfer.h``: TENSORRT_INCLUDE_DIR may name several, separated as in PATH."""
+    """Folders that hold ``NvInfer.h``: TENSORRT_INCLUDE_DIR may name several, separated as in
+    PATH."""
     named = [Path(folder) for folder in os.environ.get("TENSORRT_INCLUDE_DIR", "").split(os.pathsep) if folder]
     folders = [folder for folder in named if (folder / "NvInfer.h").is_file()]
     if not folders:
@@ -56,7 +60,8 @@ def compiler() -> str:
 def host(repository: Path, compiler: str, cuda: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels' code built for the CPU, see host.cpp."""
     library = tmp_path_factory.mktemp("host") / "host.so"
-    # -ffp-contract=off: on the device the products that must stay rounded are marked, a host compiler may fuse any.
+    # -ffp-contract=off: on the device the products that must stay rounded are marked, a host
+    # compiler may fuse any.
     flags = [*WARNINGS, "-ffp-contract=off", "-fPIC", "-shared", f"-I{repository / 'kernels'}", f"-isystem{cuda / 'include'}"]
     subprocess.run([compiler, *flags, str(Path(__file__).with_name("host.cpp")), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))

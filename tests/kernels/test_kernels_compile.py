@@ -1,4 +1,5 @@
-"""Every CUDA source compiles for Jetson Orin, Hopper and Jetson Thor, by nvcc and by NVRTC, within recorded resources."""
+"""Every CUDA source compiles for Jetson Orin, Hopper and Jetson Thor, by nvcc and by NVRTC, within
+recorded resources."""
 
 from __future__ import annotations
 

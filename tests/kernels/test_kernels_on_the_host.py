@@ -1,4 +1,5 @@
-"""The arithmetic of the CUDA kernels, run on the CPU by host.cpp, against references in double and against torch."""
+"""The arithmetic of the CUDA kernels, run on the CPU by host.cpp, against references in double and
+against torch."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def pointer(array: Array) -> ctypes.c_void_p:
 
 
 def reference_crop(host: ctypes.CDLL, image: Array, boxes: Array, size: int, owner: Array | None = None) -> Array:
-    """image (B, 3, H, W) float32, boxes (B, K, 4) float32, or (R, 4) with owner (R) int32 -> (crops, 3, size, size) float64."""
+    """image (B, 3, H, W) float32, boxes (B, K, 4) float32, or (R, 4) with owner (R) int32 ->
+    (crops, 3, size, size) float64."""
     batch, _, height, width = image.shape
     crops = boxes.size // 4
     out = np.full((crops, 3, size, size), np.nan)
@@ -43,7 +45,8 @@ def kernel_crop(
     owner: Array | None = None,
     staged: bool = True,
 ) -> Array:
-    """As reference_crop; out in the layout of the format, poisoned before so that an unwritten element shows."""
+    """As reference_crop; out in the layout of the format, poisoned before so that an unwritten
+    element shows."""
     batch, _, height, width = image.shape
     crops = boxes.size // 4
     kind, layout = form.split()
@@ -204,7 +207,8 @@ def test_crops_of_the_ladder_equal_the_products(host: ctypes.CDLL, version: int,
         found = ladder_crop(host, version, threads, image, boxes, size, owner)
         assert found is not None
         np.testing.assert_array_equal(found, expected)
-    # Crops made smaller skip source rows: a stage would have to be larger, so the staged versions refuse them.
+    # Crops made smaller skip source rows: a stage would have to be larger, so the staged versions
+    # refuse them.
     image, boxes = noise(1, 3, 90, 128).astype(np.float16), np.array([[[0, 0, 128, 90], [3, 5, 126, 9]]], np.float32)
     found = ladder_crop(host, version, threads, image, boxes, 62)
     assert (found is None) == (version >= 11)
@@ -241,7 +245,8 @@ def find_boxes(function: ctypes._NamedFuncPointer, maps: Array, size: int, thres
 
 
 def smooth_maps(count: int, grid: int, seed: int = 0) -> Array:
-    """Class maps with one to three blobs, as a network makes them, and a few saturated or flat ones."""
+    """Class maps with one to three blobs, as a network makes them, and a few saturated or flat
+    ones."""
     random = np.random.default_rng(seed)
     axis = np.arange(grid)
     logits = random.normal(-3, 0.7, (count, grid, grid))

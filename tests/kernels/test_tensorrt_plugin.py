@@ -1,4 +1,5 @@
-"""The TensorRT plugin: its methods called by plugin_host.cpp, its library's symbols read, a real TensorRT 8 given it (no GPU)."""
+"""The TensorRT plugin: its methods called by plugin_host.cpp, its library's symbols read, a real
+TensorRT 8 given it (no GPU)."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ def test_a_real_tensorrt_8_takes_the_library(
         source = str(Path(__file__).with_name("plugin_registry.cpp"))
         subprocess.run([compiler, *flags(repository, folder, cuda), source, "-ldl", "-o", str(program)], check=True)
         for library in tensorrt:
-            # 8.5 has no loadLibrary, and a program made for 8.5 knows none; the two interfaces are otherwise one.
+            # 8.5 has no loadLibrary, and a program made for 8.5 knows none; the two interfaces are
+            # otherwise one.
             answer = subprocess.run(
                 [str(program), "register", str(library), str(libraries[folder])], capture_output=True, text=True, check=False
             )

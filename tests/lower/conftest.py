@@ -1,4 +1,5 @@
-"""A canonical graph in miniature: two streams over one set of weights, both edge ops, every kind of node a backbone has."""
+"""A canonical graph in miniature: two streams over one set of weights, both edge ops, every kind of
+node a backbone has."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ SIZE, CELLS, REGIONS, CLASSES, CHANNELS = 64, 2, 2, 5, 16
 
 
 class Streams:
-    """Builds the graph; ``quantised`` puts Q/DQ around the inputs and weights of all but the first convolution."""
+    """Builds the graph; ``quantised`` puts Q/DQ around the inputs and weights of all but the first
+    convolution."""
 
     def __init__(self, quantised: bool) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -118,7 +120,8 @@ def canonical() -> onnx.ModelProto:
 
 @pytest.fixture
 def quantised() -> onnx.ModelProto:
-    """The same with explicit Q/DQ, scales shared by the two nodes of a pair, weights by both streams."""
+    """The same with explicit Q/DQ, scales shared by the two nodes of a pair, weights by both
+    streams."""
     return Streams(quantised=True).build()
 
 

@@ -1,4 +1,5 @@
-"""What TensorRT 8.5 and 8.6 are given: opset 17, nothing their parsers misread, and the values of the canonical graph."""
+"""What TensorRT 8.5 and 8.6 are given: opset 17, nothing their parsers misread, and the values of
+the canonical graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One graph of two passes becomes two: what each takes, gives and holds, and that together they compute the same."""
+"""One graph of two passes becomes two: what each takes, gives and holds, and that together they
+compute the same."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def test_the_graph_is_left_alone(canonical):
 def test_a_second_pass_that_reads_the_first_is_refused(canonical):
     local = next(node for node in canonical.graph.node if node.name == "local/last")
     local.input[2] = "global/last/relu/out"
-    with pytest.raises(EdgeError, match="reads more of the first"):
+    with pytest.raises(EdgeError, match="depends on more of the first"):
         stages(canonical)
 
 

@@ -164,7 +164,7 @@ def test_a_thousand_draws_of_two_thousand_images_take_seconds() -> None:
         (np.zeros((2, 3)), np.ones((3, 2)), {}, r"\(2, 3\) and the labels \(3, 2\)"),
         (np.zeros((0, 3)), np.ones((0, 3)), {}, "N and C positive"),
         (np.array([[np.nan]]), np.array([[1]]), {}, "finite"),
-        (np.array([[0.5]]), np.array([[2]]), {}, r"labels hold \[2\]"),
+        (np.array([[0.5]]), np.array([[2]]), {}, r"labels contain \[2\]"),
         (np.array([[0.5]]), np.array([[1]]), {"threshold": 1.5}, "1.5"),
     ],
 )

@@ -20,7 +20,8 @@ SIZE, CLASSES = 32, 3
 
 
 def model() -> Graph:
-    """Global scores are channel means; the region class is the largest; its box starts there; the local scores are the box's."""
+    """Global scores are channel means; the region class is the largest; its box starts there; the
+    local scores are the box's."""
 
     def constant(name: str, value: np.ndarray) -> onnx.TensorProto:
         return numpy_helper.from_array(value, name)

@@ -1,4 +1,4 @@
-"""Latency at several efforts, turn by turn over images, and what each effort is worth."""
+"""Latency at several efforts, interleaved over images, and what each effort is worth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ RULE = RuleSpec("interval", (0.5, 0.25, 0.0), (0.5, 0.75, 1.0), {"backend": "ope
 
 
 class Engine:
-    """Takes a second an image, and four more times the effort; every call after a pause takes one more."""
+    """Takes a second an image, and four more times the effort; every call after a pause takes one
+    more."""
 
     def __init__(self):
         self.now, self.calls, self.asleep = 0.0, [], False

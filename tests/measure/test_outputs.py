@@ -61,7 +61,8 @@ def test_reused_output_buffers_are_copied():
 
 
 def test_no_image_outlives_its_turn_however_many_there_are():
-    """The peak of a thousand images is that of a hundred: beside what runs now, only what is decoded ahead is held."""
+    """The peak of a thousand images is that of a hundred: beside what runs now, only what is
+    decoded ahead is held."""
 
     class Blank(Dataset):
         name, split, splits, report_split, classes, labels = "blank", "test", ("test",), "test", (), None

@@ -1,4 +1,5 @@
-"""RMA and AAMN through the same pipeline as MCAR: graph, lowering, engines, int8; what must stay float32 does."""
+"""RMA and AAMN through the same pipeline as MCAR: graph, lowering, engines, int8; what must stay
+float32 does."""
 
 from __future__ import annotations
 
@@ -106,7 +107,8 @@ def test_reduced_precision_stays_close(case: Case, int8: Graph, precision: str, 
     with engine(int8 if precision == "int8" else case.graph, tmp_path, "openvino", precision) as made:
         found = made.infer(images)
         nodes = runtime_nodes(made.runners[WHOLE].compiled(1))
-    # What decides where the next region lies; on AAMN, what attends. (A cast before it is named after it.)
+    # What decides where the next region lies; on AAMN, what attends. (A cast before it is named
+    # after it.)
     origins = {origin: node["precision"] for node in nodes for origin in node["origin"].split(",") if "/fp32_" not in origin}
     exact = {origin: precision for origin, precision in origins.items() if any(word in origin for word in EXACT)}
     assert exact
@@ -127,7 +129,8 @@ def test_int8_runs_on_onnx_runtime_and_rounds_the_backbone(case: Case, int8: Gra
 
 @pytest.mark.parametrize("float16", ["fp16", "bf16"])
 def test_places_and_samples_are_float32_in_every_precision(case: Case, int8: Graph, float16: str) -> None:
-    """From the places on, through the weights of the samples, to what is sampled; and all that attends."""
+    """From the places on, through the weights of the samples, to what is sampled; and all that
+    attends."""
     for graph in (case.graph, int8):
         typed = lower.lower(graph.parse(), backend="openvino", precision="fp16", float16=float16)
         inferred = onnx.shape_inference.infer_shapes(typed).graph

@@ -1,4 +1,5 @@
-"""What training asks of a network: each stream's logits with their gradients, and the parameters by learning rate."""
+"""What training asks of a network: each stream's logits with their gradients, and the parameters by
+learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from edge.models import create
 
 @pytest.fixture
 def model():
-    """Untouched random weights give every crop the same scores, which would hide any mistake: settle the norms, spread the classes."""
+    """Untouched random weights give every crop the same scores, which would hide any mistake:
+    settle the norms, spread the classes."""
     torch.manual_seed(0)
     network = create("mcar-mobilenetv2", num_classes=5, regions=3)
     for module in network.modules():

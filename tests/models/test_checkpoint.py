@@ -1,4 +1,5 @@
-"""Checkpoints that are damaged, foreign or malformed, and what one leaves behind when it cannot be written."""
+"""Checkpoints that are damaged, foreign or malformed, and what one leaves behind when it cannot be
+written."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ class Payload:
         return (print, ("code of the file ran",))
 
 
-@pytest.mark.parametrize(("write", "says"), [(pickle.dumps, r"evil\.pth"), (saved, "asks to run code")])
+@pytest.mark.parametrize(("write", "says"), [(pickle.dumps, r"evil\.pth"), (saved, "contains code to run")])
 def test_nothing_in_a_checkpoint_runs(tmp_path, capsys, write, says):
     (tmp_path / "evil.pth").write_bytes(write({"state_dict": Payload()}))
     with pytest.raises(EdgeError, match=says):
@@ -69,10 +70,10 @@ def archive(name: str, text: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"<html>404 Not Found</html>", "damaged or no PyTorch checkpoint"),
-        (archive("readme.txt", "no weights"), "damaged or no PyTorch checkpoint"),
-        (saved([1, 2]), "holds no weights by name"),
-        (saved({"state_dict": {}}), "holds no weights by name"),
+        (b"<html>404 Not Found</html>", "damaged, or is not a PyTorch checkpoint"),
+        (archive("readme.txt", "no weights"), "damaged, or is not a PyTorch checkpoint"),
+        (saved([1, 2]), "instead of named weights"),
+        (saved({"state_dict": {}}), "instead of named weights"),
         (None, "Cannot read"),
     ],
     ids=["page", "zip", "list", "bare", "missing"],
@@ -114,7 +115,7 @@ def test_a_path_describes_itself_by_its_name(small, tmp_path):
 
 
 def test_weights_of_no_known_architecture_name_the_known_ones():
-    with pytest.raises(EdgeError, match=r"mcar-resnet101, mcar-resnet50 or mcar-mobilenetv2, or what edge\.train writes"):
+    with pytest.raises(EdgeError, match=r"mcar-resnet101, mcar-resnet50 or mcar-mobilenetv2, or one written by edge\.train"):
         describe({"fc.weight": torch.zeros(5, 2)})
 
 

@@ -1,4 +1,5 @@
-"""The pieces of MCAR that tracing must not change: the ranking's ties, and the two region operators with any batch."""
+"""The pieces of MCAR that tracing must not change: the ranking's ties, and the two region operators
+with any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Localisation and crop against plain scalar code written down from the method, and against the recorded official bounds."""
+"""Localisation and crop against plain scalar code written down from the method, and against the
+recorded official bounds."""
 
 from __future__ import annotations
 
@@ -156,7 +157,8 @@ def test_crops_on_a_sampling_grid_are_those_of_the_loop():
 
 
 def test_boxes_and_crops_on_a_gpu_never_pass_through_the_host():
-    """A value that the host would need, or a constant made there, cannot be in a CUDA graph; tensors without data refuse both."""
+    """A value that the host would need, or a constant made there, cannot be in a CUDA graph;
+    tensors without data refuse both."""
     with FakeTensorMode(), torch.backends.cudnn.flags(enabled=False):  # of which there are no such tensors
         image = torch.empty(2, 3, 96, 96, device="cuda")
         found = bounds(torch.empty(8, 96, device="cuda"), 0.5)

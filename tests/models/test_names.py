@@ -1,4 +1,5 @@
-"""Names and options of architectures: the help, what is refused; and the picture of a run from its log."""
+"""Names and options of architectures: the help, what is refused; and the picture of a run from its
+log."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ REFUSED = {
         ({"threshold": 0.0}, ""), ({"threshold": 1.0}, ""), ({"threshold": "0.5"}, ""), ({"threshold": float("nan")}, ""),
         ({"regions": 0}, ""), ({"regions": 6}, "1 to 5"), ({"regions": "4"}, ""), ({"regions": 2.5}, ""), ({"regions": True}, ""),
         ({"pooling": "mean"}, "avg, gwp or max"), ({"pooling": ["avg"]}, ""), ({"topn": 4}, "pooling, regions or threshold"),
-        ({"num_classes": 0}, "needs classes"), ({"num_classes": -1}, "needs classes"), ({"num_classes": "5"}, "needs classes"),
+        *(({"num_classes": count}, "one or more classes") for count in (0, -1, "5")),
     ],
     "mcar-vgg16": [({}, "mcar-resnet101")],
     "rma-mobilenetv2": [

@@ -1,4 +1,5 @@
-"""Weights of torchvision: whatever head they have, they give the backbone; those of another architecture are refused by name."""
+"""Weights of torchvision: whatever head they have, they give the backbone; those of another
+architecture are refused by name."""
 
 from __future__ import annotations
 
@@ -88,5 +89,5 @@ def test_without_network_the_file_to_fetch_is_named(monkeypatch: pytest.MonkeyPa
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(weights, "get_state_dict", unreachable)
-    with pytest.raises(EdgeError, match=r"mobilenet_v2 cannot be downloaded: .*not known.*`weights` to the file mobilenet_v2-\w+\.pth"):
+    with pytest.raises(EdgeError, match=r"mobilenet_v2 could not be downloaded: .*not known.*Download mobilenet_v2-\w+\.pth"):
         imagenet("mobilenetv2")

@@ -1,4 +1,5 @@
-"""RMA: the sampler against torch's own, the cell, the anchors, the losses as stated, the published sizes."""
+"""RMA: the sampler against torch's own, the cell, the anchors, the losses as stated, the published
+sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The decompositions of both ops against their NumPy references, on the runtimes that will run them."""
+"""The decompositions of both ops against their NumPy references, on the runtimes that will run
+them."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def bounds_by(run: Runner, profiles: np.ndarray, threshold: float) -> np.ndarray
 
 
 def hard_maps(seed: int, batch: int, regions: int, cells: int) -> np.ndarray:
-    """(B, K, n, n) float32: smooth bumps, noise, saturated patches, flat maps, peaks at the borders."""
+    """(B, K, n, n) float32: smooth bumps, noise, saturated patches, flat maps, peaks at the
+    borders."""
     rng = np.random.default_rng(seed)
     maps = np.empty((batch * regions, cells, cells))
     y, x = np.mgrid[:cells, :cells]
@@ -93,7 +95,7 @@ def hard_maps(seed: int, batch: int, regions: int, cells: int) -> np.ndarray:
     return maps.reshape(batch, regions, cells, cells).astype(np.float32)
 
 
-# --- RegionBoxes -----------------------------------------------------------------------------------------------------
+# --- RegionBoxes ----------------------------------------------------------------------------------
 
 
 @RUNNERS
@@ -116,7 +118,8 @@ def test_numpy_bounds_equal_the_official_ones_on_every_reference_vector(golden: 
 @RUNNERS
 @pytest.mark.parametrize("size", [32, 256, 448, 576])
 def test_narrow_segments_are_widened_as_the_reference_does(run: Runner, size: int) -> None:
-    # One rectangle per profile: every width up to beyond the least one, near both borders and in the middle.
+    # One rectangle per profile: every width up to beyond the least one, near both borders and in
+    # the middle.
     least = size // 8
     starts = {*range(0, least + 3, 1 + size // 128), size // 2, *range(size - least - 3, size - 1, 1 + size // 128)}
     rows = [(start, width) for start in sorted(starts) for width in {1, 2, 3, least // 2, least - 1, least, least + 1} if width > 0]
@@ -132,7 +135,8 @@ def test_narrow_segments_are_widened_as_the_reference_does(run: Runner, size: in
 @RUNNERS
 def test_ties_plateaus_and_hidden_crossings_go_as_in_the_reference(run: Runner) -> None:
     size, rng = 64, np.random.default_rng(3)
-    # Few levels, 0.5 of the span among them: equal peaks, plateaus and samples exactly at the threshold in plenty.
+    # Few levels, 0.5 of the span among them: equal peaks, plateaus and samples exactly at the
+    # threshold in plenty.
     profiles = rng.choice(np.array([0, 0.25, 0.5, 0.75, 1.0], np.float32), (400, size // 4)).repeat(4, axis=1)
     profiles[::3] = rng.choice(np.array([0, 1.0], np.float32), (134, size))
     expected = [region_boxes.bounds(profile, 0.5) for profile in profiles]
@@ -150,7 +154,8 @@ def test_boxes_of_saturated_maps_do_not_hang_on_the_last_bit(run: Runner, satura
 
 @RUNNERS
 def test_what_lies_within_the_tie_of_the_maximum_counts_as_the_maximum(run: Runner) -> None:
-    # The maximum in a narrow segment, a little less in a wide one, which wins only where the two tie.
+    # The maximum in a narrow segment, a little less in a wide one, which wins only where the two
+    # tie.
     profiles = np.full((4, 64), 0.1, np.float32)
     profiles[:, 9:12] = profiles[:, 38:51] = 0.8
     profiles[:, 10] = 1
@@ -201,11 +206,12 @@ def test_sizes_and_thresholds_out_of_range_are_refused(size: int, threshold: flo
         region_boxes.decompose(NodeBuilder("boxes"), "cams", "regions", regions=1, cells=8, size=size, threshold=threshold)
 
 
-# --- RoiResize -------------------------------------------------------------------------------------------------------
+# --- RoiResize ------------------------------------------------------------------------------------
 
 
 def widths_up_to(size: int) -> np.ndarray:
-    """(1, K, 4): one pixel, two, the least width and its neighbour, nearly all and all, at the borders and inside."""
+    """(1, K, 4): one pixel, two, the least width and its neighbour, nearly all and all, at the
+    borders and inside."""
     least = size // 8
     boxes = [
         (0, 0, 1, 2),
@@ -224,7 +230,8 @@ def test_every_form_of_the_crop_equals_the_reference(run: Runner, form: str, siz
     boxes = widths_up_to(size)
     image = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
     crops = run(crop_model(form, boxes.shape[1], size), image=image, regions=boxes)
-    # Positions round to about 1e-5 pixels at this size, and neighbouring pixels of noise differ by up to 8.
+    # Positions round to about 1e-5 pixels at this size, and neighbouring pixels of noise differ by
+    # up to 8.
     np.testing.assert_allclose(crops, roi_resize.reference(image, boxes), atol=1e-6 * size)
 
 
@@ -293,7 +300,7 @@ def test_an_unknown_form_is_refused_with_the_known_ones() -> None:
         roi_resize.decompose(NodeBuilder("crop"), "image", "boxes", "crops", regions=1, size=32, form="slice")
 
 
-# --- Both ------------------------------------------------------------------------------------------------------------
+# --- Both -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch", [2, "batch"])

@@ -64,7 +64,8 @@ def test_the_kernels_limit_is_the_headers(repository: Path) -> None:
 
 
 def test_schemas_are_gone_before_the_interpreter_ends() -> None:
-    """onnx would call into Python when its own tables are destroyed, and the process would end with a crash."""
+    """onnx would call into Python when its own tables are destroyed, and the process would end with
+    a crash."""
     code = (
         "import atexit, onnx; from edge.ops import DOMAIN, OPS, register_schemas\n"
         "atexit.register(lambda: print([onnx.defs.has(name, DOMAIN) for name in OPS]))\n"  # runs after what is registered later

@@ -63,10 +63,10 @@ def test_every_condition_of_a_list_is_checked_and_the_failing_figures_named():
 
 def test_looks_need_a_second_stage_and_images_and_their_drop_needs_labels():
     for text in ("mean_looks>1", "effort_drop>0.1"):
-        with pytest.raises(EdgeError, match="second stage, and a data set"):
+        with pytest.raises(EdgeError, match="needs a data set and an engine with a second stage"):
             check_needs(parse(text), accuracy=True, looked=False, baseline=None, batch=8)
     check_needs(parse("mean_looks>1"), accuracy=False, looked=True, baseline=None, batch=8)
-    with pytest.raises(EdgeError, match="accuracy pass"):
+    with pytest.raises(EdgeError, match="needs labelled images"):
         check_needs(parse("effort_drop>0.1"), accuracy=False, looked=True, baseline=None, batch=8)
 
 
@@ -119,7 +119,7 @@ def test_a_figure_that_was_not_measured_is_no_pass_but_what_failed_comes_first()
     assert [(one.measured, one.failed) for one in outcome] == [(None, False), (10, True)]
     with pytest.raises(GateError):
         enforce(outcome)
-    with pytest.raises(EdgeError, match=r"no measured figure: map_drop \(map_drop>0.1\)") as caught:
+    with pytest.raises(EdgeError, match=r"was not measured: map_drop \(map_drop>0.1\)") as caught:
         enforce(outcome[:1])
     assert caught.value.exit_code == 1
 

@@ -94,14 +94,14 @@ def sweep():
 def test_terminal_report_fits_its_width_and_tells_everything(changes):
     text = report.terminal(result(**changes))
     assert max(map(len, text.splitlines())) <= 120
-    for part in ("61.23", "130.6", "VALID", "+2.00 [+1.50, +2.50]", "98.7%", "0.950", "class 4 -4.0", "FAIL p99>+5%", "not available here"):
+    for part in ("61.23", "130.6", "VALID", "-2.00 [-2.50, -1.50]", "98.7%", "0.950", "class 4 -4.0", "FAIL p99>+5%", "not available here"):
         assert part in text, part
     for part in (
-        "+2.00 points: scores +0.50, swapped classes +1.25, moved boxes +0.50, local stream -0.25",
+        "Δ mAP -2.00: scores -0.50, swapped classes -1.25, moved boxes -0.50, local stream +0.25",
         "global/block3 +0.40, local/block1",
     ):
         assert part in " ".join(text.split()), part
-    assert "+0.61 points in int8, +0.18 as built; in float: global/block3" in " ".join(text.split())
+    assert "-0.61 points in int8, -0.18 as built; in float: global/block3" in " ".join(text.split())
 
 
 def test_a_table_too_wide_cuts_only_the_first_column():
@@ -116,7 +116,7 @@ def test_a_full_row_keeps_its_name_and_what_matters():
     engine = result(latency_ms={name: value * 100 for name, value in content()["latency_ms"].items()})
     head, _, row = report.text_table(report.COLUMNS, report.engine_rows(engine))
     assert row.startswith("mcar-mobilenetv2 256 int8 openvino ")
-    for column in ("p50", "p99", "mAP", "drop [95 %]", "top-K", "IoU"):
+    for column in ("p50", "p99", "mAP", "Δ mAP [95%]", "top-K", "IoU"):
         assert column in head
 
 
@@ -161,7 +161,7 @@ def test_a_report_of_many_engines_names_each_and_tells_of_all():
         assert f"\n{name} " in text
         if one is not engines[0]:
             assert f"\ncompare    {name}: 1.500 × [1.400, 1.600], slower" in text
-    assert "\ncompare    turn by turn over 7 rounds, × mcar-mobilenetv2 256 fp32 onnxruntime" in text
+    assert "\ncompare    interleaved over 7 rounds, × mcar-mobilenetv2 256 fp32 onnxruntime" in text
     assert "\ndetails    of mcar-mobilenetv2 256 fp32 onnxruntime" in text
     assert "\nverdict    rma-mobilenetv2 256 fp16 onnxruntime: INVALID: unstable: it shook" in text
     assert "VALID\n" not in text
@@ -195,7 +195,7 @@ def test_markdown_has_a_row_per_engine_and_class():
     text = report.markdown(result())
     assert text.startswith("# mcar-mobilenetv2-scenes-256-int8-openvino\n")
     assert "| mcar-mobilenetv2 256 int8 openvino | 8 | 61.23 |" in text
-    assert "| class 3 | 77.0 | 80.0 | +3.00 |" in text
+    assert "| class 3 | 77.0 | 80.0 | -3.00 |" in text
 
 
 def test_changes_against_a_baseline_are_relative_but_for_map():
@@ -236,7 +236,7 @@ def test_page_escapes_what_it_was_given():
 
 
 def test_page_has_its_charts_and_no_empty_sections():
-    of_accuracy = {"Accuracy against latency", "Average precision by class", "What the drop comes from", "Sensitivity"}
+    of_accuracy = {"Accuracy against latency", "Average precision by class", "Where Δ mAP comes from", "Sensitivity"}
     every = {"Latency", "Where the time goes", "Batch sweep", "Regions", "Soak", *of_accuracy}
     sections = set(re.findall("<h2>(.*?)</h2>", full_page()))
     assert every <= sections
@@ -249,7 +249,7 @@ def test_where_nothing_was_ranked_there_is_no_ranking():
     held = {"map_drop": 0.1, "map_drop_all_int8": 0.1, "returned_to_float": [], "ranking": []}
     assert "<h2>Sensitivity</h2>" not in page.html(result(sensitivity=held))
     text = report.markdown(result(sensitivity=held))
-    assert "- **built**: drop on the validation images of the build: +0.10 points in int8, +0.10 as built" in text
+    assert "- **built**: Δ mAP on the validation images of the build: -0.10 points in int8, -0.10 as built" in text
     assert "sensitive" not in text
     assert "in float:" not in text
 
@@ -257,12 +257,12 @@ def test_where_nothing_was_ranked_there_is_no_ranking():
 def test_every_report_tells_what_looking_less_costs_and_gains():
     made = result()
     told = report.terminal(made)
-    assert "0.3: 1.16 of 4 regions an image; mean 31.30 ms, 0.512 × effort 1" in told
-    assert "drop -0.10 [-0.40, +0.20]" in " ".join(told.split())
+    assert "0.3: 1.16 of 4 regions per image; mean 31.30 ms, 0.512 × effort 1" in told
+    assert "Δ mAP +0.10 [-0.20, +0.40]" in " ".join(told.split())
     assert re.search(r"0\.3 \* +1\.16 +78\.10 +31\.30 +31\.30 +40\.30 +51\.30", told)
     assert "| 0.3 * | 1.16 | 78.10 | 31.30 | 31.30 | 40.30 | 51.30 |" in report.markdown(made)
     drawn = page.html(made)
-    assert "Looking only where it pays" in drawn
+    assert "<h2>Effort</h2>" in drawn
     assert "effort 0.3, as built: 3.91 ms per image, 78.10 mAP" in drawn
     for text in (report.terminal(result(effort=None)), report.markdown(result(effort=None)), page.html(result(effort=None))):
         assert "looks" not in text

@@ -130,7 +130,8 @@ def test_the_model_answers_every_request_and_finds_its_own_edge(bundle, reposito
 
 @pytest.fixture(scope="module")
 def server(bundle, repository_, tmp_path_factory):
-    """The address of a Triton that serves the model; docs/serving.md says what EDGE_TRITON holds."""
+    """The address of a Triton that serves the model; docs/serving.md says what EDGE_TRITON
+    holds."""
     if "EDGE_TRITON" not in os.environ:
         pytest.skip("no Triton server: EDGE_TRITON names no unpacked nvidia-pytriton (docs/serving.md)")
     given, place = Path(os.environ["EDGE_TRITON"]), tmp_path_factory.mktemp("backends")

@@ -1,4 +1,5 @@
-"""Training: recipes as stated, random numbers from (seed, epoch, step), a killed run bit-equal to an unbroken one."""
+"""Training: recipes as stated, random numbers from (seed, epoch, step), a killed run bit-equal to
+an unbroken one."""
 
 from __future__ import annotations
 
@@ -173,7 +174,7 @@ def test_other_data_may_not_resume_a_run(tmp_path: Path, what: str) -> None:
         "count": part(13),
     }[what]
     other = Trainer(first.model, changed, first.validation, RECIPE, first.metric, tmp_path, ABOUT)
-    with pytest.raises(EdgeError, match="other images or labels"):
+    with pytest.raises(EdgeError, match="other arguments, images or labels"):
         other.resume()
     same = Trainer(first.model, part(12), first.validation, RECIPE, first.metric, tmp_path, ABOUT)
     assert same.resume()
@@ -193,7 +194,8 @@ def test_a_damaged_state_is_one_clear_line(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_first_lasting_file_of_a_run_is_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By it the folder is known as ours: killed while the first best weights are written, the run can be resumed."""
+    """By it the folder is known as ours: killed while the first best weights are written, the run
+    can be resumed."""
 
     def killed(_: Trainer) -> None:
         raise KeyboardInterrupt

@@ -31,19 +31,19 @@ def test_a_condition_is_read_into_the_metrics_first_unit(text, metric, side, val
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("speed<3", "speed, which is not measured"),
+        ("speed<3", "speed, which is not a metric"),
         ("p99", "is not METRIC"),
         ("p99<", "is not METRIC"),
         ("p99<fast", "is not METRIC"),
         ("p99<25ms,", "'' is not METRIC"),
         ("p99=25", "is not METRIC"),
         ("p99<+5%", "is not METRIC"),
-        ("p99<25MB", "gives p99 in MB"),
+        ("p99<25MB", "uses the unit MB"),
         ("map>100", "cannot hold"),
         ("size<0", "cannot hold"),
         ("mean<-1", "cannot hold"),
         ("mean<10, mean>10", "mean>10 and mean<10"),
-        ("mean<=10, mean>10", "Nothing can meet both"),
+        ("mean<=10, mean>10", "No engine can meet both"),
         ("p50>30ms, p99<0.02s", "p50>30ms and p99<0.02s"),
     ],
 )

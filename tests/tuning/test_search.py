@@ -1,4 +1,5 @@
-"""The search against brute force on worlds whose every engine is known, and what it does not build."""
+"""The search against brute force on worlds whose every engine is known, and what it does not
+build."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SPACE = Space(("openvino", "onnxruntime"), ("int8", "fp16", "fp32"), (256, 192, 
 
 @dataclass
 class World:
-    """Engines that cost and lose as engines do, with seeded differences; it counts what is built."""
+    """Engines that cost and lose as engines do, with seeded differences; it counts what is
+    built."""
 
     seed: int = 0
     broken: frozenset[str] = frozenset()
@@ -160,7 +162,8 @@ def test_where_nothing_fits_the_condition_that_has_to_give_least_comes_first():
     fast, good = min(one.point.mean_ms for one in found), 0.0
     budget = parse(f"mean<{fast * 1.1}, map_drop<={good + 0.01}, size<1000MB")
     first, *others = misses(found, budget)
-    # Both have to give; what each alone would have to is told by an engine that meets all the others.
+    # Both have to give; what each alone would have to is told by an engine that meets all the
+    # others.
     assert {first.condition.metric, others[0].condition.metric} == {"mean", "map_drop"}
     for miss in (first, others[0]):
         assert set(miss.choice.misses(budget)) == {miss.condition}

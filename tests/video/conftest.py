@@ -50,7 +50,8 @@ def clip(tmp_path_factory) -> Path:
 
 
 class Reader:
-    """In the place of an engine: 'odd' is as likely as the frame's last bit says; takes its time."""
+    """In the place of an engine: 'odd' is as likely as the frame's last bit says; takes its
+    time."""
 
     labels = ("odd", "even")
 

@@ -1,4 +1,5 @@
-"""An RTSP server on loopback that plays a clip to each who asks; run by the system's Python, which has GStreamer: CLIP PORT."""
+"""An RTSP server on loopback that plays a clip to each who asks; run by the system's Python, which
+has GStreamer: CLIP PORT."""
 
 import sys
 

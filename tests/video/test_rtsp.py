@@ -59,7 +59,8 @@ def test_an_engine_three_times_too_slow_is_given_the_newest_frame(server, reader
     taken = frames[5:]  # what the server sends ahead when a client comes is over
     assert len(taken) >= 15
     assert engine.seen == sorted(engine.seen)
-    # Of frames 3 times as frequent as results, two in three are dropped; the numbers in the pictures say so too.
+    # Of frames 3 times as frequent as results, two in three are dropped; the numbers in the
+    # pictures say so too.
     shown = np.diff(engine.seen[5:])
     assert 2 <= np.median(shown) <= 4
     assert 1 <= np.median([frame.dropped for frame in taken]) <= 3

@@ -99,8 +99,8 @@ def test_who_reads_only_the_first_line_ends_it(bundle, clip, repository):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--score-threshold", "2"], "[watch] `--score-threshold` is 2. Give 0 to 1."),
-        (["--frames", "0"], "[watch] `--frames` is 0. Give 1 or more."),
+        (["--score-threshold", "2"], "[watch] `--score-threshold` is 2. Use a value from 0 to 1."),
+        (["--frames", "0"], "[watch] `--frames` is 0. Use 1 or more."),
         (["--effort", "3"], "--effort"),
         (["--budget-ms", "-1"], "--budget-ms"),
     ],

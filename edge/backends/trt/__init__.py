@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX: two rows of one table.
 
-TensorRT, on Jetson and data-centre GPUs, builds on the GPU it runs on. TensorRT-RTX builds anywhere, without a GPU, and makes its
-kernels where it runs.
+TensorRT, on Jetson and data-centre GPUs, builds on the GPU it runs on. TensorRT-RTX builds
+anywhere, without a GPU, and makes its kernels where it runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Our two operations as plugins that TensorRT 10.9 and later takes into the engine ahead of time: no library beside it.
+"""Our two operations as plugins that TensorRT 10.9 and later takes into the engine ahead of time:
+no library beside it.
 
-NVRTC turns ``kernels/aot.cu`` into PTX where the engine is built, and TensorRT's module ``tensorrt.plugin`` is told which
-entry point to launch for which types and formats, on what grid, with what numbers. Asked for by ``EDGE_TENSORRT_PLUGIN=aot``:
-it is not the default, because no engine with it has run on a GPU yet.
+NVRTC turns ``kernels/aot.cu`` into PTX where the engine is built, and TensorRT's module
+``tensorrt.plugin`` is told which entry point to launch for which types and formats, on what grid,
+with what numbers. Asked for by ``EDGE_TENSORRT_PLUGIN=aot``: it is not the default, because no
+engine with it has run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def compile_kernels(compute_capability: tuple[int, int]) -> bytes:
 
 
 def register(trt: Native, ptx: bytes) -> None:
-    """Tell TensorRT of both operations, before a graph with their nodes is parsed; once per process.
+    """Tell TensorRT of both operations, before a graph with their nodes is parsed; once per
+    process.
 
     Its module reads the annotations of what it is given, so they are set as values.
     """
@@ -76,7 +79,8 @@ def register(trt: Native, ptx: bytes) -> None:
         images, regions, side = (maps.shape_expr[axis] for axis in range(3))
         return launch("edge_region_boxes", BOX_THREADS, (images * regions * 2, 1), (side, size, _bits(threshold)))
 
-    # image: (B, 3, H, W) float32 or float16, boxes: (R, 4) float32, owner: (R) int32 → crops: (R, 3, size, size) of the image's type
+    # image: (B, 3, H, W) float32 or float16, boxes: (R, 4) float32, owner: (R) int32 → crops: (R,
+    # 3, size, size) of the image's type
     def crops(image: Native, boxes: Native, owner: Native, size: int) -> Native:
         return plugin.from_shape_expr((boxes.shape_expr[0], image.shape_expr[1], size, size), dtype=image.dtype)
 
@@ -111,7 +115,8 @@ def _annotated(function: Callable[..., Native], annotations: dict[str, Native]) 
 
 
 def _bits(value: float) -> int:
-    """A float32 as the int32 of the same bits: kernels launched by TensorRT take no other numbers."""
+    """A float32 as the int32 of the same bits: kernels launched by TensorRT take no other
+    numbers."""
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
@@ -140,7 +145,7 @@ def _cuda_include() -> Path:
             return folder
     raise EdgeError(
         "backend",
-        "NVRTC needs cuda_fp16.h, and it is not in CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
+        "NVRTC needs cuda_fp16.h, which is not in CUDA_HOME, /usr/local/cuda or NVIDIA's wheels",
         "Set CUDA_HOME, or pip install nvidia-cuda-runtime",
     )
 
@@ -153,7 +158,7 @@ def _nvrtc() -> Native:
             continue
     raise EdgeError(
         "backend",
-        "NVRTC cannot be called from Python: there is no module cuda.bindings.nvrtc",
+        "The Python module cuda.bindings.nvrtc is missing",
         "Install cuda-bindings 12.6 or later: pip install cuda-bindings",
     )
 

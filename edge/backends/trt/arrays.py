@@ -16,7 +16,8 @@ from edge.errors import EdgeError
 
 @dataclass(frozen=True)
 class View:
-    """Device memory of somebody else. ``stream``: whose work must end before it is read; None for nothing. ``owner`` keeps it."""
+    """Device memory of somebody else. ``stream``: whose work must end before it is read; None for
+    nothing. ``owner`` keeps it."""
 
     address: int
     shape: tuple[int, ...]
@@ -34,14 +35,16 @@ def view(array: Native, stream: int) -> View:
         shape = tuple(interface["shape"])
         strides = interface.get("strides")
         plain = strides is None or tuple(strides) == _strides(shape, dtype.itemsize)
-        # Before version 3 nothing is said of streams; libraries then mean the legacy default stream.
+        # Before version 3 nothing is said of streams; libraries then mean the legacy default
+        # stream.
         producer = interface.get("stream") if interface.get("version", 0) >= 3 else LEGACY_STREAM
         return View(interface["data"][0], shape, dtype, plain, producer, array)
     return _from_capsule(array.__dlpack__(stream=stream))
 
 
 class _Tensor(ctypes.Structure):
-    """DLTensor: data, device, dimensions, type (code, bits, lanes), shape, strides in elements, offset in bytes."""
+    """DLTensor: data, device, dimensions, type (code, bits, lanes), shape, strides in elements,
+    offset in bytes."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -66,7 +69,7 @@ def _from_capsule(capsule: Native) -> View:
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     tensor = ctypes.cast(pointer(capsule, b"dltensor"), ctypes.POINTER(_Tensor)).contents
     if tensor.code not in KINDS or tensor.lanes != 1:
-        raise EdgeError("infer", f"The device array is of DLPack type {tensor.code} in {tensor.lanes} lanes", "Convert it to float32")
+        raise EdgeError("infer", f"The device array has DLPack type {tensor.code} with {tensor.lanes} lanes", "Convert it to float32")
     shape = tuple(tensor.shape[axis] for axis in range(tensor.dimensions))
     dtype = np.dtype(f"{KINDS[tensor.code]}{tensor.bits // 8}")
     plain = not tensor.strides or tuple(tensor.strides[axis] for axis in range(tensor.dimensions)) == _strides(shape, 1)

@@ -1,4 +1,5 @@
-"""The process a plan is built in: the request and the graph come by standard input, the last line of output is the answer."""
+"""The process a plan is built in: the request and the graph come by standard input, the last line
+of output is the answer."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def main() -> int:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         answer = Answer(error=("backend", f"Building the plan ended with {words}", "Report the graph with these words"))
     say(answer)
-    # Not through the interpreter's exit: a library that fails while it unloads must not spoil a good plan.
+    # Not through the interpreter's exit: a library that fails while it unloads must not spoil a
+    # good plan.
     os._exit(0)
 
 
@@ -77,21 +79,23 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if route is not Route.NONE and size > KERNEL_MAX_SIZE:
         raise EdgeError(
             "backend",
-            f"The kernel that finds boxes takes images of at most {KERNEL_MAX_SIZE} px, and these have {size} px",
+            f"The kernel that finds boxes supports images up to {KERNEL_MAX_SIZE} px, and this model has {size} px",
             f"Set {PLUGIN_VARIABLE}= to build with standard nodes, or use a smaller `size`",
         )
     config = builder.create_builder_config()
     if hasattr(config, "builder_optimization_level"):  # TensorRT 8.5 lacks it
         config.builder_optimization_level = LEVEL
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so in the graph.
+    # Products of 10-bit mantissas would move boxes; what shall be quicker than float32 is typed so
+    # in the graph.
     config.clear_flag(trt.BuilderFlag.TF32)
     workspace = int(request.share * _free_memory(device)) if request.share and device else 0
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     features = getattr(trt, "PreviewFeature", None)
     if hasattr(features, "PROFILE_SHARING_0806"):
-        # As later versions always have it: threads that call at once have a context each, for the same sizes.
+        # As later versions always have it: threads that call at once have a context each, for the
+        # same sizes.
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     weak = not _typed_by_graph(trt)
     constraints = _choose_types(trt, config, network, request.precision) if weak else None
@@ -120,8 +124,8 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
     if plan is None:
         raise _NoPlan(
             "backend",
-            f"The builder of {vendor.name} made no plan: {logger.said or 'it does not say why'}",
-            "Close other programs, or build with a smaller `batch`; else report the graph",
+            f"{vendor.name} could not build a plan: {logger.said or 'no reason given'}",
+            "Close other programs, or build with a smaller `batch`; otherwise report the graph",
         )
     (folder / request.payload).write_bytes(packed_plan(request.payload, bytes(plan)))
     if timings is not None:
@@ -152,7 +156,8 @@ def inspect(vendor: Vendor, request: Request, facts: Facts) -> Facts | None:
 
 
 def describe(network: Native) -> Facts:
-    """What the parser made of the graph: layers by kind, first outputs by type, and how many convolutions compute in int8."""
+    """What the parser made of the graph: layers by kind, first outputs by type, and how many
+    convolutions compute in int8."""
     kinds: Counter[str] = Counter()
     types: Counter[str] = Counter()
     dequantised: set[str] = set()
@@ -178,7 +183,8 @@ def describe(network: Native) -> Facts:
 def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> tuple[Native, Native]:
     """The network and its parser, which holds its weights: it must live until the plan is built."""
     kinds = trt.NetworkDefinitionCreationFlag.__members__
-    # TensorRT 8 has to be told that the batch is a dimension, TensorRT 10 that types are the graph's; 11 has no other networks.
+    # TensorRT 8 has to be told that the batch is a dimension, TensorRT 10 that types are the
+    # graph's; 11 has no other networks.
     kind = kinds.get("STRONGLY_TYPED", None if _typed_by_graph(trt) else kinds.get("EXPLICIT_BATCH"))
     network = builder.create_network(0 if kind is None else 1 << int(kind))
     parser = trt.OnnxParser(network, logger)
@@ -190,12 +196,14 @@ def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> tupl
 
 
 def _typed_by_graph(trt: Native) -> bool:
-    """Whether types are those of the graph; TensorRT 8 chooses them itself, as flags and constraints allow."""
+    """Whether types are those of the graph; TensorRT 8 chooses them itself, as flags and
+    constraints allow."""
     return not is_version_8(str(trt.__version__))
 
 
 def _choose_types(trt: Native, config: Native, network: Native, precision: str) -> str | None:
-    """Let TensorRT 8 choose: 16 bits, and 8 between Q and DQ, for all but what the graph names ``float32/``.
+    """Let TensorRT 8 choose: 16 bits, and 8 between Q and DQ, for all but what the graph names
+    ``float32/``.
 
     Returns:
         ``obeyed``, for these names are constraints; None where there are none.
@@ -219,7 +227,8 @@ def _choose_types(trt: Native, config: Native, network: Native, precision: str) 
 
 
 def _set_compute_capabilities(trt: Native, config: Native, wanted: list[str]) -> None:
-    """For TensorRT-RTX: the GPUs the engine shall run on, as ``8.9``; none given means all it knows."""
+    """For TensorRT-RTX: the GPUs the engine shall run on, as ``8.9``; none given means all it
+    knows."""
     if not wanted:
         return
     known = {f"{name[2:-1]}.{name[-1]}": each for name, each in trt.ComputeCapability.__members__.items() if name.startswith("SM")}

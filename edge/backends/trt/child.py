@@ -1,4 +1,5 @@
-"""The process that a plan is built in, seen from outside: what it is asked, what it answers, and what its end means."""
+"""The process that a plan is built in, seen from outside: what it is asked, what it answers, and
+what its end means."""
 
 from __future__ import annotations
 
@@ -23,9 +24,11 @@ class Request:
     Attributes:
         backend: the row of the table of vendors.
         folder, payload: where the plan goes, and the name of its file.
-        profiles: smallest, best and largest number of images of each; of regions where the graph takes any.
+        profiles: smallest, best and largest number of images of each; of regions where the graph
+            takes any.
         images: smallest, best and largest number of images that regions are of.
-        route: of our operations, a value of ``plugin.Route``; ``plugin`` is the library's file in the folder, on its route.
+        route: of our operations, a value of ``plugin.Route``; ``plugin`` is the library's file in
+            the folder, on its route.
         share: of the free memory, as workspace; 0 leaves it to the library.
         size: bytes of the graph that follows.
     """
@@ -45,7 +48,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Facts for the manifest; or the error (stage, problem, fix), and whether less workspace may help."""
+    """Facts for the manifest; or the error (stage, problem, fix), and whether less workspace may
+    help."""
 
     facts: Facts | None = None
     error: tuple[str, str, str] = ("", "", "")

@@ -1,7 +1,8 @@
-"""CUDA through one small interface: memory, streams, copies and captured graphs; by one of two adapters.
+"""CUDA through one small interface: memory, streams, copies and captured graphs; by one of two
+adapters.
 
-``bindings`` is NVIDIA's cuda-bindings, in the device's primary context. ``pycuda`` is for an application that already
-lives in a PyCUDA context: its context is used, in whichever thread calls.
+``bindings`` is NVIDIA's cuda-bindings, in the device's primary context. ``pycuda`` is for an
+application that already lives in a PyCUDA context: its context is used, in whichever thread calls.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Device:
 
 @dataclass
 class HostBuffer:
-    """Page-locked host memory: ``array`` (n,) uint8 over it, and its address for the GPU if it is mapped, else 0."""
+    """Page-locked host memory: ``array`` (n,) uint8 over it, and its address for the GPU if it is
+    mapped, else 0."""
 
     array: NDArray[np.uint8]
     mapped: int
@@ -54,7 +56,8 @@ class HostBuffer:
 
 
 def present() -> tuple[Device | None, str, str]:
-    """The GPU here; or None, why there is none, and what would change that. Makes no CUDA context."""
+    """The GPU here; or None, why there is none, and what would change that. Makes no CUDA
+    context."""
     try:
         cuda = Bindings()
     except EdgeError as error:
@@ -66,7 +69,8 @@ def present() -> tuple[Device | None, str, str]:
 
 
 class Bindings:
-    """cuda-bindings (12.6 and later, or the older module ``cuda.cudart``), in the primary context of device 0.
+    """cuda-bindings (12.6 and later, or the older module ``cuda.cudart``), in the primary context
+    of device 0.
 
     Addresses and handles are plain integers; every failure is an ``EdgeError``.
     """
@@ -103,7 +107,8 @@ class Bindings:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The context made current in this thread; the primary one stays so, for that is how the runtime works."""
+        """The context made current in this thread; the primary one stays so, for that is how the
+        runtime works."""
         self._call("cudaSetDevice", 0)
         yield
 
@@ -166,7 +171,8 @@ class Bindings:
 class PyCuda(Bindings):
     """PyCUDA, in the context that was current when the engine was loaded.
 
-    PyCUDA has no captured graphs; where cuda-bindings is installed too, it captures on PyCUDA's streams.
+    PyCUDA has no captured graphs; where cuda-bindings is installed too, it captures on PyCUDA's
+    streams.
     """
 
     name = "pycuda"
@@ -175,12 +181,12 @@ class PyCuda(Bindings):
         try:
             self._driver: Native = import_module("pycuda.driver")
         except ImportError as error:
-            raise UnavailableError("cuda", f"PyCUDA does not import: {error}", "Install it: pip install pycuda") from error
+            raise UnavailableError("cuda", f"PyCUDA cannot be imported: {error}", "Install it: pip install pycuda") from error
         self._context = self._try("get_current", self._driver.Context.get_current)
         if self._context is None:
             raise EdgeError(
                 "cuda",
-                "No PyCUDA context is current in the thread that loads the engine",
+                "The thread that loads the engine has no current PyCUDA context",
                 'Import pycuda.autoinit first, or load with cuda="bindings"',
             )
         with suppress(EdgeError):
@@ -262,7 +268,7 @@ def _cudart() -> Native:
             reason = error
     raise UnavailableError(
         "cuda",
-        f"The package cuda-bindings does not import: {reason}",
+        f"The package cuda-bindings cannot be imported: {reason}",
         'pip install "cuda-bindings==12.9.*" for CUDA 12 (JetPack 6), or "cuda-bindings==13.*" for CUDA 13 (JetPack 7)',
     )
 

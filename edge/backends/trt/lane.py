@@ -1,4 +1,5 @@
-"""One context of an engine with what it needs to run alone: a stream, buffers, and a CUDA graph where one can be captured."""
+"""One context of an engine with what it needs to run alone: a stream, buffers, and a CUDA graph
+where one can be captured."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ MODES = ("pinned", "mapped")
 
 
 class Arena:
-    """Arrays side by side in one buffer of the host and one of the GPU, so that one copy moves them all.
+    """Arrays side by side in one buffer of the host and one of the GPU, so that one copy moves them
+    all.
 
     Attributes:
         arrays: those of the host, by name; zeros at first.
@@ -60,8 +62,8 @@ class Arena:
 class Lane:
     """One context with stream, buffers and, where it can be captured, a CUDA graph.
 
-    A lane holds the images of one call: ``load`` brings them to the GPU, ``run`` computes. A lane beside it reads the same images on
-    the same stream, and copies only its other inputs.
+    A lane holds the images of one call: ``load`` brings them to the GPU, ``run`` computes. A lane
+    beside it reads the same images on the same stream, and copies only its other inputs.
 
     Attributes:
         stream: on which all of its work goes.
@@ -130,7 +132,8 @@ class Lane:
         return ""
 
     def load(self, images: np.ndarray | View) -> None:
-        """Copy images (B, 3, S, S) float32 to the GPU, or there, B at most the lane's batch; rows beyond keep what they held.
+        """Copy images (B, 3, S, S) float32 to the GPU, or there, B at most the lane's batch; rows
+        beyond keep what they held.
 
         An array on the GPU must live until the next ``run`` has ended.
         """
@@ -144,7 +147,8 @@ class Lane:
             self.cuda.copy(self._images, images.address, int(np.prod(images.shape)) * images.dtype.itemsize, self.stream)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs other than the images, by name → outputs by name, as many rows as were loaded; of a lane beside another all rows."""
+        """Inputs other than the images, by name → outputs by name, as many rows as were loaded; of
+        a lane beside another all rows."""
         for name, value in inputs.items():
             np.copyto(self._in.arrays[name], value)
         if self._graph:
@@ -181,7 +185,7 @@ class Lane:
     def _require(self, done: bool, what: str) -> None:
         if not done:
             said = self._logger.said or "it does not say why"
-            raise EdgeError("infer", f"The engine does not {what}: {said}", "Rebuild the bundle here")
+            raise EdgeError("infer", f"The engine failed to {what}: {said}", "Rebuild the bundle here")
 
 
 def _kept(output: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""What an engine is made of, from the inspector's JSON of TensorRT 8 to 11: precisions, formats, reformats, casts."""
+"""What an engine is made of, from the inspector's JSON of TensorRT 8 to 11: precisions, formats,
+reformats, casts."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from edge.backends.base import Facts, Native
 from edge.errors import EdgeError
 
-# Words the libraries use for a type, in lower case, by our name for it; longer words first where one holds another.
+# Words the libraries use for a type, in lower case, by our name for it; longer words first where
+# one holds another.
 TYPES = (
     ("bf16", ("bfloat16", "bf16")),
     ("fp16", ("fp16", "half", "float16")),
@@ -74,7 +76,8 @@ class Layers:
 
 
 def read_layers(trt: Native, engine: Native) -> Layers:
-    """The layers of a loaded engine. An account of them is never worth the engine: what cannot be read is said and not raised."""
+    """The layers of a loaded engine. An account of them is never worth the engine: what cannot be
+    read is said and not raised."""
     try:
         return parse_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
     except EdgeError as error:
@@ -86,15 +89,17 @@ def read_layers(trt: Native, engine: Native) -> Layers:
 def parse_layers(information: str) -> Layers:
     """The inspector's JSON → layers.
 
-    Version 10 says type and format in one sentence, ``Format/Datatype``; version 11 may say ``Format`` and ``Datatype``.
-    Engines built without detail hold names only.
+    Version 10 says type and format in one sentence, ``Format/Datatype``; version 11 may say
+    ``Format`` and ``Datatype``. Engines built without detail hold names only.
     """
     try:
         listed = json.loads(information, strict=False)["Layers"]  # its strings hold raw control characters
         return Layers(tuple(_layer(each) for each in listed))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         begun = " ".join(information.split())[:80]
-        raise EdgeError("inspect", f"The inspector's answer is no JSON with layers: {begun!r}", "Report the version of TensorRT") from error
+        raise EdgeError(
+            "inspect", f"The engine inspector did not return JSON with layers: {begun!r}", "Report the version of TensorRT"
+        ) from error
 
 
 def _layer(entry: Facts | str) -> Layer:

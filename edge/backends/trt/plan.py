@@ -1,4 +1,5 @@
-"""The plans of an engine: their files, what the manifest says of them, and the logger of the library that makes and reads them."""
+"""The plans of an engine: their files, what the manifest says of them, and the logger of the
+library that makes and reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ PACKED = ".z"  # how the name of a packed plan ends
 
 
 def parts_of(facts: Facts) -> Mapping[str, Facts]:
-    """What a manifest says of each plan, by stage, together with what it says of all. Facts of a whole graph are its one part."""
+    """What a manifest says of each plan, by stage, together with what it says of all. Facts of a
+    whole graph are its one part."""
     stages = facts.get("stages")
     if stages is None:
         return {WHOLE: facts}
@@ -28,7 +30,8 @@ def plan_file(stage: str, *, packed: bool) -> str:
 
 
 def packed_plan(name: str, plan: bytes) -> bytes:
-    """What a plan's file holds. TensorRT-RTX plans are mostly the source text of kernels: up to five times smaller when packed (zlib)."""
+    """What a plan's file holds. TensorRT-RTX plans are mostly the source text of kernels: up to
+    five times smaller when packed (zlib)."""
     return zlib.compress(plan, 6) if name.endswith(PACKED) else plan
 
 
@@ -38,7 +41,7 @@ def unpacked_plan(name: str, data: bytes, size: int) -> bytes:
         with suppress(zlib.error):
             data = zlib.decompressobj().decompress(data, size)
     if len(data) != size:
-        raise EdgeError("load", f"The plan {name} is damaged: it does not unpack to {size} bytes", "Rebuild the bundle")
+        raise EdgeError("load", f"The plan {name} is damaged: it does not decompress to {size} bytes", "Rebuild the bundle")
     return data
 
 

@@ -1,4 +1,5 @@
-"""How our two operations get into an engine: by the plugin library, by kernels compiled ahead of time, or not at all."""
+"""How our two operations get into an engine: by the plugin library, by kernels compiled ahead of
+time, or not at all."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ NO_PLUGIN = Plugin(Route.NONE)
 
 
 def chosen_plugin() -> Plugin:
-    """As ``EDGE_TENSORRT_PLUGIN`` says: a library's path, ``aot``, or nothing; unset, the library in the user's cache if there is one."""
+    """As ``EDGE_TENSORRT_PLUGIN`` says: a library's path, ``aot``, or nothing; unset, the library
+    in the user's cache if there is one."""
     given = os.environ.get(PLUGIN_VARIABLE)
     if given is None:
         path = cache.folder("plugin") / "libedge_plugin.so"
@@ -57,7 +59,7 @@ def chosen_plugin() -> Plugin:
     if given == AHEAD_OF_TIME:
         return Plugin(Route.AHEAD_OF_TIME)
     if given and not Path(given).is_file():
-        raise EdgeError("backend", f"{PLUGIN_VARIABLE} names {given}, which is no file", "Build the plugin library: docs/jetson.md")
+        raise EdgeError("backend", f"{PLUGIN_VARIABLE} names {given}, which is not a file", "Build the plugin library: docs/jetson.md")
     return Plugin(Route.LIBRARY, Path(given)) if given else NO_PLUGIN
 
 
@@ -79,6 +81,6 @@ def register_plugin(registry: Native, path: Path) -> None:
     if find_creator(registry, "RoiResize") is None:
         raise EdgeError(
             "backend",
-            f"The plugin library {path.name} does not register edge::RoiResize 1",
-            f"Build it again on this machine (docs/jetson.md), or set {PLUGIN_VARIABLE}= to do without",
+            f"The plugin library {path.name} does not provide edge::RoiResize 1",
+            f"Build it again on this machine (docs/jetson.md), or set {PLUGIN_VARIABLE}= to build without it",
         )

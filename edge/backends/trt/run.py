@@ -28,16 +28,18 @@ from edge.spec import TargetSpec
 
 
 class TensorRTRunner(Runner):
-    """One stage of a loaded engine. Every call has a lane to itself: a context with its stream and buffers, for one batch.
+    """One stage of a loaded engine. Every call has a lane to itself: a context with its stream and
+    buffers, for one batch.
 
-    Lanes that no call uses wait in a pool, so that there are as many as calls at once, however many threads come and go;
-    with device arrays that a whole graph takes, as threads that call. *closer* has no lanes of its own: it runs beside the lane
-    of *look* that holds the images, one lane for each number of regions.
+    Lanes that no call uses wait in a pool, so that there are as many as calls at once, however many
+    threads come and go; with device arrays that a whole graph takes, as threads that call. *closer*
+    has no lanes of its own: it runs beside the lane of *look* that holds the images, one lane for
+    each number of regions.
 
     Attributes:
-        memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the GPU reads the host's
-            memory in place). On GPUs that share the CPU's memory the quicker one is found by timing both (of two stages
-            *look*), else ``pinned``.
+        memory: how images reach the GPU: ``pinned`` (page-locked memory, copied) or ``mapped`` (the
+            GPU reads the host's memory in place). On GPUs that share the CPU's memory the quicker
+            one is found by timing both (of two stages *look*), else ``pinned``.
         graphless: why no CUDA graph is used; empty when one is.
 
     Args:
@@ -89,7 +91,8 @@ class TensorRTRunner(Runner):
 
     @contextmanager
     def hold(self, images: Native) -> Iterator[Lane]:
-        """The lane of a call, its images on the GPU; back in the pool when the context ends, unless something failed in it."""
+        """The lane of a call, its images on the GPU; back in the pool when the context ends, unless
+        something failed in it."""
         with self._cuda.current():
             on_host = isinstance(images, np.ndarray)
             if on_host and not self.memory:
@@ -107,7 +110,8 @@ class TensorRTRunner(Runner):
             self._idle[batch, mode].append(lane)
 
     def on_device(self, images: Native) -> dict[str, DeviceArray]:
-        """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs, left on the device.
+        """images: a device array (B, 3, S, S) float32, B at most the largest batch → the outputs,
+        left on the device.
 
         Nothing passes through the host. The outputs are overwritten by this thread's next call.
         """
@@ -131,8 +135,8 @@ class TensorRTRunner(Runner):
             raise EdgeError("infer", f"The device array is {got}", f"Make it (B, {', '.join(map(str, shape))}) {kind.name}, contiguous")
         count = found.shape[0]
         if not 1 <= count <= self._target.max_batch:
-            problem = f"The engine takes 1 to {self._target.max_batch} images at once, and these are {count}"
-            raise EdgeError("infer", problem, "Split them, or build with a larger `batch`")
+            problem = f"The batch has {count} images; the engine takes 1 to {self._target.max_batch}"
+            raise EdgeError("infer", problem, "Split it, or build with a larger `batch`")
         return next(each for each in self._target.batches if each >= count)
 
     def layers(self) -> Facts:
@@ -175,7 +179,8 @@ class TensorRTRunner(Runner):
                 self.memory = self._quicker_memory() if self._integrated else "pinned"
 
     def _quicker_memory(self) -> str:
-        """Copying the image once, or reading it in place, in a whole graph several times: which costs less, this GPU says."""
+        """Copying the image once, or reading it in place, in a whole graph several times: which
+        costs less, this GPU says."""
         batch = self._target.batches[0]
         images = np.zeros(self._images(batch), self._type())
         lanes: dict[str, Lane] = {}
@@ -207,12 +212,13 @@ class TensorRTRunner(Runner):
         index = next((i for i, (least, _, most) in enumerate(self._profiles) if least <= size <= most), None)
         if index is None:
             raise EdgeError("infer", f"The engine has no profile for {size} {'regions' if beside else 'images'}", REBUILD)
-        # Memory for the lane's own profile; in TensorRT 8, which cannot, every lane takes what the largest one needs.
+        # Memory for the lane's own profile; in TensorRT 8, which cannot, every lane takes what the
+        # largest one needs.
         strategies = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
         how = self._config or (strategies.ON_PROFILE_CHANGE if strategies else None)
         context = self._engine.create_execution_context(how) if how else self._engine.create_execution_context()
         if context is None:
-            problem = f"The GPU has no memory for the engine's activations: {self._logger.said or 'TensorRT does not say why'}"
+            problem = f"The GPU has too little memory for the engine's activations: {self._logger.said or 'TensorRT gives no reason'}"
             raise EdgeError("load", problem, "Close other programs, or build with a smaller `batch`")
         cuda = beside.cuda if beside else open_cuda(self._cuda.name)  # of its own: what it made is freed with it
         try:
@@ -230,7 +236,8 @@ class TensorRTRunner(Runner):
         lane.close()
 
     def forms(self) -> dict[str, Form]:
-        """What the engine takes and gives, by name; whole numbers it gives are widened to int64, which TensorRT 8 lacks."""
+        """What the engine takes and gives, by name; whole numbers it gives are widened to int64,
+        which TensorRT 8 lacks."""
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         found = {}
         for name in names:
@@ -242,7 +249,8 @@ class TensorRTRunner(Runner):
         return found
 
     def _register_plugin(self, name: str, payload: Mapping[str, bytes]) -> None:
-        """Load the plugin from its bytes, unless the process has one: TensorRT takes a path, where the bundle may hold another by now."""
+        """Load the plugin from its bytes, unless the process has one: TensorRT takes a path, where
+        the bundle may hold another by now."""
         registry = self._trt.get_plugin_registry()
         if find_creator(registry, "RoiResize") is not None:
             return
@@ -258,19 +266,21 @@ class TensorRTRunner(Runner):
         if engine is None:
             said = " ".join([self._logger.said or "it does not say why", *self._diagnosis(runtime, plan)])
             fix = "Rebuild it here: python -m edge.build --from BUNDLE --force"
-            raise EdgeError("load", f"The library of {vendor} refuses the engine: {said}", fix)
+            raise EdgeError("load", f"{vendor} refuses the engine: {said}", fix)
         self._runtime = runtime  # must outlive the engine
         return engine
 
     def _diagnosis(self, runtime: Native, plan: bytes) -> list[str]:
-        """Why a plan is invalid here, where the library (TensorRT-RTX) can tell: VERSION_MISMATCH, UNSUPPORTED_CC and so on."""
+        """Why a plan is invalid here, where the library (TensorRT-RTX) can tell: VERSION_MISMATCH,
+        UNSUPPORTED_CC and so on."""
         if not hasattr(runtime, "get_engine_validity"):  # TensorRT has no such method
             return []
         _, found = runtime.get_engine_validity(plan)
         return [name for name, bit in self._trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(found)]
 
     def _runtime_config(self, device: Device, facts: Facts) -> Native:
-        """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between runs. None for TensorRT."""
+        """For TensorRT-RTX: kernels made for the exact batch, at once, and kept on disk between
+        runs. None for TensorRT."""
         if not hasattr(self._engine, "create_runtime_config"):  # what a version has, it tells by name
             return None
         config = self._engine.create_runtime_config()
@@ -292,7 +302,8 @@ class TensorRTRunner(Runner):
 class _Loan:
     """A lane that a thread keeps between its calls with device arrays, for its outputs lie there.
 
-    It goes back when the thread has ended and the last output is gone; by an append, since the collector may call this anywhere.
+    It goes back when the thread has ended and the last output is gone; by an append, since the
+    collector may call this anywhere.
     """
 
     def __init__(self, lane: Lane, idle: deque[Lane]) -> None:

@@ -1,7 +1,8 @@
-"""What TensorRT and TensorRT-RTX share as backends: probing, building in a process of its own, and the fit.
+"""What TensorRT and TensorRT-RTX share as backends: probing, building in a process of its own, and
+the fit.
 
-From TensorRT 10 on networks are strongly typed, types made in the graph; TensorRT 8.5 and 8.6 choose types themselves. Enumerations
-go by name only, because version 11 numbers them anew.
+From TensorRT 10 on networks are strongly typed, types made in the graph; TensorRT 8.5 and 8.6
+choose types themselves. Enumerations go by name only, because version 11 numbers them anew.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Vendor(Backend):
         load: imports its module.
         install: how one gets it.
         plugins: whether it takes our plugin (TensorRT-RTX aborts on plugins).
-        for_other_gpus: engines are built without a GPU for every GPU it knows, by one range of batches; else they are built on
-            the GPU they run on, one profile per batch, or number of regions.
+        for_other_gpus: engines are built without a GPU for every GPU it knows, by one range of
+            batches; else they are built on the GPU they run on, one profile per batch, or number of
+            regions.
     """
 
     name: str
@@ -71,7 +73,9 @@ class Vendor(Backend):
                 aot.check_version(module)
             if eight and plugin.route is Route.NONE:
                 raise EdgeError(
-                    "backend", f"TensorRT {version} needs the plugin library", f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}"
+                    "backend",
+                    f"TensorRT {version} needs the plugin library",
+                    f"Build it (docs/jetson.md), or set {PLUGIN_VARIABLE} to its path",
                 )
         except EdgeError as error:
             return Support(reason=error.problem, fix=error.fix, version=version)
@@ -84,7 +88,8 @@ class Vendor(Backend):
             float16="fp16",
             builds=self.for_other_gpus or device is not None,
             facts={"plugin": plugin.words, **(device.plain() if device else {})},
-            # What int8 leaves as float is quicker in half precision, and strong typing takes it from the graph.
+            # What int8 leaves as float is quicker in half precision, and strong typing takes it
+            # from the graph.
             int8_float16="fp16",
             lowering=VERSION_8 if eight else STANDARD_NODES if plugin.route is Route.NONE else "",
         )
@@ -113,14 +118,17 @@ class Vendor(Backend):
     ) -> Facts:
         """Write a plan for each stage (and the plugin they need) into the folder.
 
-        The library works in a child process for each: what kills or aborts it there becomes one line here.
+        The library works in a child process for each: what kills or aborts it there becomes one
+        line here.
 
         Args:
-            lowered: ONNX graphs by stage. Nodes of ours in them need the plugin, as a library or ahead of time.
+            lowered: ONNX graphs by stage. Nodes of ours in them need the plugin, as a library or
+                ahead of time.
             compute_capabilities: for TensorRT-RTX; empty means every GPU it knows.
 
         Returns:
-            Facts for the manifest: plugin, typing, where it was built; and of each plan, in ``stages`` where there are two, its file
+            Facts for the manifest: plugin, typing, where it was built; and of each plan, in
+                ``stages`` where there are two, its file
             ``payload``, its profiles, the parsed network, the layers.
         """
         plugin = self._plugin_for(lowered)
@@ -182,16 +190,17 @@ class Vendor(Backend):
         return [*plans, *([facts["plugin"]["file"]] if facts.get("plugin") else [])]
 
     def check_fit(self, facts: Facts, support: Support, rebuild: str) -> None:
-        """Refuse an engine made by another version or for another GPU, before anything is deserialised."""
+        """Refuse an engine made by another version or for another GPU, before anything is
+        deserialised."""
         if UNBUILT in facts:
             raise EdgeError(
                 "load",
-                f"The bundle holds no plan: it is for a device with TensorRT {facts[UNBUILT]}",
-                "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE",
+                f"The bundle has no engine yet: it must be built on the device, with TensorRT {facts[UNBUILT]}",
+                "On the device run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE",
             )
         missing = [name for name in ("profiles", "plan_bytes") if any(name not in part for part in parts_of(facts).values())]
         if missing:
-            raise EdgeError("load", f"The manifest does not tell the plan's {' and '.join(missing)}", rebuild)
+            raise EdgeError("load", f"The manifest lacks the plan's {' and '.join(missing)}", rebuild)
         built = facts.get("machine", {})
         here = support.facts.get("compute_capability")
         if _numbers(built.get("version") or "", 3) != _numbers(support.version, 3):  # Python's module may say a fourth part, C++ says three
@@ -229,8 +238,8 @@ class Vendor(Backend):
     def _profiles(self, sizes: tuple[int, ...]) -> list[list[int]]:
         """Smallest, best and largest size of each optimisation profile.
 
-        Exact sizes give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the size it meets, and every
-        profile would only add to the file: it gets one range.
+        Exact sizes give the quickest kernels. TensorRT-RTX makes its kernels when it runs, for the
+        size it meets, and every profile would only add to the file: it gets one range.
         """
         if self.for_other_gpus:
             return [[sizes[0], sizes[-1], sizes[-1]]]
@@ -251,20 +260,23 @@ class Vendor(Backend):
             return NO_PLUGIN
         if not self.plugins:
             raise EdgeError(
-                "backend", f"The graph has nodes that need a plugin, and {self.name} takes none", "Lower the graph to standard nodes"
+                "backend",
+                f"The graph has nodes that need a plugin, which {self.name} does not support",
+                "Lower the graph to standard nodes",
             )
         plugin = chosen_plugin()
         if plugin.route is Route.NONE:
             raise EdgeError(
                 "backend",
-                f"The graph needs the plugin library, and there is none in {cache.folder('plugin')}",
-                f"Build it (docs/jetson.md), name it in {PLUGIN_VARIABLE}, or build the bundle again without it",
+                f"The graph needs the plugin library, which is not in {cache.folder('plugin')}",
+                f"Build it (docs/jetson.md), set {PLUGIN_VARIABLE} to its path, or build the bundle without it",
             )
         return plugin
 
 
 def is_version_8(version: str) -> bool:
-    """Whether a version of TensorRT is one of those that choose types themselves, and read opset 17."""
+    """Whether a version of TensorRT is one of those that choose types themselves, and read opset
+    17."""
     return _numbers(version)[:1] == (8,)
 
 

@@ -64,9 +64,10 @@ class Folder {
     std::string manifest() const {
         std::uint64_t bytes = 0;
         const Descriptor file(opened(MANIFEST, bytes));
-        if (file < 0) refuse(path_.string() + " is no bundle: " + MANIFEST + " cannot be read" + reason(errno), BUILD);
+        if (file < 0)
+            refuse(path_.string() + " is not a bundle: " + MANIFEST + " cannot be read" + reason(errno), BUILD);
         if (bytes > MAX_MANIFEST_BYTES)
-            refuse("The manifest has " + std::to_string(bytes) + " bytes; a manifest must be small, at most " +
+            refuse("The manifest has " + std::to_string(bytes) + " bytes; a manifest has at most " +
                    std::to_string(MAX_MANIFEST_BYTES));
         std::string text(bytes, '\0');
         take(file, text.data(), bytes, MANIFEST);

@@ -53,10 +53,10 @@ Runners open_runners(const Bundle& bundle, const Contents& contents) {
 void check_effort(double effort, bool two_stages, const char* stage) {
     if (!(effort >= 0 && effort <= 1))
         throw Error(stage, "The effort is " + std::to_string(effort),
-                    "Give 0 (look at nothing) to 1 (look at every region)");
+                    "Use a value from 0 (no region) to 1 (every region)");
     if (!two_stages && effort != 1)
-        throw Error(stage, "The effort is " + std::to_string(effort) + ", but this engine has no second stage to save",
-                    "Leave it out, or give 1");
+        throw Error(stage, "The effort is " + std::to_string(effort) + ", but this engine has no second stage",
+                    "Leave it out, or set it to 1");
 }
 
 }  // namespace
@@ -97,11 +97,10 @@ Limits Engine::State::limits(const Spend& spend) const {
     Limits made{spend.effort.value_or(effort), std::nullopt};
     check_effort(made.effort, two_stages, "infer");
     if (!spend.budget_ms) return made;
-    if (!two_stages)
-        throw Error("infer", "There is a budget, but this engine has no second stage to save", "Leave it out");
+    if (!two_stages) throw Error("infer", "There is a budget, but this engine has no second stage", "Leave it out");
     if (!(*spend.budget_ms > 0 && *spend.budget_ms < 1e12))
         throw Error("infer", "The budget is " + std::to_string(*spend.budget_ms) + " ms",
-                    "Give milliseconds, more than 0");
+                    "Use a positive number of milliseconds");
     made.deadline = called + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                  std::chrono::duration<double, std::milli>(*spend.budget_ms));
     return made;
@@ -215,8 +214,8 @@ void Engine::require_input(bool uint8) const {
     if (state_->bundle.image.uint8 == uint8) return;
     const std::string side = std::to_string(image().size);
     throw Error("infer",
-                uint8 ? "The engine takes (B, 3, " + side + ", " + side + ") float32, and these are bytes"
-                      : "The engine takes (B, " + side + ", " + side + ", 3) uint8, and these are floats",
+                uint8 ? "The engine takes (B, 3, " + side + ", " + side + ") float32, not bytes"
+                      : "The engine takes (B, " + side + ", " + side + ", 3) uint8, not floats",
                 "Give it what it takes, or let predict do it");
 }
 

@@ -45,7 +45,7 @@ void read_model(const json& model, Bundle& bundle) {
     std::set<std::string> names;
     for (const json& label : member(model, "labels", json::value_t::array)) {
         if (!label.is_string()) refuse_value("labels", "are not all names");
-        if (!names.insert(label.get<std::string>()).second) refuse_value("labels", "have one name twice");
+        if (!names.insert(label.get<std::string>()).second) refuse_value("labels", "contain a name twice");
         bundle.labels.push_back(label.get<std::string>());
     }
     if (bundle.labels.empty() || bundle.labels.size() > MAX_CLASSES)
@@ -62,7 +62,8 @@ void read_model(const json& model, Bundle& bundle) {
 void read_image(const json& image, Bundle& bundle) {
     refuse_unknown(image, "image", {"size", "mean", "std", "input"});
     bundle.image.size = static_cast<int>(integer(image.value("size", json()), "size", 32, MAX_SIZE));
-    if (bundle.image.size % 32) refuse_value("size", "is " + std::to_string(bundle.image.size) + ", no multiple of 32");
+    if (bundle.image.size % 32)
+        refuse_value("size", "is " + std::to_string(bundle.image.size) + ", which is not a multiple of 32");
     const std::string input = image.count("input") ? text(image, "input") : "float32";
     if (input != "float32" && input != "uint8")
         refuse_value("input", "is " + input.substr(0, 40) + ", not float32 or uint8");
@@ -105,7 +106,7 @@ Rule read_rule(const json& found) {
         if (found.get<std::string>() != "rank") refuse_value("rule", "is neither rank nor an interval");
         return {};
     }
-    if (!found.is_object()) refuse_value("rule", "is of another type");
+    if (!found.is_object()) refuse_value("rule", "has the wrong type");
     refuse_unknown(found, "rule", {"kind", "low", "high", "fitted_on"});
     const std::string kind = text(found, "kind");
     Rule rule{bounds(found, "low"), bounds(found, "high")};
@@ -114,7 +115,7 @@ Rule read_rule(const json& found) {
     const bool widens = rule.low.size() >= 2 && rule.low.size() == rule.high.size() && rule.low.size() <= MAX_STEPS &&
                         std::is_sorted(rule.low.rbegin(), rule.low.rend()) &&
                         std::is_sorted(rule.high.begin(), rule.high.end()) && rule.low[0] <= rule.high[0];
-    if (!widens) refuse_value("rule", "is damaged: its intervals of scores do not widen");
+    if (!widens) refuse_value("rule", "is damaged: its score intervals do not widen");
     return rule;
 }
 
@@ -163,10 +164,10 @@ Bundle parse_manifest(std::string_view text_, const std::filesystem::path& folde
         refuse((folder / MANIFEST).string() + " is not JSON" +
                (place ? ": broken at byte " + std::to_string(place->byte) : ""));
     }
-    if (!manifest.is_object()) refuse((folder / MANIFEST).string() + " is no JSON object");
+    if (!manifest.is_object()) refuse((folder / MANIFEST).string() + " is not a JSON object");
     const auto schema = manifest.find("schema");
     if (schema == manifest.end() || !schema->is_number_integer() || *schema < OLDEST || *schema > SCHEMA)
-        refuse((folder / MANIFEST).string() + " has another schema; this version reads schemas " +
+        refuse((folder / MANIFEST).string() + " has an unknown schema; this version reads schemas " +
                std::to_string(OLDEST) + " and " + std::to_string(SCHEMA));
     Bundle bundle;
     bundle.path = folder;

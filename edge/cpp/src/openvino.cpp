@@ -108,7 +108,7 @@ class Model {
     // Refuses a result that is not of this many values.
     void check_size(const ov::Tensor& result, std::size_t values, std::size_t size) const {
         if (result.get_size() != values)
-            throw Error("infer", "The engine gave a result of another size than for " + std::to_string(size),
+            throw Error("infer", "The engine returned a result of the wrong size for " + std::to_string(size),
                         bundle().rebuild());
     }
 

@@ -74,7 +74,7 @@ struct Loaded {
 
     void require(bool done, const char* what) {
         if (!done)
-            throw Error("infer", std::string("The engine cannot ") + what + ": " + logger.last(),
+            throw Error("infer", std::string("The engine failed to ") + what + ": " + logger.last(),
                         "Rebuild the bundle here: python -m edge.build --force");
     }
 };

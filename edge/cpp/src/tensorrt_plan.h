@@ -20,10 +20,10 @@ struct TensorRtPlan {
     std::uint64_t bytes = 0;
     std::vector<std::array<int, 3>> profiles;  // smallest, best, largest size: of images, or of regions
 
-    // most: up to which size profiles go. Throws Error where a fact is of another type or out of range.
+    // most: up to which size profiles go. Throws Error where a fact has the wrong type or out of range.
     TensorRtPlan(const json& facts, std::int64_t most) : payload(text(facts, "payload")) {
         if (const json shipped = facts.value("plugin", json()); !shipped.is_null()) {
-            if (!shipped.is_object()) refuse_value("plugin", "is of another type");
+            if (!shipped.is_object()) refuse_value("plugin", "has the wrong type");
             plugin = text(shipped, "file");
         }
         bytes = static_cast<std::uint64_t>(
@@ -35,7 +35,7 @@ struct TensorRtPlan {
             profiles.push_back(sizes);
         }
         const json machine = facts.value("machine", json::object());
-        if (!machine.is_object()) refuse_value("machine", "is of another type");
+        if (!machine.is_object()) refuse_value("machine", "has the wrong type");
         version = text_or_empty(machine, "version");
         compute_capability = text_or_empty(machine, "compute_capability");
     }
@@ -54,7 +54,7 @@ inline TensorRtPlans plans_of(const json& engine) {
         return plans;
     }
     if (!found->is_object() || found->size() != 2 || !found->contains(LOOK) || !found->contains(CLOSER))
-        refuse_value("engine", std::string("has other stages than ") + LOOK + " and " + CLOSER);
+        refuse_value("engine", std::string("has stages other than ") + LOOK + " and " + CLOSER);
     json shared = engine;
     shared.erase("stages");
     for (const auto& [stage, most] : {std::pair{LOOK, MAX_BATCH}, std::pair{CLOSER, MAX_REGIONS}}) {
@@ -70,8 +70,9 @@ inline void refuse_unbuilt(const json& engine) {
     const auto found = engine.find("unbuilt");
     if (found == engine.end()) return;
     throw Error("load",
-                "The bundle holds no plan: it is for a device with TensorRT " + text(engine, "unbuilt").substr(0, 40),
-                "There run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE");
+                "The bundle has no engine yet: it must be built on the device, with TensorRT " +
+                    text(engine, "unbuilt").substr(0, 40),
+                "On the device run mcar_edge_build BUNDLE OUT, or python -m edge.build --from BUNDLE");
 }
 
 // Names of those that an engine is loaded from.

@@ -13,7 +13,7 @@ void refuse_value(const std::string& name, const std::string& problem) {
 
 const json& member(const json& object, const char* name, json::value_t type) {
     const auto found = object.find(name);
-    if (found == object.end() || found->type() != type) refuse_value(name, "is missing or of another type");
+    if (found == object.end() || found->type() != type) refuse_value(name, "is missing or has the wrong type");
     return *found;
 }
 
@@ -25,7 +25,7 @@ std::string text_or_empty(const json& object, const char* name) {
 }
 
 std::int64_t integer(const json& value, const char* name, std::int64_t least, std::int64_t most) {
-    if (!value.is_number_integer()) refuse_value(name, "is no whole number");
+    if (!value.is_number_integer()) refuse_value(name, "is not an integer");
     // Unsigned values above the signed range would turn negative.
     const bool fits =
         value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(most) : true;
@@ -36,7 +36,7 @@ std::int64_t integer(const json& value, const char* name, std::int64_t least, st
 
 float number(const json& value, const char* name) {
     if (!value.is_number() || !std::isfinite(static_cast<float>(value.get<double>())))
-        refuse_value(name, "is no finite number");
+        refuse_value(name, "is not a finite number");
     return static_cast<float>(value.get<double>());
 }
 

@@ -11,7 +11,7 @@ namespace edge {
 
 using nlohmann::json;
 
-// Throws that the manifest's `name` does not hold: a sentence's end, such as "is no whole number".
+// Throws that the manifest's `name` does not hold: a sentence's end, such as "is not an integer".
 [[noreturn]] void refuse_value(const std::string& name, const std::string& problem);
 
 // A member of that type; refused where it is missing.

@@ -152,8 +152,8 @@ void bench(const Arguments& arguments) {
     const auto most = static_cast<long>(engine.max_batch());
     if (wanted && *wanted > most)
         throw Error("bench",
-                    "A batch of " + std::to_string(*wanted) + " does not fit: at most " + std::to_string(most) +
-                        ", the largest of " + path.string(),
+                    "--batch is " + std::to_string(*wanted) + ", and " + path.string() + " takes at most " +
+                        std::to_string(most),
                     "Lower --batch, or build with one of " + std::to_string(*wanted));
     const auto batch = static_cast<std::size_t>(wanted.value_or(std::min(DEFAULT_BATCH, most)));
     const Photos photos = file ? read_photos(*file, bundle.image_bytes()) : noise(batch, bundle);

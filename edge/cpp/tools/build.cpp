@@ -43,8 +43,8 @@ fs::path find_plugin(const Arguments& arguments) {
     const fs::path path = given ? fs::path(*given) : named && *named ? fs::path(named) : program_folder() / PLUGIN_FILE;
     std::error_code ignored;
     if (fs::is_regular_file(path, ignored)) return path;
-    throw Error("backend", "The graph needs the plugin library, and " + path.string() + " is no file",
-                std::string("Build it (docs/jetson.md), and name it with --plugin or in ") + PLUGIN_VARIABLE);
+    throw Error("backend", "The graph needs the plugin library, and " + path.string() + " is not a file",
+                std::string("Build it (docs/jetson.md), and pass it by --plugin or ") + PLUGIN_VARIABLE);
 }
 
 // With as much workspace as works; what must be fp32 is obeyed, else preferred.
@@ -85,7 +85,7 @@ void build(const Arguments& arguments) {
     const auto level = arguments.number("--level", 0, 5);
     const auto result = arguments.text("--json"), timings = arguments.text("--cache");
     if (level && !has_levels())
-        throw Error("options", "TensorRT " + tensorrt_version() + " has no levels", "Leave out --level");
+        throw Error("options", "TensorRT " + tensorrt_version() + " has no optimisation levels", "Leave out --level");
     for (const auto& file : {result, timings})
         if (file) check_writable(*file);
     const Source source = read_source(from);

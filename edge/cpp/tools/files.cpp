@@ -196,7 +196,7 @@ void NewFolder::check() const {
     if (!replace_)
         throw Error("build", shown_.string() + " exists already", "Add --force to replace it, or choose another OUT");
     if (!is_ours(target_))
-        throw Error("build", shown_.string() + " is not a bundle of ours, and only those are replaced",
+        throw Error("build", shown_.string() + " is not a bundle made by edge.build, so it is not replaced",
                     "Choose another OUT");
 }
 

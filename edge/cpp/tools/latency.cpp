@@ -106,14 +106,12 @@ std::vector<std::string> judge(const std::vector<double>& seconds) {
                              percentile({seconds.begin(), seconds.begin() + third}, 50) -
                          1;
     if (high - low > INTERVAL * middle)
-        reasons.push_back(words("unstable: the median is known to ±%.1f%% only, at most ±%.1f%% will do",
+        reasons.push_back(words("unstable: the median is only known to ±%.1f%% (limit ±%.1f%%)",
                                 (high - low) / middle / 2, INTERVAL / 2));
     if (spread > SPREAD)
-        reasons.push_back(
-            words("unstable: p10 to p90 span %.0f%% of the median, at most %.0f%% will do", spread, SPREAD));
+        reasons.push_back(words("unstable: p10 to p90 span %.0f%% of the median (limit %.0f%%)", spread, SPREAD));
     if (std::abs(drift) > DRIFT)
-        reasons.push_back(
-            words("unstable: the median moved by %+.0f%% during the run, at most %.0f%% will do", drift, DRIFT));
+        reasons.push_back(words("unstable: the median moved by %+.0f%% during the run (limit %.0f%%)", drift, DRIFT));
     return reasons;
 }
 

@@ -125,11 +125,11 @@ json disturbance(const MachineState& before, const MachineState& after, std::vec
     const double elsewhere = total > 0 ? std::max(0.0, after.busy - before.busy - own) / total : 0;
     const double stolen = total > 0 ? (after.stolen - before.stolen) / total : 0;
     if (elsewhere > BUSY_ELSEWHERE)
-        reasons.push_back("disturbed: other processes took " + percent(elsewhere) + " of the processor, at most " +
-                          percent(BUSY_ELSEWHERE) + " will do");
+        reasons.push_back("disturbed: other processes took " + percent(elsewhere) + " of the processor (limit " +
+                          percent(BUSY_ELSEWHERE) + ")");
     if (stolen > STOLEN)
-        reasons.push_back("disturbed: the hypervisor took " + percent(stolen) + " of the processor, at most " +
-                          percent(STOLEN) + " will do");
+        reasons.push_back("disturbed: the hypervisor took " + percent(stolen) + " of the processor (limit " +
+                          percent(STOLEN) + ")");
     return {{"busy_elsewhere", std::round(elsewhere * 1e4) / 1e4},
             {"stolen", std::round(stolen * 1e4) / 1e4},
             {"clock_mhz", {before.clock_mhz, after.clock_mhz}}};

@@ -192,12 +192,12 @@ std::vector<nvinfer1::ITensor*> inputs_of(const nvinfer1::INetworkDefinition& ne
         if (inputs.back()->getName() == std::string_view(INPUT)) image = inputs.back();
     }
     if (!image || image->getDimensions().nbDims != 4)
-        throw Error("backend", "The graph takes no images (B, 3, S, S) by the name of image", "Build the bundle again");
+        throw Error("backend", "The graph has no input named image of shape (B, 3, S, S)", "Build the bundle again");
     const auto side = image->getDimensions().d[2];  // also of (B, S, S, 3)
     if (!order.plugin.empty() && side > KERNEL_MAX_SIZE)
         throw Error("backend",
-                    "The kernel that finds boxes takes images of at most " + std::to_string(KERNEL_MAX_SIZE) +
-                        " px, and these have " + std::to_string(side) + " px",
+                    "The kernel that finds boxes supports images up to " + std::to_string(KERNEL_MAX_SIZE) +
+                        " px, and this model has " + std::to_string(side) + " px",
                     "Use a smaller size");
     return inputs;
 }
@@ -262,7 +262,7 @@ void register_plugin(const Order& order, trt::Logger& logger) {
     if (order.plugin.empty() || trt::has_plugin()) return;
     if (const std::string reason = trt::load_plugin(order.plugin.string(), logger); !reason.empty())
         throw Error("backend", "TensorRT " + tensorrt_version() + " refuses the plugin library: " + reason,
-                    "Build it for this version, and name it with --plugin");
+                    "Build it for this version, and pass it by --plugin");
 }
 
 }  // namespace
@@ -278,8 +278,8 @@ json describe_gpu() {
     const cudaError_t code = cudaGetDeviceCount(&count);
     if (code != cudaSuccess || count == 0)
         throw Error("backend",
-                    std::string("A plan is built on the GPU it runs on, and none answers here: ") +
-                        (code == cudaSuccess ? "there is none" : cudaGetErrorString(code)),
+                    std::string("A plan must be built on the GPU that will run it, and none was found: ") +
+                        (code == cudaSuccess ? "no device" : cudaGetErrorString(code)),
                     "Run it on a machine with an NVIDIA GPU and driver");
     cudaDeviceProp facts{};
     trt::check(cudaGetDeviceProperties(&facts, 0), "cudaGetDeviceProperties");
@@ -303,10 +303,12 @@ json build_plan(const Order& order) {
     trt::check(cudaSetDevice(0), "cudaSetDevice");
     nvinfer1::IBuilder* const builder = nvinfer1::createInferBuilder(logger);
     if (!builder)
-        throw Error("backend", "TensorRT makes no builder: " + logger.last(), "Check its installation and the driver");
+        throw Error("backend", "TensorRT could not create a builder: " + logger.last(),
+                    "Check its installation and the driver");
     register_plugin(order, logger);  // before parsing: the parser looks its nodes up there
     nvinfer1::INetworkDefinition* const network = builder->createNetworkV2(network_flags());
-    if (!network) throw Error("backend", "TensorRT makes no network: " + logger.last(), "Report it with these words");
+    if (!network)
+        throw Error("backend", "TensorRT could not create a network: " + logger.last(), "Report this message");
     parse(*network, order, logger);
     const std::vector<nvinfer1::ITensor*> inputs = inputs_of(*network, order);
     nvinfer1::IBuilderConfig* const config = builder->createBuilderConfig();

@@ -53,7 +53,8 @@ Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only) {
     const auto options = source.manifest["model"].value("options", ordered_json::object());
     const auto regions = options.value("regions", ordered_json());
     if (!regions.is_number_integer() || regions < 1 || regions > MAX_REGIONS / static_cast<std::int64_t>(most))
-        throw Error("build", "The model's regions are " + regions.dump().substr(0, 40) + ", not how many an image has",
+        throw Error("build",
+                    "The model's regions are " + regions.dump().substr(0, 40) + ", which is not a number of regions",
                     "Leave out --batch, or build the bundle again");
     return {up_to(most), up_to(regions.get<std::size_t>() * most)};
 }

@@ -1,6 +1,7 @@
 """Plays the part of ``cuda.bindings.runtime`` that edge calls, in host memory.
 
-Work on a stream happens when the stream is synchronised, not before: a missing synchronisation shows as a wrong result.
+Work on a stream happens when the stream is synchronised, not before: a missing synchronisation
+shows as a wrong result.
 """
 
 from __future__ import annotations

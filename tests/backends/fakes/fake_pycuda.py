@@ -1,4 +1,5 @@
-"""Plays the part of ``pycuda.driver`` that edge calls, over ``fake_cudart``; contexts are a stack of each thread, as PyCUDA has them."""
+"""Plays the part of ``pycuda.driver`` that edge calls, over ``fake_cudart``; contexts are a stack
+of each thread, as PyCUDA has them."""
 
 from __future__ import annotations
 

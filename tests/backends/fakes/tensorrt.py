@@ -1,8 +1,10 @@
-"""Plays TensorRT's Python module: exactly the names recorded for one version, with the numbers recorded for it.
+"""Plays TensorRT's Python module: exactly the names recorded for one version, with the numbers
+recorded for it.
 
-A name that version lacks raises AttributeError; a recorded method that is not played does nothing. Engines are the ONNX graph in a
-pickle; they run on ONNX Runtime, on the memory that ``fake_cudart`` holds. The environment chooses the version (EDGE_FAKE_TENSORRT)
-and the fate of a build (EDGE_FAKE_BUILD).
+A name that version lacks raises AttributeError; a recorded method that is not played does nothing.
+Engines are the ONNX graph in a pickle; they run on ONNX Runtime, on the memory that ``fake_cudart``
+holds. The environment chooses the version (EDGE_FAKE_TENSORRT) and the fate of a build
+(EDGE_FAKE_BUILD).
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ TYPES = {1: "FLOAT", 10: "HALF", 3: "INT8", 7: "INT64", 6: "INT32", 9: "BOOL"}
 
 
 class Played:
-    """Has the names recorded for its class and no other; attributes with a leading underscore are the fake's own."""
+    """Has the names recorded for its class and no other; attributes with a leading underscore are
+    the fake's own."""
 
     def __init_subclass__(cls) -> None:
         recorded = cls._recorded = set(SURFACE["classes"].get(cls.__name__, ()))
@@ -278,7 +281,8 @@ class Builder(Played):
         names = {value.name for value in network._inputs}
         assert all(set(profile._ranges) == names for profile in config._profiles), "a profile must say the shape of every input"
         assert not (network._strong and config._flags & {"FP16", "INT8"}), "strongly typed networks refuse precision flags"
-        # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before Python 3.12.
+        # Bytes stand for an IHostMemory: both have a buffer, which a class cannot give before
+        # Python 3.12.
         return pickle.dumps(
             {
                 "version": __version__,

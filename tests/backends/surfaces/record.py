@@ -1,4 +1,5 @@
-"""Prints what the installed TensorRT module has, in the form of the files beside this one: ``python record.py > 8.6.json``."""
+"""Prints what the installed TensorRT module has, in the form of the files beside this one:
+``python record.py > 8.6.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ KNOWN = json.loads((Path(__file__).parent / "10.3.json").read_text())
 
 
 def surface(module: ModuleType) -> dict[str, Any]:
-    """Names of the classes that the files list, numbers of their enumerations; those that this version lacks are left out."""
+    """Names of the classes that the files list, numbers of their enumerations; those that this
+    version lacks are left out."""
     classes = {name: getattr(module, name) for name in KNOWN["classes"] if hasattr(module, name)}
     enums = {name: getattr(module, name) for name in KNOWN["enums"] if hasattr(module, name)}
     return {

@@ -1,0 +1,232 @@
+"""The documents: links resolve, flags exist, every page says whom it is for, and docs/bundle.md
+lists every key."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+COLUMNS = 100  # of prose; tables, code and lines that are mostly a link are longer where they must
+
+
+def documents(repository: Path) -> Iterator[Path]:
+    yield from (repository / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
+    for folder in ("docs", "benchmarks", "kernels", "edge", "examples", "tests", ".github"):
+        yield from sorted((repository / folder).rglob("*.md"))
+
+
+def prose(text: str) -> str:
+    """The text without its code, line for line."""
+    return CODE.sub(lambda block: "\n" * block[0].count("\n"), text)
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as the anchors that code hosts make of them."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(document: Path) -> list[str]:
+    broken = []
+    for link in LINK.findall(prose(document.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", link):
+            continue  # outside addresses are not fetched in a test
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    return broken
+
+
+def long_lines(text: str) -> list[str]:
+    lines = prose(text).splitlines()
+    return [line for line in lines if len(line) > COLUMNS and not line.startswith("|") and len(LINK.sub("", line)) > COLUMNS // 2]
+
+
+def test_links_resolve(repository: Path) -> None:
+    found = {str(path.relative_to(repository)): broken_links(path) for path in documents(repository)}
+    assert "docs/architecture.md" in found, "the walk lost documents"
+    assert not {name: links for name, links in found.items() if links}
+
+
+def test_a_broken_link_or_anchor_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# A heading, with `code`\n```\n# a comment\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](gone.md) [c](there.md#a-heading-with-code) [d](there.md#a-comment) [e](https://example.org)\n```\n[f](gone)\n```\n"
+    )
+    assert broken_links(page) == ["gone.md", "there.md#a-comment"]
+
+
+def test_prose_has_at_most_100_columns(repository: Path) -> None:
+    found = {str(path.relative_to(repository)): long_lines(path.read_text(encoding="utf-8")) for path in documents(repository)}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+def test_a_long_line_is_found_unless_it_is_a_table_code_or_a_link() -> None:
+    long = "word " * 21
+    assert long_lines(f"{long}\n| {long} |\n```\n{long}\n```\n- [there](https://example.org/{'x' * 100})\n") == [long]
+
+
+def pages(repository: Path) -> list[Path]:
+    """The pages of docs/ but for its table of contents."""
+    return [path for path in sorted((repository / "docs").rglob("*.md")) if path.name != "README.md"]
+
+
+def test_every_page_says_first_whom_it_is_for_and_what_they_can_do_then(repository: Path) -> None:
+    silent = []
+    for path in pages(repository):
+        title, first, *_ = path.read_text(encoding="utf-8").split("\n\n")
+        if not (title.startswith("# ") and re.match(r"For .+?\. After reading this page you (can|know) ", " ".join(first.split()))):
+            silent.append(path.name)
+    assert not silent
+
+
+def test_every_page_is_in_the_table_of_contents(repository: Path) -> None:
+    contents = repository / "docs" / "README.md"
+    named = {(contents.parent / link.partition("#")[0]).resolve() for link in LINK.findall(contents.read_text(encoding="utf-8"))}
+    assert not [path.name for path in pages(repository) if path.resolve() not in named]
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands of fenced blocks that run a module of ours, as (module, arguments)."""
+    for block in CODE.findall(text):
+        for line in re.sub(r"\\\n *", "", block).splitlines():
+            found = re.search(r"python -m ((?:edge|benchmarks)\.\w+)(.*)", line)
+            if found:
+                yield found[1], shlex.split(found[2].split("&&")[0].replace(" … ", " "), comments=True)
+
+
+def test_every_command_of_the_documents_parses(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused, seen = [], 0
+    for path in documents(repository):
+        for module, words in commands(path.read_text(encoding="utf-8")):
+            if module.startswith("benchmarks"):
+                assert (repository / f"{module.replace('.', '/')}.py").is_file(), f"{path.name}: {module}"
+                continue
+            seen += 1
+            try:
+                import_module(module).arguments().parse_args(words)
+            except SystemExit as stop:
+                if stop.code:  # 0: --help, --version
+                    refused.append(f"{path.name}: {module} {shlex.join(words)}: {capsys.readouterr().err.splitlines()[-1]}")
+    assert seen > 40, "the walk lost the commands"
+    assert not refused
+
+
+def test_every_flag_the_documents_use_exists(repository: Path) -> None:
+    unknown = []
+    for path in documents(repository):
+        for command, rest in re.findall(r"python -m edge\.(\w+)([^\n`]*)", path.read_text(encoding="utf-8")):
+            known = {flag for action in import_module(f"edge.{command}").arguments()._actions for flag in action.option_strings}
+            used = re.findall(r"(?<!\S)--[\w-]+", rest.split("#")[0])
+            unknown += [f"{path.name}: edge.{command} {flag}" for flag in used if flag not in known]
+    assert not unknown
+
+
+def test_python_in_the_documents_compiles_and_imports_what_exists(repository: Path) -> None:
+    missing = []
+    for path in documents(repository):
+        for code in re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(code, str(path))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("edge", "export", "calib"):
+                    names = [alias.name for alias in node.names]
+                    missing += [f"{path.name}: {name}" for name in names if not hasattr(import_module(str(node.module)), name)]
+    assert not missing
+
+
+# What CONTRIBUTING.md promises about formatting and the reference.
+
+
+def test_pre_commit_runs_what_make_format_runs(repository: Path) -> None:
+    hooks = (repository / ".pre-commit-config.yaml").read_text()
+    target = re.search(r"^format:.*\n((?:\t.*\n)+)", (repository / "Makefile").read_text(), re.MULTILINE)
+    assert target
+    entries = re.findall(r"entry: (.*)", hooks)
+    assert entries == [*(found + flag for found, flag in re.findall(r"-m (ruff \w+)( --fix)? \.", target[1])), "clang-format -i"]
+    setup = (repository / "setup.py").read_text()
+    for pin in set(re.findall(r'additional_dependencies: \["(.*?)"\]', hooks)):
+        assert f'"{pin}"' in setup
+
+
+def test_the_reference_is_written_and_its_links_resolve(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    done = subprocess.run([sys.executable, "docs/reference.py", str(tmp_path)], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert tmp_path / "edge" / "engine.html" in pages
+    broken = []
+    for page in pages:
+        for link in re.findall(r'href="([^"#:]+\.html)', page.read_text(encoding="utf-8")):
+            if not (page.parent / link).is_file():
+                broken.append(f"{page.name}: {link}")
+    assert not broken
+
+
+# docs/bundle.md against the code that writes and reads manifests.
+
+
+@pytest.fixture(scope="module")
+def documented(repository: Path) -> set[str]:
+    """Keys in the first column of the tables of docs/bundle.md."""
+    rows = re.findall(r"^\|([^|]+)\|", (repository / "docs" / "bundle.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+
+
+def specs() -> dict[str, list[str]]:
+    from edge.spec import ImageSpec, ModelSpec, RuleSpec, StagesSpec, TargetSpec
+
+    kinds = {"model": ModelSpec, "image": ImageSpec, "target": TargetSpec, "stages": StagesSpec, "rule": RuleSpec}
+    return {name: [field.name for field in fields(kind)] for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("part", ["model", "image", "target", "stages", "rule"])
+def test_every_key_of_a_spec_is_documented_and_no_other(part: str, documented: set[str]) -> None:
+    prefix = "stages.rule" if part == "rule" else part
+    named = {name.removeprefix(f"{prefix}.") for name in documented if re.fullmatch(rf"{prefix}\.\w+", name)}
+    assert named == set(specs()[part])
+
+
+@pytest.mark.parametrize("part", ["model", "image", "target", "stages", "rule"])
+def test_the_cpp_reader_knows_the_same_keys(part: str, repository: Path) -> None:
+    source = (repository / "edge" / "cpp" / "src" / "manifest.cpp").read_text()
+    (known,) = re.findall(rf'refuse_unknown\(\w+, "{part}", \{{([^}}]*)\}}', source)
+    assert set(re.findall(r'"(\w+)"', known)) == set(specs()[part])
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_every_key_of_a_built_bundle_is_documented(backend: str, documented: set[str], small_bundle) -> None:
+    from edge.bundle import Bundle
+
+    manifest = Bundle.read(small_bundle(backend)).manifest
+    keys = {*manifest, *(f"engine.{name}" for name in manifest["engine"])} - {"engine", *specs()}  # these have tables of their own
+    assert keys <= documented
+
+
+def test_what_a_rebuild_keeps_and_what_int8_adds_is_documented(documented: set[str]) -> None:
+    from edge.pipeline import KEPT
+
+    assert {*KEPT, "latency"} <= documented
+
+
+def test_every_fact_of_a_tensorrt_plan_is_documented(documented: set[str], repository: Path) -> None:
+    """Read from the code that writes them: no plan is built on a machine without a GPU."""
+    written = {"payload", "profiles", "stages"}
+    for name, start in (("build", '    return {\n        "machine": machine'), ("vendor", "shared: Facts = {")):
+        source = (repository / "edge" / "backends" / "trt" / f"{name}.py").read_text()
+        body = source[source.index(start) :]
+        written |= set(re.findall(r'^ +"(\w+)":', body[: body.index("}\n")], re.MULTILINE))
+    assert len(written) > 10, "the walk lost the facts"
+    assert {f"engine.{name}" for name in written} <= documented
