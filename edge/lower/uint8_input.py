@@ -32,15 +32,15 @@ def uint8_input(model: onnx.ModelProto, image: ImageSpec, *, prefix: str = "") -
         node.input[:] = [NORMALISED if name == INPUT else name for name in node.input]
     scale = 1 / (255 * np.asarray(image.std, np.float64))
     shift = -np.asarray(image.mean, np.float64) / np.asarray(image.std, np.float64)
-    constants = {f"{INPUT}/scale": scale, f"{INPUT}/shift": shift}
+    constants = {f"{INPUT}/normalise/scale": scale, f"{INPUT}/normalise/shift": shift}  # image/scale is that of a quantised image
     graph.initializer.extend(
         numpy_helper.from_array(value.astype(np.float32).reshape(1, 3, 1, 1), name) for name, value in constants.items()
     )
     steps: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("Cast", (INPUT,), f"{INPUT}/float"),
         ("Transpose", (f"{INPUT}/float",), f"{INPUT}/planes"),
-        ("Mul", (f"{INPUT}/planes", f"{INPUT}/scale"), f"{INPUT}/scaled"),
-        ("Add", (f"{INPUT}/scaled", f"{INPUT}/shift"), NORMALISED),
+        ("Mul", (f"{INPUT}/planes", f"{INPUT}/normalise/scale"), f"{INPUT}/scaled"),
+        ("Add", (f"{INPUT}/scaled", f"{INPUT}/normalise/shift"), NORMALISED),
     )
     attributes: dict[str, dict[str, Any]] = {"Cast": {"to": TensorProto.FLOAT}, "Transpose": {"perm": [0, 3, 1, 2]}}
     nodes = [helper.make_node(op, inputs, [output], name=prefix + output, **attributes.get(op, {})) for op, inputs, output in steps]  # 1, 2

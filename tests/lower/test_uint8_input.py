@@ -61,3 +61,21 @@ def test_float32_input_leaves_the_graph_as_it_was(canonical):
     plain = lower(canonical, backend="openvino", precision="fp32")
     assert lower(canonical, backend="openvino", precision="fp32", image=SPEC.normalised) == plain
     assert NORMALISED not in {name for node in plain.graph.node for name in node.input}
+
+
+def test_its_names_are_not_those_of_a_quantised_image() -> None:
+    """Calibration names the scale of the image `image/scale`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edge.lower.uint8_input import uint8_input
+
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "image/scale", "image/zero"], ["image/q"]),
+        helper.make_node("DequantizeLinear", ["image/q", "image/scale", "image/zero"], ["image/dq"]),
+    ]
+    constants = [numpy_helper.from_array(np.float32(0.02), "image/scale"), numpy_helper.from_array(np.int8(0), "image/zero")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 64, 64]) for name in ("image", "image/dq")]
+    model = helper.make_model(helper.make_graph(nodes, "quantised", ends[:1], ends[1:], constants))
+    graph = uint8_input(model, SPEC).graph
+    names = [each.name for each in graph.initializer] + [name for node in graph.node for name in node.output]
+    assert len(names) == len(set(names))
