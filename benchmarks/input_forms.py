@@ -1,8 +1,8 @@
 """``python -m benchmarks.input_forms FLOATS BYTES``: an engine that takes float32 and one that
 takes uint8, interleaved.
 
-Both come from the same graph (``edge.build --from FLOATS --input uint8``) and get the same photos of
-640 × 480, at effort 1, so that both process equally many regions.
+Both come from the same graph (``edge.build --from FLOATS --input uint8``) and get the same photos
+of 640 × 480, at effort 1, so that both process equally many regions.
 """
 
 from __future__ import annotations

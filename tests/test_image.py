@@ -260,7 +260,7 @@ def test_a_photograph_of_several_strips_is_turned_as_one(scene: np.ndarray, orie
     np.testing.assert_array_equal(decode(data), whole)
 
 
-# ---- decode_resized --------------------------------------------------------------------------------
+# ---- decode_resized ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
