@@ -1,8 +1,8 @@
 """``python -m benchmarks.steady``: what steady labels do to flicker, and how much later they are.
 
 A synthetic stream of known truth: a label appears or disappears every ten seconds, its score is
-0.35 or 0.65 plus noise (standard deviation 0.15, new in every frame), 25 frames per second, 40 minutes.
-Delay: from a change of the truth to the first frame that shows it.
+0.35 or 0.65 plus noise (standard deviation 0.15, new in every frame), 25 frames per second, 40
+minutes. Delay: from a change of the truth to the first frame that shows it.
 """
 
 from __future__ import annotations

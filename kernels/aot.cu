@@ -4,7 +4,7 @@
 //
 //   edge_region_boxes           grid x = 2 * B * K                                      block x = 256
 //   edge_roi_resize_<in>_<out>  grid x = ceil(size / columns * ceil(size / 8) / 128)    block x = 128    grid y = R
-//                               columns: fp32 linear 1, fp16 linear 2, int8 linear 4, packed formats 1
+//                               columns: fp32 linear 1, fp16 linear 2, fp16 hwc8 1
 //
 // size must be a multiple of 4 (model inputs are multiples of 32). No shared memory is asked for at launch.
 
@@ -33,19 +33,13 @@ __device__ __forceinline__ void resize_block(const RoiResize& op, const In* imag
 #define EDGE_ROI_RESIZE(form, In, Out, layout)                                                                    \
     extern "C" __global__ void __launch_bounds__(edge::kRoiResizeThreads) edge_roi_resize_##form(                 \
         const In* __restrict__ image, const float* __restrict__ boxes, const int* __restrict__ owner, int images, \
-        int height, int width, int size, int inverse_scale_bits, Out* __restrict__ out) {                         \
-        const edge::RoiResize op = {images, 0, height, width, size, edge::float_of(inverse_scale_bits)};          \
+        int height, int width, int size, Out* __restrict__ out) {                                                 \
+        const edge::RoiResize op = {images, 0, height, width, size};                                              \
         edge::resize_block<In, Out, edge::Layout::layout>(op, image, boxes, owner, out);                          \
     }
 
 EDGE_ROI_RESIZE(fp32_fp32_linear, float, float, kLinear)
 EDGE_ROI_RESIZE(fp32_fp16_linear, float, __half, kLinear)
 EDGE_ROI_RESIZE(fp32_fp16_hwc8, float, __half, kHwc8)
-EDGE_ROI_RESIZE(fp32_int8_linear, float, signed char, kLinear)
-EDGE_ROI_RESIZE(fp32_int8_chw4, float, signed char, kChw4)
-EDGE_ROI_RESIZE(fp32_int8_chw32, float, signed char, kChw32)
 EDGE_ROI_RESIZE(fp16_fp16_linear, __half, __half, kLinear)
 EDGE_ROI_RESIZE(fp16_fp16_hwc8, __half, __half, kHwc8)
-EDGE_ROI_RESIZE(fp16_int8_linear, __half, signed char, kLinear)
-EDGE_ROI_RESIZE(fp16_int8_chw4, __half, signed char, kChw4)
-EDGE_ROI_RESIZE(fp16_int8_chw32, __half, signed char, kChw32)

@@ -60,11 +60,6 @@ cudaError_t resize(const edge::RoiResize& op, const void* image, const float* bo
         case EDGE_FP32_LINEAR: return resize<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
         case EDGE_FP16_LINEAR: return resize<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
         case EDGE_FP16_HWC8: return resize<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out, stream);
-        case EDGE_INT8_LINEAR:
-            return resize<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out, stream);
-        case EDGE_INT8_CHW4: return resize<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out, stream);
-        case EDGE_INT8_CHW32:
-            return resize<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out, stream);
         default: return cudaErrorInvalidValue;
     }
 }
@@ -72,16 +67,13 @@ cudaError_t resize(const edge::RoiResize& op, const void* image, const float* bo
 }  // namespace
 
 extern "C" int edge_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images,
-                               int crops, int height, int width, int size, float scale, int format, void* out,
-                               cudaStream_t stream) {
+                               int crops, int height, int width, int size, int format, void* out, cudaStream_t stream) {
     if (crops == 0) return cudaSuccess;
-    const bool quantised = format >= EDGE_INT8_LINEAR;
     const bool shared = owner != nullptr || (images > 0 && crops % images == 0);
-    if (crops < 0 || crops > kMaxCrops || images < 1 || !shared || height < 1 || width < 1 || size < 1 ||
-        (quantised && !(scale > 0))) {
+    if (crops < 0 || crops > kMaxCrops || images < 1 || !shared || height < 1 || width < 1 || size < 1) {
         return cudaErrorInvalidValue;
     }
-    const edge::RoiResize op = {images, crops / images, height, width, size, quantised ? 1.0f / scale : 1.0f};
+    const edge::RoiResize op = {images, crops / images, height, width, size};
     return half_image ? resize<__half>(op, image, boxes, owner, crops, format, out, stream)
                       : resize<float>(op, image, boxes, owner, crops, format, out, stream);
 }

@@ -8,18 +8,15 @@ enum EdgeFormat {
     EDGE_FP32_LINEAR = 0,
     EDGE_FP16_LINEAR = 1,
     EDGE_FP16_HWC8 = 2,
-    EDGE_INT8_LINEAR = 3,
-    EDGE_INT8_CHW4 = 4,
-    EDGE_INT8_CHW32 = 5,
 };
 
 extern "C" {
 
 // image (images, 3, height, width) fp32 or fp16, boxes (crops, 4) fp32, owner (crops) int32 -> out (crops, 3, size,
 // size) in a format. Without an owner (null) the images have equally many boxes, in turn; an owner that names no image
-// is clamped. scale is the quantisation step of the int8 formats. Returns a cudaError_t.
+// is clamped. Returns a cudaError_t.
 int edge_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images, int crops,
-                    int height, int width, int size, float scale, int format, void* out, cudaStream_t stream);
+                    int height, int width, int size, int format, void* out, cudaStream_t stream);
 
 // maps (count, grid, grid) fp32 -> boxes (count, 4) fp32. Returns a cudaError_t.
 int edge_region_boxes(const float* maps, int count, int grid, int size, float threshold, float* boxes,

@@ -63,7 +63,7 @@ static Crops make_crops(int size, bool half_image) {
 }
 
 template <typename Out>
-static std::vector<Out> run(const Crops& crops, bool half_image, int format, int block, float scale) {
+static std::vector<Out> run(const Crops& crops, bool half_image, int format, int block) {
     const std::vector<__half> halves(crops.image.begin(), crops.image.end());
     const DeviceArray<float> image(crops.image), boxes(crops.boxes);
     const DeviceArray<__half> half(halves);
@@ -71,7 +71,7 @@ static std::vector<Out> run(const Crops& crops, bool half_image, int format, int
     out.poison();
     const void* source = half_image ? static_cast<const void*>(half.data) : image.data;
     const int status = edge_roi_resize(source, half_image, boxes.data, nullptr, 1, crops.count(), crops.size,
-                                       crops.size, crops.size, scale, format, out.data, nullptr);
+                                       crops.size, crops.size, format, out.data, nullptr);
     CUDA_CHECK(static_cast<cudaError_t>(status));
     return out.values();
 }
@@ -94,15 +94,11 @@ static double worst(const Crops& crops, const std::vector<Out>& out, int block, 
 }
 
 static void check_roi_resize(int size) {
-    const float scale = 0.0187f;
     const auto rounded = [](float value) { return __half2float(__float2half_rn(value)); };
-    const auto quantised = [&](float value) {
-        return std::fmin(std::fmax(std::nearbyint(value * (1.0f / scale)), -128.0f), 127.0f);
-    };
     for (bool half_image : {false, true}) {
         const Crops crops = make_crops(size, half_image);
         const std::string name = std::string("RoiResize ") + (half_image ? "fp16" : "fp32") + " image, ";
-        const std::vector<float> exact = run<float>(crops, half_image, EDGE_FP32_LINEAR, 3, 1);
+        const std::vector<float> exact = run<float>(crops, half_image, EDGE_FP32_LINEAR, 3);
         double error = 0, norm = 0;
         for (size_t i = 0; i < exact.size(); ++i) {
             error += (exact[i] - crops.truth[i]) * (exact[i] - crops.truth[i]);
@@ -110,16 +106,10 @@ static void check_roi_resize(int size) {
         }
         report(name + "fp32 linear: relative error against double", std::sqrt(error / norm), 1e-6);
         const auto halves = [&](int format, int block) {
-            return worst(crops, run<__half>(crops, half_image, format, block, 1), block, exact, rounded);
-        };
-        const auto bytes = [&](int format, int block) {
-            return worst(crops, run<signed char>(crops, half_image, format, block, scale), block, exact, quantised);
+            return worst(crops, run<__half>(crops, half_image, format, block), block, exact, rounded);
         };
         report(name + "fp16 linear: difference from the rounded fp32 result", halves(EDGE_FP16_LINEAR, 3), 0);
         report(name + "fp16 hwc8: difference from the rounded fp32 result", halves(EDGE_FP16_HWC8, 8), 0);
-        report(name + "int8 linear: difference from the quantised fp32 result", bytes(EDGE_INT8_LINEAR, 3), 0);
-        report(name + "int8 chw4: difference from the quantised fp32 result", bytes(EDGE_INT8_CHW4, 4), 0);
-        report(name + "int8 chw32: difference from the quantised fp32 result", bytes(EDGE_INT8_CHW32, 32), 0);
     }
 }
 
@@ -140,7 +130,7 @@ static void check_owner(int size) {
     DeviceArray<float> out(truth.size());
     out.poison();
     CUDA_CHECK(static_cast<cudaError_t>(edge_roi_resize(image.data, 0, boxes.data, owners.data, 3, first.count(), size,
-                                                        size, size, 1, EDGE_FP32_LINEAR, out.data, nullptr)));
+                                                        size, size, EDGE_FP32_LINEAR, out.data, nullptr)));
     const std::vector<float> result = out.values();
     report("RoiResize with owners: largest difference", largest_difference(result, truth), 1e-5);
 }
@@ -213,7 +203,7 @@ static void check_capture(int size) {
     CUDA_CHECK(cudaStreamCreate(&stream));
     CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     const int first = edge_region_boxes(maps.data, regions, grid, size, 0.5f, boxes.data, stream);
-    const int second = edge_roi_resize(image.data, 0, boxes.data, nullptr, 1, regions, size, size, size, 1,
+    const int second = edge_roi_resize(image.data, 0, boxes.data, nullptr, 1, regions, size, size, size,
                                        EDGE_FP32_LINEAR, out.data, stream);
     CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     CUDA_CHECK(static_cast<cudaError_t>(first | second));

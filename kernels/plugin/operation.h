@@ -1,7 +1,7 @@
 // What both plugin interfaces and both operations share: attributes, errors. Compiles against TensorRT 8.5 to 11.
 //
-// An operation is a plain struct {int32_t size; float number} that knows no plugin interface:
-//     kName, kAttributes      its name and its two attributes, in the order of the members
+// An operation is a plain struct of int32_t and float members that knows no plugin interface:
+//     kName, kAttributes      its name and its attributes, one for each member, in their order
 //     accepts(dims, inputs)   whether the inputs' shapes fit; -1 is a size that is not known yet
 //     expected(words)         the shapes that fit, for people
 //     output_type             type of the output for these types of inputs; false for types it does not take
@@ -12,10 +12,11 @@
 
 #include <NvInferRuntime.h>
 
-#include <cstdarg>  // defines: va_list
-#include <cstdio>   // defines: vsnprintf
-#include <cstring>  // defines: strcmp
-#include <new>      // defines: nothrow
+#include <cstdarg>   // defines: va_list
+#include <cstdio>    // defines: vsnprintf
+#include <cstring>   // defines: strcmp, memcpy
+#include <iterator>  // defines: size
+#include <new>       // defines: nothrow
 
 #if NV_TENSORRT_MAJOR < 10 && NV_TENSORRT_MINOR < 6
 // TensorRT 8.5 hands out its logger in no such way; the class is 8.6's.
@@ -53,8 +54,7 @@ inline void report(const char* format, ...) {
 struct Attribute {
     const char* name;
     double least, most;
-    bool whole;     // int32, else float32
-    bool required;  // else 0 stands for "not given"
+    bool whole;  // int32, else float32
 
     nvinfer1::PluginField field(const void* value = nullptr) const {
         return {name, value, whole ? nvinfer1::PluginFieldType::kINT32 : nvinfer1::PluginFieldType::kFLOAT32, 1};
@@ -80,7 +80,6 @@ inline bool read_field(const nvinfer1::PluginField& field, double& value) {
 inline bool read_attribute(const char* operation, const Attribute& attribute,
                            const nvinfer1::PluginFieldCollection* given, double& value) {
     bool found = false;
-    value = 0;
     for (int i = 0; given != nullptr && i < given->nbFields; ++i) {
         if (std::strcmp(given->fields[i].name, attribute.name) != 0) continue;
         if (!read_field(given->fields[i], value)) {
@@ -90,10 +89,10 @@ inline bool read_attribute(const char* operation, const Attribute& attribute,
         }
         found = true;
     }
-    const bool absent = !attribute.required && value == 0;
-    const bool fits = value >= attribute.least && value <= attribute.most &&
-                      (!attribute.whole || value == static_cast<int32_t>(value));
-    if (absent || (found && fits)) return true;
+    if (found && value >= attribute.least && value <= attribute.most &&
+        (!attribute.whole || value == static_cast<int32_t>(value))) {
+        return true;
+    }
     if (found) {
         report("[plugin] %s.%s must be in range, got %g. Expected %g to %g. Do export again.", operation,
                attribute.name, value, attribute.least, attribute.most);
@@ -104,26 +103,39 @@ inline bool read_attribute(const char* operation, const Attribute& attribute,
     return false;
 }
 
+template <typename Operation>
+constexpr int kAttributeCount = static_cast<int>(std::size(Operation::kAttributes));
+
+constexpr size_t kMemberBytes = 4;  // int32_t and float alike
+
 // A plugin of an interface from its attributes, nullptr if one of them is refused.
 template <typename Operation, template <typename> class Plugin>
 Plugin<Operation>* create(const nvinfer1::PluginFieldCollection* given) {
-    double values[2];
-    for (int i = 0; i < 2; ++i) {
-        if (!read_attribute(Operation::kName, Operation::kAttributes[i], given, values[i])) return nullptr;
+    static_assert(sizeof(Operation) == kMemberBytes * kAttributeCount<Operation>, "an attribute for each member");
+    Operation made;
+    for (int i = 0; i < kAttributeCount<Operation>; ++i) {
+        const Attribute& attribute = Operation::kAttributes[i];
+        double value = 0;
+        if (!read_attribute(Operation::kName, attribute, given, value)) return nullptr;
+        const auto whole = static_cast<int32_t>(value);
+        const auto number = static_cast<float>(value);
+        std::memcpy(reinterpret_cast<char*>(&made) + i * kMemberBytes,
+                    attribute.whole ? static_cast<const void*>(&whole) : &number, kMemberBytes);
     }
-    return new (std::nothrow) Plugin<Operation>({static_cast<int32_t>(values[0]), static_cast<float>(values[1])});
+    return new (std::nothrow) Plugin<Operation>(made);
 }
 
-// Both attributes as fields: names and types only, or with the values of an operation.
+// The attributes as fields: names and types only, or with the values of an operation.
 template <typename Operation>
 struct Fields {
-    nvinfer1::PluginField fields[2];
+    nvinfer1::PluginField fields[kAttributeCount<Operation>];
     nvinfer1::PluginFieldCollection collection;
 
     explicit Fields(const Operation* operation = nullptr) {
-        fields[0] = Operation::kAttributes[0].field(operation ? &operation->size : nullptr);
-        fields[1] = Operation::kAttributes[1].field(operation ? &operation->number : nullptr);
-        collection = {2, fields};
+        const char* members = reinterpret_cast<const char*>(operation);
+        for (int i = 0; i < kAttributeCount<Operation>; ++i)
+            fields[i] = Operation::kAttributes[i].field(members ? members + i * kMemberBytes : nullptr);
+        collection = {kAttributeCount<Operation>, fields};
     }
     Fields(const Fields&) = delete;
 };

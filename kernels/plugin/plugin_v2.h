@@ -54,13 +54,9 @@ class Plugin final : public nvinfer1::IPluginV2DynamicExt {
         return operation.launch(in, out, inputs, outputs, stream);
     }
 
-    // The two attributes: size int32, then float32.
-    size_t getSerializationSize() const noexcept override { return kBytes; }
-    void serialize(void* buffer) const noexcept override {
-        std::memcpy(buffer, &operation.size, sizeof(operation.size));
-        std::memcpy(static_cast<char*>(buffer) + sizeof(operation.size), &operation.number, sizeof(operation.number));
-    }
-    static constexpr size_t kBytes = sizeof(Operation::size) + sizeof(Operation::number);
+    // The attributes: an int32 or float32 each.
+    size_t getSerializationSize() const noexcept override { return sizeof(Operation); }
+    void serialize(void* buffer) const noexcept override { std::memcpy(buffer, &operation, sizeof(Operation)); }
 
   private:
     const Operation operation;
@@ -75,16 +71,15 @@ class Creator final : public nvinfer1::IPluginCreator {
         return create<Operation, Plugin>(given);
     }
     nvinfer1::IPluginV2DynamicExt* deserializePlugin(const char*, const void* bytes, size_t length) noexcept override {
-        if (length != Plugin<Operation>::kBytes) {
+        if (length != sizeof(Operation)) {
             report(
                 "[plugin] %s must be serialised in %zu bytes, got %zu. Expected an engine of this version. Do build "
                 "again.",
-                Operation::kName, Plugin<Operation>::kBytes, length);
+                Operation::kName, sizeof(Operation), length);
             return nullptr;
         }
         Operation stored;
-        std::memcpy(&stored.size, bytes, sizeof(stored.size));
-        std::memcpy(&stored.number, static_cast<const char*>(bytes) + sizeof(stored.size), sizeof(stored.number));
+        std::memcpy(&stored, bytes, sizeof(stored));
         const Fields<Operation> given(&stored);
         return create<Operation, Plugin>(&given.collection);
     }

@@ -12,8 +12,12 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneRuntime {
   public:
     explicit Plugin(const Operation& made) : operation(made), fields(&operation) {
-        std::snprintf(timing_id, sizeof(timing_id), "%s=%d;%s=%.9g", Operation::kAttributes[0].name, made.size,
-                      Operation::kAttributes[1].name, static_cast<double>(made.number));
+        size_t used = 0;
+        for (const nvinfer1::PluginField& field : fields.fields) {
+            double value = 0;
+            read_field(field, value);
+            used += std::snprintf(timing_id + used, sizeof(timing_id) - used, "%s=%.9g;", field.name, value);
+        }
     }
 
     nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override {

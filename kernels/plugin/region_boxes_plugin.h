@@ -9,11 +9,11 @@ namespace edge {
 struct RegionBoxes {
     static constexpr char kName[] = "RegionBoxes";
     static constexpr int kMaxSize = 1024, kStride = 32;
-    static constexpr Attribute kAttributes[2] = {{"size", kStride, kMaxSize, true, true},
-                                                 {"threshold", 1e-6, 1 - 1e-6, false, true}};
+    static constexpr Attribute kAttributes[] = {{"size", kStride, kMaxSize, true},
+                                                {"threshold", 1e-6, 1 - 1e-6, false}};
 
     int32_t size;
-    float number;  // threshold
+    float threshold;
 
     bool accepts(const nvinfer1::Dims* in, int32_t inputs) const {
         return inputs == 1 && in->nbDims == 4 && in->d[2] == in->d[3] && in->d[2] >= 1 && in->d[2] <= most();
@@ -43,7 +43,7 @@ struct RegionBoxes {
         const nvinfer1::Dims& maps = in[0].dims;
         if (!accepts(&maps, 1)) return -1;
         return edge_region_boxes(static_cast<const float*>(inputs[0]), static_cast<int>(maps.d[0] * maps.d[1]),
-                                 static_cast<int>(maps.d[2]), size, number, static_cast<float*>(outputs[0]), stream);
+                                 static_cast<int>(maps.d[2]), size, threshold, static_cast<float*>(outputs[0]), stream);
     }
 
   private:

@@ -1,6 +1,6 @@
 // TensorRT plugin edge::RoiResize, version 1: image (B, 3, H, W) fp32 or fp16, boxes (B, K, 4) fp32 -> (B * K, 3, size,
 // size); or boxes (R, 4) and a third input owner (R) int32, whose image -> (R, 3, size, size). The output has the
-// image's type, or int8 with step `scale` if that attribute is given.
+// image's type.
 #pragma once
 
 #include "launch.h"            // defines: edge_roi_resize, EdgeFormat
@@ -10,10 +10,9 @@ namespace edge {
 
 struct RoiResize {
     static constexpr char kName[] = "RoiResize";
-    static constexpr Attribute kAttributes[2] = {{"size", 1, 4096, true, true}, {"scale", 1e-12, 1e12, false, false}};
+    static constexpr Attribute kAttributes[] = {{"size", 1, 4096, true}};
 
     int32_t size;
-    float number;  // scale, 0 without
 
     bool accepts(const nvinfer1::Dims* in, int32_t inputs) const {
         if (inputs != 2 && inputs != 3) return false;
@@ -26,7 +25,7 @@ struct RoiResize {
         std::snprintf(words, bytes, "an image (B, 3, H, W) and boxes (B, K, 4), or boxes (R, 4) and owner (R)");
     }
     bool output_type(const nvinfer1::DataType* in, int32_t inputs, nvinfer1::DataType& out) const {
-        out = quantised() ? nvinfer1::DataType::kINT8 : in[0];
+        out = in[0];
         if (inputs < 2 || inputs > 3 || in[1] != nvinfer1::DataType::kFLOAT) return false;
         if (inputs == 3 && in[2] != nvinfer1::DataType::kINT32) return false;
         return in[0] == nvinfer1::DataType::kFLOAT || in[0] == nvinfer1::DataType::kHALF;
@@ -49,7 +48,7 @@ struct RoiResize {
         if (position == inputs) {
             // Widening fp16 pixels to fp32 would only cost bandwidth.
             const bool widens = tensor.type == DataType::kFLOAT && image.type != tensor.type;
-            return !widens && quantised() == (tensor.type == DataType::kINT8) && format_of(tensor) >= 0;
+            return !widens && format_of(tensor) >= 0;
         }
         switch (position) {
             case 0: return linear && (tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF);
@@ -67,12 +66,11 @@ struct RoiResize {
         return edge_roi_resize(inputs[0], in[0].type == nvinfer1::DataType::kHALF, static_cast<const float*>(inputs[1]),
                                owned ? static_cast<const int*>(inputs[2]) : nullptr, static_cast<int>(dims[0].d[0]),
                                static_cast<int>(out[0].dims.d[0]), static_cast<int>(dims[0].d[2]),
-                               static_cast<int>(dims[0].d[3]), size, number, format_of(out[0]), outputs[0], stream);
+                               static_cast<int>(dims[0].d[3]), size, format_of(out[0]), outputs[0], stream);
     }
 
   private:
     static int rank_of_boxes(int32_t inputs) { return inputs == 3 ? 2 : 3; }
-    bool quantised() const { return number > 0; }
 
     // EdgeFormat of a tensor, -1 for what the kernel does not write.
     static int format_of(const nvinfer1::PluginTensorDesc& tensor) {
@@ -81,13 +79,8 @@ struct RoiResize {
         const DataType type = tensor.type;
         switch (tensor.format) {
             case TensorFormat::kLINEAR:
-                return type == DataType::kFLOAT  ? EDGE_FP32_LINEAR
-                       : type == DataType::kHALF ? EDGE_FP16_LINEAR
-                       : type == DataType::kINT8 ? EDGE_INT8_LINEAR
-                                                 : -1;
+                return type == DataType::kFLOAT ? EDGE_FP32_LINEAR : type == DataType::kHALF ? EDGE_FP16_LINEAR : -1;
             case TensorFormat::kHWC8: return type == DataType::kHALF ? EDGE_FP16_HWC8 : -1;
-            case TensorFormat::kCHW4: return type == DataType::kINT8 ? EDGE_INT8_CHW4 : -1;
-            case TensorFormat::kCHW32: return type == DataType::kINT8 ? EDGE_INT8_CHW32 : -1;
             default: return -1;
         }
     }

@@ -109,7 +109,7 @@ EDGE_FUNCTION unsigned pack_halves(float low, float high) {
 }
 
 template <typename Out, int COLUMNS>
-EDGE_FUNCTION void store_columns(const float (&values)[COLUMNS], float inverse_scale, Out* address) {
+EDGE_FUNCTION void store_columns(const float (&values)[COLUMNS], Out* address) {
     if constexpr (sizeof(Out) == 2 && COLUMNS % 2 == 0) {
         Vector<unsigned, COLUMNS / 2> packed;
         EDGE_UNROLL
@@ -118,7 +118,7 @@ EDGE_FUNCTION void store_columns(const float (&values)[COLUMNS], float inverse_s
     } else {
         Vector<Out, COLUMNS> packed;
         EDGE_UNROLL
-        for (int i = 0; i < COLUMNS; ++i) encode(values[i], inverse_scale, packed.lanes[i]);
+        for (int i = 0; i < COLUMNS; ++i) encode(values[i], packed.lanes[i]);
         *reinterpret_cast<Vector<Out, COLUMNS>*>(address) = packed;
     }
 }
@@ -130,10 +130,9 @@ struct RowWriter {
 
     Out* planes[kPlanes];
     unsigned pixel, size;
-    float inverse_scale;
 
     EDGE_FUNCTION RowWriter(const RoiResize& op, Out* out, int crop, int row, int column)
-        : pixel(row * op.size + column), size(op.size), inverse_scale(op.inverse_scale) {
+        : pixel(row * op.size + column), size(op.size) {
         const size_t plane = static_cast<size_t>(op.size) * op.size;
         EDGE_UNROLL
         for (int i = 0; i < kPlanes; ++i) {
@@ -145,7 +144,7 @@ struct RowWriter {
         if constexpr (LAYOUT == Layout::kLinear) {
             EDGE_UNROLL
             for (int channel = 0; channel < kChannels; ++channel) {
-                store_columns(values[channel], inverse_scale, planes[channel] + pixel);
+                store_columns(values[channel], planes[channel] + pixel);
             }
         } else {
             constexpr int kBlock = kChannelBlock<LAYOUT>;
@@ -154,7 +153,7 @@ struct RowWriter {
                 Vector<Out, kBlock> packed;
                 EDGE_UNROLL
                 for (int channel = 0; channel < kBlock; ++channel) {
-                    encode(channel < kChannels ? values[channel < kChannels ? channel : 0][i] : 0.0f, inverse_scale,
+                    encode(channel < kChannels ? values[channel < kChannels ? channel : 0][i] : 0.0f,
                            packed.lanes[channel]);
                 }
                 reinterpret_cast<Vector<Out, kBlock>*>(planes[0])[pixel + i] = packed;

@@ -138,7 +138,7 @@ struct Problem {
     int batch, regions, size;
     int crops() const { return batch * regions; }
     size_t pixels() const { return static_cast<size_t>(crops()) * size * size; }
-    RoiResize op() const { return {batch, regions, size, size, size, 1.0f}; }
+    RoiResize op() const { return {batch, regions, size, size, size}; }
 };
 
 using Elementwise = void (*)(RoiResize, const __half*, const float*, const int*, __half*, int);

@@ -5,12 +5,9 @@
 // owner is (crops) int32, the image of each box, clamped to those there are; or null: image b has the boxes from
 // b * regions on
 // out is (crops, 3, size, size) in one of
-//   Linear  fp32, fp16 or int8      (crop, channel, row, column)
-//   Hwc8    fp16                    (crop, row, column, 8), channels 3..7 zero
-//   Chw4    int8                    (crop, row, column, 4), channel 3 zero
-//   Chw32   int8                    (crop, row, column, 32), channels 3..31 zero
-// int8 is clamp(round_half_even(value * inverse_scale), -128, 127). Coordinates and arithmetic are fp32 in every
-// format.
+//   Linear  fp32 or fp16    (crop, channel, row, column)
+//   Hwc8    fp16            (crop, row, column, 8), channels 3..7 zero
+// Coordinates and arithmetic are fp32 in every format.
 //
 // A thread makes COLUMNS x ROWS output pixels of all three channels. A crop is never larger than the image, so source
 // rows go by more slowly than output rows: going down, the thread keeps the two source rows in use, already
@@ -24,14 +21,13 @@ namespace edge {
 
 constexpr int kChannels = 3;
 
-enum class Layout : int { kLinear = 0, kHwc8 = 1, kChw4 = 2, kChw32 = 3 };
+enum class Layout : int { kLinear = 0, kHwc8 = 1 };
 
 struct RoiResize {
-    int images;           // with an owner: how many it may name
-    int regions;          // without: crops per image
-    int height, width;    // of the source image
-    int size;             // of the crop's output, both sides
-    float inverse_scale;  // int8 only
+    int images;         // with an owner: how many it may name
+    int regions;        // without: crops per image
+    int height, width;  // of the source image
+    int size;           // of the crop's output, both sides
 };
 
 // ----------------------------------------------------------------------------
@@ -78,20 +74,9 @@ EDGE_FUNCTION float lerp(float a, float b, float weight) { return fmaf(weight, b
 // ----------------------------------------------------------------------------
 // output formats
 
-EDGE_FUNCTION void encode(float value, float, float& out) { out = value; }
+EDGE_FUNCTION void encode(float value, float& out) { out = value; }
 
-EDGE_FUNCTION void encode(float value, float, __half& out) { out = __float2half_rn(value); }
-
-EDGE_FUNCTION void encode(float value, float inverse_scale, signed char& out) {
-    const float scaled = product(value, inverse_scale);
-#if defined(__CUDA_ARCH__)
-    const int rounded = __float2int_rn(scaled);
-    out = static_cast<signed char>(min(max(rounded, -128), 127));
-#else
-    const float clamped = fminf(fmaxf(scaled, -128.0f), 127.0f);
-    out = static_cast<signed char>(scaled == scaled ? nearbyintf(clamped) : 0.0f);
-#endif
-}
+EDGE_FUNCTION void encode(float value, __half& out) { out = __float2half_rn(value); }
 
 // What is stored at once: adjacent columns of one channel, or all channels of one pixel.
 template <typename T, int COUNT>
@@ -101,13 +86,10 @@ struct alignas(sizeof(T) * COUNT > 16 ? 16 : sizeof(T) * COUNT) Vector {
 
 // Channels stored together, padded with zeros behind the third.
 template <Layout LAYOUT>
-constexpr int kChannelBlock = LAYOUT == Layout::kHwc8    ? 8
-                              : LAYOUT == Layout::kChw4  ? 4
-                              : LAYOUT == Layout::kChw32 ? 32
-                                                         : 1;
+constexpr int kChannelBlock = LAYOUT == Layout::kHwc8 ? 8 : 1;
 
 // Columns per thread that make a four-byte store: 128 contiguous bytes per warp, while the warp's reads stay within
-// one cache line per row for 16-bit images. Packed formats store 4 to 32 bytes per pixel already.
+// one cache line per row for 16-bit images. The packed format stores 16 bytes per pixel already.
 template <typename Out, Layout LAYOUT>
 constexpr int kColumns = LAYOUT == Layout::kLinear ? static_cast<int>(4 / sizeof(Out)) : 1;
 
@@ -123,7 +105,7 @@ EDGE_FUNCTION void store(const RoiResize& op, int crop, int row, int column, con
         for (int channel = 0; channel < kChannels; ++channel) {
             Vector<Out, COLUMNS> packed;
             EDGE_UNROLL
-            for (int i = 0; i < COLUMNS; ++i) encode(values[channel][i], op.inverse_scale, packed.lanes[i]);
+            for (int i = 0; i < COLUMNS; ++i) encode(values[channel][i], packed.lanes[i]);
             Out* address = out + (static_cast<size_t>(crop) * kChannels + channel) * plane + pixel;
             *reinterpret_cast<Vector<Out, COLUMNS>*>(address) = packed;
         }
@@ -134,7 +116,7 @@ EDGE_FUNCTION void store(const RoiResize& op, int crop, int row, int column, con
             Vector<Out, kBlock> packed;
             EDGE_UNROLL
             for (int channel = 0; channel < kBlock; ++channel) {
-                encode(channel < kChannels ? values[channel < kChannels ? channel : 0][i] : 0.0f, op.inverse_scale,
+                encode(channel < kChannels ? values[channel < kChannels ? channel : 0][i] : 0.0f,
                        packed.lanes[channel]);
             }
             reinterpret_cast<Vector<Out, kBlock>*>(out)[crop * plane + pixel + i] = packed;

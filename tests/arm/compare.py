@@ -4,7 +4,7 @@ networks, the official code.
     python tests/arm/compare.py CASES FOUND REPORT
 
 FOUND holds a folder for each case of CASES with ``<bundle>.npz`` (Python) and
-``<bundle>-cpp/*.bin`` (``mcar_edge_bench --outputs``). REPORT is written as JSON. The exit code is
+``<bundle>-cpp.npz`` (the C++ runtime). REPORT is written as JSON. The exit code is
 1 where an fp32 engine is not the host's: another class, a box off by more than a pixel in more than
 a hundredth of the coordinates, or a score off by more than 1e-4.
 """
@@ -24,19 +24,12 @@ from edge.graph import Outputs
 from edge.measure.accuracy import evaluate, map_drop_interval
 from edge.measure.regions import drift
 
-DTYPES = {"region_classes": np.int64}
 CLOSE = 1e-4  # of scores, for another order of the same sums
 
 
 def outputs(path: Path) -> dict[str, np.ndarray]:
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
-
-
-def outputs_cpp(folder: Path, like: Outputs) -> dict[str, np.ndarray]:
-    """Raw files in the shapes of Python's."""
-    found = {path.stem: np.fromfile(path, DTYPES.get(path.stem, np.float32)) for path in folder.glob("*.bin")}
-    return {name: values.reshape(-1, *like[name].shape[1:]) for name, values in found.items() if name in like}
 
 
 def first(values: Outputs, count: int) -> dict[str, np.ndarray]:
@@ -58,12 +51,11 @@ def differences(found: Outputs, expected: Outputs) -> dict[str, Any]:
 def judge_case(case: Path, found: Path) -> list[dict[str, Any]]:
     """A row for every engine that gave outputs."""
     rows = []
-    for path in sorted([*found.glob("*.npz"), *found.glob("*-cpp")]):
+    for path in sorted(found.glob("*.npz")):
         bundle = path.stem.removesuffix("-cpp")
-        host = outputs(case / f"host-{bundle}.npz")
-        here = outputs_cpp(path, host) if path.is_dir() else outputs(path)
+        host, here = outputs(case / f"host-{bundle}.npz"), outputs(path)
         count = len(here["regions"])
-        row = {"case": case.name, "engine": bundle, "language": "c++" if path.is_dir() else "python"}
+        row = {"case": case.name, "engine": bundle, "language": "c++" if path.stem.endswith("-cpp") else "python"}
         row["precision"] = Bundle.read(case / bundle).target.precision
         row["against_host"] = differences(here, first(host, count))
         if (case / "expected.npz").is_file():

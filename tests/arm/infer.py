@@ -4,7 +4,7 @@
 
 BUNDLE is rebuilt into ``OUT``, IMAGES is raw float32 (N, 3, S, S) of which the first COUNT are
 taken, and ``OUT.npz`` holds the outputs, one image a call. It is written anew after every image:
-emulation is slow, and a run may be stopped at any time.
+emulation is slow, so a run may be stopped at any time and resumes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge.bundle import Bundle
 from edge.pipeline import BuildOptions, rebuild
 
 
-def main(source: Path, file: Path, out: Path, count: int | None = None) -> None:
+def main(source: Path, pixels: Path, out: Path, count: int | None = None) -> None:
     openvino.INT8_ON_ARM = ""  # what is refused is judged here, whether it still must be
     backend = Bundle.read(source).target.backend
     print(backends.probe(backend), flush=True)
@@ -31,13 +31,18 @@ def main(source: Path, file: Path, out: Path, count: int | None = None) -> None:
         print(f"rebuilt in {time.monotonic() - start:.0f} s", flush=True)
     with Engine.load(out) as engine:
         size = engine.bundle.image.size
-        images = np.fromfile(file, np.float32).reshape(-1, 3, size, size)[:count]
-        found: list[dict[str, np.ndarray]] = []
+        images = np.fromfile(pixels, np.float32).reshape(-1, 3, size, size)[:count]
+        found: dict[str, np.ndarray] = {}
+        if (file := out.with_suffix(".npz")).is_file():
+            with np.load(file) as kept:
+                found = dict(kept)
+        done = len(next(iter(found.values()), ()))
         start = time.monotonic()
-        for index in range(len(images)):
-            found.append(engine.infer(images[index : index + 1]))
-            np.savez(out.with_suffix(".npz"), **{name: np.concatenate([one[name] for one in found]) for name in found[0]})
-            print(f"{len(found)} of {len(images)} images in {time.monotonic() - start:.0f} s", flush=True)
+        for index in range(done, len(images)):
+            one = engine.infer(images[index : index + 1])
+            found = {name: np.concatenate([found[name], one[name]]) if found else one[name] for name in one}
+            np.savez(file, **found)
+            print(f"{index + 1} of {len(images)} images, {index + 1 - done} of them in {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

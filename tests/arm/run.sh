@@ -11,6 +11,7 @@
 #   ARM_CPU               what is emulated (neoverse-n1: Armv8.2 with dot products, as Orin's Cortex-A78AE); see qemu-aarch64 -cpu help
 #   ARM_NICE              of all that takes long (19)
 #   ARM_CASES             recorded networks (the two at 256 pixels), all of tests/golden by name
+#   ARM_IMAGES            of each recorded network (2, all there are)
 #   ARM_SCENES            int8 is judged on so many test scenes (200)
 #   PYTEST                words for pytest in `tests` (tests/cpp)
 #   TENSORRT_INCLUDE_DIR  folders of TensorRT's headers, separated by colons, for `plugin` and the C++ tools of TensorRT
@@ -20,7 +21,7 @@ repository=$(cd "$here/../.." && pwd)
 cache=$(mkdir -p "${ARM_CACHE:?a folder that is kept}" && cd "$ARM_CACHE" && pwd)
 cpu=${ARM_CPU:-neoverse-n1} nice=${ARM_NICE:-19}
 cases=${ARM_CASES:-mobilenetv2_avg_256_top4_thr0.5_c20 resnet50_avg_256_top4_thr0.5_c20}
-scenes=${ARM_SCENES:-200}
+images=${ARM_IMAGES:-2} scenes=${ARM_SCENES:-200}
 host_python=$(command -v "${HOST_PYTHON:-python3}")
 root=$cache/root site=$cache/site build=$cache/build logs=$cache/logs found=$cache/found-$cpu
 export ARM_ROOT=$root PYTHONDONTWRITEBYTECODE=1
@@ -59,7 +60,7 @@ CONF
         "${pip[@]}" --target "$cache/cuda" --no-deps "nvidia-cuda-runtime==13.0.*"
         touch "$site/done"
     fi
-    printf '#!/bin/sh\nexec %s -E PYTHONHOME=%s -E PYTHONPATH=%s -E PYTHONDONTWRITEBYTECODE=1 %s "$@"\n' "${run[*]}" "$root/usr" \
+    printf '#!/bin/sh\nexec %s -E PYTHONHOME=%s -E PYTHONPATH=%s -E PYTHONDONTWRITEBYTECODE=1 -E PYTHONUNBUFFERED=1 %s "$@"\n' "${run[*]}" "$root/usr" \
         "$repository:$site:$here" "$root/usr/bin/python3.11" >"$cache/python"
     chmod +x "$cache/python"
     arm_python -c "import numpy, onnxruntime, openvino; print(numpy.__version__, onnxruntime.__version__, openvino.__version__)"
@@ -118,17 +119,17 @@ infer() { # infer CASE BACKEND COUNT: Python rebuilds and runs, then C++ runs th
     local case=$cache/cases/$1 out=$found/$1
     mkdir -p "$out"
     arm_python "$here/infer.py" "$case/$2" "$case/images.bin" "$out/$2" "$3"
-    if [ "$2" = openvino ] && [ "${1#scenes}" = "$1" ]; then
-        "${run[@]}" -E LD_LIBRARY_PATH="$site/openvino/libs" "$build/runtime/tools/mcar_edge_bench" "$out/$2" --batch 1 --iterations 1 \
-            --warmup 0 --images "$case/images.bin" --outputs "$out/$2-cpp"
+    if [ "$2" = openvino ] && [ "${1#scenes}" = "$1" ] && [ ! -e "$out/$2-cpp.npz" ]; then
+        QEMU_SET_ENV=LD_LIBRARY_PATH=$site/openvino/libs arm_python "$here/native.py" "$build/runtime/libmcar_edge.so" "$out/$2" \
+            "$case/images.bin" "$out/$2-cpp.npz" "$3"
     fi
 }
 
 golden() { # recorded networks, fp32
     host "$here/prepare.py" "$cache/cases" $cases
     for case in $cases; do
-        infer "$case" openvino 2
-        infer "$case" onnxruntime 2
+        infer "$case" openvino "$images"
+        infer "$case" onnxruntime "$images"
     done
 }
 
@@ -142,7 +143,8 @@ scenes() { # int8 of the shipped MobileNetV2
 tests() { # the tests of the C++ runtime, in the emulated Python; bundles come from the host
     printf '#!/bin/sh\nexec aarch64-linux-gnu-g++ --sysroot=%s "$@"\n' "$root" >"$cache/g++"
     chmod +x "$cache/g++"
-    (cd "$repository" && ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
+    # A linker for another processor does not follow the rpath of the runtime's library to OpenVINO's.
+    (cd "$repository" && LDFLAGS=-Wl,-rpath-link,$site/openvino/libs ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
         HOST_PYTHONPATH=$repository CXX=$cache/g++ CMAKE_TOOLCHAIN_FILE=$here/toolchain.cmake EDGE_CPP_BUILDS=$build/tests \
         arm_python -m pytest -p emulated -p no:cacheprovider ${PYTEST:-tests/cpp})
 }

@@ -3,6 +3,7 @@ every refusal."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from edge import backends
 from edge.backends.trt import arrays, cuda, lane, run, vendor
+from edge.backends.trt.build import LIBRARIES, leave_out_missing_libraries
 from edge.errors import EdgeError
 from edge.graph import INPUT, WHOLE
 from edge.ops import region_boxes
@@ -106,6 +108,34 @@ def test_float32_is_float32(fake_tensorrt, backend, tmp_path, small_graph):
     fake_tensorrt("10.3")
     backend.build({WHOLE: small_graph()}, TARGET, None, tmp_path)
     assert "TF32" not in pickle.loads((tmp_path / "engine.plan").read_bytes())["flags"]
+
+
+@pytest.mark.parametrize("installed", [set(), {"libcublas.so.11", "libcudnn.so.8"}])
+def test_version_8_takes_no_kernels_from_libraries_that_are_absent(fake_tensorrt, monkeypatch, installed):
+    def load(name: str) -> None:
+        if name not in installed:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    trt = fake_tensorrt("8.6").tensorrt
+    config = trt.Builder(trt.ILogger()).create_builder_config()
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    leave_out_missing_libraries(trt, config)
+    left = {name for name, source in trt.TacticSource.__members__.items() if config.get_tactic_sources() >> int(source) & 1}
+    assert left == {"EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"} | ({"CUBLAS", "CUDNN"} if installed else set())
+
+
+@pytest.mark.parametrize(("version", "left_out"), [("8.6", {"CUBLAS", "CUBLAS_LT", "CUDNN"}), ("10.3", set())])
+def test_only_version_8_builds_without_absent_libraries(fake_tensorrt, backend, tmp_path, small_graph, version, left_out):
+    import pickle
+
+    for name in (name for names in LIBRARIES.values() for name in names):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            pytest.skip(f"{name} is installed here")
+    sources = fake_tensorrt(version).tensorrt.TacticSource.__members__
+    backend.build({WHOLE: small_graph()}, TARGET, None, tmp_path)
+    found = pickle.loads((tmp_path / "engine.plan").read_bytes())["sources"]
+    assert set(found) == sources.keys() - left_out
 
 
 def test_timings_are_kept_for_the_next_build(fake_tensorrt, backend, tmp_path, small_graph):

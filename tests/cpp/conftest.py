@@ -122,7 +122,11 @@ def runtime(cmake: Callable[..., Path], openvino_folder: Path, builds: Path) -> 
 @pytest.fixture(scope="session")
 def api(runtime: Runtime) -> ctypes.CDLL:
     """The C API, as another language calls it."""
-    library = ctypes.CDLL(str(runtime.library))
+    return declared(ctypes.CDLL(str(runtime.library)))
+
+
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The runtime's library, told the types of its functions."""
     library.edge_engine_error.restype = library.edge_engine_class_name.restype = ctypes.c_char_p
     library.edge_engine_class_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     for name in ("classes", "regions", "size", "max_batch"):

@@ -202,6 +202,24 @@ def test_the_bundle_of_a_device_is_one_for_both_languages(
     refused(bench(tmp_path / "out"), "built for tensorrt")
 
 
+@pytest.mark.parametrize(
+    ("how", "effort", "sizes", "profile"),
+    [("only", 0.5, (1, 2, 4, 8), [1, 8, 8]), ("only", 1, (8,), [8, 8, 8]), ("only-8.5", 0.5, (8,), [8, 8, 8])],
+)
+def test_one_profile_is_for_fewer_regions_where_some_are_left_out(
+    device: Program, unbuilt: Path, tmp_path: Path, how: str, effort: float, sizes: tuple[int, ...], profile: list[int]
+) -> None:
+    manifest = json.loads((unbuilt / "manifest.json").read_text())
+    manifest["stages"]["effort"] = effort
+    (unbuilt / "manifest.json").write_text(json.dumps(manifest))
+    done = device("bundle", unbuilt, tmp_path / "out", 2, how)
+    assert (done.returncode, done.stderr) == (0, "")
+    made = Bundle.read(tmp_path / "out")
+    assert (made.target.batches, made.stages.sizes) == ((2,), sizes)
+    plans = made.manifest["engine"]["stages"]
+    assert (plans["look"]["profiles"], plans["closer"]["profiles"]) == ([[2, 2, 2]], [profile])
+
+
 def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Path) -> None:
     folder = tmp_path / "there"
     folder.mkdir()

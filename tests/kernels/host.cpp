@@ -125,9 +125,6 @@ int run_format(const edge::RoiResize& op, const void* image, const float* boxes,
         case 0: run<In, float, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
         case 1: run<In, __half, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
         case 2: run<In, __half, Layout::kHwc8>(op, image, boxes, owner, crops, out, staged); return 0;
-        case 3: run<In, signed char, Layout::kLinear>(op, image, boxes, owner, crops, out, staged); return 0;
-        case 4: run<In, signed char, Layout::kChw4>(op, image, boxes, owner, crops, out, staged); return 0;
-        case 5: run<In, signed char, Layout::kChw32>(op, image, boxes, owner, crops, out, staged); return 0;
         default: return 1;
     }
 }
@@ -141,10 +138,10 @@ void reference_roi_resize(const float* image, const float* boxes, const int* own
     edge::reference::roi_resize(image, boxes, owner, images, crops, height, width, size, out);
 }
 
-// half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 5 in the order of run_format; staged: see run.
+// half_image: 0 for fp32 pixels, 1 for fp16; format: 0 to 2 in the order of run_format; staged: see run.
 int kernel_roi_resize(const void* image, int half_image, const float* boxes, const int* owner, int images, int crops,
-                      int height, int width, int size, float scale, int format, int staged, void* out) {
-    const edge::RoiResize op = {images, crops / images, height, width, size, scale > 0 ? 1.0f / scale : 1.0f};
+                      int height, int width, int size, int format, int staged, void* out) {
+    const edge::RoiResize op = {images, crops / images, height, width, size};
     return half_image ? run_format<__half>(op, image, boxes, owner, crops, format, out, staged != 0)
                       : run_format<float>(op, image, boxes, owner, crops, format, out, staged != 0);
 }
@@ -153,7 +150,7 @@ int kernel_roi_resize(const void* image, int half_image, const float* boxes, con
 // does not take the problem.
 int ladder_roi_resize(int version, int threads, const void* image, const float* boxes, const int* owner, int images,
                       int crops, int height, int width, int size, void* out) {
-    const edge::RoiResize op = {images, crops / images, height, width, size, 1.0f};
+    const edge::RoiResize op = {images, crops / images, height, width, size};
     const Crops<__half, __half> all = {op,    static_cast<const __half*>(image), boxes, owner,
                                        crops, static_cast<__half*>(out)};
     if (version >= 11 && !edge::may_stage<__half>(op)) return 2;

@@ -65,19 +65,21 @@ static std::array<Creator, 2> creators() {
 
 // What only this interface has: bytes, a namespace that can be set, an end of life.
 static void check_interface(const Creator& boxes, const Creator& resize, const Node& find, const Node& crop) {
-    const std::string bytes = crop.serialised();
+    const std::string bytes = find.serialised();
     int32_t size = 0;
-    float scale = 0;
+    float threshold = 0;
     EXPECT(bytes.size() == 8);
     std::memcpy(&size, bytes.data(), 4);
-    std::memcpy(&scale, bytes.data() + 4, 4);
-    EXPECT(size == 256 && scale == 0.02f);
-    EXPECT(resize.restored(crop).serialised() == bytes && crop.clone().serialised() == bytes);
+    std::memcpy(&threshold, bytes.data() + 4, 4);
+    EXPECT(size == 448 && threshold == 0.3f);
+    EXPECT(boxes.restored(find).serialised() == bytes && find.clone().serialised() == bytes);
+    const std::string crop_bytes = crop.serialised();
+    EXPECT(crop_bytes.size() == 4 && resize.restored(crop).serialised() == crop_bytes);
     EXPECT(boxes.read(find.serialised() + "x") == nullptr && boxes.read("") == nullptr);
     for (const char* part : {"RegionBoxes", "8 bytes", "got 0", "Expected", "Do build"}) {
         EXPECT(finder.logger.last.find(part) != std::string::npos);
     }
-    EXPECT(resize.read(std::string(8, '\xff')) == nullptr);  // size -1
+    EXPECT(resize.read(std::string(4, '\xff')) == nullptr);  // size -1
     EXPECT(finder.logger.last.find("RoiResize.size must") != std::string::npos);
     EXPECT(boxes.read(bytes.substr(0, 4) + std::string(4, '\0')) == nullptr);  // threshold 0
     EXPECT(finder.logger.last.find("RegionBoxes.threshold must") != std::string::npos);

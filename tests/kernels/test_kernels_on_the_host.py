@@ -13,8 +13,7 @@ from torch.nn.functional import interpolate
 
 from edge.ops import region_boxes, roi_resize
 
-FORMATS = {"fp32 linear": 0, "fp16 linear": 1, "fp16 hwc8": 2, "int8 linear": 3, "int8 chw4": 4, "int8 chw32": 5}
-SCALE = 0.0187  # of the int8 formats: about 127 steps for normalised pixels
+FORMATS = {"fp32 linear": 0, "fp16 linear": 1, "fp16 hwc8": 2}
 
 Array = np.ndarray
 
@@ -41,7 +40,6 @@ def kernel_crop(
     boxes: Array,
     size: int,
     form: str = "fp32 linear",
-    scale: float = SCALE,
     owner: Array | None = None,
     staged: bool = True,
 ) -> Array:
@@ -50,12 +48,12 @@ def kernel_crop(
     batch, _, height, width = image.shape
     crops = boxes.size // 4
     kind, layout = form.split()
-    dtype = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[kind]
-    shape = (crops, 3, size, size) if layout == "linear" else (crops, size, size, int(layout.lstrip("hwc")))
-    out = np.full(shape, np.nan if kind != "int8" else 85, dtype)
+    dtype = {"fp32": np.float32, "fp16": np.float16}[kind]
+    shape = (crops, 3, size, size) if layout == "linear" else (crops, size, size, 8)
+    out = np.full(shape, np.nan, dtype)
     code = host.kernel_roi_resize(
         pointer(image), int(image.dtype == np.float16), pointer(boxes), None if owner is None else pointer(owner),
-        batch, crops, height, width, size, ctypes.c_float(scale), FORMATS[form], int(staged), pointer(out),
+        batch, crops, height, width, size, FORMATS[form], int(staged), pointer(out),
     )  # fmt: skip
     assert code == 0
     return out
@@ -129,16 +127,10 @@ def test_every_output_format_is_the_fp32_result_rounded_once(host: ctypes.CDLL, 
     image = noise(2, 3, 64, 64).astype(np.float16 if half_image else np.float32)
     boxes = np.array([[[0, 0, 64, 64], [5, 9, 40, 17]], [[63, 0, 64, 64], [20, 20, 52, 52]]], np.float32)
     exact = kernel_crop(host, image, boxes, 64)
-    pixels = exact.transpose(0, 2, 3, 1)
-    quantised = np.clip(np.rint(exact * np.float32(1 / np.float32(SCALE))), -128, 127).astype(np.int8)
     np.testing.assert_array_equal(kernel_crop(host, image, boxes, 64, "fp16 linear"), exact.astype(np.float16))
-    np.testing.assert_array_equal(kernel_crop(host, image, boxes, 64, "int8 linear"), quantised)
-    for form, channels in (("fp16 hwc8", 8), ("int8 chw4", 4), ("int8 chw32", 32)):
-        packed = kernel_crop(host, image, boxes, 64, form)
-        expected = pixels.astype(np.float16) if "fp16" in form else quantised.transpose(0, 2, 3, 1)
-        np.testing.assert_array_equal(packed[..., :3], expected)
-        assert packed.shape[-1] == channels
-        assert not packed[..., 3:].any(), "padding channels must be zero"
+    packed = kernel_crop(host, image, boxes, 64, "fp16 hwc8")
+    np.testing.assert_array_equal(packed[..., :3], exact.transpose(0, 2, 3, 1).astype(np.float16))
+    assert not packed[..., 3:].any(), "padding channels must be zero"
 
 
 @pytest.mark.parametrize("owner", [[0, 1, 2], [2, 2, 0, 1, 0], [1], [-5, 3, 99]])
@@ -153,13 +145,6 @@ def test_every_box_is_cut_from_its_owner_and_no_owner_reads_beside_the_images(ho
         # Boxes of one image each: what the kernel did before there were owners.
         expected = kernel_crop(host, image[clamped], boxes[:, None].copy(), 64, form)
         np.testing.assert_array_equal(kernel_crop(host, image, boxes, 64, form, owner=owners), expected)
-
-
-def test_quantisation_rounds_half_to_even_and_saturates(host: ctypes.CDLL) -> None:
-    image = np.zeros((1, 3, 4, 4), np.float32)
-    image[0, 0] = [[0.5, 1.5, 2.5, -0.5], [-1.5, 127.4, 200.0, -200.0], [-127.5, -128.5, 3.0, 0.0], [1e9, -1e9, 0.49, -0.51]]
-    out = kernel_crop(host, image, np.array([[[0, 0, 4, 4]]], np.float32), 4, "int8 linear", scale=1.0)[0, 0]
-    np.testing.assert_array_equal(out, [[0, 2, 2, 0], [-2, 127, 127, -128], [-128, -128, 3, 0], [127, -128, 0, -1]])
 
 
 def test_sixteen_bit_error_is_at_most_twice_torchs(host: ctypes.CDLL) -> None:

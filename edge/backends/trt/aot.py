@@ -97,7 +97,7 @@ def register(trt: Native, ptx: bytes) -> None:
         columns = 2 if (kind, layout) == ("fp16", "linear") else 1
         tiles = _ceil_div(size, columns) * _ceil_div(size, CROP_ROWS)
         grid = _ceil_div(tiles, CROP_THREADS), boxes.shape_expr[0]
-        numbers = image.shape_expr[0], image.shape_expr[2], image.shape_expr[3], size, _bits(1.0)
+        numbers = image.shape_expr[0], image.shape_expr[2], image.shape_expr[3], size
         return launch(f"edge_roi_resize_{kind}_{kind}_{layout}", CROP_THREADS, grid, numbers)
 
     launched = tuple[str, bytes, plugin.KernelLaunchParams, plugin.SymIntExprs]  # type: ignore[name-defined]

@@ -3,6 +3,7 @@ of output is the answer."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -51,6 +52,12 @@ def main() -> int:
 
 # Kinds of layers that compute nothing in floats, or choose their own types.
 UNTYPED = frozenset({"CONSTANT", "SHAPE", "PLUGIN", "PLUGIN_V2"})
+# Libraries whose kernels TensorRT 8 may use besides its own, by tactic source; one of each is enough.
+LIBRARIES = {
+    "CUBLAS": ("libcublas.so.12", "libcublas.so.11"),
+    "CUBLAS_LT": ("libcublasLt.so.12", "libcublasLt.so.11"),
+    "CUDNN": ("libcudnn.so.8",),
+}
 
 
 def say(answer: Answer) -> None:
@@ -98,7 +105,10 @@ def build_plan(vendor: Vendor, request: Request, lowered: bytes) -> Facts:
         # same sizes.
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     weak = not _typed_by_graph(trt)
-    constraints = _choose_types(trt, config, network, request.precision) if weak else None
+    constraints = None
+    if weak:
+        leave_out_missing_libraries(trt, config)
+        constraints = _choose_types(trt, config, network, request.precision)
     _set_compute_capabilities(trt, config, request.compute_capabilities)
     for counts in request.profiles:
         profile = builder.create_optimization_profile()
@@ -193,6 +203,23 @@ def _parse(trt: Native, builder: Native, logger: Native, lowered: bytes) -> tupl
         said = " ".join(errors.split())[:300] or "it does not say why"
         raise EdgeError("backend", f"The parser refuses the graph: {said}", "Report the graph, or use another `backend`")
     return network, parser
+
+
+def leave_out_missing_libraries(trt: Native, config: Native) -> None:
+    """Take no kernels from libraries that are not installed: they would fail the build."""
+    sources = config.get_tactic_sources()
+    for source, names in LIBRARIES.items():
+        if not any(map(_loads, names)):
+            sources &= ~(1 << int(trt.TacticSource.__members__[source]))
+    config.set_tactic_sources(sources)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _typed_by_graph(trt: Native) -> bool:

@@ -90,7 +90,7 @@ void build(const Arguments& arguments) {
         if (file) check_writable(*file);
     const Source source = read_source(from);
     check_lowering(source);
-    const Sizes sizes = choose_sizes(source, batch, arguments.has("--only"));
+    const Sizes sizes = choose_sizes(source, batch, arguments.has("--only"), shares_profiles());
     NewFolder folder(out, arguments.has("--force"));
     const json gpu = in_child(describe_gpu).require();
     std::vector<Stage> stages = copy_files(source, sizes, folder.path());
@@ -113,7 +113,7 @@ void build(const Arguments& arguments) {
     }
     for (Stage& stage : stages) {
         order.graph = std::move(stage.graph);
-        order.sizes = stage.sizes;
+        order.profiles = stage.profiles;
         order.plan = folder.path() / plan_file(stage.name);
         std::fprintf(stderr, "building   %s for %s\n", order.plan.filename().c_str(),
                      gpu["gpu"].get<std::string>().c_str());
@@ -154,7 +154,7 @@ int main(int count, char** words) {
         "python -m edge.build --backend tensorrt --tensorrt VERSION. OUT is the device's bundle.",
         {"BUNDLE", "OUT"},
         {{"--batch", "N", "largest batch (default: as BUNDLE has it)"},
-         {"--only", "", "for that batch alone: quicker to build; fewer images take as long"},
+         {"--only", "", "for that batch alone: quicker to build; fewer images take as long, fewer regions not always"},
          {"--plugin", "FILE",
           "plugin library (default: EDGE_TENSORRT_PLUGIN, else libedge_plugin.so beside this program)"},
          {"--level", "0..5", "how long to look for quick kernels (default 3; not in TensorRT 8.5)"},

@@ -202,26 +202,23 @@ std::vector<nvinfer1::ITensor*> inputs_of(const nvinfer1::INetworkDefinition& ne
     return inputs;
 }
 
-// Exact sizes give the quickest kernels: a profile for each.
-json add_profiles(nvinfer1::IBuilder& builder, nvinfer1::IBuilderConfig& config,
+void add_profiles(nvinfer1::IBuilder& builder, nvinfer1::IBuilderConfig& config,
                   const std::vector<nvinfer1::ITensor*>& inputs, const Order& order) {
     using nvinfer1::OptProfileSelector;
-    json profiles = json::array();
-    for (const std::size_t size : order.sizes) {
+    constexpr OptProfileSelector SELECTORS[] = {OptProfileSelector::kMIN, OptProfileSelector::kOPT,
+                                                OptProfileSelector::kMAX};
+    for (const Profile& sizes : order.profiles) {
         nvinfer1::IOptimizationProfile* profile = builder.createOptimizationProfile();
         for (nvinfer1::ITensor* input : inputs) {
             const bool of_images = inputs.size() > 1 && input->getName() == std::string_view(INPUT);
-            for (const auto selector : {OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX}) {
+            for (std::size_t i = 0; i < sizes.size(); ++i) {
                 nvinfer1::Dims shape = input->getDimensions();
-                const std::size_t images = selector == OptProfileSelector::kMIN ? 1 : order.max_batch;
-                shape.d[0] = static_cast<trt::Extent>(of_images ? images : size);
-                profile->setDimensions(input->getName(), selector, shape);
+                shape.d[0] = static_cast<trt::Extent>(of_images ? (i == 0 ? 1 : order.max_batch) : sizes[i]);
+                profile->setDimensions(input->getName(), SELECTORS[i], shape);
             }
         }
         config.addOptimizationProfile(profile);
-        profiles.push_back({size, size, size});
     }
-    return profiles;
 }
 
 std::size_t free_memory() {
@@ -273,6 +270,8 @@ std::string tensorrt_version() { return trt::library_version(); }
 
 bool has_levels() { return EDGE_TENSORRT >= 80600; }
 
+bool shares_profiles() { return trt::SHARES_PROFILES; }
+
 json describe_gpu() {
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
@@ -323,7 +322,7 @@ json build_plan(const Order& order) {
     const auto workspace = static_cast<std::size_t>(order.share * static_cast<double>(free_memory()));
     config->setMemoryPoolLimit(nvinfer1::MemoryPoolType::kWORKSPACE, workspace);
     const json constraints = set_types(*network, *config, order);
-    const json profiles = add_profiles(*builder, *config, inputs, order);
+    add_profiles(*builder, *config, inputs, order);
     use_timings(*config, order);
 
     json parsed = describe(*network);
@@ -339,7 +338,7 @@ json build_plan(const Order& order) {
     }
     write_file(order.plan, {static_cast<const char*>(plan->data()), plan->size()});
     return {{"payload", order.plan.filename().string()},
-            {"profiles", profiles},
+            {"profiles", order.profiles},
             {"workspace", workspace},
             {"seconds", std::round(taken.count() * 10) / 10},
             {"constraints", constraints},

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "rebundle.h"
+
 namespace edge::tools {
 
 constexpr int LEVEL = 3;  // the builder's optimisation level, of 0 to 5
@@ -20,14 +22,17 @@ std::string tensorrt_version();
 // Whether the builder has optimisation levels: 8.5 has none.
 bool has_levels();
 
+// Whether contexts may share a profile, so that one can serve several numbers at a time: in 8.5 they do not.
+bool shares_profiles();
+
 // The GPU, as a manifest tells of it; refused where there is none.
 nlohmann::json describe_gpu();
 
 struct Order {
     std::string graph;  // ONNX
     std::string precision;
-    std::vector<std::size_t> sizes;  // of images; of regions where the graph takes any
-    std::size_t max_batch = 1;       // of images that regions are of
+    std::vector<Profile> profiles;  // of images; of regions where the graph takes any
+    std::size_t max_batch = 1;      // of images that regions are of
     int level = LEVEL;
     double share = 0;               // of the free memory, as workspace
     bool obey = true;               // what must be computed in fp32 is; else where that is as quick

@@ -43,7 +43,7 @@ std::vector<std::size_t> powers_of_two(std::size_t most) {
     return sizes;
 }
 
-Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only) {
+Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only, bool shares_profiles) {
     const Bundle& bundle = source.bundle;
     const auto up_to = [only](std::size_t most) { return only ? std::vector<std::size_t>{most} : powers_of_two(most); };
     if (!batch && only) batch = static_cast<long>(bundle.batches.back());
@@ -56,7 +56,9 @@ Sizes choose_sizes(const Source& source, std::optional<long> batch, bool only) {
         throw Error("build",
                     "The model's regions are " + regions.dump().substr(0, 40) + ", which is not a number of regions",
                     "Leave out --batch, or build the bundle again");
-    return {up_to(most), up_to(regions.get<std::size_t>() * most)};
+    const std::size_t all = regions.get<std::size_t>() * most;
+    if (only && shares_profiles && bundle.effort < 1) return {up_to(most), powers_of_two(all), true};
+    return {up_to(most), up_to(all)};
 }
 
 std::vector<Stage> copy_files(const Source& source, const Sizes& sizes, const fs::path& folder) {
@@ -73,17 +75,23 @@ std::vector<Stage> copy_files(const Source& source, const Sizes& sizes, const fs
                         "Copy the bundle again");
     }
     std::vector<Stage> stages;
-    const auto add = [&](const std::string& name, const std::vector<std::size_t>& counts) {
+    const auto add = [&](const std::string& name, const std::vector<std::size_t>& counts, bool one_profile) {
         const std::string file = lowered_file(name);
         if (!bundle.files.count(file))
             throw Error("load", bundle.path.string() + " has no " + file, "Build the bundle again on the host");
-        stages.push_back({name, read_file(folder / file, MAX_GRAPH_BYTES), counts});
+        Stage stage{name, read_file(folder / file, MAX_GRAPH_BYTES), {}};
+        if (one_profile) {
+            stage.profiles = {{counts.front(), counts.back(), counts.back()}};
+        } else {  // exact sizes give the quickest kernels
+            for (const std::size_t count : counts) stage.profiles.push_back({count, count, count});
+        }
+        stages.push_back(std::move(stage));
     };
     if (bundle.sizes.empty()) {
-        add("", sizes.batches);
+        add("", sizes.batches, false);
     } else {
-        add(LOOK, sizes.batches);
-        add(CLOSER, sizes.regions);
+        add(LOOK, sizes.batches, false);
+        add(CLOSER, sizes.regions, sizes.one_profile);
     }
     return stages;
 }

@@ -233,6 +233,13 @@ class IBuilderConfig(Played):
     def clear_flag(self, flag: int) -> None:
         self._flags.discard(flag.name)
 
+    def get_tactic_sources(self) -> int:
+        return self._sources
+
+    def set_tactic_sources(self, tactic_sources: int) -> bool:
+        self._sources = tactic_sources
+        return True
+
     def set_memory_pool_limit(self, pool: int, pool_size: int) -> None:
         self._workspace = pool_size
 
@@ -260,7 +267,8 @@ class Builder(Played):
         return INetworkDefinition(_strong=major > 8)
 
     def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig(_flags={"TF32"}, _profiles=[], _workspace=1 << 60)
+        sources = sum(1 << source for source in ENUMS["TacticSource"])
+        return IBuilderConfig(_flags={"TF32"}, _profiles=[], _workspace=1 << 60, _sources=sources)
 
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
@@ -289,6 +297,7 @@ class Builder(Played):
                 "model": network._model,
                 "profiles": [profile._ranges for profile in config._profiles],
                 "flags": config._flags,
+                "sources": [source.name for source in ENUMS["TacticSource"] if config._sources >> source & 1],
                 "held": [layer.name for layer in network._layers if vars(layer).get("_held") == "FLOAT"],
                 "kernels": sorted(OPERATIONS),  # an engine that carries its kernels needs no plugin beside it
             }
