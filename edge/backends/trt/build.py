@@ -52,7 +52,7 @@ def main() -> int:
 
 # Kinds of layers that compute nothing in floats, or choose their own types.
 UNTYPED = frozenset({"CONSTANT", "SHAPE", "PLUGIN", "PLUGIN_V2"})
-# Libraries whose kernels TensorRT 8 may use besides its own, by tactic source; one of each is enough.
+# Libraries whose kernels TensorRT 8 may use besides its own, by tactic source; one of each will do.
 LIBRARIES = {
     "CUBLAS": ("libcublas.so.12", "libcublas.so.11"),
     "CUBLAS_LT": ("libcublasLt.so.12", "libcublasLt.so.11"),
