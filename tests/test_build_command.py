@@ -357,8 +357,8 @@ def test_a_gate_that_cannot_be_met_leaves_no_bundle(named, costly, tmp_path, cap
     out = tmp_path / "engines" / "gated"
     assert run(*named[1], "--max-map-drop", "0.2", "--output", out) == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("[calib] INT8 costs ")
-    assert "the limit is 0.2. Raise --max-map-drop" in error
+    assert error.startswith("[calib] INT8 loses ")
+    assert "limit 0.2. Raise --max-map-drop" in error
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 

@@ -125,7 +125,7 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
         (["--budget", "energy<3mJ"], 1, "Energy cannot be measured"),
         (["--budget", "map_drop<1", "--weights", "random"], 1, "random weights have none"),
         (["--budget", "map_drop<1"], 1, "no labelled images are given"),
-        (["--budget", "map_drop<1", "--dataset", "aerial"], 1, "give --dataset labelled images of your own"),
+        (["--budget", "map_drop<1", "--dataset", "aerial"], 1, "set --dataset to labelled images of your own"),
         ([], 2, "--budget"),
     ],
 )

@@ -374,13 +374,13 @@ def test_without_a_plugin_the_graph_is_lowered_to_standard_nodes(fake_tensorrt, 
 def test_a_library_that_is_no_plugin_is_refused(fake_tensorrt, backend, tmp_path, plugin, small_graph):
     fake_tensorrt("10.3")
     plugin.write_bytes(b"another library")
-    with pytest.raises(EdgeError, match="does not register edge::RoiResize"):
+    with pytest.raises(EdgeError, match="does not provide edge::RoiResize"):
         backend.build({WHOLE: small_graph(regions=True)}, TARGET, None, tmp_path)
 
 
 def test_an_image_that_the_kernel_cannot_hold_is_refused(fake_tensorrt, backend, tmp_path, plugin, small_graph):
     fake_tensorrt("10.3")
-    with pytest.raises(EdgeError, match=r"at most 1024 px, .* 1056 px\. Set EDGE_TENSORRT_PLUGIN= to build with standard nodes"):
+    with pytest.raises(EdgeError, match=r"up to 1024 px, .* 1056 px\. Set EDGE_TENSORRT_PLUGIN= to build with standard nodes"):
         backend.build({WHOLE: small_graph(regions=True, size=1056)}, TARGET, None, tmp_path)
     largest = small_graph(regions=True, size=region_boxes.KERNEL_MAX_SIZE)
     assert backend.build({WHOLE: largest}, TARGET, None, tmp_path)["regions"] == "plugin"

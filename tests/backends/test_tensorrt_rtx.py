@@ -53,7 +53,7 @@ def test_an_unknown_compute_capability_is_refused_with_those_known(small_graph, 
 
 def test_nodes_of_ours_never_reach_it(small_graph, tmp_path):
     # It aborts on plugins: none may be loaded for it.
-    with pytest.raises(EdgeError, match=r"tensorrt-rtx takes none.* standard nodes"):
+    with pytest.raises(EdgeError, match=r"tensorrt-rtx does not support.* standard nodes"):
         BACKEND.build({WHOLE: small_graph(regions=True)}, TargetSpec("tensorrt-rtx", "fp32", (1,)), None, tmp_path)
 
 

@@ -100,4 +100,4 @@ def test_its_own_facts_are_its_own_to_refuse(bundle: Path, capsys: pytest.Captur
     manifest["engine"]["colour"] = 5
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert run(doctor, bundle) == 1
-    assert "engine.colour of another type" in capsys.readouterr().err
+    assert "wrong type or out of range: engine.colour" in capsys.readouterr().err

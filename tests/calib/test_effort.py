@@ -115,5 +115,5 @@ def test_a_given_effort_is_kept_and_judged():
 
 
 def test_fewer_images_than_folds_are_refused():
-    with pytest.raises(EdgeError, match=r"judged on 4 images. Give 300"):
+    with pytest.raises(EdgeError, match=r"4 images are too few to choose an effort. Use 300"):
         fit_effort(*outputs_of(4, 8))

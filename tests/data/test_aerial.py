@@ -29,5 +29,5 @@ def test_they_are_those_of_the_whole_data_set(shared) -> None:
 def test_nothing_is_trained_on_them() -> None:
     with pytest.raises(EdgeError, match=r"aerial has no split 'train'; it has test. .* labelled images of your own, such as csv:DIR"):
         open_dataset("aerial", "train")
-    with pytest.raises(EdgeError, match="aerial has no folder"):
+    with pytest.raises(EdgeError, match="aerial takes no folder"):
         open_dataset("aerial:here", REPORT)

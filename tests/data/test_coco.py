@@ -48,7 +48,7 @@ def test_missing_parts_are_named(coco_tree, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match=r"no split 'train'; it has val. .*annotations"):
         open_dataset(f"coco2014:{root}", "train")
     (root / "val2014" / "COCO_val2014_000000000005.jpg").unlink()
-    with pytest.raises(EdgeError, match=r"no file .*000000000005.jpg, which .*instances_val2014.json names"):
+    with pytest.raises(EdgeError, match=r"no file .*000000000005.jpg, which .*instances_val2014.json lists"):
         open_dataset(f"coco2014:{root}", "val")
 
 
@@ -75,7 +75,7 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         (damage(lambda c: c["annotations"][0].update(category_id=[2])), r"category \[2\]"),
         (damage(lambda c: c["annotations"][0].update(image_id=77)), "annotation 900 is of image 77,"),
         (damage(lambda c: c["categories"][0].update(name="person")), "two categories have one name"),
-        (damage(lambda c: c.update(annotations=[])), "instances_train2014.json names no image"),
+        (damage(lambda c: c.update(annotations=[])), "instances_train2014.json lists no image"),
         (damage(lambda c: c["images"][0].update(file_name="../x.jpg")), r"no file .*\.\./x.jpg"),
     ],
 )

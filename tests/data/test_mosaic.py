@@ -52,7 +52,7 @@ def test_no_image_is_in_frames_of_both_parts(base) -> None:
 
 
 def test_what_has_no_labels_makes_no_mosaic(base) -> None:
-    with pytest.raises(EdgeError, match="no labels to join"):
+    with pytest.raises(EdgeError, match="has no labels"):
         open_dataset(f"mosaic:images:{base / 'images'}", "train")
-    with pytest.raises(EdgeError, match=r"names no data set\. Write mosaic:SPEC"):
+    with pytest.raises(EdgeError, match=r"lacks its data set\. Write mosaic:SPEC"):
         open_dataset("mosaic:", "train")

@@ -18,9 +18,9 @@ from edge.errors import EdgeError
     [
         ("voc2008:x", "no data set 'voc2008:x'. .* scenes, aerial, csv:DIR, .* or images:DIR"),
         ("", "no data set ''"),
-        ("csv", "names no folder. Write csv:FOLDER"),
-        ("csv:", "names no folder"),
-        ("scenes:x", "scenes has no folder"),
+        ("csv", "lacks its folder. Write csv:FOLDER"),
+        ("csv:", "lacks its folder"),
+        ("scenes:x", "scenes takes no folder"),
     ],
 )
 def test_an_unknown_spec_is_refused_with_what_there_is(spec: str, message: str) -> None:
@@ -87,7 +87,7 @@ def test_labels_of_the_model_rule_the_columns(csv_tree) -> None:
 
 def test_a_class_the_model_lacks_is_an_error(csv_tree) -> None:
     dataset = open_dataset(f"csv:{csv_tree('a.png,train,cat;yak')}", "train")
-    with pytest.raises(EdgeError, match=r"the bundle does not know: yak. Rename .*cat, dog"):
+    with pytest.raises(EdgeError, match=r"the bundle does not have: yak. Rename .*cat, dog"):
         match_labels(dataset, ["cat", "dog"], "the bundle")
 
 

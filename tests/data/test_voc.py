@@ -50,10 +50,10 @@ def test_a_missing_list_names_the_splits_present(voc_tree) -> None:
 def test_a_missing_image_and_an_empty_list_are_named(voc_tree) -> None:
     home = voc_tree("2007", {"trainval": TRAIN, "test": TEST})
     (home / "JPEGImages" / "000007.jpg").unlink()
-    with pytest.raises(EdgeError, match=r"no file .*000007.jpg, which .*trainval.txt names.*Restore it"):
+    with pytest.raises(EdgeError, match=r"no file .*000007.jpg, which .*trainval.txt lists.*Restore it"):
         open_dataset(f"voc2007:{home}", "train")
     (home / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
-    with pytest.raises(EdgeError, match=r"trainval.txt names no image"):
+    with pytest.raises(EdgeError, match=r"trainval.txt lists no image"):
         open_dataset(f"voc2007:{home}", "train")
 
 

@@ -84,7 +84,7 @@ def test_a_second_pass_that_reads_the_first_is_refused(canonical):
 
 def test_a_second_pass_with_another_end_is_refused(canonical):
     next(node for node in canonical.graph.node if node.name == "local/strongest").op_type = "ReduceMean"
-    with pytest.raises(EdgeError, match="ReduceMean where ReduceMax belongs"):
+    with pytest.raises(EdgeError, match="ReduceMean instead of ReduceMax"):
         stages(canonical)
 
 

@@ -96,7 +96,7 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path, content, says):
     ids=str,
 )  # fmt: skip
 def test_a_malformed_description_is_refused(small, ours):
-    with pytest.raises(EdgeError, match="under 'edge', which is not"):
+    with pytest.raises(EdgeError, match=r"key 'edge' has .*, which is not"):
         describe({"state_dict": small.state_dict(), "edge": ours})
 
 

@@ -189,7 +189,7 @@ def test_a_damaged_state_is_one_clear_line(tmp_path: Path, damage: str) -> None:
     else:
         torch.save({"weights": torch.zeros(3)} if damage == "another" else [1], state)
     for refuse in (made.resume, lambda: check_folder(tmp_path, resume=True)):
-        with pytest.raises(EdgeError, match=r"state.pt is (damaged, or )?no state of a run.*another `output`"):
+        with pytest.raises(EdgeError, match=r"state.pt is (damaged, or is )?not the state of a training run.*another `output`"):
             refuse()
 
 
