@@ -24,7 +24,7 @@ cases=${ARM_CASES:-mobilenetv2_avg_256_top4_thr0.5_c20 resnet50_avg_256_top4_thr
 images=${ARM_IMAGES:-2} scenes=${ARM_SCENES:-200}
 host_python=$(command -v "${HOST_PYTHON:-python3}")
 root=$cache/root site=$cache/site build=$cache/build logs=$cache/logs found=$cache/found-$cpu
-export ARM_ROOT=$root PYTHONDONTWRITEBYTECODE=1
+export ARM_ROOT=$root ARM_FIND=$cache/cuda/nvidia/cu13 PYTHONDONTWRITEBYTECODE=1 # for toolchain.cmake: Debian, and CUDA for Arm
 mkdir -p "$build" "$logs" "$found"
 
 run=(nice -n "$nice" qemu-aarch64 -cpu "$cpu" -L "$root" -E OMP_NUM_THREADS=1 -E OPENBLAS_NUM_THREADS=1 -E OPENBLAS_CORETYPE=NEOVERSEN1)
@@ -82,17 +82,18 @@ cuda_include() { # of the host's toolkit: headers are the same for every process
     echo "no cuda_fp16.h beside nvcc: install a CUDA toolkit" >&2 && return 1
 }
 
-runtime() { # the C++ runtime and tools: with OpenVINO whole; with TensorRT compiled, and linked with nothing behind its names
+runtime() { # the C++ runtime and tools: with OpenVINO whole; with TensorRT linked with nothing behind its names
     configure "$repository/edge/cpp" "$build/runtime" -DOpenVINO_DIR="$site/openvino/cmake"
-    local one cuda=$cache/cuda/nvidia/cu13/lib unresolved=-Wl,--unresolved-symbols=ignore-all
+    local one folder cuda=$cache/cuda/nvidia/cu13/lib
     ln -sf libcudart.so.13 "$cuda/libcudart.so"
     for one in nvinfer nvonnxparser; do
-        aarch64-linux-gnu-g++ --sysroot="$root" -shared -x c++ /dev/null -o "$build/lib$one.so"
+        aarch64-linux-gnu-g++ --sysroot="$root" -shared -fPIC "$here/tensorrt.cpp" -o "$build/lib$one.so"
     done
     for one in $(headers); do
-        configure "$repository/edge/cpp" "$build/tensorrt-$(basename "$one")" -DMCAR_EDGE_BACKENDS=tensorrt -DTENSORRT_INCLUDE_DIR="$one" \
-            -DCUDA_CUDART="$cuda/libcudart.so" -DTENSORRT_LIBRARY="$build/libnvinfer.so" -DTENSORRT_PARSER="$build/libnvonnxparser.so" \
-            -DCMAKE_SHARED_LINKER_FLAGS=$unresolved -DCMAKE_EXE_LINKER_FLAGS=$unresolved
+        folder=$build/tensorrt-$(basename "$one")
+        configure "$repository/edge/cpp" "$folder" -DMCAR_EDGE_BACKENDS=tensorrt -DTENSORRT_INCLUDE_DIR="$one" \
+            -DTENSORRT_LIBRARY="$build/libnvinfer.so" -DTENSORRT_PARSER="$build/libnvonnxparser.so"
+        "${run[@]}" -E LD_LIBRARY_PATH="$build:$cuda" "$folder/tools/mcar_edge_build" --version
     done
 }
 
@@ -144,7 +145,8 @@ tests() { # the tests of the C++ runtime, in the emulated Python; bundles come f
     printf '#!/bin/sh\nexec aarch64-linux-gnu-g++ --sysroot=%s "$@"\n' "$root" >"$cache/g++"
     chmod +x "$cache/g++"
     # A linker for another processor does not follow the rpath of the runtime's library to OpenVINO's.
-    (cd "$repository" && LDFLAGS=-Wl,-rpath-link,$site/openvino/libs ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
+    (cd "$repository" && LDFLAGS=-Wl,-rpath-link,$site/openvino/libs \
+        ARM_RUN="${run[*]} -E LD_LIBRARY_PATH=$site/openvino/libs" ARM_PYTHON=$cache/python HOST_PYTHON=$host_python \
         HOST_PYTHONPATH=$repository CXX=$cache/g++ CMAKE_TOOLCHAIN_FILE=$here/toolchain.cmake EDGE_CPP_BUILDS=$build/tests \
         arm_python -m pytest -p emulated -p no:cacheprovider ${PYTEST:-tests/cpp})
 }
