@@ -1,4 +1,5 @@
-"""``python -m edge.watch``: what a camera, a stream, a film or a folder that fills shows, frame by frame."""
+"""``python -m edge.watch``: what a camera, a stream, a film or a folder that fills shows, frame by
+frame."""
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ def plain(frame: Frame) -> dict[str, Any]:
 
 
 class Status:
-    """For the person at the terminal: a line that changes on stderr, and on stdout a line whenever the labels change.
+    """For the person at the terminal: a line that changes on stderr, and on stdout a line whenever
+    the labels change.
 
     Args:
         quiet: nothing on stdout, which is for machines.

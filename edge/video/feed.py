@@ -1,4 +1,5 @@
-"""Pictures from a thread of their own: the newest one, or each; a source that was lost is opened again."""
+"""Pictures from a thread of their own: the newest one, or each; a source that was lost is opened
+again."""
 
 from __future__ import annotations
 

@@ -65,14 +65,18 @@ def stream(
     stop: threading.Event | None = None,
     events: Events = SILENT,
 ) -> Iterator[Frame]:
-    """What the frames of a source show, one after the other, until it ends or the generator is closed.
+    """What the frames of a source show, one after the other, until it ends or the generator is
+    closed.
 
-    Of what is live (an address, a camera) the newest frame is taken and older ones are dropped; a stream that was lost is opened
-    again. Files and folders wait on their disk: none of their pictures is dropped.
+    Of what is live (an address, a camera) the newest frame is taken and older ones are dropped; a
+    stream that was lost is opened again. Files and folders wait on their disk: none of their
+    pictures is dropped.
 
     Args:
-        source: a video file, ``rtsp://…`` or another address, a camera (``/dev/video0`` or its number), a folder that fills.
-        every: drop no frame of a live source either; results then come late if the engine is too slow.
+        source: a video file, ``rtsp://…`` or another address, a camera (``/dev/video0`` or its
+            number), a folder that fills.
+        every: drop no frame of a live source either; results then come late if the engine is too
+            slow.
         steady: labels come and go by ``Steady``'s two thresholds and hold time, not frame by frame.
         score_threshold: as in ``Engine.predict``.
         effort: as in ``Engine.predict``.

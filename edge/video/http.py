@@ -1,4 +1,5 @@
-"""What a stream shows, on a page for devices without a screen: to be looked at, with nothing to write."""
+"""What a stream shows, on a page for devices without a screen: to be looked at, with nothing to
+write."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Watched:
         self._begin = time.monotonic()
         self._seconds: deque[_Second] = deque(maxlen=SECONDS + 1)
         self._dropped = 0
-        # One thread draws for all clients: of every thread that did, the allocator would keep some memory.
+        # One thread draws for all clients: of every thread that did, the allocator would keep some
+        # memory.
         self._artist = ThreadPoolExecutor(1, "edge-http-picture")
         self._drawn: tuple[Frame, bytes] | None = None
 
@@ -71,7 +73,8 @@ class Watched:
             self._seconds[-1].looks.append(frame.looks)
 
     def state(self) -> dict[str, Any]:
-        """For the page: the newest frame in figures, and whole seconds, oldest first; null where there was no frame."""
+        """For the page: the newest frame in figures, and whole seconds, oldest first; null where
+        there was no frame."""
         with self._lock:
             frame, now = self._frame, int(time.monotonic() - self._begin)
             if frame is None:
@@ -130,7 +133,8 @@ def served(watched: Watched, port: int, *, bundle: str, source: str, token: str 
 
     Args:
         port: 0 takes a free one.
-        token: whoever has it may look, from any machine; without one only this machine is listened to.
+        token: whoever has it may look, from any machine; without one only this machine is listened
+            to.
 
     Raises:
         EdgeError: the port is taken, or not ours to have.
@@ -208,7 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, query: dict[str, list[str]]) -> bool:
         if self.server.token is None:
-            # Another site whose name was made to point here must not read the camera through a browser of this machine.
+            # Another site whose name was made to point here must not read the camera through a
+            # browser of this machine.
             return re.sub(r":\d+$", "", self.headers.get("Host", LOOPBACK)) in LOOPBACK_NAMES
         given = query.get("token", [""])[-1]
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.server.token.encode("utf-8", "replace"))

@@ -1,4 +1,5 @@
-"""The page of ``edge.video.http``: picture, labels, and frames a second, latency and looks as small plots. It loads nothing else."""
+"""The page of ``edge.video.http``: picture, labels, and frames a second, latency and looks as small
+plots. It loads nothing else."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def _source(code: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 
-# Nothing but this style, this script, and pictures and numbers from where the page came; in no other page's frame.
+# Nothing but this style, this script, and pictures and numbers from where the page came; in no
+# other page's frame.
 POLICY = (
     f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(SCRIPT)}; connect-src 'self'; img-src 'self' blob: data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,5 @@
-"""Where pictures come from: a video file, the address of a stream, a camera, a folder that fills."""
+"""Where pictures come from: a video file, the address of a stream, a camera, a folder that
+fills."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from edge.image import decode
 PATIENCE_S = 5.0  # without a picture, a stream counts as lost
 POLL_S = 0.1  # how often a folder is looked at
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2", ".avif")
-# A camera in the network: no waiting for a better guess of its format, no packets that come too late to count.
+# A camera in the network: no waiting for a better guess of its format, no packets that come too
+# late to count.
 NETWORK = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
 
 
@@ -43,7 +45,8 @@ class Source(Protocol):
     """What gives pictures.
 
     Attributes:
-        live: whether its pictures get old: only the newest counts, and what is lost is opened again.
+        live: whether its pictures get old: only the newest counts, and what is lost is opened
+            again.
     """
 
     live: bool
@@ -125,7 +128,8 @@ class Video:
 
 
 class Folder:
-    """Photographs that appear in a folder, in the order of their age and then name; those that are there come first."""
+    """Photographs that appear in a folder, in the order of their age and then name; those that are
+    there come first."""
 
     live = False
 
@@ -140,7 +144,8 @@ class Folder:
             seen &= {key for _, key in found}  # of files that are gone nothing is kept
             waiting = [(age, key) for age, key in found if key not in seen]
             for age, key in sorted(waiting):
-                # One that is still being written changes: it is taken when two looks agree, or when it is old.
+                # One that is still being written changes: it is taken when two looks agree, or when
+                # it is old.
                 if growing.get(key[0]) == key or time.time() - age > 10 * POLL_S:
                     seen.add(key)
                     yield Picture(partial(decode, self._path / key[0]))

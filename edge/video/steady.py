@@ -14,7 +14,8 @@ class Steady:
 
     Attributes:
         low: share of the threshold at which a label comes; that is the one at which it goes.
-        hold_s: a label changes when its score has passed the one threshold, and so long has not gone back past the other.
+        hold_s: a label changes when its score has passed the one threshold, and so long has not
+            gone back past the other.
     """
 
     low: float = 0.7
