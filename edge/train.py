@@ -56,6 +56,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
     how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))
+    how.add_argument(
+        "--qat",
+        dest="recipe",
+        action="store_const",
+        const="qat",
+        help="train --weights for int8: some epochs in which both streams compute as an int8 engine will",
+    )
     how.add_argument("--overhead", action="store_true", help="images without an upright direction: turn them as well (scratch)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument(
@@ -73,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
         from edge.models.pretrained import IMAGENET
         from edge.models.source import weights_file
         from edge.training.folder import BEST, PIXELS, check_folder
+        from edge.training.qat import prepare
         from edge.training.recipes import choose
         from edge.training.start import choose_device, start
         from edge.training.trainer import About, Part, Trainer, score
@@ -84,14 +92,14 @@ def main(args: argparse.Namespace) -> int:
     from edge.data.pixels import cached_pixels, remove_pixels
     from edge.measure.accuracy import evaluate
     from edge.options import MAX_SEED, check_size
-    from edge.spec import ImageSpec
+    from edge.spec import ImageSpec, ModelSpec
 
     if not 0 <= args.seed <= MAX_SEED:
         raise EdgeError("train", f"`seed` is {args.seed}", "Give 0 to 2^63 − 1")
     image = ImageSpec(args.size)
     check_size(args.size)
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
-    device = choose_device(args.device)
+    qat, device = recipe.name == "qat", choose_device(args.device)
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
     dataset, reported = open_dataset(args.dataset, "train"), open_dataset(args.dataset, REPORT)
     if dataset.labels is None or reported.labels is None:
@@ -110,8 +118,11 @@ def main(args: argparse.Namespace) -> int:
     # Not by --seed: edge.build judges int8 on the same part, which it must find again, and no trained image may be in it.
     kept, held_out = validation_split(dataset)
     about = About(args.model, dataset.classes, image.size, dataset.name)
+    trained, validated = part(kept, "decode train"), part(held_out, "decode validation")
+    # Through a copy: what is reported in the end is the network in float.
+    learning = prepare(network, ModelSpec(args.model, dataset.classes, network.spec_options()), image, trained.images) if qat else network
     trainer = Trainer(
-        network, part(kept, "decode train"), part(held_out, "decode validation"), recipe,
+        learning, trained, validated, recipe,
         lambda scores, labels: evaluate(scores, labels).map, folder, about, seed=args.seed, device=device,
     )  # fmt: skip
     if args.resume and trainer.resume():

@@ -1,0 +1,141 @@
+"""Training for int8: what is simulated is what the int8 graph computes, and training makes its error smaller."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from calib.placement import quantize  # noqa: E402
+from calib.ranges import observe  # noqa: E402
+from edge import lower  # noqa: E402
+from edge.backends.onnxruntime import Session  # noqa: E402
+from edge.errors import EdgeError  # noqa: E402
+from edge.models import create  # noqa: E402
+from edge.models.checkpoint import load_checkpoint  # noqa: E402
+from edge.models.network import Network  # noqa: E402
+from edge.models.recipe import Phase  # noqa: E402
+from edge.spec import ImageSpec, ModelSpec  # noqa: E402
+from edge.training import qat, recipes  # noqa: E402
+from edge.training.augmentation import normalise  # noqa: E402
+from edge.training.folder import BEST  # noqa: E402
+from edge.training.trainer import About, Part, Trainer  # noqa: E402
+from export.exporter import export_graph  # noqa: E402
+
+SPEC, IMAGE = ModelSpec("mcar-mobilenetv2", ("a", "b", "c"), {"pooling": "avg", "regions": 2, "threshold": 0.5}), ImageSpec(64)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    """(N, 64, 64, 3) uint8, rough and smooth."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3))
+    fine = np.random.default_rng(seed + 1).integers(-30, 31, (count, 64, 64, 3))
+    return np.clip(coarse.repeat(8, 1).repeat(8, 2) + fine, 0, 255).astype(np.uint8)
+
+
+def inputs(pixels: np.ndarray) -> torch.Tensor:
+    return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Random weights whose classes differ, with the statistics of some images."""
+    made = create("mcar-mobilenetv2", num_classes=3, regions=2)
+    made.initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.convclass.weight.mul_(30)
+    made.warm(inputs(images(16, 5)))
+    return made
+
+
+def global_logits(network: Network, pixels: np.ndarray, *, int8: bool, method: str = "mse") -> np.ndarray:
+    """Of the graph in ONNX Runtime, rounded by plain calibration or not; (N, C)."""
+    graph = export_graph(network, SPEC, IMAGE)
+    if int8:
+        table = observe(graph, [(["x"] * 8, inputs(images(8, 0)).numpy())], data={}, coverage={})
+        graph = quantize(graph, table, method=method)
+    model = lower.lower(graph.parse(), backend="openvino", precision="int8") if int8 else lower.reference(graph.parse())
+    scores = Session(model.SerializeToString())(inputs(pixels).numpy())["global_scores"].astype(np.float64)
+    return np.log(scores) - np.log1p(-scores)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qat, "DEFAULT_METHOD", "minmax")  # whose ranges do not hang on what is sampled
+    simulated = qat.prepare(network, SPEC, IMAGE, images(8, 0))
+    pixels = images(6, 2)
+    plain = qat.unrounded(simulated)
+    exact, engine = global_logits(plain, pixels, int8=False), global_logits(plain, pixels, int8=True, method="minmax")
+    np.testing.assert_allclose(exact, global_logits(network, pixels, int8=False), atol=1e-3 * np.abs(exact).max())
+
+    qat.measure(simulated, [inputs(images(8, 0))])
+    with torch.no_grad():
+        found = torch.logit(simulated.stream_scores(inputs(pixels))["global"].double()).numpy()
+    error = rms(engine - exact)
+    assert error > 0.003 * rms(exact)
+    # Integer kernels and float products part at ties, and a network of 50 layers carries each of them on.
+    assert rms(found - engine) < 0.4 * error
+    assert (simulated.features.steps > 0).all()  # of both passes
+    assert not torch.equal(simulated.features.steps[0], simulated.features.steps[1])
+
+
+def test_training_makes_the_error_of_int8_smaller(network: Network, tmp_path: Path) -> None:
+    recipe = recipes.choose("qat", 64, 2, pretrained=True)
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], lr=(3e-4, 1e-5)),), augmentation=replace(recipe.augmentation, crop=1.0))
+    train = images(48, 10)
+    with torch.no_grad():
+        labels = (network.eval()(inputs(train))["scores"] > 0.5).numpy() * np.int8(2) - np.int8(1)
+    part = Part(train, labels.astype(np.int8))
+    trainer = Trainer(
+        qat.prepare(network, SPEC, IMAGE, train), part, part, recipe, lambda scores, _: float(scores.mean()), tmp_path,
+        About(SPEC.name, SPEC.labels, 64, "toy"),
+    )  # fmt: skip
+    trainer.run()
+    steps = trainer.model.features.steps.clone()
+    assert torch.equal(steps, trainer.mean.features.steps)
+
+    learnt = load_checkpoint(copy.deepcopy(network), tmp_path / BEST)
+    pixels = images(16, 20)
+    before, after = (rms(global_logits(each, pixels, int8=True) - global_logits(network, pixels, int8=False)) for each in (network, learnt))
+    assert after < 0.8 * before
+
+
+def test_training_for_int8_begins_with_trained_weights() -> None:
+    with pytest.raises(EdgeError, match="begins with weights that were trained"):
+        recipes.choose("qat", 64)
+    assert [phase.streams for phase in recipes.choose("qat", 64, 2, pretrained=True).phases] == ["both"]
+
+
+def test_ranges_stay_after_the_first_epoch(network: Network, tmp_path: Path) -> None:
+    recipe = replace(recipes.choose("qat", 64, pretrained=True), phases=(Phase(64, 3, (1e-3, 1e-3), batch=4, streams="both", regions=1, fixed_norm=True),))
+    part = Part(images(8, 0), np.ones((8, 3), np.int8))
+    about = About(SPEC.name, SPEC.labels, 64, "toy")
+
+    def trainer(folder: str) -> Trainer:
+        return Trainer(qat.prepare(network, SPEC, IMAGE, part.images), part, part, recipe, lambda scores, _: 0.0, tmp_path / folder, about)
+
+    whole, stopped, resumed = trainer("whole"), trainer("parts"), trainer("parts")
+    seen = []
+    whole.run(stop=lambda: seen.append(whole.model.features.steps.clone()) or False)
+    assert not torch.equal(seen[1], seen[2])  # after an epoch of two steps
+    assert all(torch.equal(each, seen[2]) for each in seen[2:])
+    stopped.run(stop=lambda: stopped.state.updates == 3)
+    assert resumed.resume()
+    resumed.run()
+    assert all(torch.equal(value, its) for value, its in zip(whole.mean.state_dict().values(), resumed.mean.state_dict().values(), strict=True))
