@@ -8,19 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor
 
-from calib.equalise import equalise
-from calib.histogram import Accumulator
-from calib.peaks import IMAGES, peaks
-from calib.placement import DEFAULT_METHOD
-from calib.scales import activation_scale
+from edge.errors import EdgeError
 from edge.image import preprocess
 from edge.models.network import Network
 from edge.models.rounded import Rounded
 from edge.spec import ImageSpec, ModelSpec
-from export.exporter import export_graph
 
 BATCH = 4
 SAMPLE = 8192  # values of a tensor counted per image
@@ -33,7 +27,22 @@ def prepare(network: Network, spec: ModelSpec, image: ImageSpec, images: NDArray
 
     Args:
         images: (N, S, S, 3) uint8 RGB, of which the peaks of channels are seen.
+
+    Raises:
+        EdgeError: the libraries that export and calibrate are missing.
     """
+    try:
+        from onnx import numpy_helper
+
+        from calib.equalise import equalise
+        from calib.peaks import IMAGES, peaks
+        from export.exporter import export_graph
+    except ImportError as error:
+        raise EdgeError(
+            "train",
+            f"Training for int8 exports the network and calibrates it first: {error}",
+            "Install both: pip install 'mcar-edge[build]'",
+        ) from error
     chosen = images[:: max(1, len(images) // IMAGES)][:IMAGES]
     graph = export_graph(network, spec, image)
     batches = (np.stack([preprocess(each, image) for each in chosen[i : i + BATCH]]) for i in range(0, len(chosen), BATCH))
@@ -55,12 +64,17 @@ def unrounded(network: Network) -> Network:
 
 
 @torch.no_grad()
-def measure(network: Network, images: Iterable[Tensor]) -> None:
+def measure(network: Network, images: Iterable[Tensor], method: str | None = None) -> None:
     """Set the steps of a rounding backbone from what it computes unrounded, as ``calib`` sets scales.
 
     Args:
         images: batches (b, 3, S, S) float32 normalised.
+        method: of ``calib.scales.METHODS``; None: the default of a build.
     """
+    from calib.histogram import Accumulator
+    from calib.placement import DEFAULT_METHOD
+    from calib.scales import activation_scale
+
     backbone = network.features
     assert isinstance(backbone, Rounded)
     seen: dict[tuple[int, int], Accumulator] = {}
@@ -80,4 +94,4 @@ def measure(network: Network, images: Iterable[Tensor]) -> None:
     finally:
         backbone.observe = None
     for (number, place), accumulator in seen.items():
-        backbone.steps[number, place] = activation_scale(accumulator.histogram(), DEFAULT_METHOD)
+        backbone.steps[number, place] = activation_scale(accumulator.histogram(), method or DEFAULT_METHOD)

@@ -29,6 +29,7 @@ from edge.training.trainer import About, Part, Trainer  # noqa: E402
 from export.exporter import export_graph  # noqa: E402
 
 SPEC, IMAGE = ModelSpec("mcar-mobilenetv2", ("a", "b", "c"), {"pooling": "avg", "regions": 2, "threshold": 0.5}), ImageSpec(64)
+ABOUT = About(SPEC.name, SPEC.labels, 64, "toy")
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +62,22 @@ def network() -> Network:
     return made
 
 
-def global_logits(network: Network, pixels: np.ndarray, *, int8: bool, method: str = "mse") -> np.ndarray:
-    """Of the graph in ONNX Runtime, rounded by plain calibration or not; (N, C)."""
+@pytest.fixture(scope="module")
+def prepared(network: Network) -> Network:
+    return qat.prepare(network, SPEC, IMAGE, images(8, 0))
+
+
+def logits(network: Network, pixels: np.ndarray) -> np.ndarray:
+    """(N, C) of the global stream, by torch."""
+    with torch.no_grad():
+        return torch.logit(network.eval().stream_scores(inputs(pixels))["global"].double()).numpy()
+
+
+def int8_logits(network: Network, pixels: np.ndarray, method: str = "mse") -> np.ndarray:
+    """The same by ONNX Runtime, from the int8 graph of plain calibration."""
     graph = export_graph(network, SPEC, IMAGE)
-    if int8:
-        table = observe(graph, [(["x"] * 8, inputs(images(8, 0)).numpy())], data={}, coverage={})
-        graph = quantize(graph, table, method=method)
-    model = lower.lower(graph.parse(), backend="openvino", precision="int8") if int8 else lower.reference(graph.parse())
+    table = observe(graph, [(["x"] * 8, inputs(images(8, 0)).numpy())], data={}, coverage={})
+    model = lower.lower(quantize(graph, table, method=method).parse(), backend="openvino", precision="int8")
     scores = Session(model.SerializeToString())(inputs(pixels).numpy())["global_scores"].astype(np.float64)
     return np.log(scores) - np.log1p(-scores)
 
@@ -76,43 +86,32 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qat, "DEFAULT_METHOD", "minmax")  # whose ranges do not hang on what is sampled
-    simulated = qat.prepare(network, SPEC, IMAGE, images(8, 0))
-    pixels = images(6, 2)
-    plain = qat.unrounded(simulated)
-    exact, engine = global_logits(plain, pixels, int8=False), global_logits(plain, pixels, int8=True, method="minmax")
-    np.testing.assert_allclose(exact, global_logits(network, pixels, int8=False), atol=1e-3 * np.abs(exact).max())
+def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, prepared: Network) -> None:
+    simulated, pixels = copy.deepcopy(prepared), images(6, 2)
+    exact, plain = logits(network, pixels), qat.unrounded(simulated)
+    np.testing.assert_allclose(logits(plain, pixels), exact, atol=1e-3 * np.abs(exact).max())  # equalised
 
-    qat.measure(simulated, [inputs(images(8, 0))])
-    with torch.no_grad():
-        found = torch.logit(simulated.stream_scores(inputs(pixels))["global"].double()).numpy()
+    qat.measure(simulated, [inputs(images(8, 0))], "minmax")  # whose ranges do not hang on what is sampled
+    engine = int8_logits(plain, pixels, "minmax")
     error = rms(engine - exact)
     assert error > 0.003 * rms(exact)
     # Integer kernels and float products part at ties, and a network of 50 layers carries each of them on.
-    assert rms(found - engine) < 0.4 * error
-    assert (simulated.features.steps > 0).all()  # of both passes
-    assert not torch.equal(simulated.features.steps[0], simulated.features.steps[1])
+    assert rms(logits(simulated, pixels) - engine) < 0.4 * error
+    steps = simulated.features.steps
+    assert (steps > 0).all()
+    assert not torch.equal(steps[0], steps[1])  # the passes have ranges of their own
 
 
-def test_training_makes_the_error_of_int8_smaller(network: Network, tmp_path: Path) -> None:
+def test_training_makes_the_error_of_int8_smaller(network: Network, prepared: Network, tmp_path: Path) -> None:
     recipe = recipes.choose("qat", 64, 2, pretrained=True)
     recipe = replace(recipe, phases=(replace(recipe.phases[0], lr=(3e-4, 1e-5)),), augmentation=replace(recipe.augmentation, crop=1.0))
-    train = images(48, 10)
-    with torch.no_grad():
-        labels = (network.eval()(inputs(train))["scores"] > 0.5).numpy() * np.int8(2) - np.int8(1)
-    part = Part(train, labels.astype(np.int8))
-    trainer = Trainer(
-        qat.prepare(network, SPEC, IMAGE, train), part, part, recipe, lambda scores, _: float(scores.mean()), tmp_path,
-        About(SPEC.name, SPEC.labels, 64, "toy"),
-    )  # fmt: skip
+    train, pixels = images(48, 10), images(16, 20)
+    part = Part(train, np.where(logits(network, train) > 0, 1, -1).astype(np.int8))
+    trainer = Trainer(copy.deepcopy(prepared), part, part, recipe, lambda scores, _: float(scores.mean()), tmp_path, ABOUT)
     trainer.run()
-    steps = trainer.model.features.steps.clone()
-    assert torch.equal(steps, trainer.mean.features.steps)
-
     learnt = load_checkpoint(copy.deepcopy(network), tmp_path / BEST)
-    pixels = images(16, 20)
-    before, after = (rms(global_logits(each, pixels, int8=True) - global_logits(network, pixels, int8=False)) for each in (network, learnt))
+    exact = logits(network, pixels)
+    before, after = (rms(int8_logits(each, pixels) - exact) for each in (qat.unrounded(prepared), learnt))
     assert after < 0.8 * before
 
 
@@ -122,13 +121,15 @@ def test_training_for_int8_begins_with_trained_weights() -> None:
     assert [phase.streams for phase in recipes.choose("qat", 64, 2, pretrained=True).phases] == ["both"]
 
 
-def test_ranges_stay_after_the_first_epoch(network: Network, tmp_path: Path) -> None:
-    recipe = replace(recipes.choose("qat", 64, pretrained=True), phases=(Phase(64, 3, (1e-3, 1e-3), batch=4, streams="both", regions=1, fixed_norm=True),))
+def test_ranges_stay_after_the_first_epoch(prepared: Network, tmp_path: Path) -> None:
+    recipe = replace(
+        recipes.choose("qat", 64, pretrained=True),
+        phases=(Phase(64, 3, (1e-3, 1e-3), batch=4, streams="both", regions=1, fixed_norm=True),),
+    )
     part = Part(images(8, 0), np.ones((8, 3), np.int8))
-    about = About(SPEC.name, SPEC.labels, 64, "toy")
 
     def trainer(folder: str) -> Trainer:
-        return Trainer(qat.prepare(network, SPEC, IMAGE, part.images), part, part, recipe, lambda scores, _: 0.0, tmp_path / folder, about)
+        return Trainer(copy.deepcopy(prepared), part, part, recipe, lambda scores, _: 0.0, tmp_path / folder, ABOUT)
 
     whole, stopped, resumed = trainer("whole"), trainer("parts"), trainer("parts")
     seen = []
@@ -138,4 +139,6 @@ def test_ranges_stay_after_the_first_epoch(network: Network, tmp_path: Path) -> 
     stopped.run(stop=lambda: stopped.state.updates == 3)
     assert resumed.resume()
     resumed.run()
-    assert all(torch.equal(value, its) for value, its in zip(whole.mean.state_dict().values(), resumed.mean.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(value, its) for value, its in zip(whole.mean.state_dict().values(), resumed.mean.state_dict().values(), strict=True)
+    )
