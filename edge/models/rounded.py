@@ -40,6 +40,8 @@ class Rounded(nn.Module):
         read = [value for node in self._graph.nodes if self._rounds(node) for value in node.all_input_nodes]
         self.names = tuple(dict.fromkeys(value.name for value in read))
         self._bounds = {value.name: self._upper_bound(value) for value in read}
+        last = {value.name: node.name for node in self._graph.nodes for value in node.all_input_nodes}  # reader of each value
+        self._last = {node.name: [name for name, reader in last.items() if reader == node.name] for node in self._graph.nodes}
         self.register_buffer("steps", torch.zeros(PASSES, len(self.names)))
         self.observe: Callable[[int, int, Tensor], None] | None = None
         self._errors: list[Tensor] = []
@@ -50,16 +52,19 @@ class Rounded(nn.Module):
         values: dict[str, Tensor] = {}
         rounded: dict[str, Tensor] = {}
         for node in self._graph.nodes:
-            if node.op == "output":
-                break
             read = [each.name for each in node.all_input_nodes]
+            if node.op == "output":
+                maps = values[read[0]]
+                break
             if self._rounds(node):
                 for name in read:
                     if name not in rounded:
                         rounded[name] = self._round(values[name], name, number, steps)
             inputs = [(rounded if self._rounds(node) else values)[name] for name in read]
             values[node.name] = image if node.op == "placeholder" else self._run(node, inputs)
-        maps = values[read[0]]
+            for name in self._last[node.name]:
+                del values[name]
+                rounded.pop(name, None)
         if self.training:
             with torch.no_grad():
                 wanted = self.exact(image).float()
