@@ -21,18 +21,21 @@ class Rounded(nn.Module):
     2. Weights are rounded per output channel, with the BatchNorm behind them folded in by its running statistics.
     3. Rounding lets gradients through, but for values beyond the range (Bengio et al. 2013, arXiv:1308.3432).
 
+    Args:
+        features: what learns.
+        exact: what its feature maps are held against in training.
+
     Attributes:
         steps: (passes, values) float32, the step of int8 of each value; 0 where it is not known: there nothing is rounded.
         names: of the values, in their order in ``steps``.
-        exact: the backbone as it was given; it does not learn.
         observe: where it is set, nothing is rounded, and it is called with (pass, place in ``steps``, value).
     """
 
     steps: Tensor
 
-    def __init__(self, features: nn.Sequential) -> None:
+    def __init__(self, features: nn.Sequential, exact: nn.Sequential) -> None:
         super().__init__()
-        self.exact = copy.deepcopy(features).requires_grad_(False)
+        self.exact = copy.deepcopy(exact).requires_grad_(False)
         self.layers = tuple(name for name, _ in features.named_children())
         for name, layer in features.named_children():
             self.add_module(name, layer)

@@ -50,7 +50,8 @@ def prepare(network: Network, spec: ModelSpec, image: ImageSpec, images: NDArray
     prepared = copy.deepcopy(network)
     prepared.unfold({each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in made.graph.initializer})
     assert isinstance(prepared.features, torch.nn.Sequential)
-    prepared.features = Rounded(prepared.features)
+    assert isinstance(network.features, torch.nn.Sequential)
+    prepared.features = Rounded(prepared.features, network.features)
     return prepared
 
 
