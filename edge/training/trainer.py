@@ -185,9 +185,9 @@ class Trainer:
                     module.eval()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.state.autocast):
             outputs = self.model.training_outputs(images, streams=phase.streams, sample=phase.regions, generator=generator)
-        loss = self.model.loss(outputs, targets)
-        if isinstance(self.model.features, Rounded):
-            loss = loss + self.model.features.error()
+        # Labels would move what it computes; for int8 it is to stay what it was.
+        rounded = isinstance(self.model.features, Rounded)
+        loss = self.model.features.error() if rounded else self.model.loss(outputs, targets)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimiser.step()
