@@ -186,8 +186,8 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.state.autocast):
             outputs = self.model.training_outputs(images, streams=phase.streams, sample=phase.regions, generator=generator)
         # Labels would move what it computes; for int8 it is to stay what it was.
-        rounded = isinstance(self.model.features, Rounded)
-        loss = self.model.features.error() if rounded else self.model.loss(outputs, targets)
+        features = self.model.features
+        loss = features.error() if isinstance(features, Rounded) else self.model.loss(outputs, targets)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimiser.step()
