@@ -138,6 +138,8 @@ def main(args: argparse.Namespace) -> int:
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
     command.say(f"           {points[network.streams[-1]].convention}")
     command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
+    if qat:
+        command.say("next       edge.build with --repair none: these weights have learned to be rounded as they are")
     remove_pixels(folder / PIXELS)
     command.write_json(
         args.json,

@@ -71,7 +71,7 @@ def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
 
 def qat(size: int, epochs: int = 3, overhead: bool = False) -> Recipe:
     """For int8, from trained weights: both streams at a rate that moves weights by some of the steps they are rounded to."""
-    phases = (Phase(size, epochs, (5e-5, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
+    phases = (Phase(size, epochs, (1e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
     return Recipe("qat", phases, "adamw", weight_decay=0.05, backbone_lr=0.3, ema=0.99, augmentation=_augmentation(overhead))
 
 
