@@ -55,6 +55,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     how.add_argument("--recipe", choices=("auto", *RECIPES), default="auto", help="auto: finetune with --weights, else scratch")
     how.add_argument("--epochs", type=int, help="default " + ", ".join(f"{epochs} for {name}" for name, epochs in RECIPES.items()))
+    how.add_argument(
+        "--qat",
+        dest="recipe",
+        action="store_const",
+        const="qat",
+        help="train --weights for INT8: some epochs in which both streams compute as an INT8 engine will",
+    )
     how.add_argument("--overhead", action="store_true", help="also rotate by quarter turns: for images without an upright direction")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default auto)")
     how.add_argument(
@@ -72,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
         from edge.models.pretrained import IMAGENET
         from edge.models.source import weights_file
         from edge.training.folder import BEST, PIXELS, check_folder
+        from edge.training.qat import prepare
         from edge.training.recipes import choose
         from edge.training.start import choose_device, start
         from edge.training.trainer import About, Part, Trainer, score
@@ -83,14 +91,14 @@ def main(args: argparse.Namespace) -> int:
     from edge.data.pixels import cached_pixels, remove_pixels
     from edge.measure.accuracy import evaluate
     from edge.options import MAX_SEED, check_size
-    from edge.spec import ImageSpec
+    from edge.spec import ImageSpec, ModelSpec
 
     if not 0 <= args.seed <= MAX_SEED:
         raise EdgeError("train", f"`seed` is {args.seed}", "Use a number from 0 to 2^63 − 1")
     image = ImageSpec(args.size)
     check_size(args.size)
     recipe = choose(args.recipe, args.size, args.epochs, pretrained=args.weights is not None, overhead=args.overhead)
-    device = choose_device(args.device)
+    qat, device = recipe.name == "qat", choose_device(args.device)
     if args.dataset is None:
         raise EdgeError("train", "Training needs labelled images, and `dataset` is not set", f"Set `dataset` to {one_of(TRAINABLE)}")
     # Both splits before anything is trained: what cannot be reported at the end is told at once.
@@ -112,8 +120,11 @@ def main(args: argparse.Namespace) -> int:
     # trained image may be in it.
     kept, held_out = validation_split(dataset)
     about = About(args.model, dataset.classes, image.size, dataset.name)
+    trained, validated = part(kept, "decode train"), part(held_out, "decode validation")
+    # Through a copy: what is reported in the end is the network in float.
+    learning = prepare(network, ModelSpec(args.model, dataset.classes, network.spec_options()), image, trained.images) if qat else network
     trainer = Trainer(
-        network, part(kept, "decode train"), part(held_out, "decode validation"), recipe,
+        learning, trained, validated, recipe,
         lambda scores, labels: evaluate(scores, labels).map, folder, about, seed=args.seed, device=device,
     )  # fmt: skip
     if args.resume and trainer.resume():
@@ -129,6 +140,8 @@ def main(args: argparse.Namespace) -> int:
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
     command.say(f"           {points[network.streams[-1]].convention}")
     command.say(f"weights    {best} ({outcome.seconds / 60:.0f} minutes of training)")
+    if qat:
+        command.say("next       edge.build with --repair none: these weights have learned to be rounded as they are")
     remove_pixels(folder / PIXELS)
     command.write_json(
         args.json,

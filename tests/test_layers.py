@@ -39,6 +39,8 @@ WITHIN = {
     ("edge.draw", "edge.prediction"),
     ("edge.effort", "edge.graph"),
     ("edge.bundle", "edge.backends"),
+    ("edge.training", "calib"),  # for int8
+    ("edge.training", "export"),
     ("edge.engine", "edge.bundle"),
     ("edge.engine", "edge.fit"),
     ("edge.fit", "edge.bundle"),
@@ -80,6 +82,7 @@ IN_FUNCTIONS: dict[str, frozenset[str]] = {
     **dict.fromkeys(["edge.graph", "edge.ops", "edge.image"], frozenset({"onnx"})),
     **dict.fromkeys(COMMANDS, frozenset({"tqdm", "torch"})),
     "edge.measure": frozenset({"psutil", "onnx"}),
+    "edge.training": frozenset({"onnx"}),
     "edge.video": frozenset({"av"}),
 }
 # A vendor library is reached only through its backend; finer than the unit, by module.

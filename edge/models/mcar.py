@@ -20,6 +20,7 @@ from edge.models.localisation import check_threshold  # importing it also define
 from edge.models.network import Network, check_classes, check_side, is_count
 from edge.models.pooling import check_pooling, pool
 from edge.models.recipe import Recipe
+from edge.models.rounded import Rounded
 
 
 class MCAR(Network):
@@ -136,7 +137,9 @@ class MCAR(Network):
 
     def _strongest(self, crops: Tensor, count: int) -> Tensor:
         """Crops (B·count, 3, S, S) → per class the largest logit over an image's crops, (B, C)."""
-        local: Tensor = self.convclass(pool(self.features(crops), self.pooling))
+        features = self.features
+        maps = features(crops, 1) if isinstance(features, Rounded) else features(crops)
+        local: Tensor = self.convclass(pool(maps, self.pooling))
         return local.reshape(-1, count, self.num_classes).amax(1)
 
     def _boxes(self, maps: Tensor, classes: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from edge.errors import EdgeError
 from edge.models import Option
 from edge.models.recipe import Recipe
+from edge.models.rounded import Rounded
 
 STRIDE = 32
 CLASSIFIER = "convclass"
@@ -33,7 +34,7 @@ class Network(nn.Module):
         float_layers: module paths whose nodes compute in float32 in every precision.
         streams: names of the scores that training reports; the last one is shipped.
         features: the backbone, (B, 3, S, S) → (B, F, S/32, S/32); ``backbone`` is its key in
-            ``BACKBONES``.
+            ``BACKBONES``. In training for INT8 it is one that rounds.
 
     Whatever stands before it, the module that gives a logit per class is ``convclass``, as in the
     official checkpoints.
@@ -42,7 +43,7 @@ class Network(nn.Module):
     layer_names: Mapping[str, str]
     float_layers: tuple[str, ...] = ()
     streams: tuple[str, ...] = ("scores",)
-    features: nn.Sequential
+    features: nn.Sequential | Rounded
     backbone: str
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -58,13 +59,39 @@ class Network(nn.Module):
         The runtimes fold one themselves only where a single stream uses it.
         """
         folded = copy.deepcopy(self).eval()
-        for parent in list(folded.modules()):
-            children = list(parent.named_children())
-            for (conv_name, conv), (norm_name, norm) in pairwise(children):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    setattr(parent, conv_name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
-                    setattr(parent, norm_name, nn.Identity())
+        for conv_name, (norm_name, norm) in list(folded._norms().items()):
+            conv = folded.get_submodule(conv_name)
+            assert isinstance(conv, nn.Conv2d)
+            folded.set_submodule(conv_name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
+            folded.set_submodule(norm_name, nn.Identity())
         return folded
+
+    @torch.no_grad()
+    def unfold(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights of ``fused_for_export`` by their names there; a BatchNorm becomes neutral
+        except for the bias that it then holds."""
+        norms, own = self._norms(), dict(self.named_parameters())
+        for name, value in weights.items():
+            layer, _, kind = name.rpartition(".")
+            if layer in norms and kind == "bias":
+                norm = norms[layer][1]
+                norm.reset_running_stats()
+                assert norm.running_var is not None
+                norm.running_var.fill_(1 - norm.eps)
+                norm.weight.fill_(1)
+                norm.bias.copy_(value)
+            elif name in own:
+                own[name].copy_(value)
+
+    def _norms(self) -> dict[str, tuple[str, nn.BatchNorm2d]]:
+        """Path of a convolution → path of the BatchNorm behind it, and the BatchNorm."""
+        found = {}
+        for path, parent in self.named_modules():
+            before = f"{path}." if path else ""
+            for (conv_name, conv), (norm_name, norm) in pairwise(parent.named_children()):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    found[before + conv_name] = (before + norm_name, norm)
+        return found
 
     # ---- training --------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RECIPES = {"official": 60, "finetune": 22, "scratch": 20, "refine": 2}  # name → epochs where none are asked for
+RECIPES = {"official": 60, "finetune": 22, "scratch": 20, "refine": 2, "qat": 3}  # name → epochs where none are asked for
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
         raise EdgeError("train", f"`epochs` is {epochs}", "Set `epochs` to 1 or more")
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
+    if name == "qat" and not pretrained:
+        raise EdgeError("train", "Training for int8 begins with weights that were trained before, and none are given", "Give `weights`")
     count = epochs or RECIPES[name]
     if name == "official":
         return official(size, count)
-    return {"finetune": finetune, "scratch": scratch, "refine": refine}[name](size, count, overhead)
+    return {"finetune": finetune, "scratch": scratch, "refine": refine, "qat": qat}[name](size, count, overhead)
 
 
 def official(size: int, epochs: int = 60) -> Recipe:
@@ -69,6 +71,13 @@ def refine(size: int, epochs: int = 2, overhead: bool = False) -> Recipe:
     """What follows ``scratch`` where time allows: both streams on all images at full size."""
     phases = (Phase(size, epochs, (5e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
     return Recipe("refine", phases, "adamw", weight_decay=0.03, ema=0.99, augmentation=_augmentation(overhead))
+
+
+def qat(size: int, epochs: int = 3, overhead: bool = False) -> Recipe:
+    """For int8, from trained weights: both streams at a rate that moves weights by some of the
+    steps they are rounded to."""
+    phases = (Phase(size, epochs, (1e-4, 1e-6), batch=8, streams="both", regions=2, fixed_norm=True),)
+    return Recipe("qat", phases, "adamw", weight_decay=0.05, backbone_lr=0.3, ema=0.99, augmentation=_augmentation(overhead))
 
 
 def _augmentation(overhead: bool) -> Augmentation:

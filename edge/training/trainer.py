@@ -27,12 +27,15 @@ from edge.manifest import digest_bytes, digest_json
 from edge.models.checkpoint import load_checkpoint, save_checkpoint
 from edge.models.network import Network
 from edge.models.recipe import Phase, Recipe
+from edge.models.rounded import Rounded
 from edge.training.augmentation import augment, normalise, resize
 from edge.training.curve import draw_curve
 from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
 from edge.training.head import fit_head
+from edge.training.qat import measure, unrounded
 
 SAVE_SECONDS = 120.0
+RANGE_IMAGES, RANGE_BATCH = 64, 8
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
 
@@ -114,6 +117,8 @@ class Trainer:
             self.save()  # before any other file: by its state a folder is known as a run
         if self.recipe.head and not state.rows and not state.updates:
             self._fit_head()
+        if not state.updates:
+            self._measure()
         saved = time.monotonic()
         for epoch, (phase, first) in enumerate(self._plan()):
             if epoch < state.epoch:
@@ -149,6 +154,18 @@ class Trainer:
             self.state.seconds += time.monotonic() - started
             self._record(phase.size, {"streams": "head", "lr": "", "loss": ""})
 
+    def _measure(self) -> None:
+        """The ranges of a backbone that rounds, from the averaged weights on some training
+        images."""
+        mean, model = self.mean.features, self.model.features
+        if isinstance(mean, Rounded) and isinstance(model, Rounded):
+            chosen = self.train_part.images[:: max(1, len(self.train_part) // RANGE_IMAGES)][:RANGE_IMAGES]
+            parts = (chosen[first : first + RANGE_BATCH] for first in range(0, len(chosen), RANGE_BATCH))
+            pixels = (torch.from_numpy(np.array(each)).permute(0, 3, 1, 2) for each in parts)
+            size = self.recipe.phases[-1].size
+            measure(self.mean, (normalise(resize(each, size).to(self.device)) for each in pixels))
+            model.steps.copy_(mean.steps)
+
     def _plan(self) -> list[tuple[Phase, int]]:
         """For every epoch its phase and the phase's first epoch."""
         plan: list[tuple[Phase, int]] = []
@@ -175,7 +192,9 @@ class Trainer:
                     module.eval()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.state.autocast):
             outputs = self.model.training_outputs(images, streams=phase.streams, sample=phase.regions, generator=generator)
-        loss = self.model.loss(outputs, targets)
+        # Labels would move what it computes; for int8 it is to stay what it was.
+        features = self.model.features
+        loss = features.error() if isinstance(features, Rounded) else self.model.loss(outputs, targets)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimiser.step()
@@ -201,6 +220,8 @@ class Trainer:
     def _finish_epoch(self, phase: Phase, steps: int) -> None:
         state = self.state
         state.epoch, state.step, loss, state.loss = state.epoch + 1, 0, state.loss, 0.0
+        if state.epoch == 1:
+            self._measure()  # and no more: weights settle for ranges that stay
         rate = round(self.optimiser.param_groups[0]["lr"], 8)
         self._record(phase.size, {"streams": phase.streams, "lr": rate, "loss": round(loss / steps, 5)})
 
@@ -236,7 +257,7 @@ class Trainer:
         """The averaged weights in the official format, with our ``edge`` key."""
         about, points = self.about, self.state.best[1]
         save_checkpoint(
-            self.folder / BEST, self.mean, name=about.model, classes=about.classes, size=about.size, epoch=self.state.epoch,
+            self.folder / BEST, unrounded(self.mean), name=about.model, classes=about.classes, size=about.size, epoch=self.state.epoch,
             best_score=points,
             extra={"data": about.data, "recipe": self.recipe.name, "seed": self.seed, "validation_map": round(points, 3)},
         )  # fmt: skip

@@ -1,0 +1,153 @@
+"""Training for int8: what is simulated is what the int8 graph computes, and training makes its
+error smaller."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from calib.placement import quantize  # noqa: E402
+from calib.ranges import observe  # noqa: E402
+from edge import lower  # noqa: E402
+from edge.backends.onnxruntime import Session  # noqa: E402
+from edge.errors import EdgeError  # noqa: E402
+from edge.models import create  # noqa: E402
+from edge.models.checkpoint import load_checkpoint  # noqa: E402
+from edge.models.network import Network  # noqa: E402
+from edge.models.recipe import Phase  # noqa: E402
+from edge.spec import ImageSpec, ModelSpec  # noqa: E402
+from edge.training import qat, recipes  # noqa: E402
+from edge.training.augmentation import normalise  # noqa: E402
+from edge.training.folder import BEST  # noqa: E402
+from edge.training.trainer import About, Part, Trainer  # noqa: E402
+from export.exporter import export_graph  # noqa: E402
+
+SPEC, IMAGE = ModelSpec("mcar-mobilenetv2", ("a", "b", "c"), {"pooling": "avg", "regions": 2, "threshold": 0.5}), ImageSpec(64)
+ABOUT = About(SPEC.name, SPEC.labels, 64, "toy")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    """(N, 64, 64, 3) uint8, rough and smooth."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3))
+    fine = np.random.default_rng(seed + 1).integers(-30, 31, (count, 64, 64, 3))
+    return np.clip(coarse.repeat(8, 1).repeat(8, 2) + fine, 0, 255).astype(np.uint8)
+
+
+def inputs(pixels: np.ndarray) -> torch.Tensor:
+    return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+SEEN = images(32, 0)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Random weights whose classes differ, with the statistics of some images."""
+    made = create("mcar-mobilenetv2", num_classes=3, regions=2)
+    made.initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made.convclass.weight.mul_(8)
+    made.warm(inputs(images(16, 5)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def prepared(network: Network) -> Network:
+    return qat.prepare(network, SPEC, IMAGE, SEEN)
+
+
+def logits(network: Network, pixels: np.ndarray) -> np.ndarray:
+    """(N, C) of the global stream, by torch."""
+    with torch.no_grad():
+        return torch.logit(network.eval().stream_scores(inputs(pixels))["global"].double()).numpy()
+
+
+def int8_logits(network: Network, pixels: np.ndarray, method: str = "mse") -> np.ndarray:
+    """The same by ONNX Runtime, from the int8 graph of plain calibration."""
+    graph = export_graph(network, SPEC, IMAGE)
+    table = observe(graph, [(["x"] * 8, inputs(SEEN[:8]).numpy())], data={}, coverage={})
+    model = lower.lower(quantize(graph, table, method=method).parse(), backend="openvino", precision="int8")
+    scores = Session(model.SerializeToString())(inputs(pixels).numpy())["global_scores"].astype(np.float64)
+    return np.log(scores) - np.log1p(-scores)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, prepared: Network) -> None:
+    simulated, pixels = copy.deepcopy(prepared), images(6, 2)
+    plain = qat.unrounded(simulated)
+    # Equalised: the peaks at which channels are cut off are kept in few bits.
+    np.testing.assert_allclose(logits(plain, SEEN[:4]), logits(network, SEEN[:4]), atol=0.05)
+    exact = logits(plain, pixels)
+
+    qat.measure(simulated, [inputs(SEEN[:8])], "minmax")  # whose ranges do not hang on what is sampled
+    engine = int8_logits(plain, pixels, "minmax")
+    error = rms(engine - exact)
+    assert error > 0.003 * rms(exact)
+    # Integer kernels and float products part at ties, and a network of 50 layers carries each of
+    # them on.
+    assert rms(logits(simulated, pixels) - engine) < 0.4 * error
+    steps = simulated.features.steps
+    assert (steps > 0).all()
+    assert not torch.equal(steps[0], steps[1])  # the passes have ranges of their own
+
+
+def test_training_makes_the_error_of_int8_smaller(network: Network, prepared: Network, tmp_path: Path) -> None:
+    recipe = recipes.choose("qat", 64, 4, pretrained=True)
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], lr=(3e-4, 3e-5)),), augmentation=replace(recipe.augmentation, crop=1.0))
+    train, pixels = images(32, 10), images(8, 20)
+    part = Part(train, np.where(logits(network, train) > 0, 1, -1).astype(np.int8))
+    later = count()  # each epoch is the best so far
+    few = Part(train[:4], part.labels[:4])
+    Trainer(copy.deepcopy(prepared), part, few, recipe, lambda scores, _: float(next(later)), tmp_path, ABOUT).run()
+    learnt = load_checkpoint(copy.deepcopy(network), tmp_path / BEST)
+    exact = logits(network, pixels)
+    before, after = (rms(int8_logits(each, pixels) - exact) for each in (qat.unrounded(prepared), learnt))
+    assert after < before
+
+
+def test_training_for_int8_begins_with_trained_weights() -> None:
+    with pytest.raises(EdgeError, match="begins with weights that were trained"):
+        recipes.choose("qat", 64)
+    assert [phase.streams for phase in recipes.choose("qat", 64, 2, pretrained=True).phases] == ["both"]
+
+
+def test_ranges_stay_after_the_first_epoch(prepared: Network, tmp_path: Path) -> None:
+    recipe = replace(
+        recipes.choose("qat", 64, pretrained=True),
+        phases=(Phase(64, 3, (1e-3, 1e-3), batch=4, streams="both", regions=1, fixed_norm=True),),
+    )
+    part = Part(images(8, 0), np.ones((8, 3), np.int8))
+
+    def trainer(folder: str) -> Trainer:
+        return Trainer(copy.deepcopy(prepared), part, part, recipe, lambda scores, _: 0.0, tmp_path / folder, ABOUT)
+
+    whole, stopped, resumed = trainer("whole"), trainer("parts"), trainer("parts")
+    seen = []
+    whole.run(stop=lambda: seen.append(whole.model.features.steps.clone()) or False)
+    assert not torch.equal(seen[1], seen[2])  # after an epoch of two steps
+    assert all(torch.equal(each, seen[2]) for each in seen[2:])
+    stopped.run(stop=lambda: stopped.state.updates == 3)
+    assert resumed.resume()
+    resumed.run()
+    assert all(
+        torch.equal(value, its) for value, its in zip(whole.mean.state_dict().values(), resumed.mean.state_dict().values(), strict=True)
+    )
