@@ -14,7 +14,7 @@ def choose(name: str, size: int, epochs: int | None = None, *, pretrained: bool 
     if name == "auto":
         name = "finetune" if pretrained else "scratch"
     if name == "qat" and not pretrained:
-        raise EdgeError("train", "Training for int8 begins with weights that were trained before, and none are given", "Give `weights`")
+        raise EdgeError("train", "Training for INT8 starts from trained weights, and `weights` is not set", "Set `weights` to a checkpoint")
     count = epochs or RECIPES[name]
     if name == "official":
         return official(size, count)

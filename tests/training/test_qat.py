@@ -125,7 +125,7 @@ def test_training_makes_the_error_of_int8_smaller(network: Network, prepared: Ne
 
 
 def test_training_for_int8_begins_with_trained_weights() -> None:
-    with pytest.raises(EdgeError, match="begins with weights that were trained"):
+    with pytest.raises(EdgeError, match="starts from trained weights"):
         recipes.choose("qat", 64)
     assert [phase.streams for phase in recipes.choose("qat", 64, 2, pretrained=True).phases] == ["both"]
 
