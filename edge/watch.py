@@ -167,7 +167,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, least, most in (("score_threshold", 0.0, 1.0), ("frames", 1, math.inf), ("duration", 0.0, math.inf), ("http", 0, 65535)):
         value = vars(args)[name]
         if value is not None and not least <= value <= most:
-            allowed = f"{least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
+            allowed = f"a value from {least:g} to {most:g}" if most < math.inf else f"{least:g} or more"
             raise EdgeError("watch", f"`{name}` is {value:g}", f"Use {allowed}")
     if args.token is not None and args.http is None:
         raise EdgeError("watch", "`token` is given but no page is served", "Set `http` to a port, or leave out `token`")

@@ -56,7 +56,7 @@ def test_an_engine_of_the_cpu_refuses_cuda_and_device_arrays(bundled, small_grap
     bundle = bundled(tmp_path / "bundle", small_graph(), TargetSpec("onnxruntime", "fp32", (1, 3)))
     with pytest.raises(EdgeError, match="needs an engine on a GPU"):
         Engine.load(bundle.path, cuda="pycuda")
-    with Engine.load(bundle.path) as engine, pytest.raises(EdgeError, match="needs an engine on a GPU"):
+    with Engine.load(bundle.path) as engine, pytest.raises(EdgeError, match="need an engine on a GPU"):
         engine.infer(SimpleNamespace(__cuda_array_interface__={"shape": images.shape}))
 
 

@@ -181,7 +181,7 @@ def recorded(table, **changes):
 def test_terminal_table_fits_and_shows_speed_and_reasons(table):
     text = terminal(recorded(table))
     assert max(map(len, text.splitlines())) <= 120
-    for part in ("9.5×", "1.050", "+1.00", "edge-fp16-tensorrt: no GPU", "1.010 × of the one quantised by NNCF"):
+    for part in ("9.5×", "1.050", "-1.00", "edge-fp16-tensorrt: no GPU", "1.010 × of the one quantised by NNCF"):
         assert part in text, part
 
 

@@ -229,7 +229,7 @@ def test_what_fails_leaves_nothing(device: Program, unbuilt: Path, tmp_path: Pat
     (unbuilt / "labels.txt").unlink()
     (unbuilt / "labels.txt").symlink_to("/etc/hostname")
     (unbuilt / "graph.onnx").unlink()
-    refused(device("bundle", unbuilt, folder / "out", 0), "There is not a file")
+    refused(device("bundle", unbuilt, folder / "out", 0), "There is no file")
     assert list(folder.iterdir()) == []
 
 

@@ -112,7 +112,7 @@ def test_features_as_an_output_keep_their_type(canonical: onnx.ModelProto, image
 def test_constants_beyond_fp16_are_refused(canonical: onnx.ModelProto) -> None:
     bias = next(each for each in canonical.graph.initializer if each.name == "stem.bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(16, 1e5, np.float32), "stem.bias"))
-    with pytest.raises(EdgeError, match=r"stem\.bias holds .* fp16"):
+    with pytest.raises(EdgeError, match=r"stem\.bias contains .* fp16"):
         sixteen_bit(canonical, float16="fp16")
 
 

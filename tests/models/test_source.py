@@ -81,5 +81,5 @@ def test_labels_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_is_no_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match=r"data = '7' .*not a data set"):
+    with pytest.raises(EdgeError, match=r"data = '7', .*not a data set"):
         open_source(saved(tmp_path, data=7))

@@ -18,12 +18,15 @@ from calib.placement import quantize  # noqa: E402
 from calib.ranges import observe  # noqa: E402
 from edge import lower  # noqa: E402
 from edge.backends.onnxruntime import Session  # noqa: E402
+from edge.data import open_dataset  # noqa: E402
 from edge.errors import EdgeError  # noqa: E402
+from edge.image import resize  # noqa: E402
 from edge.models import create  # noqa: E402
 from edge.models.checkpoint import load_checkpoint  # noqa: E402
 from edge.models.network import Network  # noqa: E402
 from edge.models.recipe import Augmentation, Phase  # noqa: E402
 from edge.models.rounded import Rounded  # noqa: E402
+from edge.models.source import open_source  # noqa: E402
 from edge.spec import ImageSpec, ModelSpec  # noqa: E402
 from edge.training import qat, recipes  # noqa: E402
 from edge.training.augmentation import normalise  # noqa: E402
@@ -79,11 +82,11 @@ def logits(network: Network, pixels: np.ndarray) -> np.ndarray:
         return torch.logit(network.eval().stream_scores(inputs(pixels))["global"].double()).numpy()
 
 
-def int8_logits(network: Network, pixels: np.ndarray, method: str = "mse") -> np.ndarray:
-    """The same by ONNX Runtime, from the int8 graph of plain calibration."""
-    graph = export_graph(network, SPEC, IMAGE)
-    table = observe(graph, [(["x"] * 8, inputs(SEEN[:8]).numpy())], data={}, coverage={})
-    model = lower.lower(quantize(graph, table, method=method).parse(), backend="openvino", precision="int8")
+def int8_logits(network: Network, spec: ModelSpec, seen: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """The same by ONNX Runtime, from the int8 graph of plain calibration on ``seen``."""
+    graph = export_graph(network, spec, IMAGE)
+    table = observe(graph, [(["x"] * len(seen), inputs(seen).numpy())], data={}, coverage={})
+    model = lower.lower(quantize(graph, table, method="minmax").parse(), backend="openvino", precision="int8")
     scores = Session(model.SerializeToString())(inputs(pixels).numpy())["global_scores"].astype(np.float64)
     return np.log(scores) - np.log1p(-scores)
 
@@ -92,20 +95,28 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def test_what_is_simulated_is_what_the_int8_graph_computes(network: Network, prepared: Network) -> None:
-    simulated, pixels = copy.deepcopy(prepared), images(6, 2)
+def test_what_is_simulated_is_what_the_int8_graph_computes() -> None:
+    """On trained weights: in random ones, one tie that falls the other way changes everything."""
+    source, photos = open_source("mcar-mobilenetv2-ucmerced"), open_dataset("aerial", "test")
+    network, spec = source.network, ModelSpec(SPEC.name, source.model.labels, source.network.spec_options())
+    with torch.no_grad():
+        for value in network.convclass.parameters():
+            value.mul_(0.1)  # scores of 0 and 1 have no logits
+    chosen = np.stack([resize(photos[index].image, 64) for index in range(0, 200, 5)])
+    seen, pixels = chosen[:32], chosen[32:]
+    simulated = qat.prepare(network, spec, IMAGE, seen)
     plain = qat.unrounded(simulated)
     # Equalised: the peaks at which channels are cut off are kept in few bits.
-    np.testing.assert_allclose(logits(plain, SEEN[:4]), logits(network, SEEN[:4]), atol=0.05)
+    np.testing.assert_allclose(logits(plain, seen[:4]), logits(network, seen[:4]), atol=0.05)
     exact = logits(plain, pixels)
 
-    qat.measure(simulated, [inputs(SEEN[:8])], "minmax")  # whose ranges do not hang on what is sampled
-    engine = int8_logits(plain, pixels, "minmax")
+    qat.measure(simulated, [inputs(seen[:8])], "minmax")  # whose ranges do not depend on sampling
+    engine = int8_logits(plain, spec, seen[:8], pixels)
     error = rms(engine - exact)
     assert error > 0.003 * rms(exact)
-    # Integer kernels and float products part at ties, and a network of 50 layers carries each of
-    # them on.
-    assert rms(logits(simulated, pixels) - engine) < 0.4 * error
+    # Integer kernels and float products differ at ties, which 50 layers amplify. Of two roundings
+    # that have nothing in common, the difference would be larger than either error.
+    assert rms(logits(simulated, pixels) - engine) < 0.6 * error
     steps = simulated.features.steps
     assert (steps > 0).all()
     assert not torch.equal(steps[0], steps[1])  # the passes have ranges of their own

@@ -143,8 +143,8 @@ def test_a_port_that_is_taken_is_told(watched):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--http", "65536"], "[watch] --http is 65536. Give 0 to 65535."),
-        (["--token", "secret"], "[watch] --token is given and there is no page."),
+        (["--http", "65536"], "[watch] --http is 65536. Use a value from 0 to 65535."),
+        (["--token", "secret"], "[watch] --token is given but no page is served."),
         (["--http", "0", "--token", ""], "[watch] --token is empty."),
     ],
 )

@@ -282,7 +282,8 @@ Photo decode_named(const std::uint8_t* data, std::size_t bytes, const std::strin
     } else {
         std::snprintf(out.words, sizeof out.words, "not a JPEG or PNG");
     }
-    if (!done) refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a complete JPEG or PNG");
+    if (!done)
+        refuse("Cannot read " + name + ": " + (*out.words ? out.words : "damaged"), "Use a complete JPEG or PNG");
     const bool swapped = out.orientation >= 5;  // the sides
     Photo photo{turned(std::move(out.image), out.orientation), out.width, out.height};
     if (swapped) std::swap(photo.width, photo.height);
