@@ -16,9 +16,9 @@ from statistics import median
 
 import numpy as np
 
-from calib.calibration import Calibration
+from calib.calibration import Calibration, Fitted
 from calib.equalise import equalise
-from calib.fit import Fitted, fit, images_for
+from calib.fit import fit, images_for
 from calib.peaks import IMAGES, peaks
 from calib.placement import DEFAULT_METHOD, quantize
 from calib.ranges import PIXELS, calibrate
