@@ -40,7 +40,7 @@ from edge.plain import to_plain
 from edge.spec import PRECISIONS, TargetSpec
 
 BOXES = (f"{OPS['RegionBoxes'][1]}/.*",)  # names of the nodes that find boxes
-ADAPTIVE_BATCHES = 32  # of test images, for rows whose time depends on the image
+ADAPTIVE_IMAGES = 256  # of the test images, for rows whose time depends on the image
 SCENES = "mcar-mobilenetv2-scenes"
 PAUSE_S = 0.3  # threads of the last participant spin for up to 0.2 s
 RATIOS = "median over the rounds of (median of the row / median of the other row in the same round); below 1 is faster"
@@ -112,7 +112,7 @@ def _build(args: argparse.Namespace, work: Path, table: Table) -> dict[str, Bund
             if precision == "int8" and stages is not None and stages.effort < 1:
                 row = f"{name}-adaptive"
                 table.add(row, backend, precision, partial(participants.bundle, output, effort=None), adaptive=True)
-                table.notes[row] = f"at effort {stages.effort:g}; its times are means over {ADAPTIVE_BATCHES} batches of test images"
+                table.notes[row] = f"at effort {stages.effort:g}; its times are means over test images, at most {ADAPTIVE_IMAGES}"
             if (output / CALIBRATION).is_file():  # one table serves every backend
                 calibrated = replace(given, calibration=output / CALIBRATION)
     if not bundles:
@@ -136,7 +136,7 @@ def _images(args: argparse.Namespace, bundle: Bundle, work: Path) -> tuple[np.nd
             start += len(images)
         rows.flush()
     some = test.subset(sample(len(test), max(args.images, args.batch)))
-    spread = test.subset(sample(len(test), ADAPTIVE_BATCHES * args.batch))
+    spread = test.subset(sample(len(test), max(ADAPTIVE_IMAGES, args.batch)))
     whole = [images for _, images in batches(spread, bundle.image, args.batch) if len(images) == args.batch]
     timing = np.stack(whole)
     try:
