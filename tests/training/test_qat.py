@@ -38,12 +38,7 @@ SPEC, IMAGE = ModelSpec("mcar-mobilenetv2", ("a", "b", "c"), {"pooling": "avg", 
 ABOUT = About(SPEC.name, SPEC.labels, 64, "toy")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(count: int, seed: int) -> np.ndarray:
