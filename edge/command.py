@@ -38,7 +38,9 @@ def parser(name: str, description: str, epilog: str = "", *, json: bool = True) 
 
 def add_approximate_pixels(made: argparse.ArgumentParser) -> None:
     """The flag of commands that read photographs."""
-    made.add_argument("--approximate-pixels", action="store_true", help="decode and resize large images sooner, to slightly other pixels")
+    made.add_argument(
+        "--approximate-pixels", action="store_true", help="decode and resize large images faster, to slightly different pixels"
+    )
 
 
 def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:

@@ -55,8 +55,10 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--json", dest="lines", metavar="FILE", help="write JSON Lines to FILE, one object per frame; - is standard output")
     made.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write a video of the annotated frames")
     made.add_argument("--frames", type=int, metavar="N", help="end after N frames")
-    made.add_argument("--http", type=int, metavar="PORT", help="show it on a page: picture, labels, frames a second, latency, looks")
-    made.add_argument("--token", metavar="T", help="let other machines see the page too, at /?token=T; else only this one may")
+    made.add_argument(
+        "--http", type=int, metavar="PORT", help="serve a page with the image, labels, frames per second, latency and processed regions"
+    )
+    made.add_argument("--token", metavar="T", help="also serve the page to other machines, at /?token=T; default: this machine only")
     made.add_argument("--duration", type=float, metavar="S", help="end after S seconds")
     return made
 

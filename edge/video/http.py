@@ -142,7 +142,7 @@ def served(watched: Watched, port: int, *, bundle: str, source: str, token: str 
     try:
         server = _Server((LOOPBACK if token is None else "0.0.0.0", port), _Handler)
     except OSError as error:
-        raise EdgeError("watch", f"Cannot listen on port {port}: {error.strerror}", "Give `http` another port") from error
+        raise EdgeError("watch", f"Cannot listen on port {port}: {error.strerror}", "Set `http` to another port") from error
     server.watched, server.token, server.page = watched, token, page(bundle, source).encode()
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="edge-http", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-// Photographs sooner, to slightly other pixels: what edge/image.py does where it may approximate.
+// Approximate decoding and resizing of large photos, as in edge/image.py.
 #pragma once
 
 #include <filesystem>

@@ -243,7 +243,7 @@ int main(int count, char** words) {
          {"--effort", "E", "share of regions the second pass looks at, 0..1 (default: the bundle's own)"},
          {"--budget-ms", "MS", "time of a frame; regions that do not fit are not looked at"},
          {"--score-threshold", "T", "labels at or above this score (default: the bundle's own, else 0.5)"},
-         {"--approximate-pixels", "", "resize large frames sooner, to slightly other pixels"},
+         {"--approximate-pixels", "", "decode and resize large frames faster, to slightly different pixels"},
          {"--json", "FILE", "write JSON Lines to FILE, one object a frame; - is standard output"},
          {"--draw", "OUT.avi", "write a film of the frames with what was found in them"},
          {"--frames", "N", "end after N frames"},
