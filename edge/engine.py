@@ -18,7 +18,7 @@ from edge import backends
 from edge.backends.base import Facts
 from edge.bundle import Bundle
 from edge.errors import EdgeError
-from edge.fit import check_fit, check_form
+from edge.fit import check_fit, check_form, checked_batch
 from edge.graph import Graph
 from edge.image import Source, boxes_to_photo, decode_resized, is_one_image, normalise
 from edge.manifest import REBUILD, fits
@@ -154,7 +154,11 @@ class Engine:
             stages = self._stages
             self._calls += 1
         try:
-            return self._on_device(stages, batch, spend) if backends.on_device(batch) else stages.run(self._checked(batch), timing, spend)
+            return (
+                self._on_device(stages, batch, spend)
+                if backends.on_device(batch)
+                else stages.run(checked_batch(batch, self.bundle), timing, spend)
+            )
         finally:
             with self._changed:
                 self._calls -= 1
@@ -279,25 +283,6 @@ class Engine:
                 "Copy it to the host, or build with `backend` tensorrt or tensorrt-rtx",
             )
         return dict(stages.on_device(batch, spend))
-
-    def _checked(self, batch: np.ndarray) -> np.ndarray:
-        image, most = self.bundle.image, self.bundle.target.max_batch
-        try:
-            array = np.asarray(batch)
-        except ValueError as error:  # rows of several lengths
-            raise EdgeError(
-                "infer", f"The batch is not an array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict"
-            ) from error
-        if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
-            raise EdgeError(
-                "infer",
-                f"The batch is {array.dtype} {array.shape}; the engine takes {image.input} (B, {', '.join(map(str, image.shape))})",
-                "Use edge.image.preprocess, or Engine.predict",
-            )
-        if not 1 <= array.shape[0] <= most:
-            problem = f"The batch has {array.shape[0]} images; the engine takes 1 to {most}"
-            raise EdgeError("infer", problem, "Split it, or build with a larger `batch`")
-        return np.ascontiguousarray(array)
 
     def close(self) -> None:
         """Release the engine once running calls have finished; further calls are refused."""

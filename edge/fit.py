@@ -1,9 +1,11 @@
-"""Whether a bundle fits: this machine before its engine is read, its manifest afterwards."""
+"""Whether things fit: a bundle this machine, its engine its manifest, a batch the engine."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+
+import numpy as np
 
 from edge import backends
 from edge.bundle import Bundle
@@ -67,3 +69,22 @@ def check_form(bundle: Bundle, found: Mapping[str, Mapping[str, backends.Form]])
             exact = bundle.stages.sizes if bundle.stages and stage == CLOSER and name != INPUT else bundle.target.batches
             if not fits or (batch is not None and (batch,) != exact):
                 raise EdgeError("load", f"{name} of the engine of {bundle.path} is {one}; its manifest describes {expected}", REBUILD)
+
+
+def checked_batch(batch: np.ndarray, bundle: Bundle) -> np.ndarray:
+    """The batch as one contiguous array, of the shape and type that the engine takes."""
+    image, most = bundle.image, bundle.target.max_batch
+    try:
+        array = np.asarray(batch)
+    except ValueError as error:  # rows of several lengths
+        raise EdgeError("infer", f"The batch is not an array: {str(error)[:80]}", "Use edge.image.preprocess, or Engine.predict") from error
+    if array.ndim != 4 or array.shape[1:] != image.shape or array.dtype != image.input:
+        raise EdgeError(
+            "infer",
+            f"The batch is {array.dtype} {array.shape}; the engine takes {image.input} (B, {', '.join(map(str, image.shape))})",
+            "Use edge.image.preprocess, or Engine.predict",
+        )
+    if not 1 <= array.shape[0] <= most:
+        problem = f"The batch has {array.shape[0]} images; the engine takes 1 to {most}"
+        raise EdgeError("infer", problem, "Split it, or build with a larger `batch`")
+    return np.ascontiguousarray(array)

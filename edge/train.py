@@ -81,8 +81,9 @@ def main(args: argparse.Namespace) -> int:
         from edge.training.folder import BEST, PIXELS, check_folder
         from edge.training.qat import prepare
         from edge.training.recipes import choose
+        from edge.training.scores import score
         from edge.training.start import choose_device, start
-        from edge.training.trainer import About, Part, Trainer, score
+        from edge.training.trainer import About, Part, Trainer
     except ImportError as error:
         raise EdgeError(
             "train", f"Training needs torch and torchvision: {error}", "Install them: pip install 'mcar-edge[train]'"
@@ -135,7 +136,7 @@ def main(args: argparse.Namespace) -> int:
     command.say(f"best       epoch {outcome.best_epoch}: validation mAP {outcome.best_map:.2f} ({len(held_out)} images cut from train)")
     points = {}
     test = part(reported, f"decode {reported.split}")
-    for stream, scores in score(network, best, test, image.size, device).items():
+    for stream, scores in score(network, best, test.images, image.size, device).items():
         points[stream] = accuracy = evaluate(scores, test.labels)
         command.say(f"{reported.split:10} {stream:6} mAP {accuracy.map:.2f}  CF1 {accuracy.cf1:.2f}  OF1 {accuracy.of1:.2f}")
     command.say(f"           {points[network.streams[-1]].convention}")

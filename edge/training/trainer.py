@@ -24,7 +24,7 @@ from edge.atomic import write_atomically
 from edge.errors import EdgeError
 from edge.events import Progress
 from edge.manifest import digest_bytes, digest_json
-from edge.models.checkpoint import load_checkpoint, save_checkpoint
+from edge.models.checkpoint import save_checkpoint
 from edge.models.network import Network
 from edge.models.recipe import Phase, Recipe
 from edge.models.rounded import Rounded
@@ -33,6 +33,7 @@ from edge.training.curve import draw_curve
 from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
 from edge.training.head import fit_head
 from edge.training.qat import measure, unrounded
+from edge.training.scores import has_fast_bfloat16, predict
 
 SAVE_SECONDS = 120.0
 RANGE_IMAGES, RANGE_BATCH = 64, 8
@@ -103,7 +104,7 @@ class Trainer:
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = _optimiser(self.model, self.recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
-        self.state = State(autocast=_has_fast_bfloat16(self.device))
+        self.state = State(autocast=has_fast_bfloat16(self.device))
         data = [train.identity(), validation.identity()]
         self.identity = digest_json([asdict(self.recipe), seed, *data, asdict(about), model.spec_options()])
 
@@ -289,31 +290,6 @@ class Trainer:
         return True
 
 
-# ---- after ---------------------------------------------------------------------------------------
-
-
-def score(model: Network, weights: Path, part: Part, size: int, device: str = "cpu") -> dict[str, NDArray[np.float32]]:
-    """Scores (N, C) of each of a checkpoint's streams in float32."""
-    load_checkpoint(model, weights)
-    return predict(model, part.images, size, all_streams=True, autocast=False, device=torch.device(device))
-
-
-@torch.no_grad()
-def predict(
-    model: Network, images: NDArray[np.uint8], size: int, *, all_streams: bool, autocast: bool, device: torch.device, batch: int = 16
-) -> dict[str, NDArray[np.float32]]:
-    """Scores (N, C) of the model's streams in evaluation mode; without ``all_streams`` of those
-    that come cheap."""
-    model.eval()
-    parts: list[dict[str, Tensor]] = []
-    for first in range(0, len(images), batch):
-        pixels = torch.from_numpy(np.array(images[first : first + batch])).permute(0, 3, 1, 2)
-        inputs = normalise(resize(pixels, size).to(device))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-            parts.append({name: value.cpu() for name, value in model.stream_scores(inputs, all_streams=all_streams).items()})
-    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-
-
 def _optimiser(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -339,10 +315,3 @@ def _resident(images: NDArray[np.uint8], device: torch.device) -> NDArray[np.uin
 def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
     digest = int(digest_json([seed, epoch, step])[:15], 16)
     return torch.Generator().manual_seed(digest)
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # getattr: a name of torch's own use, which another version may lack.
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

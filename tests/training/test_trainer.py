@@ -21,8 +21,9 @@ from edge.training import recipes  # noqa: E402
 from edge.training.augmentation import augment, normalise  # noqa: E402
 from edge.training.folder import BEST, CURVE, LOG, STATE, check_folder  # noqa: E402
 from edge.training.head import PENALTY, fit_head  # noqa: E402
+from edge.training.scores import predict  # noqa: E402
 from edge.training.start import start  # noqa: E402
-from edge.training.trainer import About, Part, Trainer, _optimiser, predict  # noqa: E402
+from edge.training.trainer import About, Part, Trainer, _optimiser  # noqa: E402
 
 ABOUT = About("mcar-mobilenetv2", ("a", "b", "c"), 32, "toy")
 RECIPE = Recipe(
