@@ -51,7 +51,7 @@ SETS, SET_IMAGES = 20, 1000  # unseen scenes, each set of a seed of its own
 OVERLOAD, DEPTH, STREAM_S, STREAM_ROUNDS = 1.5, 8, 15.0, 5
 LOOKS = 1.2  # of random weights, about as many as the rule chooses for the scenes
 SCENES = "mcar-mobilenetv2-scenes"
-KEPT = ("global_scores", "region_classes", REGION_SCORES)
+KEPT = ("global_scores", "regions", "region_classes", REGION_SCORES)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _spread_looks(path: Path) -> None:
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1)
     middle = float(np.median(np.log(scores / (1 - scores))))
     manifest = json.loads((path / NAME).read_bytes())
-    manifest["stages"]["rule"] = to_plain(interval_rule(outputs, middle, {"data": "none: quantiles of scores"}))
+    manifest["stages"]["rule"] = to_plain(interval_rule(outputs, middle, fitted_on={"data": "none: quantiles of scores"}))
     write_atomically(path / NAME, json.dumps(manifest, indent=1) + "\n")
 
 
@@ -273,11 +273,16 @@ def rule(bundle: Bundle, row: Row, args: argparse.Namespace) -> Facts:
     rng, found = np.random.default_rng(0), {}
     for batch in (1, 8):
         scores = rng.random((batch, len(bundle.model.labels))).astype(np.float32)
-        classes = np.argsort(-scores, axis=1)[:, : bundle.model.options["regions"]]
+        corners = rng.integers(0, bundle.image.size, (batch, bundle.model.options["regions"], 2, 2)).astype(np.float32)
+        given: Outputs = {
+            "global_scores": scores,
+            "region_classes": np.argsort(-scores, axis=1)[:, : corners.shape[1]],
+            "regions": np.sort(corners, axis=2).reshape(batch, -1, 4),
+        }
         taken = []
         for _ in range(2000):
             start = time.perf_counter()
-            needs(bundle.stages.rule, scores, classes)
+            needs(bundle.stages.rule, given)
             taken.append(time.perf_counter() - start)
         found[f"batch_{batch}_us"] = float(np.median(taken)) * 1e6 / batch
     return found

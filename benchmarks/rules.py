@@ -22,22 +22,22 @@ from edge.atomic import write_atomically
 from edge.charts import lines
 from edge.charts.sheet import sheet
 from edge.data import Dataset, batches, open_dataset, validation_split
-from edge.effort import fused, needs
+from edge.effort import areas, fused, needs, overlaps
 from edge.engine import Engine
 from edge.graph import REGION_SCORES, Outputs
 from edge.measure.outputs import collect
 
 EFFORTS = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8)
-SHOWN = ("interval", "learned", "entropy", "rank")  # in the drawing
-LEARNED = ("score", "rank", "entropy", "best", "second")
+SHOWN = ("redundant last", "interval", "learned", "entropy", "rank")  # in the drawing
+LEARNED = ("score", "rank", "entropy", "best", "second", "area", "overlap")
 Gain = NDArray[np.float64]  # (N, K) of each region; what is looked at has the largest
 Rule = Callable[[Outputs], Gain]
 Fit = Callable[[Outputs, NDArray[np.integer]], Rule]
 
 
 def features(outputs: Outputs) -> dict[str, Gain]:
-    """(N, K) each: score, rank and logit of the region's class; entropy, best and second score of
-    the image; share of the image."""
+    """(N, K) each: score, rank and logit of the region's class; area of its box, and its overlap
+    with a better-ranked one; entropy, best and second score of the image."""
     scores, classes = outputs["global_scores"].astype(np.float64), outputs["region_classes"]
     kept = np.clip(scores, 1e-7, 1 - 1e-7)
     entropy = -(kept * np.log(kept) + (1 - kept) * np.log(1 - kept)).sum(1)
@@ -48,6 +48,8 @@ def features(outputs: Outputs) -> dict[str, Gain]:
         "score": own,
         "logit": np.log(own / (1 - own)),
         "rank": np.broadcast_to(np.arange(classes.shape[1], dtype=np.float64), classes.shape),
+        "area": areas(outputs["regions"]),
+        "overlap": overlaps(outputs["regions"]),
         **{name: np.broadcast_to(value[:, None], classes.shape) for name, value in of_image.items()},
     }
 
@@ -65,8 +67,14 @@ def by_rank(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
 
 
 def interval(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+    rule = fit_rule(outputs, labels, overlaps=(None,), quantiles=())
+    return lambda given: -needs(rule, given)
+
+
+def redundant_last(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+    """What a build fits."""
     rule = fit_rule(outputs, labels)
-    return lambda given: -needs(rule, given["global_scores"], given["region_classes"])
+    return lambda given: -needs(rule, given)
 
 
 def entropy(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
@@ -95,7 +103,14 @@ def learned(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
     return lambda given: model.predict(columns(given)).reshape(given["region_classes"].shape)
 
 
-RULES: Mapping[str, Fit] = {"rank": by_rank, "interval": interval, "entropy": entropy, "table": table, "learned": learned}
+RULES: Mapping[str, Fit] = {
+    "rank": by_rank,
+    "interval": interval,
+    "redundant last": redundant_last,
+    "entropy": entropy,
+    "table": table,
+    "learned": learned,
+}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -116,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     result = compare(outputs, labels)
     command.say(f"Δ mAP (regions per image) against all regions, {len(labels)} images")
     for name, found in result.items():
-        command.say(f"{name:10}" + "".join(f"  {0 - drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
+        command.say(f"{name:14}" + "".join(f"  {0 - drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
     if args.plot is not None:
         write_atomically(args.plot, drawing(outputs, labels, result))
     command.write_json(args.json, {name: {str(effort): one for effort, one in found.items()} for name, found in result.items()})

@@ -6,14 +6,17 @@ Which rules were compared, and why this one was taken, stands in docs/adaptive.m
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.thresholds import fit_thresholds
 from edge.backends.base import Facts
-from edge.effort import fused, looked_at
+from edge.effort import areas, fused, looked_at, redundant
 from edge.errors import EdgeError
 from edge.graph import REGION_SCORES, Outputs
 from edge.measure.accuracy import average_precision, map_drop_interval
@@ -23,7 +26,10 @@ STEPS = 20  # of a rule
 TRIED = tuple(step / 8 for step in range(9))  # efforts; finer ones differ by less than a few thousand images can tell
 FOLDS = 5
 FEWEST = 300  # images below which the estimate is mostly noise
-CENTRES = np.linspace(-1.6, 1.6, 17)  # in logits: where the first pass may be least sure
+CENTRES = tuple(np.linspace(-1.6, 1.6, 17).tolist())  # in logits: where the first pass may be least sure
+OVERLAPS = (0.5, 0.6, 0.7, 0.8, None)  # IoU from which a region repeats another
+AREAS = (0.6, 0.7, 0.8, 0.9)  # quantiles of the boxes' areas, from which one is hardly enlarged
+LATER = 100.0  # in logits, farther than any score is from a centre
 JUDGED = (0.2, 0.3, 0.4, 0.5)  # efforts that a centre is chosen by
 DIGITS = 6  # of a bound, for who reads the manifest
 SURE = 1e-7
@@ -134,27 +140,57 @@ def fit_effort(
     )
 
 
-def fit_rule(outputs: Outputs, labels: NDArray[np.integer], fitted_on: Facts | None = None) -> RuleSpec:
+def fit_rule(
+    outputs: Outputs,
+    labels: NDArray[np.integer],
+    fitted_on: Facts | None = None,
+    *,
+    overlaps: Sequence[float | None] = OVERLAPS,
+    quantiles: Sequence[float] = AREAS,
+) -> RuleSpec:
     """The rule ``interval``: how unsure the first pass is of a region's class is the distance of
-    its logit from a centre.
+    its logit from a centre, and redundant regions come last.
 
-    The centre is the one of the best mAP; the bounds at effort e hold the share e of regions
-    nearest to it.
+    The centre and the limits of redundancy are those of the best mAP: the centre first, the limits
+    for that, then the centre again.
+
+    Args:
+        overlaps: IoUs, of which the best is the limit.
+        quantiles: of the boxes' areas, of which the best, or none, is the limit.
     """
-    rules = [interval_rule(outputs, centre, fitted_on or {}) for centre in CENTRES]
-    points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
-    return rules[int(np.argmax(points))]
+    facts = fitted_on or {}
+    largest = (*np.quantile(areas(outputs["regions"]), quantiles).round().tolist(), None)
+
+    def points(rule: RuleSpec) -> float:
+        return float(np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]))
+
+    made = partial(interval_rule, outputs, fitted_on=facts)
+    centre = max(CENTRES, key=lambda at: points(made(at)))
+    limits = max(itertools.product(overlaps, largest), key=lambda pair: points(made(centre, *pair)))
+    return max((made(at, *limits) for at in CENTRES), key=points)
 
 
-def interval_rule(outputs: Outputs, centre: float, fitted_on: Facts) -> RuleSpec:
+def interval_rule(
+    outputs: Outputs, centre: float, max_overlap: float | None = None, max_area: float | None = None, *, fitted_on: Facts
+) -> RuleSpec:
     """The rule of a given centre, in logits: at effort e it looks at the share e of the regions of
-    these outputs."""
+    these outputs, first of those that are not redundant."""
     scores = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1).astype(np.float64)
     kept = np.clip(scores, SURE, 1 - SURE)
-    widths = np.quantile(np.abs(np.log(kept / (1 - kept)) - centre), np.arange(STEPS + 1) / STEPS)
+    distances = np.abs(np.log(kept / (1 - kept)) - centre)
+    late = redundant(outputs["regions"], max_overlap, max_area)
+    widths = np.quantile(np.where(late, LATER + distances, distances), np.arange(STEPS + 1) / STEPS)
     widths[0] = 0.0
-    low, high = (_bounds(1 / (1 + np.exp(-(centre + side * widths)))) for side in (-1, 1))
-    return RuleSpec("interval", (*low[:-1], 0.0), (*high[:-1], 1.0), fitted_on)
+    first = _intervals(centre, widths)
+    if max_overlap is None and max_area is None:
+        return RuleSpec("interval", *first, fitted_on)
+    return RuleSpec("interval", *first, fitted_on, max_overlap, max_area, *_intervals(centre, np.maximum(widths - LATER, 0)))
+
+
+def _intervals(centre: float, widths: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The lower and upper bounds of scores whose logit is that near; the last holds everything."""
+    low, high = (_bounds(1 / (1 + np.exp(-(centre + side * np.minimum(widths, LATER))))) for side in (-1, 1))
+    return (*low[:-1], 0.0), (*high[:-1], 1.0)
 
 
 def _bounds(values: NDArray[np.float64]) -> tuple[float, ...]:
@@ -169,7 +205,7 @@ def _folds(count: int) -> NDArray[np.int64]:
 
 
 def _rows(outputs: Outputs, rows: Mask) -> Outputs:
-    return {name: outputs[name][rows] for name in ("global_scores", "region_classes", REGION_SCORES)}
+    return {name: outputs[name][rows] for name in ("global_scores", "regions", "region_classes", REGION_SCORES)}
 
 
 def _map(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

@@ -221,7 +221,13 @@ def _is_rule(rule: Any) -> bool:
     """Whether the parts of a rule have the right types; what they must hold, its spec knows."""
     if not isinstance(rule, dict) or not isinstance(rule.get("fitted_on", {}), dict):
         return False
-    return isinstance(rule.get("kind"), str) and all(_are_numbers(rule.get(name, [])) for name in ("low", "high"))
+    bounds = ("low", "high", "redundant_low", "redundant_high")
+    limits = (rule.get(name, 0) for name in ("max_overlap", "max_area"))
+    return (
+        isinstance(rule.get("kind"), str)
+        and all(_are_numbers(rule.get(name, [])) for name in bounds)
+        and all(limit is None or fits(limit, 0, 1e9, (int, float)) for limit in limits)
+    )
 
 
 def _checks_of_image(name: str, image: Any) -> dict[str, bool]:

@@ -3,6 +3,7 @@ manifest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ MAX_BATCH = 4096
 MAX_REGIONS = 100_000  # of a batch
 RULES = ("rank", "interval")
 MAX_STEPS = 1001  # of a rule
+REDUNDANT = ("max_overlap", "max_area", "redundant_low", "redundant_high")  # what a rule without them need not say
 
 
 @dataclass(frozen=True)
@@ -120,26 +122,47 @@ class RuleSpec:
             so a processed region stays so at any larger effort.
         fitted_on: ``backend``, ``precision``, ``data`` and ``digest`` of the fit; empty for
             ``rank``.
+        max_overlap, max_area: a region is redundant if its IoU with a better-ranked one is above
+            ``max_overlap``, or its box above ``max_area`` pixels of the model's input; without
+            either none is.
+        redundant_low, redundant_high: like ``low`` and ``high``, for redundant regions.
     """
 
     kind: str = "rank"
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     fitted_on: Mapping[str, Any] = field(default_factory=dict)
+    max_overlap: float | None = None
+    max_area: float | None = None
+    redundant_low: tuple[float, ...] = ()
+    redundant_high: tuple[float, ...] = ()
+
+    @property
+    def tells_redundant(self) -> bool:
+        return self.max_overlap is not None or self.max_area is not None
 
     def __post_init__(self) -> None:
         if self.kind not in RULES:
             raise EdgeError("spec", f"The rule for the second pass is {self.kind!r}, not {one_of(RULES)}", "Rebuild the bundle")
-        low, high = self.low, self.high
-        right = self.kind == "rank" or (
-            2 <= len(low) == len(high) <= MAX_STEPS
-            and list(low) == sorted(low, reverse=True)
-            and list(high) == sorted(high)
-            and 0 <= low[-1] <= low[0] <= high[0] <= high[-1] <= 1
-        )
-        if not right or (self.kind == "rank" and (low or high)):
+        bounds = (self.low, self.high), (self.redundant_low, self.redundant_high)
+        used = self.kind != "rank", self.kind != "rank" and self.tells_redundant
+        if not all(_widen(*pair) if needed else pair == ((), ()) for pair, needed in zip(bounds, used, strict=True)):
             problem = "The rule for the second pass is damaged: its score intervals do not widen from step to step within 0 to 1"
             raise EdgeError("spec", problem, "Rebuild the bundle")
+        in_range = 0 <= (self.max_overlap or 0) <= 1 and 0 <= (self.max_area or 0) < math.inf
+        if not in_range or (self.kind == "rank" and self.tells_redundant):
+            problem = "The rule for the second pass is damaged: its limits for redundant regions are out of range"
+            raise EdgeError("spec", problem, "Rebuild the bundle")
+
+
+def _widen(low: tuple[float, ...], high: tuple[float, ...]) -> bool:
+    """Whether these are intervals within 0 to 1 of which each holds the one before."""
+    return (
+        2 <= len(low) == len(high) <= MAX_STEPS
+        and list(low) == sorted(low, reverse=True)
+        and list(high) == sorted(high)
+        and 0 <= low[-1] <= low[0] <= high[0] <= high[-1] <= 1
+    )
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,8 @@ def to_plain(spec: ModelSpec | ImageSpec | TargetSpec | StagesSpec | RuleSpec) -
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(spec).items()}
     if plain.get("input") == "float32":  # as before there was another: digests are taken of it
         del plain["input"]
+    if isinstance(spec, RuleSpec) and not spec.tells_redundant:
+        plain = {name: value for name, value in plain.items() if name not in REDUNDANT}
     if isinstance(spec, StagesSpec):
         plain["rule"] = to_plain(spec.rule) if spec.rule.fitted_on or spec.rule.low else spec.rule.kind
     return plain

@@ -158,7 +158,7 @@ class Stages:
         assert self._spec is not None
         if effort >= 1 and in_order:
             return np.arange(found["region_classes"].size)
-        need = needs(self._spec.rule, found["global_scores"], found["region_classes"]).ravel()
+        need = needs(self._spec.rule, found).ravel()
         chosen = np.arange(need.size) if effort >= 1 else np.flatnonzero(need <= effort)
         return chosen if in_order else chosen[np.argsort(need[chosen], kind="stable")]
 

@@ -4,16 +4,21 @@ lists every key."""
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -146,6 +151,104 @@ def test_python_in_the_documents_compiles_and_imports_what_exists(repository: Pa
     assert not missing
 
 
+# What the documents tell a reader to type, typed: with small weights and few images.
+
+NEEDS = {
+    "rtsp://": "a camera",
+    "/dev/video0": "a camera",
+    "voc2007:": "Pascal VOC",
+    "csv:ucmerced": "UC Merced",
+    "--weights imagenet": "weights from the net",
+}
+INSTEAD = {"scenes": "csv:photos", "FILE": "mine.pth", "BUNDLE": "engines/first", "INT8": "built", "FP16": "engines/first", "FP32": "built"}
+FEW = {
+    "build": ["--calib-images", "8"],
+    "bench": ["--images", "4"],
+    "train": ["--epochs", "1", "--size", "64"],
+    "tune": ["--sizes", "64", "--regions", "4", "--precisions", "fp32", "--backends", "onnxruntime", "--images", "4"],
+}
+LAST = {"--duration": "2s", "--images": "4", "--size": "64"}  # for what a document gives itself
+BEFORE = (  # what a document has its reader do elsewhere
+    ("edge.train", "--dataset scenes --epochs 1 --output runs/photos"),
+    ("edge.build", "--weights mine.pth --dataset csv:photos --precision int8 --output mine"),
+    ("edge.build", "--weights mine.pth --dataset csv:photos --precision fp32 --output engines/first"),
+    ("edge.build", "--from mine --batch 1 --output built"),
+    ("edge.bench", "BUNDLE --json before.json"),
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path, noise_photos, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the documents name: weights, labelled photographs, a clip."""
+    torch = pytest.importorskip("torch")
+    av = pytest.importorskip("av")
+    from edge.models.source import open_source
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "photos").symlink_to(noise_photos(["train"] * 24 + ["test"] * 4, (80, 64)))
+    (tmp_path / "photographs").symlink_to(tmp_path / "photos" / "images")
+    source = open_source("random", size=64)
+    options = {"pooling": "avg", "regions": 4, "threshold": 0.5}
+    described = {"model": source.model.name, "classes": list(source.model.labels), "size": 64, **options}
+    torch.save({"state_dict": source.network.state_dict(), "edge": described}, "mine.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    Image.fromarray(pixels).save("photo.png")
+    with av.open("clip.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 96, 64
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return tmp_path
+
+
+def shorter(module: str, words: list[str]) -> list[str]:
+    """The same on few images: placeholders filled in, and what may be set to less set to less."""
+    name = module.removeprefix("edge.")
+    known = {flag for action in import_module(module).arguments()._actions for flag in action.option_strings}
+    made = [INSTEAD.get(word, word) for word in words if word != "…"]
+    more = [] if "--from" in words or "--calib-images" in words else FEW.get(name, [])
+    for flag, value in LAST.items():
+        if flag in made:
+            made[made.index(flag) + 1] = value
+    if name == "watch" and "photographs/" in made:
+        more = ["--duration", "2s"]
+    return made + (more if set(more[::2]) <= known else [])
+
+
+@pytest.mark.skipif(os.environ.get("EDGE_ALL_ENGINES") != "1", reason="takes long: EDGE_ALL_ENGINES=1 runs the commands of the documents")
+def test_every_command_of_the_documents_runs(repository: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge import bench, command, tune
+    from edge.measure.latency import Plan
+    from edge.tuning import TuneOptions
+
+    quick = Plan(samples=5, least_s=0, limit_s=1, warm_calls=2, warm_s=0.1, rounds=2, turn_s=0.01, effort_s=0.5)
+    asked = TuneOptions(backends=("onnxruntime",), precisions=("fp32",), sizes=(64,), regions=(4,), images=4, plan=quick)
+    bodies = {"edge.bench": partial(bench.main, plan=quick), "edge.tune": lambda given: tune.main(given, asked)}
+    found = [(module, words) for module, line in BEFORE for words in [shlex.split(line)]]
+    for path in documents(repository):
+        found += [each for each in commands(path.read_text(encoding="utf-8")) if each not in found]
+    needed, ran, failed = set(), 0, []
+    for module, words in found:
+        line = shlex.join(words)
+        missing = {name for name in NEEDS if name in line}
+        needed |= missing
+        if missing or not module.startswith("edge."):
+            continue
+        made = shorter(module, words)
+        if "--output" in made and Path(made[made.index("--output") + 1]).exists() and "--resume" not in made:
+            shutil.rmtree(made[made.index("--output") + 1])
+        code = command.run(bodies.get(module, import_module(module).main), import_module(module).arguments().parse_args(made))
+        ran += 1
+        if code not in ((0, 3) if module == "edge.tune" else (0,)):  # 3: noise does not reach mAP 90
+            failed.append(f"{module} {shlex.join(made)}: exit {code}")
+    assert not failed
+    assert needed == set(NEEDS), "a reason not to run is no longer needed"
+    assert ran > 25
+
+
 # What CONTRIBUTING.md promises about formatting and the reference.
 
 
@@ -202,7 +305,7 @@ def test_every_key_of_a_spec_is_documented_and_no_other(part: str, documented: s
 @pytest.mark.parametrize("part", ["model", "image", "target", "stages", "rule"])
 def test_the_cpp_reader_knows_the_same_keys(part: str, repository: Path) -> None:
     source = (repository / "edge" / "cpp" / "src" / "manifest.cpp").read_text()
-    (known,) = re.findall(rf'refuse_unknown\(\w+, "{part}", \{{([^}}]*)\}}', source)
+    (known,) = re.findall(rf'refuse_unknown\(\w+, "{part}",\s+\{{([^}}]*)\}}', source)
     assert set(re.findall(r'"(\w+)"', known)) == set(specs()[part])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from edge import Engine
 from edge.bundle import Bundle
-from edge.effort import fused, needs
+from edge.effort import fused, needs, redundant
 from edge.errors import EdgeError
 from edge.manifest import digest_file
 from edge.spec import RuleSpec, StagesSpec, from_plain, to_plain
@@ -20,6 +21,10 @@ from edge.stages import chunk_size
 
 RULE = RuleSpec("interval", (0.4, 0.3, 0.3, 0.1, 0.0), (0.4, 0.5, 0.7, 0.7, 1.0), {"backend": "openvino", "precision": "fp32"})
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
+
+
+def first_pass(scores: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    return {"global_scores": scores, "region_classes": classes, "regions": np.zeros((*classes.shape, 4), np.float32)}
 
 
 def bounds(effort: float) -> tuple[float, float]:
@@ -31,7 +36,7 @@ def test_a_region_is_looked_at_where_the_score_of_its_class_lies_in_the_interval
     rng = np.random.default_rng(1)
     scores = rng.random((200, 6)).astype(np.float32)
     classes = np.argsort(-scores, axis=1)[:, :4]
-    need = needs(RULE, scores, classes)
+    need = needs(RULE, first_pass(scores, classes))
     for effort in rng.random(50):
         low, high = bounds(float(effort))
         for image in range(len(scores)):
@@ -43,16 +48,50 @@ def test_a_region_is_looked_at_where_the_score_of_its_class_lies_in_the_interval
 
 def test_what_is_looked_at_stays_so_at_any_larger_effort_and_nothing_is_at_none():
     scores = np.linspace(0, 1, 101, dtype=np.float32)[None]
-    need = needs(RULE, scores, np.arange(101)[None])
+    need = needs(RULE, first_pass(scores, np.arange(101)[None]))
     assert (need > 0).all()
     assert (need <= 1).all()
     assert need[0, 40] < 1e-6
-    assert np.isfinite(needs(RULE, np.full((1, 3), np.nan, np.float32), np.zeros((1, 2), np.int64))).all()
+    assert np.isfinite(needs(RULE, first_pass(np.full((1, 3), np.nan, np.float32), np.zeros((1, 2), np.int64)))).all()
+
+
+BOXES = {
+    "first": (0, 0, 40, 40),
+    "the first again": (0, 0, 40, 40),
+    "beside it": (40, 0, 64, 40),
+    "two thirds the first": (8, 0, 48, 40),  # IoU 1280 / 1920
+    "the whole image": (0, 0, 64, 64),
+}
+
+
+def test_a_box_is_redundant_where_it_repeats_a_better_ranked_one_or_is_large():
+    boxes = np.array([list(BOXES.values())], np.float32)
+
+    def found(*limits: float | None) -> set[str]:
+        return {name for name, late in zip(BOXES, redundant(boxes, *limits)[0], strict=True) if late}
+
+    assert found(0.7, None) == {"the first again"}
+    assert found(0.6, None) == {"the first again", "two thirds the first"}
+    assert found(2 / 3, None) == found(0.7, None)  # above the limit, not at it
+    assert found(None, 3000) == {"the whole image"}
+    assert found(0.7, 1000) == {*BOXES} - {"beside it"}
+    assert found(None, None) == set()
+
+
+def test_redundant_regions_have_an_interval_of_their_own():
+    rule = replace(RULE, max_overlap=0.7, redundant_low=(0.4, 0.4, 0.4, 0.2, 0.0), redundant_high=(0.4, 0.4, 0.4, 0.6, 1.0))
+    scores = np.array([[0.45, 0.46]], np.float32)
+    regions = np.array([[[0, 0, 9, 9], [0, 0, 9, 9]]], np.float32)
+    need = needs(rule, {"global_scores": scores, "region_classes": np.array([[0, 1]]), "regions": regions})[0]
+    assert need[0] == needs(RULE, first_pass(scores, np.array([[0, 1]])))[0, 0] < 0.25
+    assert 0.5 < need[1] == 0.5 + 0.25 * (np.float64(np.float32(0.46)) - 0.4) / (0.6 - 0.4) < 0.75
+    apart = regions + np.array([[[0], [20]]], np.float32)
+    assert needs(rule, {"global_scores": scores, "region_classes": np.array([[0, 1]]), "regions": apart})[0, 1] < 0.25
 
 
 @pytest.mark.parametrize("regions", [1, 3, 4, 5, 8])
 def test_without_a_fitted_rule_the_best_ranked_are_looked_at(regions):
-    need = needs(RuleSpec(), np.zeros((2, 9), np.float32), np.zeros((2, regions), np.int64))
+    need = needs(RuleSpec(), first_pass(np.zeros((2, 9), np.float32), np.zeros((2, regions), np.int64)))
     for effort in np.linspace(0, 1, 41):
         expected = np.arange(regions) < round(float(effort) * regions)
         np.testing.assert_array_equal(need <= effort, [expected, expected])
@@ -77,7 +116,32 @@ def test_a_damaged_rule_is_refused(kind, low, high):
         RuleSpec(kind, low, high)
 
 
+LATE = {"redundant_low": (0.4, 0.4, 0.4, 0.2, 0.0), "redundant_high": (0.4, 0.4, 0.4, 0.6, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        {"max_overlap": 0.7},
+        {**LATE},
+        {**LATE, "max_overlap": 1.5},
+        {**LATE, "max_area": -1.0},
+        {**LATE, "max_area": float("nan")},
+        {**LATE, "max_area": 9.0, "redundant_low": (0.4, 0.5, 0.4, 0.2, 0.0)},
+    ],
+)
+def test_damaged_limits_of_redundancy_are_refused(late):
+    with pytest.raises(EdgeError, match=r"second pass.*Rebuild the bundle"):
+        replace(RULE, **late)
+    with pytest.raises(EdgeError, match=r"second pass.*Rebuild the bundle"):
+        RuleSpec(max_overlap=0.5)
+
+
 def test_a_rule_survives_the_manifest():
+    for rule in (RULE, replace(RULE, max_overlap=0.5, **LATE), replace(RULE, max_area=900.0, **LATE)):
+        spec = StagesSpec((1, 2, 4), rule, 0.3, (0.5, 0.25))
+        assert from_plain(StagesSpec, json.loads(json.dumps(to_plain(spec)))) == spec
+    assert set(to_plain(RULE)) == {"kind", "low", "high", "fitted_on"}  # as readers before know it
     for spec in (StagesSpec((1, 2)), StagesSpec((1, 2, 4), RULE, 0.3, (0.5, 0.25))):
         assert from_plain(StagesSpec, json.loads(json.dumps(to_plain(spec)))) == spec
     assert to_plain(StagesSpec((1,)))["rule"] == "rank"
@@ -112,7 +176,7 @@ def test_an_engine_looks_where_its_bundle_says_and_scores_the_maximum_of_that(bu
         nothing = engine.infer(IMAGES, effort=0)
     looked = own["regions_looked"]
     assert looked.sum() == 4  # between the fourth and the ninth of twelve
-    np.testing.assert_array_equal(looked, needs(Bundle.read(bundle).stages.rule, own["global_scores"], own["region_classes"]) <= 0.5)
+    np.testing.assert_array_equal(looked, needs(Bundle.read(bundle).stages.rule, own) <= 0.5)
     np.testing.assert_array_equal(half["scores"], own["scores"])
     np.testing.assert_allclose(own["scores"], fused(each, looked), atol=1e-5)
     np.testing.assert_array_equal(own["scores"], np.maximum(own["global_scores"], own["local_scores"]))
@@ -207,7 +271,7 @@ def test_a_budget_stops_the_second_pass_where_its_next_chunk_would_not_fit(bundl
         slow = stages.runners["closer"] = Slow(stages.runners["closer"])
         full = engine.infer(IMAGES, effort=1)
         engine.infer(IMAGES, budget_ms=0.01)  # times the sizes
-        need = needs(engine.bundle.stages.rule, full["global_scores"], full["region_classes"])
+        need = needs(engine.bundle.stages.rule, full)
         for budget, least, most in ((0.01, 0, 0), (150, 1, 7), (2000, 12, 12)):
             slow.calls.clear()
             start = time.perf_counter()
@@ -229,6 +293,8 @@ def test_a_budget_stops_the_second_pass_where_its_next_chunk_would_not_fit(bundl
         ({"rule": {"kind": "interval", "low": [0.5, 0.6], "high": [0.7, 1.0]}}, "damaged"),
         ({"rule": {"kind": "interval", "low": [0.5, "0"], "high": [0.7, 1.0]}}, "stages.rule"),
         ({"rule": {"kind": "interval", "low": [0.5, 0], "high": [0.7, 1.0], "tree": []}}, "tree"),
+        ({"rule": {"kind": "interval", "low": [0.5, 0], "high": [0.7, 1.0], "max_overlap": 0.5}}, "damaged"),
+        ({"rule": {"kind": "interval", "low": [0.5, 0], "high": [0.7, 1.0], "max_area": "9"}}, "stages.rule"),
         ({"rule": {"low": [0.5, 0], "high": [0.7, 1.0]}}, "stages.rule"),
         ({"rule": "learned"}, "learned"),
         ({"rule": 3}, "stages.rule"),

@@ -62,6 +62,7 @@ def test_rules_are_compared_at_equal_looks():
     scores = rng.random((120, 6)).astype(np.float32)
     outputs = {
         "global_scores": scores,
+        "regions": np.tile(np.array([[0, 0, 9, 9], [9, 0, 20, 9], [9, 0, 20, 20]], np.float32), (120, 1, 1)),
         "region_classes": np.argsort(-scores, axis=1)[:, :3],
         "region_scores": rng.random((120, 3, 6)).astype(np.float32),
     }

@@ -34,7 +34,9 @@ def outputs_of(images: int, seed: int, helps: bool = True):
         regions[rows, region, c] = np.where(right, 0.9, 0.02)
         wrong = (~unsure[rows, c]) & (rng.random(images) < 0.05)  # a false alarm, somewhere
         regions[rows[wrong], region, rng.integers(0, CLASSES, wrong.sum())] = 0.95
-    return {"global_scores": scores, "region_classes": ranked.astype(np.int64), "region_scores": regions}, labels
+    boxes = np.zeros((images, REGIONS, 4), np.float32)  # apart, and alike in size
+    boxes[..., 0], boxes[..., 2], boxes[..., 3] = 20 * np.arange(REGIONS), 20 * np.arange(REGIONS) + 10, 10
+    return {"global_scores": scores, "regions": boxes, "region_classes": ranked.astype(np.int64), "region_scores": regions}, labels
 
 
 def points(scores, labels) -> float:

@@ -13,6 +13,7 @@ import pytest
 from edge import Engine
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
+WIDENS = {"kind": "interval", "low": [0.5, 0], "high": [0.7, 1.0]}
 EFFORTS = (0.0, 0.1, 0.25, 0.375, 0.5, 0.8, 1.0)
 
 
@@ -28,6 +29,19 @@ def adaptive(bundle: Path, tmp_path: Path) -> Path:
         high = [float(scores[6]), float(scores[6]), float(scores[8]), (float(scores[9]) + float(scores[10])) / 2, 1.0]
         thresholds = [0.3] * len(engine.labels)
     change(folder, rule={"kind": "interval", "low": low, "high": high, "fitted_on": {}}, effort=0.5, thresholds=thresholds)
+    return folder
+
+
+@pytest.fixture
+def redundant(adaptive: Path, tmp_path: Path) -> Path:
+    """The same with an interval for redundant regions, which some of those are."""
+    folder = shutil.copytree(adaptive, tmp_path / "redundant")
+    rule = json.loads((folder / "manifest.json").read_text())["stages"]["rule"]
+    with Engine.load(folder) as engine:
+        boxes = engine.infer(IMAGES, effort=1)["regions"]
+    area = float(np.median((boxes[..., 2:] - boxes[..., :2]).prod(-1)))
+    late = {"redundant_low": [rule["low"][0]] * 2 + rule["low"][1:3] + [0.0], "redundant_high": [rule["high"][0]] * 3 + rule["high"][3:]}
+    change(folder, rule={**rule, **late, "max_overlap": 0.3, "max_area": area})
     return folder
 
 
@@ -48,8 +62,11 @@ def agree(bundle: Path, native) -> None:
                     np.testing.assert_array_equal(found[name], value, err_msg=f"{name}, effort {effort}, {count} images")
 
 
-def test_the_same_regions_are_looked_at_as_in_python(adaptive: Path, bundle: Path, open_native) -> None:
+def test_the_same_regions_are_looked_at_as_in_python(adaptive: Path, redundant: Path, bundle: Path, open_native) -> None:
     agree(adaptive, open_native(adaptive))
+    agree(redundant, open_native(redundant))
+    first, late = (open_native(each).infer_within(IMAGES, effort=0.5)["regions_looked"] for each in (adaptive, redundant))
+    assert (first & ~late).any()  # the limits mean something
     agree(bundle, open_native(bundle))  # by rank
     looked = {open_native(adaptive).infer_within(IMAGES, effort=effort)["regions_looked"].sum() for effort in EFFORTS}
     assert len(looked) > 4
@@ -107,6 +124,11 @@ def test_a_budget_of_0_is_one_clear_line(adaptive: Path, open_native) -> None:
         ({"rule": {"kind": "interval", "low": [0.5], "high": [0.7]}}, "damaged"),
         ({"rule": {"kind": "interval", "low": [0.5, "0"], "high": [0.7, 1.0]}}, "number"),
         ({"rule": {"kind": "interval", "low": [0.5, 0], "high": [0.7, 1.0], "tree": []}}, "tree"),
+        ({"rule": {**WIDENS, "max_overlap": 0.5}}, "damaged"),
+        ({"rule": {**WIDENS, "redundant_low": [0.5, 0], "redundant_high": [0.7, 1.0]}}, "damaged"),
+        ({"rule": {**WIDENS, "max_overlap": 1.5, "redundant_low": [0.5, 0], "redundant_high": [0.7, 1.0]}}, "damaged"),
+        ({"rule": {**WIDENS, "max_area": "9", "redundant_low": [0.5, 0], "redundant_high": [0.7, 1.0]}}, "number"),
+        ({"rule": {"kind": "rank", "max_area": 9}}, "neither"),
         ({"rule": {"kind": "learned", "low": [], "high": []}}, "neither"),
         ({"rule": {"low": [0.5, 0], "high": [0.7, 1.0]}}, "kind"),
         ({"rule": "learned"}, "neither"),

@@ -60,7 +60,12 @@ def test_what_an_effort_is_worth_is_that_of_the_regions_it_looks_at():
     rng = np.random.default_rng(0)
     scores = rng.random((60, 5)).astype(np.float32)
     classes = np.argsort(-scores, axis=1)[:, :3]
-    outputs = {"global_scores": scores, "region_classes": classes, "region_scores": rng.random((60, 3, 5)).astype(np.float32)}
+    outputs = {
+        "global_scores": scores,
+        "region_classes": classes,
+        "regions": np.zeros((60, 3, 4), np.float32),
+        "region_scores": rng.random((60, 3, 5)).astype(np.float32),
+    }
     labels = np.where(rng.random((60, 5)) < 0.4, 1, -1)
     seconds = {0.0: np.full(10, 0.1), 0.5: np.linspace(0.1, 0.3, 10), 1.0: np.full(10, 0.4)}
     found = judge_effort(0.5, RULE, outputs, labels, seconds, images=20, batch=2)

@@ -21,14 +21,39 @@ double reached(double score, const std::vector<double>& bounds, double sign) {
     return (static_cast<double>(first - bounds.begin() - 1) + part) / static_cast<double>(bounds.size() - 1);
 }
 
+// The smallest effort whose interval holds a score.
+double within(double score, const Intervals& intervals) {
+    return std::max(reached(score, intervals.high, 1), reached(-score, intervals.low, -1));
+}
+
+double area(const float* box) {
+    const double width = double{box[2]} - box[0], height = double{box[3]} - box[1];
+    return std::max(width, 0.0) * std::max(height, 0.0);
+}
+
+// Whether a region shows the second stage little that is new: its box nearly repeats a better-ranked one, or is large.
+bool redundant(const Rule& rule, const float* boxes, std::size_t rank) {
+    const float* mine = boxes + 4 * rank;
+    if (rule.max_area >= 0 && area(mine) > rule.max_area) return true;
+    if (rule.max_overlap < 0) return false;
+    for (const float* other = boxes; other != mine; other += 4) {
+        const double width = double{std::min(mine[2], other[2])} - std::max(mine[0], other[0]);
+        const double height = double{std::min(mine[3], other[3])} - std::max(mine[1], other[1]);
+        const double both = std::max(width, 0.0) * std::max(height, 0.0);
+        const double all = area(mine) + area(other) - both;
+        if (both / (all > 0 ? all : 1) > rule.max_overlap) return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 void find_needs(const Rule& rule, const float* global_scores, std::size_t classes, const std::int64_t* region_classes,
-                std::size_t count, std::size_t regions, std::vector<double>& needs) {
+                const float* boxes, std::size_t count, std::size_t regions, std::vector<double>& needs) {
     needs.resize(count * regions);
     for (std::size_t i = 0; i < count * regions; ++i) {
         const std::size_t image = i / regions, rank = i % regions;
-        if (rule.low.empty()) {
+        if (rule.first.low.empty()) {
             // The first round(effort * K), halves to even: of an even rank, half a region is not yet one.
             const double need = (static_cast<double>(rank) + 0.5) / static_cast<double>(regions);
             needs[i] = rank % 2 ? need : std::nextafter(need, 1.0);
@@ -37,8 +62,8 @@ void find_needs(const Rule& rule, const float* global_scores, std::size_t classe
         const auto last = static_cast<std::int64_t>(classes) - 1;
         const auto c = static_cast<std::size_t>(std::clamp<std::int64_t>(region_classes[i], 0, last));
         const double score = global_scores[image * classes + c];
-        const double need = std::max(reached(score, rule.high, 1), reached(-score, rule.low, -1));
-        needs[i] = std::max(need, std::numeric_limits<double>::min());
+        const bool late = redundant(rule, boxes + 4 * image * regions, rank);
+        needs[i] = std::max(within(score, late ? rule.redundant : rule.first), std::numeric_limits<double>::min());
     }
 }
 

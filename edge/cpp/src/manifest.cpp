@@ -15,6 +15,7 @@ constexpr int MAX_DEPTH = 64;
 // Further bounds of edge/bundle.py.
 constexpr std::int64_t MAX_SIZE = 4096;
 constexpr std::size_t MAX_CLASSES = 100000, MAX_STEPS = 1001;
+constexpr double MAX_AREA = 1e9;  // pixels
 
 [[noreturn]] void refuse(const std::string& problem) { throw Error("load", problem, REBUILD); }
 
@@ -100,6 +101,26 @@ std::vector<double> bounds(const json& rule, const char* name) {
     return values;
 }
 
+// Intervals of scores at efforts from 0 to 1; each must hold the one before.
+Intervals read_intervals(const json& rule, const char* low, const char* high) {
+    Intervals found{bounds(rule, low), bounds(rule, high)};
+    const bool widens = found.low.size() >= 2 && found.low.size() == found.high.size() &&
+                        found.low.size() <= MAX_STEPS && std::is_sorted(found.low.rbegin(), found.low.rend()) &&
+                        std::is_sorted(found.high.begin(), found.high.end()) && found.low[0] <= found.high[0];
+    if (!widens) refuse_value("rule", "is damaged: its score intervals do not widen");
+    return found;
+}
+
+// A limit for redundant regions; negative where there is none.
+double read_limit(const json& rule, const char* name, double most) {
+    const auto found = rule.find(name);
+    if (found == rule.end() || found->is_null()) return -1;
+    number(*found, "rule");
+    const double limit = found->get<double>();
+    if (!(limit >= 0 && limit <= most)) refuse_value("rule", "is damaged: a limit is out of range");
+    return limit;
+}
+
 // Where the second stage looks: by rank, or within intervals that widen with the effort.
 Rule read_rule(const json& found) {
     if (found.is_string()) {
@@ -107,15 +128,21 @@ Rule read_rule(const json& found) {
         return {};
     }
     if (!found.is_object()) refuse_value("rule", "has the wrong type");
-    refuse_unknown(found, "rule", {"kind", "low", "high", "fitted_on"});
+    refuse_unknown(found, "rule",
+                   {"kind", "low", "high", "fitted_on", "max_overlap", "max_area", "redundant_low", "redundant_high"});
     const std::string kind = text(found, "kind");
-    Rule rule{bounds(found, "low"), bounds(found, "high")};
-    if (kind == "rank" && rule.low.empty() && rule.high.empty()) return rule;
+    Rule rule;
+    rule.max_overlap = read_limit(found, "max_overlap", 1);
+    rule.max_area = read_limit(found, "max_area", MAX_AREA);
+    const bool tells_redundant = rule.max_overlap >= 0 || rule.max_area >= 0;
+    // What a rule has no use for is absent or empty.
+    const auto none = [&](const char* name) { return !found.count(name) || bounds(found, name).empty(); };
+    if (!tells_redundant && !(none("redundant_low") && none("redundant_high")))
+        refuse_value("rule", "is damaged: intervals for redundant regions without a limit");
+    if (kind == "rank" && none("low") && none("high") && !tells_redundant) return rule;
     if (kind != "interval") refuse_value("rule", "is neither rank nor an interval");
-    const bool widens = rule.low.size() >= 2 && rule.low.size() == rule.high.size() && rule.low.size() <= MAX_STEPS &&
-                        std::is_sorted(rule.low.rbegin(), rule.low.rend()) &&
-                        std::is_sorted(rule.high.begin(), rule.high.end()) && rule.low[0] <= rule.high[0];
-    if (!widens) refuse_value("rule", "is damaged: its score intervals do not widen");
+    rule.first = read_intervals(found, "low", "high");
+    if (tells_redundant) rule.redundant = read_intervals(found, "redundant_low", "redundant_high");
     return rule;
 }
 

@@ -75,8 +75,8 @@ void Stages::choose_regions(const Images& images, const Limits& limits, const Ou
     lane.looked.resize(count);
     std::iota(lane.looked.begin(), lane.looked.end(), std::size_t{0});
     if (limits.effort >= 1 && !limits.deadline) return;
-    find_needs(rule_, outputs.global_scores.data(), layout_.classes, outputs.region_classes.data(), images.count,
-               layout_.regions, lane.needs);
+    find_needs(rule_, outputs.global_scores.data(), layout_.classes, outputs.region_classes.data(),
+               outputs.regions.data(), images.count, layout_.regions, lane.needs);
     const std::vector<double>& needs = lane.needs;
     if (limits.effort < 1)
         lane.looked.erase(std::remove_if(lane.looked.begin(), lane.looked.end(),
