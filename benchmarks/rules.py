@@ -32,7 +32,7 @@ SHOWN = ("redundant last", "interval", "learned", "entropy", "rank")  # in the d
 LEARNED = ("score", "rank", "entropy", "best", "second", "area", "overlap")
 Gain = NDArray[np.float64]  # (N, K) of each region; what is looked at has the largest
 Rule = Callable[[Outputs], Gain]
-Fit = Callable[[Outputs, NDArray[np.integer]], Rule]
+Fit = Callable[[Outputs, NDArray[np.integer], int], Rule]  # outputs, labels, side of the input
 
 
 def features(outputs: Outputs) -> dict[str, Gain]:
@@ -62,27 +62,27 @@ def realised(outputs: Outputs, labels: NDArray[np.integer]) -> Gain:
     return gain
 
 
-def by_rank(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+def by_rank(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
     return lambda given: -features(given)["rank"] + 1e-6 * features(given)["score"]
 
 
-def interval(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
-    rule = fit_rule(outputs, labels, overlaps=(None,), quantiles=())
+def interval(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
+    rule = fit_rule(outputs, labels, size, redundancy=False)
     return lambda given: -needs(rule, given)
 
 
-def redundant_last(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+def redundant_last(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
     """What a build fits."""
-    rule = fit_rule(outputs, labels)
+    rule = fit_rule(outputs, labels, size)
     return lambda given: -needs(rule, given)
 
 
-def entropy(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+def entropy(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
     """All regions of an image, or none."""
     return lambda given: features(given)["entropy"]
 
 
-def table(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+def table(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
     """The mean realised gain in sixteen bins of the logit, joined by lines."""
     logits, gains = features(outputs)["logit"].ravel(), realised(outputs, labels).ravel()
     bins = np.array_split(np.argsort(logits), 16)
@@ -90,7 +90,7 @@ def table(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
     return lambda given: np.interp(features(given)["logit"], at, value)
 
 
-def learned(outputs: Outputs, labels: NDArray[np.integer]) -> Rule:
+def learned(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
     """Boosted trees."""
     from sklearn.ensemble import GradientBoostingRegressor
 
@@ -128,7 +128,8 @@ def main(args: argparse.Namespace) -> int:
     assert labels is not None
     with Engine.load(args.bundle) as engine, command.progress("outputs") as progress:
         outputs = collect(engine.infer_each, batches(dataset, engine.bundle.image, 8), len(dataset), progress=progress).outputs
-    result = compare(outputs, labels)
+        size = engine.bundle.image.size
+    result = compare(outputs, labels, size)
     command.say(f"Δ mAP (regions per image) against all regions, {len(labels)} images")
     for name, found in result.items():
         command.say(f"{name:14}" + "".join(f"  {0 - drop:+.2f} ({looks:.2f})" for drop, looks in found.values()))
@@ -138,7 +139,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def compare(outputs: Outputs, labels: NDArray[np.integer], rules: Mapping[str, Fit] = RULES) -> dict[str, dict[float, tuple[float, float]]]:
+def compare(
+    outputs: Outputs, labels: NDArray[np.integer], size: int, rules: Mapping[str, Fit] = RULES
+) -> dict[str, dict[float, tuple[float, float]]]:
     """Rule → effort → (drop in points, regions looked at of an image in the mean)."""
     folds, shape = _folds(len(labels)), outputs["region_classes"].shape
     best = _map(fused(outputs, np.ones(shape, bool)), labels)
@@ -147,7 +150,7 @@ def compare(outputs: Outputs, labels: NDArray[np.integer], rules: Mapping[str, F
         looked = {effort: np.zeros(shape, bool) for effort in EFFORTS}
         for fold in range(FOLDS):
             mine, others = (_rows(outputs, chosen) for chosen in (folds == fold, folds != fold))
-            rule = fit(others, labels[folds != fold])
+            rule = fit(others, labels[folds != fold], size)
             gains, limits = rule(mine), np.quantile(rule(others), [1 - effort for effort in EFFORTS])
             for effort, limit in zip(EFFORTS, limits, strict=True):
                 looked[effort][folds == fold] = gains > limit

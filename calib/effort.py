@@ -6,17 +6,14 @@ Which rules were compared, and why this one was taken, stands in docs/adaptive.m
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib.thresholds import fit_thresholds
 from edge.backends.base import Facts
-from edge.effort import areas, fused, looked_at, redundant
+from edge.effort import fused, looked_at, redundant
 from edge.errors import EdgeError
 from edge.graph import REGION_SCORES, Outputs
 from edge.measure.accuracy import average_precision, map_drop_interval
@@ -26,9 +23,10 @@ STEPS = 20  # of a rule
 TRIED = tuple(step / 8 for step in range(9))  # efforts; finer ones differ by less than a few thousand images can tell
 FOLDS = 5
 FEWEST = 300  # images below which the estimate is mostly noise
-CENTRES = tuple(np.linspace(-1.6, 1.6, 17).tolist())  # in logits: where the first pass may be least sure
-OVERLAPS = (0.5, 0.6, 0.7, 0.8, None)  # IoU from which a region repeats another
-AREAS = (0.6, 0.7, 0.8, 0.9)  # quantiles of the boxes' areas, from which one is hardly enlarged
+CENTRES = np.linspace(-1.6, 1.6, 17)  # in logits: where the first pass may be least sure
+# A box is redundant above this IoU with a better-ranked one, or this share of the image. Not fitted:
+# 0.5 to 0.8 and 0.4 to 0.5 do equally well, and a few thousand images cannot tell which is best.
+OVERLAP, AREA = 0.7, 0.5
 LATER = 100.0  # in logits, farther than any score is from a centre
 JUDGED = (0.2, 0.3, 0.4, 0.5)  # efforts that a centre is chosen by
 DIGITS = 6  # of a bound, for who reads the manifest
@@ -88,6 +86,7 @@ class FittedEffort:
 def fit_effort(
     outputs: Outputs,
     labels: NDArray[np.integer],
+    size: int,
     *,
     effort: float | None = None,
     max_drop: float = 0.1,
@@ -100,6 +99,7 @@ def fit_effort(
     Args:
         outputs: of ``Engine.infer_each`` over images that were not trained on.
         labels: (N, C), 1 present, 0 difficult (left out), -1 absent.
+        size: side of the model's input in pixels.
         effort: given; None: the cheapest of ``TRIED`` whose estimated drop is at most ``max_drop``
             points.
 
@@ -113,7 +113,7 @@ def fit_effort(
     full = fused(outputs, everything)
     best = _map(full, labels)
     folds = _folds(count)
-    rules = [fit_rule(_rows(outputs, folds != fold), labels[folds != fold]) for fold in range(FOLDS)]
+    rules = [fit_rule(_rows(outputs, folds != fold), labels[folds != fold], size) for fold in range(FOLDS)]
 
     def judged(at: float) -> tuple[Step, NDArray[np.float32]]:
         looked = np.zeros_like(everything)
@@ -126,7 +126,7 @@ def fit_effort(
     steps = tuple(judged(effort)[0] for effort in TRIED)
     chosen = next(step.effort for step in steps if step.drop <= max_drop) if effort is None else effort
     found, scores = judged(chosen)
-    rule = fit_rule(outputs, labels, fitted_on)
+    rule = fit_rule(outputs, labels, size, fitted_on)
     return FittedEffort(
         rule,
         chosen,
@@ -141,33 +141,19 @@ def fit_effort(
 
 
 def fit_rule(
-    outputs: Outputs,
-    labels: NDArray[np.integer],
-    fitted_on: Facts | None = None,
-    *,
-    overlaps: Sequence[float | None] = OVERLAPS,
-    quantiles: Sequence[float] = AREAS,
+    outputs: Outputs, labels: NDArray[np.integer], size: int, fitted_on: Facts | None = None, *, redundancy: bool = True
 ) -> RuleSpec:
     """The rule ``interval``: how unsure the first pass is of a region's class is the distance of
-    its logit from a centre, and redundant regions come last.
-
-    The centre and the limits of redundancy are those of the best mAP: the centre first, the limits
-    for that, then the centre again.
+    its logit from a centre, which is the one of the best mAP; redundant regions come last.
 
     Args:
-        overlaps: IoUs, of which the best is the limit.
-        quantiles: of the boxes' areas, of which the best, or none, is the limit.
+        size: side of the model's input in pixels.
+        redundancy: False: all regions are treated alike.
     """
-    facts = fitted_on or {}
-    largest = (*np.quantile(areas(outputs["regions"]), quantiles).round().tolist(), None)
-
-    def points(rule: RuleSpec) -> float:
-        return float(np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]))
-
-    made = partial(interval_rule, outputs, fitted_on=facts)
-    centre = max(CENTRES, key=lambda at: points(made(at)))
-    limits = max(itertools.product(overlaps, largest), key=lambda pair: points(made(centre, *pair)))
-    return max((made(at, *limits) for at in CENTRES), key=points)
+    limits = (OVERLAP, AREA * size**2) if redundancy else (None, None)
+    rules = [interval_rule(outputs, centre, *limits, fitted_on=fitted_on or {}) for centre in CENTRES]
+    points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
+    return rules[int(np.argmax(points))]
 
 
 def interval_rule(

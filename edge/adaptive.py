@@ -208,6 +208,7 @@ def _fitted(bundle: Bundle, images: Dataset, origin: Origin, options: BuildOptio
     fitted = fit_effort(
         outputs,
         images.labels,
+        bundle.image.size,
         effort=None if judged else float(options.effort or 0),
         max_drop=MAX_EFFORT_DROP if options.max_effort_drop is None else options.max_effort_drop,
         fitted_on=fitted_on,

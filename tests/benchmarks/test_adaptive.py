@@ -68,7 +68,7 @@ def test_rules_are_compared_at_equal_looks():
     }
     labels = np.where(rng.random((120, 6)) < 0.4, 1, -1)
     kept = {name: fit for name, fit in rules.RULES.items() if name != "learned"}  # scikit-learn is not required
-    found = rules.compare(outputs, labels, kept)
+    found = rules.compare(outputs, labels, 20, kept)
     assert set(found) == set(kept)
     for efforts in found.values():
         assert list(efforts) == list(rules.EFFORTS)

@@ -11,7 +11,7 @@ from edge.errors import EdgeError
 from edge.measure.accuracy import average_precision
 from edge.spec import RuleSpec
 
-CLASSES, REGIONS = 6, 3
+CLASSES, REGIONS, SIZE = 6, 3, 64
 
 
 def outputs_of(images: int, seed: int, helps: bool = True):
@@ -45,7 +45,7 @@ def points(scores, labels) -> float:
 
 def test_the_rule_looks_where_the_first_pass_is_unsure():
     outputs, labels = outputs_of(400, 0)
-    rule = fit_rule(outputs, labels, {"backend": "none"})
+    rule = fit_rule(outputs, labels, SIZE, {"backend": "none"})
     at = np.take_along_axis(outputs["global_scores"], outputs["region_classes"], 1)
     looked = looked_at(rule, outputs, 0.3)
     assert abs(looked.mean() - 0.3) < 0.05  # the share is the effort, where it was fitted
@@ -55,9 +55,24 @@ def test_the_rule_looks_where_the_first_pass_is_unsure():
     assert rule.fitted_on == {"backend": "none"}
 
 
+def test_redundant_regions_come_last():
+    outputs, labels = outputs_of(400, 0)
+    outputs["regions"][:, 1] = outputs["regions"][:, 0]
+    outputs["regions"][:100, 2] = (0, 0, SIZE, SIZE)
+    late = np.zeros((400, REGIONS), bool)
+    late[:, 1] = late[:100, 2] = True
+    rule = fit_rule(outputs, labels, SIZE)
+    for effort in (0.2, 0.4, 0.6, 0.8):
+        looked = looked_at(rule, outputs, effort)
+        assert abs(looked.mean() - effort) < 0.05
+        assert looked[late].mean() == pytest.approx(max(0, (effort - (~late).mean()) / late.mean()), abs=0.1)
+    alike = fit_rule(outputs, labels, SIZE, redundancy=False)
+    assert looked_at(alike, outputs, 0.4)[late].mean() > 0.3
+
+
 def test_looks_are_nested_and_their_share_follows_the_effort_on_other_images():
     outputs, labels = outputs_of(600, 1)
-    rule = fit_rule(*outputs_of(600, 2))
+    rule = fit_rule(*outputs_of(600, 2), SIZE)
     before = np.zeros(outputs["region_classes"].shape, bool)
     for effort in np.linspace(0, 1, 21):
         looked = looked_at(rule, outputs, float(effort))
@@ -69,7 +84,7 @@ def test_looks_are_nested_and_their_share_follows_the_effort_on_other_images():
 
 
 def test_auto_is_the_cheapest_effort_within_the_drop_and_holds_on_other_images():
-    found = fit_effort(*outputs_of(400, 3), max_drop=0.1)
+    found = fit_effort(*outputs_of(400, 3), SIZE, max_drop=0.1)
     assert 0 < found.effort < 0.8
     assert found.drop <= 0.1
     assert all(step.drop > 0.1 for step in found.steps if step.effort < found.effort)
@@ -79,12 +94,12 @@ def test_auto_is_the_cheapest_effort_within_the_drop_and_holds_on_other_images()
     assert looked.sum(1).mean() == pytest.approx(found.looks, abs=0.15)
     drop = points(fused(outputs, np.ones_like(looked)), labels) - points(fused(outputs, looked), labels)
     assert drop == pytest.approx(found.drop, abs=1.0)
-    strict = fit_effort(*outputs_of(400, 3), max_drop=0.0)
+    strict = fit_effort(*outputs_of(400, 3), SIZE, max_drop=0.0)
     assert strict.effort >= found.effort
 
 
 def test_where_looking_closer_brings_nothing_nothing_is_looked_at():
-    assert fit_effort(*outputs_of(400, 5, helps=False)).effort == 0
+    assert fit_effort(*outputs_of(400, 5, helps=False), SIZE).effort == 0
 
 
 def test_no_image_is_judged_by_a_rule_that_was_fitted_on_it(monkeypatch):
@@ -94,7 +109,7 @@ def test_no_image_is_judged_by_a_rule_that_was_fitted_on_it(monkeypatch):
     outputs["global_scores"][:, 0] = np.arange(100) / 200  # each image is known by it
     judged = []
 
-    def fitted(given, labels, fitted_on=None):
+    def fitted(given, labels, size, fitted_on=None):
         return RuleSpec("interval", (0.5, 0.0), (0.5, 1.0), {"seen": set(given["global_scores"][:, 0].tolist())})
 
     def watched(rule, given, at):
@@ -103,14 +118,14 @@ def test_no_image_is_judged_by_a_rule_that_was_fitted_on_it(monkeypatch):
 
     monkeypatch.setattr(effort, "fit_rule", fitted)
     monkeypatch.setattr(effort, "looked_at", watched)
-    fit_effort(outputs, labels, effort=0.5)
+    fit_effort(outputs, labels, SIZE, effort=0.5)
     *crossed, last = judged
     assert set.union(*(on for _, on in crossed)) == last[0]  # every image is judged
     assert all(len(seen) == 80 and not seen & on for seen, on in crossed)
 
 
 def test_a_given_effort_is_kept_and_judged():
-    found = fit_effort(*outputs_of(300, 7), effort=0.37)
+    found = fit_effort(*outputs_of(300, 7), SIZE, effort=0.37)
     assert found.effort == 0.37
     assert found.looks == pytest.approx(0.37 * REGIONS, abs=0.15)
     assert len(found.thresholds) == len(found.full_thresholds) == CLASSES
@@ -118,4 +133,4 @@ def test_a_given_effort_is_kept_and_judged():
 
 def test_fewer_images_than_folds_are_refused():
     with pytest.raises(EdgeError, match=r"4 images are too few to choose an effort. Use 300"):
-        fit_effort(*outputs_of(4, 8))
+        fit_effort(*outputs_of(4, 8), SIZE)
