@@ -24,7 +24,7 @@ TRIED = tuple(step / 8 for step in range(9))  # efforts; finer ones differ by le
 FOLDS = 5
 FEWEST = 300  # images below which the estimate is mostly noise
 CENTRES = np.linspace(-1.6, 1.6, 17)  # in logits: where the first pass may be least sure
-# A box is redundant above this IoU with a better-ranked one, or this share of the image. Not fitted:
+# A box is redundant above this IoU with a better-ranked one or share of the image. Not fitted:
 # 0.5 to 0.8 and 0.4 to 0.5 do equally well, and a few thousand images cannot tell which is best.
 OVERLAP, AREA = 0.7, 0.5
 LATER = 100.0  # in logits, farther than any score is from a centre
