@@ -67,7 +67,7 @@ def by_rank(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
 
 
 def interval(outputs: Outputs, labels: NDArray[np.integer], size: int) -> Rule:
-    rule = fit_rule(outputs, labels, size, redundancy=False)
+    rule = fit_rule(outputs, labels, size, redundancy=[False])
     return lambda given: -needs(rule, given)
 
 

@@ -6,6 +6,8 @@ Which rules were compared, and why this one was taken, stands in docs/adaptive.m
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,17 +143,20 @@ def fit_effort(
 
 
 def fit_rule(
-    outputs: Outputs, labels: NDArray[np.integer], size: int, fitted_on: Facts | None = None, *, redundancy: bool = True
+    outputs: Outputs, labels: NDArray[np.integer], size: int, fitted_on: Facts | None = None, *, redundancy: Sequence[bool] = (False, True)
 ) -> RuleSpec:
     """The rule ``interval``: how unsure the first pass is of a region's class is the distance of
-    its logit from a centre, which is the one of the best mAP; redundant regions come last.
+    its logit from a centre. The centre, and whether redundant regions come last, are those of the
+    best mAP.
 
     Args:
         size: side of the model's input in pixels.
-        redundancy: False: all regions are treated alike.
+        redundancy: what may be chosen: that all regions are treated alike, that redundant ones come
+            last.
     """
-    limits = (OVERLAP, AREA * size**2) if redundancy else (None, None)
-    rules = [interval_rule(outputs, centre, *limits, fitted_on=fitted_on or {}) for centre in CENTRES]
+    limits = {False: (None, None), True: (OVERLAP, AREA * size**2)}
+    tried = itertools.product(redundancy, CENTRES)
+    rules = [interval_rule(outputs, centre, *limits[last], fitted_on=fitted_on or {}) for last, centre in tried]
     points = [np.mean([_map(fused(outputs, looked_at(rule, outputs, effort)), labels) for effort in JUDGED]) for rule in rules]
     return rules[int(np.argmax(points))]
 

@@ -214,7 +214,7 @@ def shorter(module: str, words: list[str]) -> list[str]:
         if flag in made:
             made[made.index(flag) + 1] = value
     if name == "watch" and "photographs/" in made:
-        more = ["--duration", "2s"]
+        more = ["--duration", "2"]
     return made + (more if set(more[::2]) <= known else [])
 
 

@@ -61,12 +61,12 @@ def test_redundant_regions_come_last():
     outputs["regions"][:100, 2] = (0, 0, SIZE, SIZE)
     late = np.zeros((400, REGIONS), bool)
     late[:, 1] = late[:100, 2] = True
-    rule = fit_rule(outputs, labels, SIZE)
+    rule = fit_rule(outputs, labels, SIZE, redundancy=[True])
     for effort in (0.2, 0.4, 0.6, 0.8):
         looked = looked_at(rule, outputs, effort)
         assert abs(looked.mean() - effort) < 0.05
         assert looked[late].mean() == pytest.approx(max(0, (effort - (~late).mean()) / late.mean()), abs=0.1)
-    alike = fit_rule(outputs, labels, SIZE, redundancy=False)
+    alike = fit_rule(outputs, labels, SIZE, redundancy=[False])
     assert looked_at(alike, outputs, 0.4)[late].mean() > 0.3
 
 
