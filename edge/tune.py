@@ -27,7 +27,7 @@ def arguments() -> argparse.ArgumentParser:
         "Find the engine that meets a budget, by backend, precision, input size, regions and effort.\n"
         "Trials are kept in OUTPUT.trials/, so a killed search resumes and another budget reuses them.",
         "examples:\n"
-        '  python -m edge.tune --budget "p99<25ms, map_drop<0.3" --output engines/mine\n'
+        '  python -m edge.tune --budget "p99<25ms, map_drop<0.3" --weights mcar-mobilenetv2-scenes --output engines/mine\n'
         '  python -m edge.tune --budget "size<5MB, map>90" --weights mine.pth --dataset csv:photos --minimise p99 --output engines/mine',
     )
     made.add_argument(
