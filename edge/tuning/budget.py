@@ -59,15 +59,19 @@ class Condition:
             return True
         return measured < self.value if self.upper else measured > self.value
 
-    def miss(self, measured: float | None) -> float:
+    def miss(self, measured: float | None, error: float = 0.0) -> float:
         """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite
-        without a figure."""
+        without a figure.
+
+        Args:
+            error: standard error of the figure; the limit must be kept by so much.
+        """
         if measured is None or not math.isfinite(measured):
             return math.inf
         room = HEADROOM if self.metric in NOISY else 0.0
-        limit = self.value * (1 - room if self.upper else 1 + room)
+        limit = self.value * (1 - room if self.upper else 1 + room) - (error if self.upper else -error)
         beyond = measured - limit if self.upper else limit - measured
-        if beyond < 0 or (beyond == 0 and (room or len(self.side) == 2)):
+        if beyond < 0 or (beyond == 0 and (room or error or len(self.side) == 2)):
             return 0.0
         return max(beyond, 1e-9) / (abs(self.value) or 1.0)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VALIDATION = "validation"  # the split that decides, where a data set has one
 MOST_IMAGES = 500  # that decide
 FEWEST_IMAGES = 5
+FEWEST_SURE = 300  # below which a user should know how little they tell
 SMALLER = (0.75, 0.5)  # of the own size, to try besides
 CHEAPEST_FIRST = tuple(reversed(PRECISIONS))
 
@@ -85,6 +86,8 @@ def prepare(
     images, judged = _validation(options, source, judging=judging)
     if not judged and not judging:
         events.warn("there are no labels to choose an effort by, so every engine processes all regions")
+    if judged and len(images) < FEWEST_SURE:
+        events.warn(f"only {len(images)} images decide, so a loss of mAP is known to about half a point")
     minimise = asked.minimise or ("map_drop" if judged and not bounds_accuracy(conditions) else "mean")
     own, regions = source.image.size, source.model.options.get("regions")
     staged = isinstance(regions, int)

@@ -73,3 +73,12 @@ def test_a_condition_that_test_images_do_not_bear_out_is_said(chosen, fails):
     said = dict(enumerate(report.facts(tuned("mean<7, map_drop<1", result=Result.from_plain(measured)))))
     complaints = [text for _, text in said.values() if "does not hold there" in text]
     assert complaints == (["map_drop<1 does not hold there: 1.50 points"] if fails else [])
+
+
+def test_every_condition_that_the_report_measured_is_held_against_it():
+    latency = {"mean": 10.0, "p50": 10.0, "p90": 14.0, "p95": 15.0, "p99": 16.0, "min": 1.0, "max": 20.0}
+    measured = {"batch": 2, "latency_ms": latency, "memory_mb": {"bundle": 4.0, "engine": 1.0, "peak_rss": 9.0}}
+    budget = "size<4MB, p90<13ms, throughput>250, mean<11ms"
+    said = [text for _, text in report.facts(tuned(budget, result=Result.from_plain(measured))) if "does not hold there" in text]
+    assert [text.split(" does")[0] for text in said] == ["size<4MB", "p90<13ms", "throughput>250"]
+    assert "4.19 MB" in said[0]

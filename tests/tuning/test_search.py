@@ -56,6 +56,9 @@ class World:
         loss = {"int8": 0.6, "fp16": 0.02, "fp32": 0.0}[candidate.precision]
         return loss if candidate.max_map_drop is None else min(loss, candidate.max_map_drop)
 
+    def time_longer(self, choice: Choice) -> bool:
+        return False
+
     def least_drop(self, candidate: Candidate) -> float:
         return self.fp32_drop(candidate) - 0.2  # the interval's lower end
 
@@ -109,6 +112,43 @@ def test_look_alone_rules_out_larger_inputs():
     assert sum("look alone takes" in row.why for row in found.rows) == len(found.rows) - 6
 
 
+@pytest.mark.parametrize(("objective", "said"), [("mean", "look alone takes"), ("size", "MB, more than")])
+def test_what_cannot_be_better_than_the_best_so_far_is_not_built(objective, said):
+    world = World()
+    found = search(world, SPACE, parse("map_drop<3"), objective)
+    beaten = [row for row in found.rows if said in row.why and found.best.trial.candidate.precision in row.why]
+    assert beaten
+    assert not {row.candidate for row in beaten} & set(world.built)
+    assert found.best.figure(objective) <= brute_force(world, parse("map_drop<3"), objective) * (1 + 2 * NOISE)
+
+
+def test_a_choice_that_a_longer_timing_does_not_bear_out_gives_way():
+    world = World()
+    first = search(world, SPACE, parse("mean<6, map_drop<2"), "mean").best
+    slow: set[Choice] = set()
+
+    def time_longer(choice: Choice) -> bool:
+        if choice.name in {one.name for one in slow}:
+            return False
+        slow.add(choice)
+        return True
+
+    known = world.known
+
+    def slower(candidate: Candidate) -> Trial:
+        trial, names = known(candidate), {one.name for one in slow}
+        points = [replace(point, mean_ms=9.0) if Choice(trial, point).name in names else point for point in trial.points]
+        return replace(trial, points=tuple(points))
+
+    world.time_longer, world.known = time_longer, slower
+    told = []
+    found = search(world, SPACE, parse("mean<6, map_drop<2"), "mean", tell=told.append)
+    assert first.name in {one.name for one in slow}
+    assert found.best is None or found.best.name not in {one.name for one in slow}
+    assert len(told) == len(set(told))
+    assert search(world, SPACE, parse("map_drop<2, size<99MB"), "mean").best is not None  # no latency is promised: nothing to time again
+
+
 def test_int8_that_loses_too_much_is_tried_with_layers_in_float():
     found = search(World(), replace(SPACE, sizes=(256,), regions=(4,)), parse("map_drop<0.3, size<4MB"), "mean")
     assert found.best is not None
@@ -138,14 +178,14 @@ def test_the_reference_is_not_chosen_where_it_may_not_be():
 
 def test_when_the_time_is_up_the_rest_is_said_not_to_be_built():
     left = [True, False]
-    found = search(World(), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: bool(left) and left.pop(0))
+    found = search(World(), SPACE, parse("map_drop<9"), "map_drop", may_start=lambda seconds: bool(left) and left.pop(0))
     assert len(found.trials) == 2
     assert all(row.why == "not built: the time was up" for row in found.rows[2:])
 
 
 def test_what_an_earlier_run_found_is_used_though_the_time_is_up():
     kept = tuple(SPACE.candidates())[:5]
-    found = search(World(kept=kept), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: False)
+    found = search(World(kept=kept), SPACE, parse("map_drop<9"), "map_drop", may_start=lambda seconds: False)
     assert [trial.candidate for trial in found.trials] == list(kept)
 
 
