@@ -38,7 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     made.prog = "python -m benchmarks.careful"
     made.add_argument("bundle", type=Path, metavar="BUNDLE", help="written by edge.tune at batch 1")
     made.add_argument("--weights", metavar="SHIPPED|PATH", help="those of the bundle")
-    made.add_argument("--dataset", metavar="SPEC", required=True, help="those of edge.tune")
+    made.add_argument("--dataset", metavar="SPEC", required=True, help="images to judge and to time on")
+    made.add_argument("--build-dataset", metavar="SPEC", help="for the engineer's builds (default: the tables of shipped weights)")
     made.add_argument("--max-map-drop", type=float, required=True, metavar="PTS", help="the limit of the budget")
     made.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of the engineer's bundles, which are reused")
     made.add_argument("--images", type=int, default=500, help="to judge on (default 500)")
@@ -84,7 +85,9 @@ def _built(args: argparse.Namespace) -> dict[str, Path]:
     for backend in (name for name in backends.BACKENDS if not backends.probe(name).reason):
         for precision in PRECISIONS:
             path = args.work / f"{precision}-{backend}"
-            options = BuildOptions(weights=args.weights, dataset=args.dataset, backend=backend, precision=precision, batch=1, output=path)
+            options = BuildOptions(
+                weights=args.weights, dataset=args.build_dataset, backend=backend, precision=precision, batch=1, output=path
+            )
             try:
                 if not (path / NAME).is_file():
                     build(options, events=command.Terminal(args))

@@ -41,7 +41,7 @@ from edge.tuning.given import Given
 from edge.tuning.search import BETTER, LATENCY, SAME, WORSE
 from edge.tuning.store import read_outputs, recalled, remembered, write_outputs
 from edge.tuning.trial import Candidate, Choice, Point, Trial
-from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, worth
+from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, standard_error, worth
 
 RESULT = "result.json"
 OUTPUTS = "outputs.npz"
@@ -84,12 +84,11 @@ class RealLaboratory:
             write_atomically(folder / RESULT, json.dumps(to_plain(kept), indent=1, allow_nan=False) + "\n")
         return replace(kept, points=tuple(replace(point, **(recalled(_longer(folder, point)) or {})) for point in kept.points))
 
-    def least_drop(self, candidate: Candidate) -> float:
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
         if (candidate.size, candidate.regions) == (self._first.size, self._first.regions):
-            return 0.0
-        labels = self._labels
-        found = remembered(self.folder_of(candidate) / "fp32.json", lambda: self._fp32_drop(candidate, labels))
-        return float(found["low"])
+            return 0.0, 0.0
+        found = remembered(self.folder_of(candidate) / "fp32.json", lambda: self._fp32_drop(candidate))
+        return float(found["drop"]), float(found["error"])
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
         if metric == "size":
@@ -265,10 +264,12 @@ class RealLaboratory:
         scores: NDArray[np.float32] = kept["scores"]
         return scores
 
-    def _fp32_drop(self, candidate: Candidate, labels: NDArray[np.int8]) -> dict[str, float]:
-        scores = self._fp32(candidate)
-        low, high = map_drop_interval(self._reference, scores, labels, resamples=RESAMPLES)
-        return {"drop": mean_ap(self._reference, labels) - mean_ap(scores, labels), "low": low, "high": high}
+    def _fp32_drop(self, candidate: Candidate) -> dict[str, float]:
+        scores, labels = self._fp32(candidate), self._labels
+        return {
+            "drop": mean_ap(self._reference, labels) - mean_ap(scores, labels),
+            "error": standard_error(self._reference, scores, labels),
+        }
 
     # What earlier runs left.
 

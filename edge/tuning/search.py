@@ -82,8 +82,8 @@ class Laboratory(Protocol):
         """Time a choice by itself, on more images; from then on its trial has those latencies.
         False where that was done before."""
 
-    def least_drop(self, candidate: Candidate) -> float:
-        """The least drop that its graph in FP32 may have, by a 95 % interval; its engine is
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
+        """What its graph loses in FP32, in points, and the standard error of that; its engine is
         there."""
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
@@ -240,22 +240,23 @@ def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict
     if not limits or min(point.map_drop or 0.0 for point in mine.trial.points) <= min(limits):
         return None
     graph = (candidate.size, candidate.regions)
-    least = laboratory.least_drop(candidate)
-    if least > min(limits):
-        lossy[graph] = least
+    drop, error = laboratory.fp32_drop(candidate)
+    if drop - error > min(limits):
+        lossy[graph] = drop
         return None
     if candidate.precision != "int8" or candidate.max_map_drop is not None:
         return None
     others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
-    left = GATE * (min(limits) - max(0.0, least))
+    left = GATE * (min(limits) - max(0.0, drop) - error)
     return replace(candidate, max_map_drop=round(left, 3)) if left > 0 and not others else None
 
 
 def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[int, int | None], float], budget: Budget) -> str:
     """Why an engine need not be built; empty where it may do. Rules 2 and 4."""
-    for (size, regions), least in lossy.items():
+    for (size, regions), drop in lossy.items():
         if candidate.size <= size and candidate.regions == regions:
-            return f"not built: {size} px lose {least:.2f} points in FP32"
+            graph = f"{size} px" + ("" if regions is None else f" with {regions} regions")
+            return f"not built: {graph} lose {drop:.2f} points in FP32"
     for condition in budget:
         if not condition.upper:
             continue

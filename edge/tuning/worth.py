@@ -46,18 +46,20 @@ def worth(outputs: Outputs, labels: NDArray[np.integer], reference: NDArray[np.f
         reference: (N, C) scores that every drop is counted from.
         rule: of the engine's second stage; None for one of one stage.
     """
-
-    def error(scores: NDArray[np.floating]) -> float:
-        low, high = map_drop_interval(reference, scores, labels, resamples=RESAMPLES)
-        return (high - low) / ERRORS
-
     if rule is None:
         regions = outputs["region_classes"].shape[1] if "region_classes" in outputs else None
-        return (Worth(1.0, regions, mean_ap(outputs["scores"], labels), error(outputs["scores"])),)
+        return (Worth(1.0, regions, mean_ap(outputs["scores"], labels), standard_error(reference, outputs["scores"], labels)),)
     from calib.effort import fit_effort
 
     steps = fit_effort(outputs, labels, effort=1.0).steps
-    return tuple(Worth(step.effort, step.looks, step.map, error(scores_at(outputs, rule, step.effort))) for step in steps)
+    errors = [standard_error(reference, scores_at(outputs, rule, step.effort), labels) for step in steps]
+    return tuple(Worth(step.effort, step.looks, step.map, error) for step, error in zip(steps, errors, strict=True))
+
+
+def standard_error(reference: NDArray[np.floating], scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Of the difference in mAP between two engines on the same images, in points."""
+    low, high = map_drop_interval(reference, scores, labels, resamples=RESAMPLES)
+    return (high - low) / ERRORS
 
 
 def scores_at(outputs: Outputs, rule: RuleSpec | None, effort: float) -> NDArray[np.float32]:

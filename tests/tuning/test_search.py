@@ -45,11 +45,11 @@ class World:
         points = []
         for effort in EFFORTS:
             mean = pace * area * (1 + effort * (candidate.regions or 0) / 4)
-            loss = self.fp32_drop(candidate) + self._rounding(candidate) + (1 - effort) ** 2 * (3 if candidate.regions == 4 else 2)
+            loss = self.loss(candidate) + self._rounding(candidate) + (1 - effort) ** 2 * (3 if candidate.regions == 4 else 2)
             points.append(Point(effort, effort * 4, 90 - loss, loss, mean, mean, 1.1 * mean, 1.3 * mean, 1e3 / mean))
         return Trial(candidate, mb, None, tuple(points), 100, 60.0)
 
-    def fp32_drop(self, candidate: Candidate) -> float:
+    def loss(self, candidate: Candidate) -> float:
         return max(0, 256 - candidate.size) / 64 * 1.5 - max(0, candidate.size - 256) / 64 * 0.5 + (0 if candidate.regions == 4 else 0.4)
 
     def _rounding(self, candidate: Candidate) -> float:
@@ -59,8 +59,8 @@ class World:
     def time_longer(self, choice: Choice) -> bool:
         return False
 
-    def least_drop(self, candidate: Candidate) -> float:
-        return self.fp32_drop(candidate) - 0.2  # the interval's lower end
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
+        return self.loss(candidate), 0.2 if candidate.size < 256 else 0.0
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
         mine, other = challenger.figure(metric), best.figure(metric)
@@ -154,6 +154,13 @@ def test_int8_that_loses_too_much_is_tried_with_layers_in_float():
     assert found.best is not None
     assert found.best.trial.candidate.max_map_drop == pytest.approx(0.15)
     assert found.best.trial.candidate.precision == "int8"
+
+
+def test_no_layers_return_to_float_where_fp32_itself_loses_too_much():
+    found = search(World(), SPACE, parse("map_drop<1.4, size<4MB"), "mean")  # 192 pixels lose 1.5 in FP32
+    gated = {row.candidate.size for row in found.rows if row.candidate.max_map_drop is not None}
+    assert 192 not in gated
+    assert any(row.candidate.size == 192 and row.choice is not None for row in found.rows)
 
 
 def test_a_precision_that_cannot_be_built_leaves_a_reason_and_the_rest_goes_on():
