@@ -106,6 +106,9 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
 
     assert run("--budget", "map_drop<50", *words, "--html", tmp_path / "page.html") == 0
     assert built == ["build", "rebuild"]
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("trial ") and line.endswith("verdict") for line in said)
+    assert any(line.startswith("fp32-64-r4-openvino ") for line in said)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads((tmp_path / "out.json").read_text())
     assert [row["verdict"] for row in found["table"]].count("chosen") == 1

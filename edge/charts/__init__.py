@@ -113,6 +113,7 @@ def pareto(
     corners = " ".join(f"{x(points[i][1]):.1f},{y(points[i][2]):.1f}" for i in best)
     parts.append(f'<polyline points="{corners}" class="front"/>')
     taken: list[tuple[float, float]] = []
+    names = []  # drawn last, so that no point hides one
     for index, (name, ms, accuracy) in enumerate(points):
         at, up, kind = x(ms), y(accuracy), "f" if index in best else "o"
         whole = named is None or name in named
@@ -128,8 +129,8 @@ def pareto(
         while any(abs(row - other) < LINE and abs(at - there) < WIDTH / 3 for there, other in taken):
             row += away
         taken.append((at, row))
-        parts.append(label(at - 10 if end else at + 10, row, name, "small over", "end" if end else "start"))
-    return svg(height, parts, "Accuracy against latency")
+        names.append(label(at - 10 if end else at + 10, row, name, "small over", "end" if end else "start"))
+    return svg(height, [*parts, *names], "Accuracy against latency")
 
 
 def front(points: Sequence[tuple[str, float, float]]) -> list[int]:

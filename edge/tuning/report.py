@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -12,7 +13,8 @@ from edge.report import style
 from edge.report.page import section, table
 from edge.report.text import change, number, text_table
 from edge.spec import PRECISIONS
-from edge.tuning.budget import unit
+from edge.tuning.budget import Condition, unit
+from edge.tuning.search import by
 from edge.tuning.trial import Choice
 from edge.tuning.tuned import Tuned
 
@@ -30,19 +32,28 @@ LEGEND = (
 
 def terminal(tuned: Tuned) -> str:
     """The table, and what came of it."""
-    lines = ["", *text_table(COLUMNS, rows(tuned), RIGHT), "", LEGEND, ""]
-    return "\n".join([*lines, *(f"{name:10} {said}" for name, said in facts(tuned))])
+    lines = ["", *text_table(COLUMNS, _built(tuned), RIGHT)]
+    lines += [f"{_some(names)}: {why}" for why, names in _reasons(tuned).items()]
+    return "\n".join([*lines, "", LEGEND, "", *(f"{name:10} {said}" for name, said in facts(tuned))])
 
 
 def rows(tuned: Tuned) -> list[list[str]]:
     """A row for each trial, in the order in which they came; then one for each reason why others
     were not built."""
+    return _built(tuned) + [[_some(names), *[""] * 7, why] for why, names in _reasons(tuned).items()]
+
+
+def _built(tuned: Tuned) -> list[list[str]]:
+    return [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
+
+
+def _reasons(tuned: Tuned) -> dict[str, list[str]]:
+    """Why engines were not built → their names."""
     reasons: dict[str, list[str]] = {}
     for row in tuned.rows:
         if row.choice is None:
             reasons.setdefault(row.why, []).append(row.candidate.name)
-    built = [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
-    return built + [[_some(names), *[""] * 7, why] for why, names in reasons.items()]
+    return reasons
 
 
 def facts(tuned: Tuned) -> list[tuple[str, str]]:
@@ -57,10 +68,9 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
         found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
     for miss in tuned.misses:
         if miss.choice is None:
-            said = "nothing meets the other conditions" + (f", and this one is missed by {miss.by:.0%}" if miss.by else "")
+            said = "nothing meets the other conditions" + (f", and this one is missed {by(miss.by)}" if miss.by else "")
         else:
-            figure = miss.choice.figure(miss.condition.metric)
-            said = f"{miss.choice.name} meets the others and has {number(figure, 2)} {unit(miss.condition.metric)}, {miss.by:.0%} beyond"
+            said = f"{miss.choice.name} meets the others and needs {_needed(miss.choice, miss.condition)}, {miss.by:.0%} beyond"
         found.append(("nearest", f"{miss.condition.text}: {said}"))
     if tuned.misses:
         found.append(("relax", advice(tuned)))
@@ -118,8 +128,16 @@ def advice(tuned: Tuned) -> str:
     first = tuned.misses[0]
     if first.choice is None:
         return f"Relax {first.condition.text} first, although that alone is not enough"
-    measured = first.choice.figure(first.condition.metric)
-    return f"Relax {first.condition.text} first: {first.choice.name} reaches {number(measured, 2)} {unit(first.condition.metric)}"
+    return f"Relax {first.condition.text} first: {first.choice.name} needs {_needed(first.choice, first.condition)}"
+
+
+def _needed(choice: Choice, condition: Condition) -> str:
+    """The limit at which a condition would hold, with its headroom, rounded to the safe side."""
+    value = choice.needed(condition)
+    if value is None:
+        return "a figure that was not measured"
+    safe = math.ceil(100 * value) / 100 if condition.upper else math.floor(100 * value) / 100
+    return f"{number(safe, 2)} {unit(condition.metric)}".strip()
 
 
 def html(tuned: Tuned) -> str:
@@ -130,7 +148,7 @@ def html(tuned: Tuned) -> str:
     sections = [
         section("Result", f"<dl>{said}</dl>"),
         section("Accuracy against latency", plot, PLOTTED) if plot else "",
-        section("Trials", table(COLUMNS, rows(tuned)), LEGEND),
+        section("Trials", f'<div class="worded">{table(COLUMNS, rows(tuned))}</div>', LEGEND),
     ]
     badge = "valid" if tuned.bundle is not None else "invalid"
     where = machine.sentence(tuned.result.machine) if tuned.result is not None else ""

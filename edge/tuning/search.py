@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.errors import EdgeError
-from edge.tuning.budget import Budget
+from edge.tuning.budget import SURE, Budget
 from edge.tuning.trial import Candidate, Choice, Trial, choices, nearest
 
 LIKE = 0.9  # an engine of the same backend and precision has at least so much of the bytes of its like
@@ -158,9 +158,11 @@ def _search(
     best: Choice | None = None
     while queue:
         candidate = queue.pop(0)
-        why = _ruled_out(candidate, trials, lossy, budget) or _beaten(candidate, trials, best, objective)
-        if not why and trials and not laboratory.has(candidate) and not may_start(max(trial.seconds for trial in trials)):
-            why = "not built: the time was up"
+        why = ""
+        if not laboratory.has(candidate):
+            why = _ruled_out(candidate, trials, lossy, budget) or _beaten(candidate, trials, best, objective)
+            if not why and trials and not may_start(max(trial.seconds for trial in trials)):
+                why = "not built: the time was up"
         trial = None
         if not why:
             try:
@@ -185,7 +187,7 @@ def _search(
             if best is None or _beats(laboratory, mine, best, objective):
                 best = mine
             else:
-                why = f"fits; {best.name} is no worse"
+                why = "fits, but is not better"
         rows.append(Row(candidate, mine, why))
         tell(rows[-1])
     return Found(best, tuple(replace(row, why="chosen") if best and row.choice == best else row for row in rows), tuple(trials))
@@ -194,10 +196,11 @@ def _search(
 def verdict(choice: Choice, budget: Budget) -> str:
     """Whether it fits, in words."""
     missed = choice.misses(budget)
-    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {_by(miss)}" for one, miss in missed.items())
+    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {by(miss)}" for one, miss in missed.items())
 
 
-def _by(miss: float) -> str:
+def by(miss: float) -> str:
+    """How far a condition is missed, in words."""
     return "unmeasured" if miss == float("inf") else f"by {miss:.0%}" if miss >= 0.005 else "just"
 
 
@@ -241,13 +244,13 @@ def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict
         return None
     graph = (candidate.size, candidate.regions)
     drop, error = laboratory.fp32_drop(candidate)
-    if drop - error > min(limits):
+    if drop > min(limits):
         lossy[graph] = drop
         return None
     if candidate.precision != "int8" or candidate.max_map_drop is not None:
         return None
     others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
-    left = GATE * (min(limits) - max(0.0, drop) - error)
+    left = GATE * (min(limits) - max(0.0, drop) - SURE * error)
     return replace(candidate, max_map_drop=round(left, 3)) if left > 0 and not others else None
 
 

@@ -118,7 +118,15 @@ class Choice:
 
     def miss(self, condition: Condition) -> float:
         """By how much of its value a condition does not hold; 0 where it holds."""
-        return condition.miss(self.figure(condition.metric), (self.point.map_error or 0.0) if condition.metric in OF_LABELS else 0.0)
+        return condition.miss(self.figure(condition.metric), self._error(condition))
+
+    def needed(self, condition: Condition) -> float | None:
+        """The value at which a condition would hold; None without a figure."""
+        measured = self.figure(condition.metric)
+        return None if measured is None else condition.needed(measured, self._error(condition))
+
+    def _error(self, condition: Condition) -> float:
+        return (self.point.map_error or 0.0) if condition.metric in OF_LABELS else 0.0
 
 
 def choices(trials: Iterable[Trial]) -> list[Choice]:

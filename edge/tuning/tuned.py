@@ -92,6 +92,7 @@ class Tuned:
                     "condition": one.condition.text,
                     "nearest": None if one.choice is None else one.choice.name,
                     "measured": None if one.choice is None else one.choice.figure(one.condition.metric),
+                    "needed": None if one.choice is None else one.choice.needed(one.condition),
                     "misses_by": one.by if math.isfinite(one.by) else None,
                 }
                 for one in self.misses

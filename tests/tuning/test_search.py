@@ -196,6 +196,12 @@ def test_what_an_earlier_run_found_is_used_though_the_time_is_up():
     assert [trial.candidate for trial in found.trials] == list(kept)
 
 
+def test_no_row_says_that_a_trial_of_an_earlier_run_was_not_built():
+    kept = tuple(SPACE.candidates())
+    found = search(World(kept=kept), SPACE, parse("map_drop<1, size<4MB, mean<3"), "mean")
+    assert [trial.candidate for trial in found.trials if trial.candidate.max_map_drop is None] == list(kept)
+
+
 @pytest.mark.parametrize("text", ["map_drop<0.5, mean<500", "map>=89.5, mean<500"])
 def test_what_loses_too_much_is_told_by_the_drop_or_by_the_map_itself(text):
     found = search(World(), SPACE, parse(text), "mean")
