@@ -4,9 +4,10 @@ labels that go with that."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edge import backends
 from edge.backends.base import Facts
@@ -67,6 +68,9 @@ class Origin:
         )
 
 
+Decide: TypeAlias = Callable[[Bundle, Origin, BuildOptions, Events], Facts]  # a complete bundle → further keys of its manifest
+
+
 def check_effort(origin: Origin, options: BuildOptions) -> None:
     """Refuse, before the work, an effort that nothing could judge."""
     if options.effort is None and not origin.automatic:
@@ -108,6 +112,12 @@ def decide(bundle: Bundle, origin: Origin, options: BuildOptions, events: Events
         effort = stages.effort if options.effort is None else float(options.effort)
         return {"stages": to_plain(replace(stages, effort=effort))}
     fitted = _fitted(bundle, images, origin, options, events)
+    return keys_of(bundle, stages, fitted)
+
+
+def keys_of(bundle: Bundle, stages: StagesSpec, fitted: FittedEffort) -> Facts:
+    """The manifest keys ``stages``, ``model``, ``thresholds`` and ``effort`` of a bundle with that
+    rule and effort."""
     facts = asdict(fitted)
     del facts["rule"], facts["thresholds"], facts["full_thresholds"]
     return _keys(bundle, stages, fitted.rule, fitted.effort, fitted.thresholds, fitted.full_thresholds, facts)

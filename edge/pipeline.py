@@ -43,12 +43,13 @@ KEPT = (
 )
 
 
-def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
+def build(options: BuildOptions, *, events: Events = SILENT, decide: adaptive.Decide = adaptive.decide) -> Bundle:
     """Weights → graph → int8 graph → what the backend parses → bundle.
 
     Args:
         options: what to build.
         events: receives findings, warnings and progress.
+        decide: what the finished engine adds to the manifest, such as its effort.
     Raises:
         EdgeError: the bundle cannot be built, or not on this machine; nothing is left behind. Its
             subclass ``GateError``: ``max_map_drop`` is exceeded.
@@ -92,7 +93,7 @@ def build(options: BuildOptions, *, events: Events = SILENT) -> Bundle:
             **_provenance(backend, support, options),
         },
         extra_files=final.files,
-        check=partial(_finish, origin=origin, options=options, events=events),
+        check=partial(_finish, origin=origin, options=options, events=events, decide=decide),
         replace=options.force,
     )
 
@@ -142,7 +143,7 @@ def rebuild(source: Bundle | Path | str, options: BuildOptions | None = None, *,
             **_provenance(backend, support, options),
         },
         extra_files={name: old.read_file(name) for name in (CALIBRATION,) if name in old.manifest["files"]},
-        check=partial(_finish, origin=origin, options=options, events=events),
+        check=partial(_finish, origin=origin, options=options, events=events, decide=adaptive.decide),
         replace=options.force,
     )
 
@@ -289,11 +290,11 @@ def _provenance(backend: str, support: backends.Support, options: BuildOptions) 
     return {"tools": tools, "machine": machine}
 
 
-def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events) -> Facts:
+def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events: Events, decide: adaptive.Decide) -> Facts:
     """Manifest keys that depend on the finished engine."""
     bundle = Bundle.read(folder)
     _try_engine(bundle, events)
-    return adaptive.decide(bundle, origin, options, events)
+    return decide(bundle, origin, options, events)
 
 
 def _try_engine(bundle: Bundle, events: Events) -> None:

@@ -72,7 +72,7 @@ def main(args: argparse.Namespace, asked: TuneOptions | None = None) -> int:
     tuned = tune(options, args.budget, asked, events=command.Terminal(args))
     if tuned.result is not None:
         tuned = replace(tuned, result=tuned.result.worded(partial(command.with_flags, arguments=args)))
-    command.say(report.terminal(tuned))
+    command.say(*report.terminal(tuned).split("\n"))
     command.write_json(args.json, tuned.plain())
     if args.html:
         write_atomically(args.html, report.html(tuned))

@@ -59,6 +59,7 @@ WITHIN = {
     ("edge.pipeline", "edge.packages"),
     ("edge.pipeline", "edge.quantisation"),
     ("edge.measure", "edge.backends"),
+    ("edge.tuning", "edge.adaptive"),
     ("edge.tuning", "edge.options"),
     ("edge.tuning", "edge.packages"),
     ("edge.tuning", "edge.pipeline"),

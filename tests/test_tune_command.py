@@ -4,6 +4,12 @@ it refuses before any work."""
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +22,17 @@ from edge.measure.latency import Plan
 from edge.tuning import TuneOptions, laboratory, timing
 
 QUICK = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01, effort_s=1)
+# The command in a process of its own, with short measurements.
+QUICKLY = """
+import sys
+from edge import command, tune
+from edge.measure.latency import Plan
+from edge.tuning import TuneOptions, timing
+timing.LIMIT_S = 0.5
+plan = Plan(samples=10, least_s=0, limit_s=1, warm_calls=5, warm_s=1, rounds=2, turn_s=0.01, effort_s=1)
+asked = TuneOptions(precisions=("fp32", "int8"), sizes=(64, 32), regions=(4,), minimise="size", images=4, plan=plan)
+sys.exit(command.run(lambda given: tune.main(given, asked), tune.arguments().parse_args(sys.argv[1:])))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +106,9 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
 
     assert run("--budget", "map_drop<50", *words, "--html", tmp_path / "page.html") == 0
     assert built == ["build", "rebuild"]
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("trial ") and line.endswith("verdict") for line in said)
+    assert any(line.startswith("fp32-64-r4-openvino ") for line in said)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads((tmp_path / "out.json").read_text())
     assert [row["verdict"] for row in found["table"]].count("chosen") == 1
@@ -116,6 +136,41 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
     assert "Relax mean<0.001ms first" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.environ.get("EDGE_ALL_ENGINES") != "1", reason="takes minutes: EDGE_ALL_ENGINES=1 runs it")
+def test_a_search_killed_at_ten_random_moments_chooses_the_same(weights, photos, tmp_path):
+    words = ["--budget", "map_drop<50, mean<9s", "--weights", weights, "--dataset", f"csv:{photos}", "--calib-images", 8]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def started(output: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", QUICKLY, *map(str, words), "--output", str(output)], stdout=subprocess.DEVNULL)
+
+    def chosen(output: Path) -> tuple[object, ...]:
+        bundle = Bundle.read(output)
+        bundle.verify()
+        return bundle.target, bundle.image.size, bundle.manifest["files"]["graph.onnx"]
+
+    began = time.monotonic()
+    assert started(whole).wait() == 0
+    seconds = time.monotonic() - began
+    draw, moments = random.Random(0), 0
+    while moments < 10:
+        run = started(killed)
+        try:
+            assert run.wait(draw.uniform(0.05, 0.5) * seconds) == 0
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.wait()
+            moments += 1
+            continue
+        assert chosen(killed) == chosen(whole)  # it was done before its moment: from the start again
+        shutil.rmtree(killed)
+        shutil.rmtree(f"{killed}.trials")
+    assert not killed.exists() or chosen(killed) == chosen(whole)
+    shutil.rmtree(killed, ignore_errors=True)
+    assert started(killed).wait() == 0
+    assert chosen(killed) == chosen(whole)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -133,7 +188,9 @@ def test_a_budget_that_cannot_be_judged_is_refused_before_any_work(words, code, 
     monkeypatch.setattr(laboratory.RealLaboratory, "trial", lambda *_: pytest.fail("it began"))
     monkeypatch.setattr("edge.tuning.given.energy.find", lambda **_: (None, "no sensor"))
     assert run(*words, "--output", tmp_path / "out") == code
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert code == 2 or error.count("\n") == 1
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "cache"])
 
 

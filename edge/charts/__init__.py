@@ -75,16 +75,26 @@ def timeline(values: Sequence[float], *, unit: str = "ms") -> str:
     return svg(height, parts, "Latency over the run")
 
 
-def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | None = None, named: Container[str] | None = None) -> str:
+def pareto(
+    points: Sequence[tuple[str, float, float]],
+    *,
+    reference: float | None = None,
+    named: Container[str] | None = None,
+    limits: tuple[float | None, float | None] = (None, None),
+    colours: Sequence[int] | None = None,
+) -> str:
     """Accuracy against latency; engines that no other beats in both are filled and joined.
 
     Args:
         points: (name, milliseconds per image, mAP in points).
         reference: mAP of the FP32 graph, as a line.
         named: which to write beside their points, where all would be too many; None: all.
+        limits: most milliseconds and least mAP that are allowed, as lines.
+        colours: of the points, 0 to ``SERIES`` - 1; None: one after another.
     """
     height = 320
-    heights = [point[2] for point in points] + ([reference] if reference is not None else [])
+    most_ms, least_map = limits
+    heights = [point[2] for point in points] + [value for value in (reference, least_map) if value is not None]
     room = max(0.5, (max(heights) - min(heights)) * 0.25)
     ys = ticks(max(0.0, min(heights) - room), min(100.0, max(heights) + room))
     xs = ticks(0, max(point[1] for point in points) * 1.1)
@@ -93,14 +103,22 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
     if reference is not None:
         parts.append(line(LEFT, y(reference), WIDTH - RIGHT, y(reference), "reference"))
         parts.append(label(WIDTH - RIGHT, y(reference) - 6, f"FP32 {reference:.2f}", "small", "end"))
+    if most_ms is not None and most_ms <= xs[-1]:
+        parts.append(line(x(most_ms), TOP, x(most_ms), height - BOTTOM, "mark", f"at most {figure(most_ms)} ms"))
+        parts.append(label(x(most_ms) + 4, TOP + 8, f"budget {figure(most_ms)} ms", "small"))
+    if least_map is not None:
+        parts.append(line(LEFT, y(least_map), WIDTH - RIGHT, y(least_map), "mark", f"at least {least_map:.2f} mAP"))
+        parts.append(label(WIDTH - RIGHT, y(least_map) + 14, f"budget {least_map:.2f}", "small", "end"))
     best = front(points)
     corners = " ".join(f"{x(points[i][1]):.1f},{y(points[i][2]):.1f}" for i in best)
     parts.append(f'<polyline points="{corners}" class="front"/>')
     taken: list[tuple[float, float]] = []
+    names = []  # drawn last, so that no point hides one
     for index, (name, ms, accuracy) in enumerate(points):
         at, up, kind = x(ms), y(accuracy), "f" if index in best else "o"
         whole = named is None or name in named
-        parts.append(dot(at, up, 6 if whole else 4, f"{kind}{index % SERIES}", f"{name}: {figure(ms)} ms per image, {accuracy:.2f} mAP"))
+        colour = (index if colours is None else colours[index]) % SERIES
+        parts.append(dot(at, up, 6 if whole else 4, f"{kind}{colour}", f"{name}: {figure(ms)} ms per image, {accuracy:.2f} mAP"))
         if not whole:
             continue
         end = at > WIDTH * 0.7
@@ -111,8 +129,8 @@ def pareto(points: Sequence[tuple[str, float, float]], *, reference: float | Non
         while any(abs(row - other) < LINE and abs(at - there) < WIDTH / 3 for there, other in taken):
             row += away
         taken.append((at, row))
-        parts.append(label(at - 10 if end else at + 10, row, name, "small", "end" if end else "start"))
-    return svg(height, parts, "Accuracy against latency")
+        names.append(label(at - 10 if end else at + 10, row, name, "small over", "end" if end else "start"))
+    return svg(height, [*parts, *names], "Accuracy against latency")
 
 
 def front(points: Sequence[tuple[str, float, float]]) -> list[int]:

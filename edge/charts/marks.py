@@ -31,6 +31,7 @@ STYLE = f"""
 svg text{{fill:var(--ink);font-size:12px}}
 text.small{{fill:var(--soft);font-size:11px;font-variant-numeric:tabular-nums}}
 text.label{{font-weight:600}}
+text.over{{paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-opacity:.7;stroke-linejoin:round}}
 text.inside{{fill:var(--inside);font-size:11px}}
 {_SERIES}.faint{{opacity:.55}}
 .grid{{stroke:var(--grid)}}

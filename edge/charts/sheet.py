@@ -78,4 +78,4 @@ def _paint(pen: ImageDraw.ImageDraw, drawing: ElementTree.Element, top: float) -
 
 
 def _colour(kind: str) -> str:
-    return COLOURS[f"c{kind[1]}" if re.match(r"[flo]\d", kind) else INK.get(kind, "ink")]
+    return COLOURS[f"c{kind[1]}" if re.match(r"[flo]\d", kind) else INK.get(kind.partition(" ")[0], "ink")]

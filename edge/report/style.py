@@ -32,6 +32,7 @@ th:first-child,td:first-child{{text-align:left;padding-left:0}}
 th:last-child,td:last-child{{padding-right:0}}
 table.plain td{{text-align:left;white-space:normal;vertical-align:top}}
 table.plain td:first-child{{color:var(--soft);width:9em}}
+.worded th:last-child,.worded td:last-child{{text-align:left;white-space:normal;padding-left:16px}}
 tbody tr:last-child td{{border-bottom:0}}
 dl{{display:grid;grid-template-columns:max-content 1fr;gap:5px 18px;margin:0;font-size:14px}}
 dt{{color:var(--soft)}}dd{{margin:0;overflow-wrap:anywhere}}

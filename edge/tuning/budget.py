@@ -33,6 +33,7 @@ SIGNED = ("map_drop",)  # an engine may be better than the reference
 # What another run of the same engine may give otherwise: a limit must be kept by so much. Sizes and
 # counts are what they are.
 HEADROOM = 0.03
+SURE = 1.64  # standard errors: of twenty figures, nineteen are no further off in one direction
 NOISY = ("mean", "p50", "p90", "p99", "throughput", "peak_rss", "energy")
 OBJECTIVES = ("mean", "p99", "size", "energy", "map_drop")  # lower is better
 _FORM = re.compile(rf"(?P<metric>\w+)\s*(?P<side><=|>=|<|>)\s*(?P<number>{NUMBER})\s*(?P<unit>[a-zA-Z/]*)")
@@ -59,17 +60,26 @@ class Condition:
             return True
         return measured < self.value if self.upper else measured > self.value
 
-    def miss(self, measured: float | None) -> float:
+    def miss(self, measured: float | None, error: float = 0.0) -> float:
         """By how much of its value a figure misses it, 0 where it holds with its headroom; infinite
-        without a figure."""
+        without a figure.
+
+        Args:
+            error: standard error of the figure; the limit must be kept by ``SURE`` of it.
+        """
         if measured is None or not math.isfinite(measured):
             return math.inf
         room = HEADROOM if self.metric in NOISY else 0.0
-        limit = self.value * (1 - room if self.upper else 1 + room)
+        limit = self.value * (1 - room if self.upper else 1 + room) - SURE * (error if self.upper else -error)
         beyond = measured - limit if self.upper else limit - measured
-        if beyond < 0 or (beyond == 0 and (room or len(self.side) == 2)):
+        if beyond < 0 or (beyond == 0 and (room or error or len(self.side) == 2)):
             return 0.0
         return max(beyond, 1e-9) / (abs(self.value) or 1.0)
+
+    def needed(self, measured: float, error: float = 0.0) -> float:
+        """The value at which a figure would keep it with its headroom."""
+        room, side = HEADROOM if self.metric in NOISY else 0.0, 1 if self.upper else -1
+        return (measured + side * SURE * error) / (1 - side * room)
 
 
 Budget = tuple[Condition, ...]

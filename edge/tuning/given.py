@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VALIDATION = "validation"  # the split that decides, where a data set has one
 MOST_IMAGES = 500  # that decide
 FEWEST_IMAGES = 5
+FEWEST_SURE = 300  # below which a user should know how little they tell
 SMALLER = (0.75, 0.5)  # of the own size, to try besides
 CHEAPEST_FIRST = tuple(reversed(PRECISIONS))
 
@@ -79,12 +80,14 @@ def prepare(
         options={name: vars(options)[name] for name in ("pooling", "threshold") if vars(options)[name] is not None},
         seed=options.seed,
     )
-    for warning in source.warnings:
-        events.warn(warning)
     judging = bounds_accuracy(conditions) or asked.minimise == "map_drop"
     images, judged = _validation(options, source, judging=judging)
+    for warning in source.warnings:
+        events.warn(warning)
     if not judged and not judging:
         events.warn("there are no labels to choose an effort by, so every engine processes all regions")
+    if judged and len(images) < FEWEST_SURE:
+        events.warn(f"only {len(images)} images decide, so a loss of mAP is known to about half a point")
     minimise = asked.minimise or ("map_drop" if judged and not bounds_accuracy(conditions) else "mean")
     own, regions = source.image.size, source.model.options.get("regions")
     staged = isinstance(regions, int)
@@ -133,16 +136,15 @@ def _validation(options: BuildOptions, source: Source, *, judging: bool) -> tupl
         judging: whether labels must be there.
     """
     dataset = options.dataset or deciding(source.default_dataset)
-    why = ""
+    why = fix = ""
     if dataset is None:
-        why = "no labelled images are given"
+        why, fix = "no labelled images are given", "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT"
     elif not source.trained:
-        why = "random weights have none"
+        why, fix = "random weights have none", "Use trained `weights`, or a `budget` without mAP"
     elif not source.named:
-        why = "the weights do not name their classes"
+        why, fix = "the weights do not name their classes", "Set `labels` to a file of class names, one per line"
     if dataset is None or (why and judging):
-        problem = f"{'The budget needs mAP' if judging else 'Engines are timed on images'}, and {why}"
-        raise EdgeError("tune", problem, "Set `dataset` to scenes, csv:DIR, voc2007:ROOT, voc2012:ROOT or coco2014:ROOT")
+        raise EdgeError("tune", f"{'The budget needs mAP' if judging else 'Engines are timed on images'}, and {why}", fix)
     train = open_dataset(dataset, "train", seed=options.seed)
     found = open_dataset(dataset, VALIDATION, seed=options.seed) if VALIDATION in train.splits else validation_split(train)[1]
     judged = not why and found.labels is not None

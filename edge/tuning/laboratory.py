@@ -8,44 +8,44 @@ half-way is done again.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import __version__, backends
+from edge import __version__, adaptive, backends
 from edge.atomic import write_atomically
 from edge.backends.base import Facts
 from edge.backends.onnxruntime import Session
 from edge.bundle import REFERENCE, Bundle
 from edge.data import batches
-from edge.effort import fused, looked_at
 from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.events import Events
 from edge.graph import Outputs
 from edge.manifest import NAME, digest_json
-from edge.measure.accuracy import average_precision, map_drop_interval
-from edge.measure.effort import efforts_of
+from edge.measure.accuracy import map_drop_interval
 from edge.measure.latency import Comparison
 from edge.measure.outputs import collect
-from edge.options import AUTO, REPAIRS, BuildOptions
+from edge.options import REPAIRS, BuildOptions
 from edge.pipeline import build, rebuild
 from edge.plain import from_plain, to_plain
 from edge.tuning import timing
 from edge.tuning.given import Given
 from edge.tuning.search import BETTER, LATENCY, SAME, WORSE
+from edge.tuning.store import read_outputs, recalled, remembered, write_outputs
 from edge.tuning.trial import Candidate, Choice, Point, Trial
+from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, standard_error, worth
 
 RESULT = "result.json"
 OUTPUTS = "outputs.npz"
-RESAMPLES = 500
+FORMAT = 2  # of a trial's folder: raise it when trials of older code may not be read
 ENERGY_NOISE = 0.05
 
 
@@ -58,7 +58,7 @@ class RealLaboratory:
         read = ("model", "labels", "threshold", "pooling", "dataset", "calib_method", "calib_images", "repair", "seed")
         self._key = digest_json(
             {
-                "version": __version__,
+                "version": [__version__, FORMAT],
                 "weights": given.digest,
                 "images": given.images.digest,
                 "batch": given.batch,
@@ -77,20 +77,18 @@ class RealLaboratory:
 
     def trial(self, candidate: Candidate) -> Trial:
         folder, kept = self.folder_of(candidate), self._kept(candidate)
-        if kept is not None:
-            return kept
-        started = time.perf_counter()
-        bundle = self._built(candidate)
-        trial = replace(self._measured(candidate, bundle, folder), seconds=time.perf_counter() - started)
-        write_atomically(folder / RESULT, json.dumps(to_plain(trial), indent=1, allow_nan=False) + "\n")
-        return trial
+        if kept is None:
+            started = time.perf_counter()
+            bundle = self._built(candidate)
+            kept = replace(self._measured(candidate, bundle), seconds=time.perf_counter() - started)
+            write_atomically(folder / RESULT, json.dumps(to_plain(kept), indent=1, allow_nan=False) + "\n")
+        return replace(kept, points=tuple(replace(point, **(recalled(_longer(folder, point)) or {})) for point in kept.points))
 
-    def least_drop(self, candidate: Candidate) -> float:
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
         if (candidate.size, candidate.regions) == (self._first.size, self._first.regions):
-            return 0.0
-        labels = self._labels
-        found = self._remembered(self.folder_of(candidate) / "fp32.json", lambda: self._fp32_drop(candidate, labels))
-        return float(found["low"])
+            return 0.0, 0.0
+        found = remembered(self.folder_of(candidate) / "fp32.json", lambda: self._fp32_drop(candidate))
+        return float(found["drop"]), float(found["error"])
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
         if metric == "size":
@@ -104,9 +102,18 @@ class RealLaboratory:
         assert metric in LATENCY
         name = f"against-{digest_json([best.trial.candidate.name, best.point.effort, challenger.point.effort, metric])[:8]}.json"
         path = self.folder_of(challenger.trial.candidate) / name
-        found = self._remembered(path, lambda: {"against": best.name, "ratios": self._duel(challenger, best, metric)})
+        found = remembered(path, lambda: {"against": best.name, "ratios": self._duel(challenger, best, metric)})
         verdict = Comparison(tuple(found["ratios"])).verdict
         return {"faster": BETTER, "slower": WORSE}.get(verdict, SAME)
+
+    def time_longer(self, choice: Choice) -> bool:
+        path, given = _longer(self.folder_of(choice.trial.candidate), choice.point), self._given
+        if recalled(path) is not None:
+            return False
+        with Engine.load(self.bundle_of(choice.trial.candidate), effort=1) as engine:
+            seconds, _ = timing.timed(engine, given.images, given.batch, (choice.point.effort,), most=len(given.images))
+        remembered(path, lambda: timing.figures(seconds[choice.point.effort], given.batch))
+        return True
 
     # What the chosen one is made of.
 
@@ -118,8 +125,20 @@ class RealLaboratory:
 
     def scores(self, choice: Choice) -> NDArray[np.float32]:
         """(N, C) of the validation images, at the choice's effort."""
-        outputs = self._outputs(self.folder_of(choice.trial.candidate))
-        return self._scores_at(Bundle.read(self.bundle_of(choice.trial.candidate)), outputs, choice.point.effort)
+        stages = Bundle.read(self.bundle_of(choice.trial.candidate)).stages
+        return scores_at(self.outputs(choice.trial.candidate), None if stages is None else stages.rule, choice.point.effort)
+
+    def outputs(self, candidate: Candidate) -> Outputs:
+        """Of the validation images, of every region by itself where the engine has two stages.
+
+        Raises:
+            EdgeError: somebody removed or changed them.
+        """
+        folder = self.folder_of(candidate)
+        kept = read_outputs(folder / OUTPUTS)
+        if kept is None:
+            raise EdgeError("tune", f"The trial {folder} has no valid {OUTPUTS}", "Remove the folder, and run edge.tune again")
+        return kept
 
     # Building.
 
@@ -128,7 +147,7 @@ class RealLaboratory:
         if (path / NAME).is_file():
             return Bundle.read(path)
         donor = self._donor(candidate)
-        if donor is not None:  # neither exported nor calibrated again
+        if donor is not None:  # neither exported nor calibrated again; its rule is of the same graph
             return rebuild(
                 donor, BuildOptions(backend=candidate.backend, batch=self._given.batch, output=path, force=True), events=self._events
             )
@@ -141,11 +160,27 @@ class RealLaboratory:
             batch=self._given.batch,
             max_map_drop=candidate.max_map_drop,
             repair=self._given.options.repair if candidate.precision == "int8" else REPAIRS,  # the default, which no other reads
-            effort=AUTO if self._given.judged and self._given.staged and backends.backend(candidate.backend).in_stages else None,
             output=path,
             force=True,
         )
-        return build(options, events=self._events)
+        decide = partial(self._ruled, candidate) if self._given.judged else adaptive.decide
+        return build(options, events=self._events, decide=decide)
+
+    def _ruled(self, candidate: Candidate, bundle: Bundle, *_: object) -> Facts:
+        """The rule of the second pass, by the images that decide on everything else."""
+        if bundle.stages is None:
+            return {}
+        from calib.effort import fit_effort
+
+        fitted_on = {
+            "backend": bundle.target.backend,
+            "precision": bundle.target.precision,
+            "data": f"{self._given.images.name}, {len(self._given.images)} validation images",
+            "digest": self._given.images.digest,
+        }
+        with Engine.load(bundle.path) as engine:
+            outputs = self._collected(engine, candidate)
+        return adaptive.keys_of(bundle, bundle.stages, fit_effort(outputs, self._labels, effort=1.0, fitted_on=fitted_on))
 
     def _donor(self, candidate: Candidate) -> Path | None:
         """A bundle that differs in its backend only."""
@@ -158,44 +193,46 @@ class RealLaboratory:
 
     # Measuring.
 
-    def _measured(self, candidate: Candidate, bundle: Bundle, folder: Path) -> Trial:
+    def _measured(self, candidate: Candidate, bundle: Bundle) -> Trial:
         given, images = self._given, self._given.images
-        outputs: Outputs = {}
+        points: tuple[Worth, ...] = (Worth(1.0, None if candidate.regions is None else float(candidate.regions), math.nan, math.nan),)
         with Engine.load(bundle.path, effort=1) as engine:
-            efforts = efforts_of(bundle.stages.effort) if bundle.stages is not None and given.judged else (1.0,)
-            seconds, timed = timing.timed(engine, images, given.batch, efforts)
             if given.judged:
-                with self._events.progress(candidate.name) as progress:
-                    infer = engine.infer if bundle.stages is None else engine.infer_each
-                    outputs = collect(infer, batches(images, bundle.image, given.batch), len(images), progress=progress).outputs
+                outputs = read_outputs(self.folder_of(candidate) / OUTPUTS) or self._collected(engine, candidate)
+                rule = None if bundle.stages is None else bundle.stages.rule
+                points = worth(outputs, self._labels, self._reference, rule)
+            seconds, timed = timing.timed(engine, images, given.batch, [point.effort for point in points])
             joules = timing.energies(engine, images, given.batch) if "energy" in given.metrics else {}
-        if given.judged:
-            _write_outputs(folder / OUTPUTS, outputs)
-        reference = self._reference if given.judged else None
-        points = []
-        for effort in efforts:
-            ms = seconds[effort] * 1e3
-            worth = None if reference is None else self._map(self._scores_at(bundle, outputs, effort))
-            looks = None if candidate.regions is None else float(candidate.regions)
-            if bundle.stages is not None and given.judged:
-                looks = float(looked_at(bundle.stages.rule, outputs, effort).sum(1).mean())
-            p50, p90, p99 = np.percentile(ms, (50, 90, 99)).tolist()
-            points.append(
-                Point(
-                    effort,
-                    looks,
-                    worth,
-                    None if worth is None or reference is None else self._map(reference) - worth,
-                    float(ms.mean()),
-                    p50,
-                    p90,
-                    p99,
-                    throughput=1e3 * given.batch / float(ms.mean()),
-                    energy_mj=_between(joules, looks, bundle),
-                )
-            )
         peak = timing.peak_mb(bundle, given.batch) if "peak_rss" in given.metrics else None
-        return Trial(candidate, bundle.bytes / 1e6, peak, tuple(points), timed, 0.0)
+        return Trial(
+            candidate,
+            bundle.bytes / 1e6,
+            peak,
+            tuple(self._point(each, seconds[each.effort], _between(joules, each.looks, bundle)) for each in points),
+            timed,
+            0.0,
+        )
+
+    def _point(self, each: Worth, seconds: NDArray[np.float64], energy_mj: float | None) -> Point:
+        judged = self._given.judged
+        return Point(
+            each.effort,
+            each.looks,
+            each.map if judged else None,
+            mean_ap(self._reference, self._labels) - each.map if judged else None,
+            **timing.figures(seconds, self._given.batch),
+            map_error=each.error if judged else None,
+            energy_mj=energy_mj,
+        )
+
+    def _collected(self, engine: Engine, candidate: Candidate) -> Outputs:
+        """Outputs on the validation images, kept."""
+        bundle, images = engine.bundle, self._given.images
+        infer = engine.infer if bundle.stages is None else engine.infer_each
+        with self._events.progress(candidate.name) as progress:
+            outputs = collect(infer, batches(images, bundle.image, self._given.batch), len(images), progress=progress).outputs
+        write_outputs(self.folder_of(candidate) / OUTPUTS, outputs)
+        return outputs
 
     def _duel(self, challenger: Choice, best: Choice, metric: str) -> list[float]:
         given, pair = self._given, [(self.bundle_of(one.trial.candidate), one.point.effort) for one in (challenger, best)]
@@ -217,29 +254,22 @@ class RealLaboratory:
     def _fp32(self, candidate: Candidate) -> NDArray[np.float32]:
         """(N, C) scores of a candidate's graph in FP32, kept beside its engine."""
         path = self.folder_of(candidate) / "fp32.npz"
-        kept = _read_outputs(path)
+        kept = read_outputs(path)
         if kept is None:
             bundle = Bundle.read(self.bundle_of(candidate))
             session = Session(bundle.read_file(REFERENCE))
             with self._events.progress("reference") as progress:
                 kept = collect(session, batches(self._given.images, bundle.image, 1), len(self._given.images), progress=progress).outputs
-            _write_outputs(path, {"scores": kept["scores"]})
+            write_outputs(path, {"scores": kept["scores"]})
         scores: NDArray[np.float32] = kept["scores"]
         return scores
 
-    def _fp32_drop(self, candidate: Candidate, labels: NDArray[np.int8]) -> dict[str, float]:
-        scores = self._fp32(candidate)
-        low, high = map_drop_interval(self._reference, scores, labels, resamples=RESAMPLES)
-        return {"drop": self._map(self._reference) - self._map(scores), "low": low, "high": high}
-
-    def _map(self, scores: NDArray[np.float32]) -> float:
-        return 100 * float(average_precision(scores, self._labels).mean())
-
-    def _scores_at(self, bundle: Bundle, outputs: Outputs, effort: float) -> NDArray[np.float32]:
-        if bundle.stages is None:
-            whole: NDArray[np.float32] = outputs["scores"]
-            return whole
-        return fused(outputs, looked_at(bundle.stages.rule, outputs, effort))
+    def _fp32_drop(self, candidate: Candidate) -> dict[str, float]:
+        scores, labels = self._fp32(candidate), self._labels
+        return {
+            "drop": mean_ap(self._reference, labels) - mean_ap(scores, labels),
+            "error": standard_error(self._reference, scores, labels),
+        }
 
     # What earlier runs left.
 
@@ -257,20 +287,10 @@ class RealLaboratory:
         )
         return trial if all(complete) else None
 
-    def _outputs(self, folder: Path) -> Outputs:
-        kept = _read_outputs(folder / OUTPUTS)
-        if kept is None:
-            raise EdgeError("tune", f"The trial {folder} has no valid {OUTPUTS}", "Remove the folder, and run edge.tune again")
-        return kept
 
-    def _remembered(self, path: Path, make: Callable[[], Facts]) -> Facts:
-        """A measurement of an earlier run, so that one that was killed chooses the same."""
-        try:
-            found: Facts = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            found = make()
-            write_atomically(path, json.dumps(found) + "\n")
-        return found
+def _longer(folder: Path, point: Point) -> Path:
+    """Where the latencies of a trial's effort are kept, once it was timed by itself."""
+    return folder / f"longer-{point.effort:g}.json"
 
 
 def _sign(difference: float) -> str:
@@ -282,17 +302,3 @@ def _between(joules: Mapping[float, float], looks: float | None, bundle: Bundle)
     if 0.0 not in joules or looks is None:
         return joules.get(1.0)
     return joules[0.0] + (joules[1.0] - joules[0.0]) * looks / int(bundle.model.options["regions"])
-
-
-def _write_outputs(path: Path, outputs: Outputs) -> None:
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **outputs)  # type: ignore[arg-type]
-    write_atomically(path, packed.getvalue())
-
-
-def _read_outputs(path: Path) -> Outputs | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError, EOFError):
-        return None

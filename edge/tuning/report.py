@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -11,14 +12,17 @@ from edge.measure.latency import Percentiles
 from edge.report import style
 from edge.report.page import section, table
 from edge.report.text import change, number, text_table
-from edge.tuning.budget import unit
-from edge.tuning.trial import Choice, Point
+from edge.spec import PRECISIONS
+from edge.tuning.budget import Condition, unit
+from edge.tuning.search import by
+from edge.tuning.trial import Choice
 from edge.tuning.tuned import Tuned
 
 COLUMNS = ("trial", "effort", "mAP", "Δ mAP", "mean ms", "p99 ms", "looks", "MB", "verdict")
 RIGHT = frozenset(COLUMNS) - {"trial", "verdict"}
 PLOTTED = (
-    "Filled and joined: no other engine is both faster and more accurate. Each engine at its best effort, and the front of all efforts."
+    "Each engine at its best effort, and the front of all efforts. Filled and joined: no other engine is both faster and more accurate. "
+    "Blue: FP32; orange: 16-bit float; green: INT8. Dashed: the budget."
 )
 LEGEND = (
     "On validation images, each engine at the effort that suits the budget best. Δ mAP: against the given weights in FP32 at "
@@ -28,19 +32,28 @@ LEGEND = (
 
 def terminal(tuned: Tuned) -> str:
     """The table, and what came of it."""
-    lines = ["", *text_table(COLUMNS, rows(tuned), RIGHT), "", LEGEND, ""]
-    return "\n".join([*lines, *(f"{name:10} {said}" for name, said in facts(tuned))])
+    lines = ["", *text_table(COLUMNS, _built(tuned), RIGHT)]
+    lines += [f"{_some(names)}: {why}" for why, names in _reasons(tuned).items()]
+    return "\n".join([*lines, "", LEGEND, "", *(f"{name:10} {said}" for name, said in facts(tuned))])
 
 
 def rows(tuned: Tuned) -> list[list[str]]:
     """A row for each trial, in the order in which they came; then one for each reason why others
     were not built."""
+    return _built(tuned) + [[_some(names), *[""] * 7, why] for why, names in _reasons(tuned).items()]
+
+
+def _built(tuned: Tuned) -> list[list[str]]:
+    return [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
+
+
+def _reasons(tuned: Tuned) -> dict[str, list[str]]:
+    """Why engines were not built → their names."""
     reasons: dict[str, list[str]] = {}
     for row in tuned.rows:
         if row.choice is None:
             reasons.setdefault(row.why, []).append(row.candidate.name)
-    built = [[row.candidate.name, *_figures(row.choice), row.why] for row in tuned.rows if row.choice is not None]
-    return built + [[_some(names), *[""] * 7, why] for why, names in reasons.items()]
+    return reasons
 
 
 def facts(tuned: Tuned) -> list[tuple[str, str]]:
@@ -55,10 +68,9 @@ def facts(tuned: Tuned) -> list[tuple[str, str]]:
         found.append(("chosen", f"{tuned.best.name}: {tuned.bundle.path}"))
     for miss in tuned.misses:
         if miss.choice is None:
-            said = "nothing meets the other conditions" + (f", and this one is missed by {miss.by:.0%}" if miss.by else "")
+            said = "nothing meets the other conditions" + (f", and this one is missed {by(miss.by)}" if miss.by else "")
         else:
-            figure = miss.choice.figure(miss.condition.metric)
-            said = f"{miss.choice.name} meets the others and has {number(figure, 2)} {unit(miss.condition.metric)}, {miss.by:.0%} beyond"
+            said = f"{miss.choice.name} meets the others and needs {_needed(miss.choice, miss.condition)}, {miss.by:.0%} beyond"
         found.append(("nearest", f"{miss.condition.text}: {said}"))
     if tuned.misses:
         found.append(("relax", advice(tuned)))
@@ -91,12 +103,19 @@ def tested(tuned: Tuned, metric: str) -> float | None:
     ms = result.latency_ms if point is None else point
     worth = point.map if point is not None else accuracy.map if accuracy is not None else None
     reference = accuracy.map_reference if accuracy is not None else None
+    if isinstance(ms, Percentiles):
+        mean, p50, p90, p99 = ms.mean, ms.p50, ms.p90, ms.p99
+    else:
+        mean, p50, p90, p99 = ms.mean_ms, ms.p50_ms, None, ms.p99_ms
     figures: dict[str, float | None] = {
-        "mean": ms.mean if isinstance(ms, Percentiles) else ms.mean_ms,
-        "p50": ms.p50 if isinstance(ms, Percentiles) else ms.p50_ms,
-        "p99": ms.p99 if isinstance(ms, Percentiles) else ms.p99_ms,
+        "mean": mean,
+        "p50": p50,
+        "p90": p90,
+        "p99": p99,
+        "throughput": 1e3 * result.batch / mean if mean else None,
         "map": worth,
         "map_drop": None if worth is None or reference is None else reference - worth,
+        "size": None if result.memory_mb.bundle is None else result.memory_mb.bundle * 2**20 / 1e6,
         "mean_looks": None if point is None else point.mean_looks,
     }
     return figures.get(metric)
@@ -109,20 +128,27 @@ def advice(tuned: Tuned) -> str:
     first = tuned.misses[0]
     if first.choice is None:
         return f"Relax {first.condition.text} first, although that alone is not enough"
-    measured = first.choice.figure(first.condition.metric)
-    return f"Relax {first.condition.text} first: {first.choice.name} reaches {number(measured, 2)} {unit(first.condition.metric)}"
+    return f"Relax {first.condition.text} first: {first.choice.name} needs {_needed(first.choice, first.condition)}"
+
+
+def _needed(choice: Choice, condition: Condition) -> str:
+    """The limit at which a condition would hold, with its headroom, rounded to the safe side."""
+    value = choice.needed(condition)
+    if value is None:
+        return "a figure that was not measured"
+    safe = math.ceil(100 * value) / 100 if condition.upper else math.floor(100 * value) / 100
+    return f"{number(safe, 2)} {unit(condition.metric)}".strip()
 
 
 def html(tuned: Tuned) -> str:
     """The page: needs nothing else."""
     title = tuned.bundle.path.name if tuned.bundle is not None else "no engine"
     said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(tuned))
+    plot = _plot(tuned)
     sections = [
         section("Result", f"<dl>{said}</dl>"),
-        section("Accuracy against latency", _plot(tuned), "Filled and joined: no other engine is both faster and more accurate.")
-        if _shown(tuned)
-        else "",
-        section("Trials", table(COLUMNS, rows(tuned)), LEGEND),
+        section("Accuracy against latency", plot, PLOTTED) if plot else "",
+        section("Trials", f'<div class="worded">{table(COLUMNS, rows(tuned))}</div>', LEGEND),
     ]
     badge = "valid" if tuned.bundle is not None else "invalid"
     where = machine.sentence(tuned.result.machine) if tuned.result is not None else ""
@@ -157,27 +183,36 @@ def _figures(one: Choice) -> list[str]:
 def _plot(tuned: Tuned) -> str:
     """mAP against the mean and against p99, with the same engines in both; empty where nothing was
     judged."""
-    shown = {one.name + (", chosen" if one == tuned.best else ""): one.point for one in _shown(tuned)}
-    reference = next((point.map + point.map_drop for point in shown.values() if point.map is not None and point.map_drop is not None), None)
-    wanted = (tuned.best.point if tuned.best is not None else None, *_ends(list(shown.values())))
-    named = {name for name, point in shown.items() if point in wanted}
+    shown = [one for one in _shown(tuned) if one.point.map is not None]
+    if not shown:
+        return ""
+    reference = next(
+        (one.point.map + one.point.map_drop for one in shown if one.point.map is not None and one.point.map_drop is not None), None
+    )
+    wanted = (tuned.best, *_ends(shown))
+    names = [one.name + (", chosen" if one == tuned.best else "") for one in shown]
+    named = {name for name, one in zip(names, shown, strict=True) if one in wanted}
+    colours = [PRECISIONS.index(one.trial.candidate.precision) for one in shown]
     drawn = ""
-    for heading in ("Mean", "p99"):
-        points = [
-            (name, (point.mean_ms if heading == "Mean" else point.p99_ms) / tuned.batch, point.map)
-            for name, point in shown.items()
-            if point.map is not None
-        ]
-        drawn += f"<h3>{heading}</h3>{charts.pareto(points, reference=reference, named=named)}" if points else ""
+    for heading, metric in (("Mean", "mean"), ("p99", "p99")):
+        points = [(name, (one.figure(metric) or 0.0) / tuned.batch, one.point.map or 0.0) for name, one in zip(names, shown, strict=True)]
+        limits = _limits(tuned, metric, reference)
+        drawn += f"<h3>{heading}</h3>{charts.pareto(points, reference=reference, named=named, limits=limits, colours=colours)}"
     return drawn
 
 
-def _ends(points: Sequence[Point]) -> tuple[Point, ...]:
+def _limits(tuned: Tuned, metric: str, reference: float | None) -> tuple[float | None, float | None]:
+    """Of an image's latency and of mAP, as the budget sets them."""
+    latency = [one.value / tuned.batch for one in tuned.budget if one.metric == metric and one.upper]
+    worth = [one.value for one in tuned.budget if one.metric == "map" and not one.upper]
+    worth += [reference - one.value for one in tuned.budget if one.metric == "map_drop" and one.upper and reference is not None]
+    return min(latency, default=None), max(worth, default=None)
+
+
+def _ends(judged: Sequence[Choice]) -> tuple[Choice, Choice]:
     """The fastest, and the best: what is named beside the chosen one."""
-    judged = [point for point in points if point.map is not None]
-    if not judged:
-        return ()
-    return min(judged, key=lambda point: point.mean_ms), max(judged, key=lambda point: (point.map or 0.0, -point.mean_ms))
+    fastest = min(judged, key=lambda one: one.point.mean_ms)
+    return fastest, max(judged, key=lambda one: (one.point.map or 0.0, -one.point.mean_ms))
 
 
 def _shown(tuned: Tuned) -> list[Choice]:

@@ -6,9 +6,12 @@
    that is smaller.
 3. Of a graph, int8 comes first, then the 16-bit float, then FP32: the cheapest that may do.
 4. What an estimate rules out is not built: its size by that of an engine of the same backend and
-   precision, its latency by *look* alone of one, scaled with the pixels.
+   precision, its latency by *look* alone of one, scaled with the pixels. Either may be more than
+   the budget allows, or than the best so far has of what is minimised.
 5. What fits and may be better than the best so far is timed against that, interleaved; inside the
    noise is no difference.
+6. What comes out is timed once more, by itself. If it no longer fits, or another has become better,
+   the next is chosen by the same rules.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.errors import EdgeError
-from edge.tuning.budget import Budget
+from edge.tuning.budget import SURE, Budget
 from edge.tuning.trial import Candidate, Choice, Trial, choices, nearest
 
-SAME_SIZE = 0.9  # an engine of another input size has at least so much of the bytes of its like
-LOOK = 0.75  # and *look* takes at least so much of what the pixels let expect
+LIKE = 0.9  # an engine of the same backend and precision has at least so much of the bytes of its like
+LOOK = 0.75  # and *look* takes at least so much of what the pixels let expect; LIKE where those are the same
 WORTH = 1.25  # what was slower by more than this when each was measured by itself is not timed against the best
 GATE = 0.5  # of what a drop leaves to the rounding: the rest is for looking at less, and for what other images would say
 LATENCY = ("mean", "p50", "p90", "p99")
@@ -75,8 +78,12 @@ class Laboratory(Protocol):
             EdgeError: it cannot be built.
         """
 
-    def least_drop(self, candidate: Candidate) -> float:
-        """The least drop that its graph in FP32 may have, by a 95 % interval; its engine is
+    def time_longer(self, choice: Choice) -> bool:
+        """Time a choice by itself, on more images; from then on its trial has those latencies.
+        False where that was done before."""
+
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
+        """What its graph loses in FP32, in points, and the standard error of that; its engine is
         there."""
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
@@ -119,8 +126,31 @@ def search(
     Args:
         objective: the metric that is to be least among what fits.
         may_start: whether there is time for a trial that takes so many seconds.
-        tell: is told of every row when it is known.
+        tell: is told of every row when it is known, and again if it changes.
     """
+    told: set[Row] = set()
+
+    def tell_news(row: Row) -> None:
+        if row not in told:
+            told.add(row)
+            tell(row)
+
+    while True:  # rule 6; it ends, for every choice is timed longer only once
+        found = _search(laboratory, space, budget, objective, may_start, tell_news)
+        timed = any(condition.metric in (*LATENCY, "throughput") for condition in budget)
+        if found.best is None or not timed or not laboratory.time_longer(found.best):
+            return found
+
+
+def _search(
+    laboratory: Laboratory,
+    space: Space,
+    budget: Budget,
+    objective: str,
+    may_start: Callable[[float], bool],
+    tell: Callable[[Row], None],
+) -> Found:
+    """Rules 1 to 5."""
     rows: list[Row] = []
     trials: list[Trial] = []
     lossy: dict[tuple[int, int | None], float] = {}  # graphs that lose too much in FP32
@@ -128,9 +158,11 @@ def search(
     best: Choice | None = None
     while queue:
         candidate = queue.pop(0)
-        why = _ruled_out(candidate, trials, lossy, budget)
-        if not why and trials and not laboratory.has(candidate) and not may_start(max(trial.seconds for trial in trials)):
-            why = "not built: the time was up"
+        why = ""
+        if not laboratory.has(candidate):
+            why = _ruled_out(candidate, trials, lossy, budget) or _beaten(candidate, trials, best, objective)
+            if not why and trials and not may_start(max(trial.seconds for trial in trials)):
+                why = "not built: the time was up"
         trial = None
         if not why:
             try:
@@ -155,7 +187,7 @@ def search(
             if best is None or _beats(laboratory, mine, best, objective):
                 best = mine
             else:
-                why = f"fits; {best.name} is no worse"
+                why = "fits, but is not better"
         rows.append(Row(candidate, mine, why))
         tell(rows[-1])
     return Found(best, tuple(replace(row, why="chosen") if best and row.choice == best else row for row in rows), tuple(trials))
@@ -164,10 +196,11 @@ def search(
 def verdict(choice: Choice, budget: Budget) -> str:
     """Whether it fits, in words."""
     missed = choice.misses(budget)
-    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {_by(miss)}" for one, miss in missed.items())
+    return "fits" if not missed else "misses " + ", ".join(f"{one.metric} {by(miss)}" for one, miss in missed.items())
 
 
-def _by(miss: float) -> str:
+def by(miss: float) -> str:
+    """How far a condition is missed, in words."""
     return "unmeasured" if miss == float("inf") else f"by {miss:.0%}" if miss >= 0.005 else "just"
 
 
@@ -210,32 +243,53 @@ def _too_lossy(laboratory: Laboratory, mine: Choice, budget: Budget, lossy: dict
     if not limits or min(point.map_drop or 0.0 for point in mine.trial.points) <= min(limits):
         return None
     graph = (candidate.size, candidate.regions)
-    least = laboratory.least_drop(candidate)
-    if least > min(limits):
-        lossy[graph] = least
+    drop, error = laboratory.fp32_drop(candidate)
+    if drop > min(limits):
+        lossy[graph] = drop
         return None
     if candidate.precision != "int8" or candidate.max_map_drop is not None:
         return None
     others = [one for one in mine.misses(budget) if one.metric not in ("map_drop", "map")]
-    left = GATE * (min(limits) - max(0.0, least))
+    left = GATE * (min(limits) - max(0.0, drop) - SURE * error)
     return replace(candidate, max_map_drop=round(left, 3)) if left > 0 and not others else None
 
 
 def _ruled_out(candidate: Candidate, trials: Sequence[Trial], lossy: dict[tuple[int, int | None], float], budget: Budget) -> str:
     """Why an engine need not be built; empty where it may do. Rules 2 and 4."""
-    for (size, regions), least in lossy.items():
+    for (size, regions), drop in lossy.items():
         if candidate.size <= size and candidate.regions == regions:
-            return f"not built: {size} px lose {least:.2f} points in FP32"
+            graph = f"{size} px" + ("" if regions is None else f" with {regions} regions")
+            return f"not built: {graph} lose {drop:.2f} points in FP32"
     for condition in budget:
         if not condition.upper:
             continue
-        for trial in trials:
-            known = trial.candidate
-            if (known.backend, known.precision) != (candidate.backend, candidate.precision):
-                continue
-            if condition.metric == "size" and SAME_SIZE * trial.size_mb > condition.value:
-                return f"not built: about {trial.size_mb:.1f} MB"
-            look = LOOK * trial.look_ms * (candidate.size / known.size) ** 2
-            if condition.metric in LATENCY and look > condition.value:
-                return f"not built: look alone takes {look:.3g} ms"
+        for known in _alike(candidate, trials):
+            if condition.metric == "size" and LIKE * known.size_mb > condition.value:
+                return f"not built: about {known.size_mb:.1f} MB"
+            if condition.metric in LATENCY and _look_ms(candidate, known) > condition.value:
+                return f"not built: look alone takes {_look_ms(candidate, known):.3g} ms"
     return ""
+
+
+def _beaten(candidate: Candidate, trials: Sequence[Trial], best: Choice | None, objective: str) -> str:
+    """Why an engine cannot be better than the best so far; empty where it may be. Rule 4."""
+    if best is None:
+        return ""
+    for known in _alike(candidate, trials):
+        if objective == "size" and LIKE * known.size_mb > _value(best, objective):
+            return f"not built: about {known.size_mb:.1f} MB, more than {best.name}"
+        if objective in LATENCY and _look_ms(candidate, known) > _value(best, objective):
+            return f"not built: look alone takes {_look_ms(candidate, known):.3g} ms, longer than {best.name}"
+    return ""
+
+
+def _alike(candidate: Candidate, trials: Sequence[Trial]) -> list[Trial]:
+    """Those of the same backend and precision."""
+    return [one for one in trials if (one.candidate.backend, one.candidate.precision) == (candidate.backend, candidate.precision)]
+
+
+def _look_ms(candidate: Candidate, known: Trial) -> float:
+    """The least that *look* takes, by a trial of the same backend and precision."""
+    if candidate.size == known.candidate.size:
+        return LIKE * known.look_ms
+    return LOOK * known.look_ms * (candidate.size / known.candidate.size) ** 2

@@ -39,10 +39,24 @@ print(bench(BenchOptions(bundle=(Path(sys.argv[1]),), batch=(int(sys.argv[2]),),
 Place = tuple[Path, float]  # a bundle, at an effort
 
 
-def timed(engine: Engine, images: Dataset, batch: int, efforts: Sequence[float]) -> tuple[Mapping[float, NDArray[np.float64]], int]:
-    """Seconds of every batch at every effort, interleaved; and how many images that were."""
-    some = images.subset(sample(len(images), TIMED))
+def timed(
+    engine: Engine, images: Dataset, batch: int, efforts: Sequence[float], *, most: int = TIMED
+) -> tuple[Mapping[float, NDArray[np.float64]], int]:
+    """Seconds of every batch at every effort, interleaved; and how many images that were.
+
+    Args:
+        most: images.
+    """
+    some = images.subset(sample(len(images), most))
     return time_efforts(lambda given, effort: engine.infer(given, effort=effort), decoded(engine, some, batch), efforts, limit_s=LIMIT_S)
+
+
+def figures(seconds: NDArray[np.float64], batch: int) -> dict[str, float]:
+    """Latencies of batches as a ``Point`` names them."""
+    ms = seconds * 1e3
+    mean = float(ms.mean())
+    p50, p90, p99 = np.percentile(ms, (50, 90, 99)).tolist()
+    return {"mean_ms": mean, "p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "throughput": 1e3 * batch / mean}
 
 
 def decoded(engine: Engine, images: Dataset, batch: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edge.plain import LEFT_OUT
-from edge.tuning.budget import Budget, Condition
+from edge.tuning.budget import OF_LABELS, Budget, Condition
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Point:
     Attributes:
         mean_looks: regions looked at, of an image in the mean.
         map_drop: against the given weights in FP32 at their own size, regions and effort 1.
+        map_error: standard error of that difference, by the images that decide.
         energy_mj: of an image; None where it was not asked for.
     """
 
@@ -53,6 +54,7 @@ class Point:
     p90_ms: float
     p99_ms: float
     throughput: float
+    map_error: float | None = None
     energy_mj: float | None = field(default=None, metadata=LEFT_OUT)
 
 
@@ -112,7 +114,19 @@ class Choice:
 
     def misses(self, budget: Budget) -> dict[Condition, float]:
         """The conditions that do not hold, and by how much of their value."""
-        return {one: miss for one in budget if (miss := one.miss(self.figure(one.metric)))}
+        return {one: miss for one in budget if (miss := self.miss(one))}
+
+    def miss(self, condition: Condition) -> float:
+        """By how much of its value a condition does not hold; 0 where it holds."""
+        return condition.miss(self.figure(condition.metric), self._error(condition))
+
+    def needed(self, condition: Condition) -> float | None:
+        """The value at which a condition would hold; None without a figure."""
+        measured = self.figure(condition.metric)
+        return None if measured is None else condition.needed(measured, self._error(condition))
+
+    def _error(self, condition: Condition) -> float:
+        return (self.point.map_error or 0.0) if condition.metric in OF_LABELS else 0.0
 
 
 def choices(trials: Iterable[Trial]) -> list[Choice]:
@@ -147,7 +161,7 @@ def misses(found: list[Choice], budget: Budget) -> tuple[Miss, ...]:
     made = []
     for condition in budget:
         others = [one for one in found if not set(one.misses(budget)) - {condition}]
-        best = min(others, key=lambda one: condition.miss(one.figure(condition.metric)), default=None)
-        whole = best or min(found, key=lambda one: condition.miss(one.figure(condition.metric)), default=None)
-        made.append(Miss(condition, best, condition.miss(whole.figure(condition.metric)) if whole else float("inf")))
+        best = min(others, key=lambda one: one.miss(condition), default=None)
+        whole = best or min(found, key=lambda one: one.miss(condition), default=None)
+        made.append(Miss(condition, best, whole.miss(condition) if whole else float("inf")))
     return tuple(sorted(made, key=lambda miss: (miss.choice is None, miss.by if miss.choice else -miss.by)))

@@ -7,12 +7,14 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge import adaptive
 from edge.atomic import check_folder_writable, folder_written_atomically
+from edge.backends.base import Facts
 from edge.bundle import REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.events import SILENT, Events
@@ -90,6 +92,7 @@ class Tuned:
                     "condition": one.condition.text,
                     "nearest": None if one.choice is None else one.choice.name,
                     "measured": None if one.choice is None else one.choice.figure(one.condition.metric),
+                    "needed": None if one.choice is None else one.choice.needed(one.condition),
                     "misses_by": one.by if math.isfinite(one.by) else None,
                 }
                 for one in self.misses
@@ -165,13 +168,9 @@ def _write(
 ) -> Path:
     """The chosen trial at its effort, with the given weights in FP32 as its reference."""
     source, own = laboratory.bundle_of(best.trial.candidate), Bundle.read(laboratory.bundle_of(first))
-    manifest = read_manifest(source)
-    stages = manifest.get("stages")
-    if stages is not None:
-        stages = {**stages, "effort": best.point.effort, "thresholds": _thresholds(laboratory, best, given)}
     content: Mapping[str, Json] = {
-        **{name: value for name, value in manifest.items() if name not in ("schema", "files")},
-        "stages": stages,
+        **{name: value for name, value in read_manifest(source).items() if name not in ("schema", "files")},
+        **_second_pass(laboratory, best, given),
         "reference": {"image": own.manifest["image"], "regions": first.regions},
         "tuned": {"budget": [one.text for one in conditions], "minimise": minimise, "validation": to_plain(best.point)},
     }
@@ -183,10 +182,15 @@ def _write(
     return path
 
 
-def _thresholds(laboratory: RealLaboratory, best: Choice, given: Given) -> list[float]:
-    """Of the labels at the chosen effort; none where they are those of the model."""
-    if not given.judged or best.point.effort == 1 or given.images.labels is None:
-        return []
-    from calib.thresholds import fit_thresholds
+def _second_pass(laboratory: RealLaboratory, best: Choice, given: Given) -> Facts:
+    """Manifest keys: the rule that was measured, the chosen effort, and the thresholds of labels
+    there and at effort 1."""
+    bundle = Bundle.read(laboratory.bundle_of(best.trial.candidate))
+    if bundle.stages is None:
+        return {}
+    if not given.judged or given.images.labels is None:
+        return {"stages": to_plain(replace(bundle.stages, effort=best.point.effort))}
+    from calib.effort import fit_effort
 
-    return list(fit_thresholds(laboratory.scores(best), given.images.labels).thresholds)
+    fitted = fit_effort(laboratory.outputs(best.trial.candidate), given.images.labels, effort=best.point.effort)
+    return adaptive.keys_of(bundle, bundle.stages, replace(fitted, rule=bundle.stages.rule))

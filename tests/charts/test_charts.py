@@ -88,6 +88,17 @@ def test_names_of_engines_that_lie_close_together_can_be_read():
     assert all(below - above >= 14 for above, below in pairwise(rows))
 
 
+def test_limits_are_lines_and_no_point_is_drawn_over_a_name():
+    drawn = charts.pareto([("a", 10.0, 90.0), ("b", 10.5, 90.0)], limits=(12.0, 85.0), colours=(2, 2))
+    assert "at most 12 ms" in drawn
+    assert "at least 85.00 mAP" in drawn
+    assert drawn.rindex("<circle") < drawn.index(">a</text>")
+    assert set(re.findall(r'<circle[^>]*class="(\w)\d"', drawn)) == {"f", "o"}
+    assert set(re.findall(r'<circle[^>]*class="\w(\d)"', drawn)) == {"2"}
+    beyond = charts.pareto([("a", 10.0, 90.0)], limits=(500.0, None))  # which would squeeze the rest into a corner
+    assert "500" not in beyond
+
+
 def test_of_many_engines_only_those_asked_for_are_named_and_all_can_be_pointed_at():
     from edge.charts import pareto
 

@@ -85,6 +85,21 @@ def test_a_figure_meets_a_condition_with_room_where_another_run_may_differ(text,
     assert (one.miss(figure) == 0) is holds
 
 
+@pytest.mark.parametrize(
+    ("text", "figure", "error", "holds"),
+    [
+        ("map_drop<0.3", 0.2, 0.05, True),
+        ("map_drop<0.3", 0.2, 0.08, False),  # by one standard error it would hold
+        ("map_drop<0.3", 0.0, 0.0, True),
+        ("map>90", 90.2, 0.1, True),
+        ("map>90", 90.2, 0.15, False),
+    ],
+)
+def test_map_must_keep_its_limit_by_more_than_a_standard_error(text, figure, error, holds):
+    (one,) = parse(text)
+    assert (one.miss(figure, error) == 0) is holds
+
+
 def test_a_miss_is_a_share_of_the_limit():
     (one,) = parse("size<10")
     assert one.miss(15.0) == pytest.approx(0.5)

@@ -45,19 +45,22 @@ class World:
         points = []
         for effort in EFFORTS:
             mean = pace * area * (1 + effort * (candidate.regions or 0) / 4)
-            loss = self.fp32_drop(candidate) + self._rounding(candidate) + (1 - effort) ** 2 * (3 if candidate.regions == 4 else 2)
+            loss = self.loss(candidate) + self._rounding(candidate) + (1 - effort) ** 2 * (3 if candidate.regions == 4 else 2)
             points.append(Point(effort, effort * 4, 90 - loss, loss, mean, mean, 1.1 * mean, 1.3 * mean, 1e3 / mean))
         return Trial(candidate, mb, None, tuple(points), 100, 60.0)
 
-    def fp32_drop(self, candidate: Candidate) -> float:
+    def loss(self, candidate: Candidate) -> float:
         return max(0, 256 - candidate.size) / 64 * 1.5 - max(0, candidate.size - 256) / 64 * 0.5 + (0 if candidate.regions == 4 else 0.4)
 
     def _rounding(self, candidate: Candidate) -> float:
         loss = {"int8": 0.6, "fp16": 0.02, "fp32": 0.0}[candidate.precision]
         return loss if candidate.max_map_drop is None else min(loss, candidate.max_map_drop)
 
-    def least_drop(self, candidate: Candidate) -> float:
-        return self.fp32_drop(candidate) - 0.2  # the interval's lower end
+    def time_longer(self, choice: Choice) -> bool:
+        return False
+
+    def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
+        return self.loss(candidate), 0.2 if candidate.size < 256 else 0.0
 
     def compare(self, challenger: Choice, best: Choice, metric: str) -> str:
         mine, other = challenger.figure(metric), best.figure(metric)
@@ -109,11 +112,55 @@ def test_look_alone_rules_out_larger_inputs():
     assert sum("look alone takes" in row.why for row in found.rows) == len(found.rows) - 6
 
 
+@pytest.mark.parametrize(("objective", "said"), [("mean", "look alone takes"), ("size", "MB, more than")])
+def test_what_cannot_be_better_than_the_best_so_far_is_not_built(objective, said):
+    world = World()
+    found = search(world, SPACE, parse("map_drop<3"), objective)
+    beaten = [row for row in found.rows if said in row.why and found.best.trial.candidate.precision in row.why]
+    assert beaten
+    assert not {row.candidate for row in beaten} & set(world.built)
+    assert found.best.figure(objective) <= brute_force(world, parse("map_drop<3"), objective) * (1 + 2 * NOISE)
+
+
+def test_a_choice_that_a_longer_timing_does_not_bear_out_gives_way():
+    world = World()
+    first = search(world, SPACE, parse("mean<6, map_drop<2"), "mean").best
+    slow: set[Choice] = set()
+
+    def time_longer(choice: Choice) -> bool:
+        if choice.name in {one.name for one in slow}:
+            return False
+        slow.add(choice)
+        return True
+
+    known = world.known
+
+    def slower(candidate: Candidate) -> Trial:
+        trial, names = known(candidate), {one.name for one in slow}
+        points = [replace(point, mean_ms=9.0) if Choice(trial, point).name in names else point for point in trial.points]
+        return replace(trial, points=tuple(points))
+
+    world.time_longer, world.known = time_longer, slower
+    told = []
+    found = search(world, SPACE, parse("mean<6, map_drop<2"), "mean", tell=told.append)
+    assert first.name in {one.name for one in slow}
+    assert found.best is None or found.best.name not in {one.name for one in slow}
+    assert len(told) == len(set(told))
+    assert search(world, SPACE, parse("map_drop<2, size<99MB"), "mean").best is not None  # no latency is promised: nothing to time again
+
+
 def test_int8_that_loses_too_much_is_tried_with_layers_in_float():
     found = search(World(), replace(SPACE, sizes=(256,), regions=(4,)), parse("map_drop<0.3, size<4MB"), "mean")
     assert found.best is not None
     assert found.best.trial.candidate.max_map_drop == pytest.approx(0.15)
     assert found.best.trial.candidate.precision == "int8"
+
+
+def test_no_layers_return_to_float_where_fp32_itself_loses_too_much():
+    found = search(World(), SPACE, parse("map_drop<1.4, size<4MB"), "mean")  # 192 pixels lose 1.5 in FP32
+    gated = {row.candidate.size for row in found.rows if row.candidate.max_map_drop is not None}
+    assert 192 not in gated
+    assert any(row.candidate.size == 192 and row.choice is not None for row in found.rows)
 
 
 def test_a_precision_that_cannot_be_built_leaves_a_reason_and_the_rest_goes_on():
@@ -138,15 +185,21 @@ def test_the_reference_is_not_chosen_where_it_may_not_be():
 
 def test_when_the_time_is_up_the_rest_is_said_not_to_be_built():
     left = [True, False]
-    found = search(World(), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: bool(left) and left.pop(0))
+    found = search(World(), SPACE, parse("map_drop<9"), "map_drop", may_start=lambda seconds: bool(left) and left.pop(0))
     assert len(found.trials) == 2
     assert all(row.why == "not built: the time was up" for row in found.rows[2:])
 
 
 def test_what_an_earlier_run_found_is_used_though_the_time_is_up():
     kept = tuple(SPACE.candidates())[:5]
-    found = search(World(kept=kept), SPACE, parse("map_drop<9"), "mean", may_start=lambda seconds: False)
+    found = search(World(kept=kept), SPACE, parse("map_drop<9"), "map_drop", may_start=lambda seconds: False)
     assert [trial.candidate for trial in found.trials] == list(kept)
+
+
+def test_no_row_says_that_a_trial_of_an_earlier_run_was_not_built():
+    kept = tuple(SPACE.candidates())
+    found = search(World(kept=kept), SPACE, parse("map_drop<1, size<4MB, mean<3"), "mean")
+    assert [trial.candidate for trial in found.trials if trial.candidate.max_map_drop is None] == list(kept)
 
 
 @pytest.mark.parametrize("text", ["map_drop<0.5, mean<500", "map>=89.5, mean<500"])
