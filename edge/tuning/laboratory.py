@@ -45,7 +45,7 @@ from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, standard_err
 
 RESULT = "result.json"
 OUTPUTS = "outputs.npz"
-FORMAT = 2  # of a trial's folder: raise it when trials of older code may not be read
+FORMAT = 3  # of a trial's folder: raise it when trials of older code may not be read
 ENERGY_NOISE = 0.05
 
 
@@ -180,7 +180,8 @@ class RealLaboratory:
         }
         with Engine.load(bundle.path) as engine:
             outputs = self._collected(engine, candidate)
-        return adaptive.keys_of(bundle, bundle.stages, fit_effort(outputs, self._labels, effort=1.0, fitted_on=fitted_on))
+        fitted = fit_effort(outputs, self._labels, bundle.image.size, effort=1.0, fitted_on=fitted_on)
+        return adaptive.keys_of(bundle, bundle.stages, fitted)
 
     def _donor(self, candidate: Candidate) -> Path | None:
         """A bundle that differs in its backend only."""
@@ -200,7 +201,7 @@ class RealLaboratory:
             if given.judged:
                 outputs = read_outputs(self.folder_of(candidate) / OUTPUTS) or self._collected(engine, candidate)
                 rule = None if bundle.stages is None else bundle.stages.rule
-                points = worth(outputs, self._labels, self._reference, rule)
+                points = worth(outputs, self._labels, self._reference, rule, candidate.size)
             seconds, timed = timing.timed(engine, images, given.batch, [point.effort for point in points])
             joules = timing.energies(engine, images, given.batch) if "energy" in given.metrics else {}
         peak = timing.peak_mb(bundle, given.batch) if "peak_rss" in given.metrics else None

@@ -192,5 +192,6 @@ def _second_pass(laboratory: RealLaboratory, best: Choice, given: Given) -> Fact
         return {"stages": to_plain(replace(bundle.stages, effort=best.point.effort))}
     from calib.effort import fit_effort
 
-    fitted = fit_effort(laboratory.outputs(best.trial.candidate), given.images.labels, effort=best.point.effort)
+    outputs = laboratory.outputs(best.trial.candidate)
+    fitted = fit_effort(outputs, given.images.labels, bundle.image.size, effort=best.point.effort)
     return adaptive.keys_of(bundle, bundle.stages, replace(fitted, rule=bundle.stages.rule))

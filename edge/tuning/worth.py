@@ -37,7 +37,9 @@ class Worth:
     error: float
 
 
-def worth(outputs: Outputs, labels: NDArray[np.integer], reference: NDArray[np.floating], rule: RuleSpec | None) -> tuple[Worth, ...]:
+def worth(
+    outputs: Outputs, labels: NDArray[np.integer], reference: NDArray[np.floating], rule: RuleSpec | None, size: int
+) -> tuple[Worth, ...]:
     """By rising effort; an engine of one stage has only effort 1.
 
     Args:
@@ -45,13 +47,14 @@ def worth(outputs: Outputs, labels: NDArray[np.integer], reference: NDArray[np.f
         labels: (N, C).
         reference: (N, C) scores that every drop is counted from.
         rule: of the engine's second stage; None for one of one stage.
+        size: side of the engine's input in pixels.
     """
     if rule is None:
         regions = outputs["region_classes"].shape[1] if "region_classes" in outputs else None
         return (Worth(1.0, regions, mean_ap(outputs["scores"], labels), standard_error(reference, outputs["scores"], labels)),)
     from calib.effort import fit_effort
 
-    steps = fit_effort(outputs, labels, effort=1.0).steps
+    steps = fit_effort(outputs, labels, size, effort=1.0).steps
     errors = [standard_error(reference, scores_at(outputs, rule, step.effort), labels) for step in steps]
     return tuple(Worth(step.effort, step.looks, step.map, error) for step, error in zip(steps, errors, strict=True))
 

@@ -9,6 +9,7 @@ import pytest
 from edge.spec import RuleSpec
 from edge.tuning.worth import mean_ap, scores_at, worth
 
+SIZE = 64
 RULE = RuleSpec("interval", (0.5, 0.0), (0.5, 1.0), {})
 
 
@@ -19,7 +20,9 @@ def noise(count: int, seed: int):
     each = draw.random((count, 4, 5), np.float32)
     classes = np.argsort(-scores, axis=1)[:, :4]
     labels = np.where(draw.random((count, 5)) < 0.3, 1, -1).astype(np.int8)
-    outputs = {"global_scores": scores, "region_classes": classes, "region_scores": each, "scores": np.maximum(scores, each.max(1))}
+    boxes = np.sort(draw.integers(0, SIZE, (count, 4, 2, 2)), axis=2).reshape(count, 4, 4).astype(np.float32)
+    first = {"global_scores": scores, "regions": boxes, "region_classes": classes}
+    outputs = {**first, "region_scores": each, "scores": np.maximum(scores, each.max(1))}
     return outputs, labels
 
 
@@ -30,8 +33,8 @@ def test_efforts_are_judged_on_images_that_the_rule_has_not_seen():
     seen, unseen = [], []
     for seed in range(8):
         outputs, labels = noise(60, seed)
-        rule = fit_rule(outputs, labels)
-        found = {one.effort: one.map for one in worth(outputs, labels, outputs["scores"], rule)}
+        rule = fit_rule(outputs, labels, SIZE)
+        found = {one.effort: one.map for one in worth(outputs, labels, outputs["scores"], rule, SIZE)}
         for effort in set(JUDGED) & set(found):
             seen.append(mean_ap(scores_at(outputs, rule, effort), labels))
             unseen.append(found[effort])
@@ -40,13 +43,13 @@ def test_efforts_are_judged_on_images_that_the_rule_has_not_seen():
 
 def test_the_standard_error_is_that_of_the_difference_and_falls_with_the_images():
     (outputs, labels), (few, theirs) = noise(400, 0), noise(50, 0)
-    errors = {one.effort: one.error for one in worth(outputs, labels, outputs["scores"], RULE)}
+    errors = {one.effort: one.error for one in worth(outputs, labels, outputs["scores"], RULE, SIZE)}
     assert errors[1.0] == 0  # the reference itself
     assert errors[0.0] > 0.3
-    assert worth(few, theirs, few["scores"], RULE)[0].error > 1.5 * errors[0.0]
+    assert worth(few, theirs, few["scores"], RULE, SIZE)[0].error > 1.5 * errors[0.0]
 
 
 def test_an_engine_of_one_stage_has_one_effort():
     outputs, labels = noise(50, 1)
-    (only,) = worth({"scores": outputs["scores"]}, labels, outputs["global_scores"], None)
+    (only,) = worth({"scores": outputs["scores"]}, labels, outputs["global_scores"], None, SIZE)
     assert (only.effort, only.looks, only.map) == (1.0, None, pytest.approx(mean_ap(outputs["scores"], labels)))
