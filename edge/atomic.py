@@ -101,6 +101,26 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
                 _replace_folder(partial, target)
 
 
+def copy_folder(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
+    """Copy what lies in a folder into another one.
+
+    Args:
+        leave_out: of a file's or a folder's name.
+
+    Raises:
+        OSError: of the first file that cannot be copied; ``shutil.copytree`` raises a list without
+            their numbers, of which nobody could tell a full disk.
+    """
+    target.mkdir(exist_ok=True)
+    for name in os.listdir(source):
+        if leave_out(name):
+            continue
+        if (source / name).is_dir():
+            copy_folder(source / name, target / name, leave_out)
+        else:
+            shutil.copyfile(source / name, target / name)
+
+
 def check_writable(path: Path | str) -> None:
     """Refuse, before the work, a file that could not be written after it. Nothing is left
     behind."""

@@ -340,6 +340,18 @@ def test_a_folder_whose_filling_fails_never_appears_and_only_a_full_disk_is_told
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_that_cannot_be_copied_says_why(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("1")
+    (tmp_path / "a" / "left").touch()
+    atomic.copy_folder(tmp_path / "a", tmp_path / "new", lambda name: name == "left")
+    assert [path.name for path in sorted((tmp_path / "new").rglob("*"))] == ["b", "c"]
+    (tmp_path / "a" / "b" / "gone").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError) as error:
+        atomic.copy_folder(tmp_path / "a", tmp_path / "other")
+    assert error.value.errno == errno.ENOENT
+
+
 def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(manifest_folder, tmp_path, monkeypatch):
     mask = os.umask(0o027)
     try:
