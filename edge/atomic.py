@@ -102,14 +102,10 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
 
 
 def copy_folder(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
-    """Copy what lies in a folder into another one.
+    """Copy what lies in a folder into another one, but for the names to leave out.
 
-    Args:
-        leave_out: of a file's or a folder's name.
-
-    Raises:
-        OSError: of the first file that cannot be copied; ``shutil.copytree`` raises a list without
-            their numbers, of which nobody could tell a full disk.
+    Raises the first file's ``OSError``: ``shutil.copytree`` has a list without numbers, in which no
+    full disk is known.
     """
     target.mkdir(exist_ok=True)
     for name in os.listdir(source):

@@ -16,8 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, small_bundle: Callable[[str], 
     (folder / "folder" / "mine").touch()
     (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe")
+    somebody = os.open(folder / "pipe", os.O_RDWR)  # reads it; to write to a pipe is to wait for that
+    threading.Thread(target=lambda: any(not os.read(somebody, 1 << 16) for _ in count()), daemon=True).start()
     shutil.copytree(small_bundle("onnxruntime"), folder / "bundle")
     shutil.copytree(folder / "bundle", folder / "changed")
     (folder / "changed" / "engine.look.onnx").write_bytes(b"no")

@@ -355,6 +355,7 @@ def fresh(one: Command) -> Iterator[tuple[Path, Path]]:
         folder, notes = Path(temporary, "work"), Path(temporary, "notes")
         folder.mkdir()
         notes.mkdir()
+        (notes / "said").touch()  # a kill may come before anything is said
         if one.old:
             shutil.copytree(material() / "bundle", folder / "out")
         yield folder, notes
