@@ -59,11 +59,13 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 @contextlib.contextmanager
 def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
     """A new file, open for writing and reading, that becomes ``path`` at the end and goes on any
-    error."""
+    error; a device or a pipe cannot be filled so and is refused."""
     path = Path(path)
     # What else goes wrong while it is filled is not about this path.
     with refusing_full_disk(path), contextlib.ExitStack() as stack:
         with refusing_unwritable(path):
+            if _is_special(path):
+                raise EdgeError("write", f"{path} is no regular file, or is written to already", "Choose another place")
             target = _resolved(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = stack.enter_context(_partial(target))
@@ -102,11 +104,8 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
 
 
 def copy_folder(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
-    """Copy what lies in a folder into another one, but for the names to leave out.
-
-    Raises the first file's ``OSError``: ``shutil.copytree`` has a list without numbers, in which no
-    full disk is known.
-    """
+    """Copy what lies in a folder into another one, but for the names to leave out; raises the first
+    file's ``OSError``, where ``shutil.copytree`` has a list in which no full disk is known."""
     target.mkdir(exist_ok=True)
     for name in os.listdir(source):
         if leave_out(name):

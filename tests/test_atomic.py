@@ -116,6 +116,13 @@ def test_standard_output_takes_a_result_between_what_is_printed(tmp_path, where)
     assert os.listdir(tmp_path) == ([] if where == "pipe" else ["out.txt"])
 
 
+def test_a_device_does_not_give_way_to_a_file_that_grows(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EdgeError, match="no regular file"), atomic.file_written_atomically(tmp_path / "pipe"):
+        pytest.fail("it was opened")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_a_partial_file_that_a_kill_left_goes_with_the_next_write(tmp_path):
     code = "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     assert child(code, tmp_path).wait(timeout=30) == -signal.SIGKILL

@@ -508,7 +508,7 @@ def main() -> None:
     if given.table:
         print(table(known))
         return
-    if given.few is None:
+    if given.bundle is None:
         import_everything()
     material()
     done = {(one.command, one.call, one.number, one.fault) for one in known}

@@ -113,7 +113,7 @@ def test_a_value_out_of_range_is_one_line(bundle, clip, capsys, words, said):
 def test_a_terminal_that_cannot_be_written_costs_no_film(bundle, clip, tmp_path, monkeypatch):
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full here")
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "a") as full:
         monkeypatch.setattr(sys, "stderr", full)
         assert run(bundle, clip, "--draw", tmp_path / "seen.mp4", "--json", tmp_path / "lines", "--frames", "2") == 1
     assert (tmp_path / "seen.mp4").stat().st_size > 500
