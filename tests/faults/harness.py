@@ -125,6 +125,12 @@ def import_everything() -> None:
         "edge.pipeline",
         "edge.quantisation",
         "edge.adaptive",
+        "edge.data",
+        "edge.data.pixels",
+        "edge.train",
+        "edge.training.qat",
+        "edge.training.recipes",
+        "edge.training.start",
         "edge.training.trainer",
         "calib.effort",
         "calib.trials",
@@ -381,15 +387,18 @@ def listed(log: Path, folder: Path) -> list[Call]:
     return found
 
 
-def calls(one: Command) -> list[Call]:
-    """What a run without a fault calls. Of many writes in a row to one file the first, the second
-    and the last."""
+def called(one: Command) -> list[Call]:
+    """What a run without a fault calls."""
     with fresh(one) as (folder, notes):
         code = traced(lambda: one.main(one.words(folder)[0]), notes / "said", notes / "log")
         assert code == 0, (notes / "said").read_text()
-        every = listed(notes / "log", folder)
+        return listed(notes / "log", folder)
+
+
+def calls(one: Command) -> list[Call]:
+    """Of many writes in a row to one file the first, the second and the last."""
     found: list[Call] = []
-    for call in every:
+    for call in called(one):
         before = found[-3:] if call.kind in ("write", "pwrite64", "writev") else []
         if len(before) == 3 and all(each[::2] == call[::2] for each in before):
             found.pop()
@@ -439,7 +448,9 @@ def injected(name: str, call: Call, fault: str) -> Outcome:
             came = {each[2:]: each.number for each in listed(notes / "log", folder) if each.kind == call.kind}
             if came.get(call[2:]) == number and _hit(notes / "log"):
                 return Outcome(name, call.kind, call.number, call.where, fault, code, said, judge(one, folder, notes, fault, code))
-            number, wrong = came.get(call[2:], number), f"missed: the call came as number {came.get(call[2:])}"
+        if call[2:] not in came:  # what was hit stood before it
+            came = {each[2:]: each.number for each in called(one) if each.kind == call.kind}
+        number, wrong = came.get(call[2:], number), f"missed: the call came as number {came.get(call[2:])}"
     return Outcome(name, call.kind, call.number, call.where, fault, code, said, wrong)
 
 
