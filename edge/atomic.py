@@ -67,7 +67,7 @@ def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
             if _is_special(path):
                 raise EdgeError("write", f"{path} is no regular file, or is written to already", "Choose another place")
             target = _resolved(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_parents(target)
             partial = stack.enter_context(_partial(target))
             file = stack.enter_context(open(partial, "x+b"))
         yield file
@@ -91,7 +91,7 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
     with refusing_full_disk(path), contextlib.ExitStack() as stack:
         with refusing_unwritable(path):
             target = _resolved(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_parents(target)
             partial = stack.enter_context(_partial(target))
             partial.mkdir()
         yield partial
@@ -101,19 +101,6 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
             else:
                 check(path)
                 _replace_folder(partial, target)
-
-
-def copy_folder(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
-    """Copy what lies in a folder into another one, but for the names to leave out; raises the first
-    file's ``OSError``, where ``shutil.copytree`` has a list in which no full disk is known."""
-    target.mkdir(exist_ok=True)
-    for name in os.listdir(source):
-        if leave_out(name):
-            continue
-        if (source / name).is_dir():
-            copy_folder(source / name, target / name, leave_out)
-        else:
-            shutil.copyfile(source / name, target / name)
 
 
 def check_writable(path: Path | str) -> None:
@@ -235,15 +222,25 @@ def _own_stream(path: Path) -> int | None:
     return None
 
 
-def _probe(target: Path) -> None:
-    """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one
-    there is."""
+def _tried(target: Path) -> Path:
+    """A name as long as any of a path's, in the nearest folder there is; mostly its own."""
     folder, missing = target.parent, [target.name]
     while _mode(folder) is None:
         missing.append(folder.name)
         folder = folder.parent
-    with _partial(folder / max(missing, key=len)) as partial:
+    return folder / max(missing, key=len)
+
+
+def _probe(target: Path) -> None:
+    with _partial(_tried(target)) as partial:
         open(partial, "x").close()
+
+
+def _make_parents(target: Path) -> None:
+    tried = _tried(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if tried != target:
+        _clear_up(tried)  # nothing else will, where the probe's removal was refused
 
 
 # ---- partials ------------------------------------------------------------------------------------

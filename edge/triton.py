@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from edge import backends, command
-from edge.atomic import copy_folder, folder_written_atomically, is_free
+from edge.atomic import folder_written_atomically, is_free
 from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.folder import copy_folder
 
 MAX_INSTANCES = 1024
 PACKAGE = Path(__file__).resolve().parent

@@ -27,6 +27,7 @@ from edge.atomic import (
     write_atomically,
 )
 from edge.errors import EdgeError
+from edge.folder import copy_folder
 from edge.manifest import NAME, check_replaceable
 
 never = partial(check_replaceable, replace=False)
@@ -160,6 +161,15 @@ def test_a_partial_that_could_not_be_removed_stops_no_later_write(tmp_path, monk
     (tmp_path / "b").mkdir()
     check_folder_writable(tmp_path / "b")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_a_probe_could_not_remove_goes_when_its_folders_are_made(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        check_writable(tmp_path / "folder" / "a longer name")
+    assert os.listdir(tmp_path)
+    write_atomically(tmp_path / "folder" / "a longer name", b"whole")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
@@ -351,11 +361,11 @@ def test_a_folder_that_cannot_be_copied_says_why(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_text("1")
     (tmp_path / "a" / "left").touch()
-    atomic.copy_folder(tmp_path / "a", tmp_path / "new", lambda name: name == "left")
+    copy_folder(tmp_path / "a", tmp_path / "new", lambda name: name == "left")
     assert [path.name for path in sorted((tmp_path / "new").rglob("*"))] == ["b", "c"]
     (tmp_path / "a" / "b" / "gone").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError) as error:
-        atomic.copy_folder(tmp_path / "a", tmp_path / "other")
+        copy_folder(tmp_path / "a", tmp_path / "other")
     assert error.value.errno == errno.ENOENT
 
 

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.atomic import check_folder_writable, clear_folder, copy_folder, folder_written_atomically
+from edge.atomic import check_folder_writable, clear_folder, folder_written_atomically
 from edge.bundle import REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.events import SILENT, Events
+from edge.folder import copy_folder
 from edge.manifest import NAME, check_replaceable, read_manifest, write_manifest
 from edge.options import BuildOptions, refuse_unread
 from edge.packages import check_host_packages

@@ -46,6 +46,7 @@ from PIL import Image
 
 from edge import bench, build, command, pipeline, predict, tune
 from edge.bundle import Bundle
+from edge.image import decode
 from edge.manifest import NAME
 from edge.measure.latency import Plan
 from edge.tuning import TuneOptions, timing
@@ -163,6 +164,7 @@ def material() -> Path:
         Image.fromarray(one).save(folder / "data" / "images" / f"{index}.png")
         rows.append(f"{index}.png,{split},{'ab'[index % 2]}")
     (folder / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+    decode(folder / "data" / "images" / "0.png")  # for what Pillow imports, so that no thread of a child has to
     if _given:
         shutil.copytree(_given[0], folder / "bundle")
         return folder
