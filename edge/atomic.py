@@ -59,13 +59,15 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 @contextlib.contextmanager
 def file_written_atomically(path: Path | str) -> Iterator[BinaryIO]:
     """A new file, open for writing and reading, that becomes ``path`` at the end and goes on any
-    error."""
+    error; a device or a pipe cannot be filled so and is refused."""
     path = Path(path)
     # What else goes wrong while it is filled is not about this path.
     with refusing_full_disk(path), contextlib.ExitStack() as stack:
         with refusing_unwritable(path):
+            if _is_special(path):
+                raise EdgeError("write", f"{path} is no regular file, or is written to already", "Choose another place")
             target = _resolved(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_parents(target)
             partial = stack.enter_context(_partial(target))
             file = stack.enter_context(open(partial, "x+b"))
         yield file
@@ -89,7 +91,7 @@ def folder_written_atomically(path: Path | str, check: Callable[[Path], None]) -
     with refusing_full_disk(path), contextlib.ExitStack() as stack:
         with refusing_unwritable(path):
             target = _resolved(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_parents(target)
             partial = stack.enter_context(_partial(target))
             partial.mkdir()
         yield partial
@@ -220,15 +222,25 @@ def _own_stream(path: Path) -> int | None:
     return None
 
 
-def _probe(target: Path) -> None:
-    """Try to make a file beside a name or, where that folder is yet to be made, in the nearest one
-    there is."""
+def _tried(target: Path) -> Path:
+    """A name as long as any of a path's, in the nearest folder there is; mostly its own."""
     folder, missing = target.parent, [target.name]
     while _mode(folder) is None:
         missing.append(folder.name)
         folder = folder.parent
-    with _partial(folder / max(missing, key=len)) as partial:
+    return folder / max(missing, key=len)
+
+
+def _probe(target: Path) -> None:
+    with _partial(_tried(target)) as partial:
         open(partial, "x").close()
+
+
+def _make_parents(target: Path) -> None:
+    tried = _tried(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if tried != target:
+        _clear_up(tried)  # nothing else will, where the probe's removal was refused
 
 
 # ---- partials ------------------------------------------------------------------------------------

@@ -126,9 +126,10 @@ def say(*lines: str) -> None:
         _print(line, sys.stdout)
 
 
-def complain(text: str) -> None:
-    """A line of bad news for the person at the terminal."""
-    _print(text, sys.stderr)
+def complain(text: str, end: str = "\n") -> None:
+    """A line for the person at the terminal that is no result; with ``end`` as a carriage return
+    the next one takes its place."""
+    _print(text, sys.stderr, end)
 
 
 def warn(text: str) -> None:
@@ -152,7 +153,7 @@ class Terminal:
     progress = staticmethod(progress)
 
 
-def _print(text: str, stream: TextIO | None) -> None:
+def _print(text: str, stream: TextIO | None, end: str = "\n") -> None:
     """Print a line. Who stops reading (``| head``) still gets the files and the gates that were
     asked for.
 
@@ -163,7 +164,7 @@ def _print(text: str, stream: TextIO | None) -> None:
         return
     encoding = stream.encoding or "utf-8"
     try:
-        print(plain(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(plain(text).encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
     except OSError as error:
         # What is still buffered, and every later line, goes nowhere: the interpreter would fail on
         # it when it ends.

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -69,3 +70,16 @@ def open_folder(path: Path) -> Iterator[Folder]:
 def _identity(place: Path | int) -> tuple[int, int]:
     found = os.stat(place)
     return found.st_dev, found.st_ino
+
+
+def copy_folder(source: Path, target: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
+    """Copy what lies in a folder into another one, but for the names to leave out; raises the first
+    file's ``OSError``, where ``shutil.copytree`` has a list in which no full disk is known."""
+    target.mkdir(exist_ok=True)
+    for name in os.listdir(source):
+        if leave_out(name):
+            continue
+        if (source / name).is_dir():
+            copy_folder(source / name, target / name, leave_out)
+        else:
+            shutil.copyfile(source / name, target / name)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from edge.errors import EdgeError, one_of
 from edge.spec import ImageSpec
@@ -114,7 +114,7 @@ def _checked(array: NDArray[Any]) -> Pixels:
 def _read(source: Source, take: Callable[[Image.Image, str], Result]) -> Result:
     """What ``take`` makes of the opened image and its name; errors of Pillow become ours."""
     if isinstance(source, Image.Image):
-        with _refused("a PIL image"):
+        with _refused("a PIL image"), _unmapped(source):
             return take(source, "a PIL image")
     if isinstance(source, io.IOBase):
         with _refused("an open file"):
@@ -151,12 +151,25 @@ def _refused(name: str) -> Iterator[None]:
         raise EdgeError("image", f"Cannot read {name}: {reason}", f"Replace it with a complete file in {one_of(_formats())}") from error
 
 
+@contextmanager
+def _unmapped(image: Image.Image) -> Iterator[None]:
+    """Keeps Pillow from mapping the file of an opened image, by hiding its name: a mapped TIFF is
+    read in rows of its upright width, and one truncated meanwhile crashes the process."""
+    if not isinstance(image, ImageFile.ImageFile):
+        yield
+        return
+    name, image.filename = image.filename, ""
+    try:
+        yield
+    finally:
+        image.filename = name
+
+
 def _opened(file: BinaryIO) -> Image.Image:
     """``Image.open`` without Pillow's limits: this module checks its own before anything is
     decompressed.
 
-    A file object without a name keeps Pillow from mapping the file, which would crash the process
-    if the file were truncated meanwhile.
+    The file object has no name, so Pillow does not map the file: see ``_unmapped``.
     """
     start = file.read(16)
     for kind in _formats():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from edge import backends, command
 from edge.atomic import folder_written_atomically, is_free
 from edge.bundle import Bundle
 from edge.errors import EdgeError
+from edge.folder import copy_folder
 
 MAX_INSTANCES = 1024
 PACKAGE = Path(__file__).resolve().parent
@@ -128,8 +128,8 @@ def main(args: argparse.Namespace) -> None:
         version = folder / "1"
         version.mkdir()
         (version / "model.py").write_text(MODEL, encoding="utf-8")
-        shutil.copytree(bundle.path, version / "bundle")
-        shutil.copytree(PACKAGE, version / "edge", ignore=_not_served)
+        copy_folder(bundle.path, version / "bundle")
+        copy_folder(PACKAGE, version / "edge", _not_served)
     written = {"model": name, "folder": str(args.repository / name)}
     command.say(f"wrote      {written['folder']}")
     command.say(f"serve      tritonserver --model-repository {args.repository}")
@@ -141,8 +141,8 @@ def _check_free(path: Path) -> None:
         raise EdgeError("triton", f"{path} exists already", "Remove it, or choose another repository")
 
 
-def _not_served(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name in NOT_SERVED or name.endswith(".pyc")]
+def _not_served(name: str) -> bool:
+    return name in NOT_SERVED or name.endswith(".pyc")
 
 
 if __name__ == "__main__":

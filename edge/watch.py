@@ -146,22 +146,20 @@ class Status:
             rate = (len(self._ends) - 1) / (self._ends[-1] - self._ends[0]) if len(self._ends) > 1 else math.nan
             text = f"frame {frame.frame}  {rate:.1f} frames/s  {self._median():.1f} ms  looks {frame.looks}  dropped {self._dropped}"
             self._width = max(self._width, len(text))
-            print(f"\r{text:{self._width}}", end="", file=sys.stderr, flush=True)
+            command.complain(f"{text:{self._width}}", end="\r")
 
     def end(self) -> None:
         self._clear()
         seconds = time.perf_counter() - self._begin
         took = f", {self._median():.1f} ms a frame" if self._frames else ""
-        text = f"{self._frames} frames in {seconds:.1f} s{took}; {self._dropped} dropped"
-        if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
+        command.complain(f"{self._frames} frames in {seconds:.1f} s{took}; {self._dropped} dropped")
 
     def _median(self) -> float:
         return sorted(self._latencies)[len(self._latencies) // 2]
 
     def _clear(self) -> None:
         if self._width:
-            print("\r" + " " * self._width, end="\r", file=sys.stderr, flush=True)
+            command.complain(" " * self._width, end="\r")
             self._width = 0
 
 
@@ -186,8 +184,7 @@ def _page(args: argparse.Namespace) -> Iterator[Watched]:
     watched = Watched()
     shown = without_password(args.source)
     with served(watched, args.http, bundle=args.bundle.resolve().name, source=shown, token=args.token) as address:
-        if sys.stderr is not None:
-            print(f"page       {address}", file=sys.stderr, flush=True)
+        command.complain(f"page       {address}")
         yield watched
 
 

@@ -27,6 +27,7 @@ from edge.atomic import (
     write_atomically,
 )
 from edge.errors import EdgeError
+from edge.folder import copy_folder
 from edge.manifest import NAME, check_replaceable
 
 never = partial(check_replaceable, replace=False)
@@ -116,6 +117,13 @@ def test_standard_output_takes_a_result_between_what_is_printed(tmp_path, where)
     assert os.listdir(tmp_path) == ([] if where == "pipe" else ["out.txt"])
 
 
+def test_a_device_does_not_give_way_to_a_file_that_grows(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EdgeError, match="no regular file"), atomic.file_written_atomically(tmp_path / "pipe"):
+        pytest.fail("it was opened")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_a_partial_file_that_a_kill_left_goes_with_the_next_write(tmp_path):
     code = "with atomic.file_written_atomically(tmp / 'a') as file:\n    file.write(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
     assert child(code, tmp_path).wait(timeout=30) == -signal.SIGKILL
@@ -153,6 +161,15 @@ def test_a_partial_that_could_not_be_removed_stops_no_later_write(tmp_path, monk
     (tmp_path / "b").mkdir()
     check_folder_writable(tmp_path / "b")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_a_probe_could_not_remove_goes_when_its_folders_are_made(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "refused")))
+        check_writable(tmp_path / "folder" / "a longer name")
+    assert os.listdir(tmp_path)
+    write_atomically(tmp_path / "folder" / "a longer name", b"whole")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_what_a_living_process_fills_stays_whatever_its_number(tmp_path):
@@ -338,6 +355,18 @@ def test_a_folder_whose_filling_fails_never_appears_and_only_a_full_disk_is_told
     with pytest.raises(EdgeError, match="does not fit on the disk"):
         fail(OSError(28, "No space left on device"))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_copied_says_why(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("1")
+    (tmp_path / "a" / "left").touch()
+    copy_folder(tmp_path / "a", tmp_path / "new", lambda name: name == "left")
+    assert [path.name for path in sorted((tmp_path / "new").rglob("*"))] == ["b", "c"]
+    (tmp_path / "a" / "b" / "gone").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError) as error:
+        copy_folder(tmp_path / "a", tmp_path / "other")
+    assert error.value.errno == errno.ENOENT
 
 
 def test_permissions_are_the_umasks_and_nobody_else_sees_it_change(manifest_folder, tmp_path, monkeypatch):

@@ -16,8 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from edge import Engine, bench, build, command, doctor, predict, train
+from edge import Engine, bench, build, command, doctor, predict, stream, train, triton, tune, watch
 from edge.bundle import Bundle
 from edge.data import REPORT, open_dataset
 from edge.errors import EdgeError
@@ -49,6 +51,7 @@ def some(few: int) -> settings:
 
 NUMBERS = ["-1", "0", "1", "2", "64", "96", "nan", "inf", "-inf", "1e400", "9" * 5000, "1,1", "٣", "²"]
 NAMES = ["", " ", "-", "--", ",", "random", "auto", "imagenet", "scenes", "aerial", "mosaic:scenes", "csv:", "nothing:x", "p99>+5%"]
+NAMES += ["p99<25ms", "map_drop<1,size<5MB", "fp32", "onnxruntime", "x://y"]
 TEXT = st.text(max_size=8).filter(lambda text: "\0" not in text)
 WORDS = st.sampled_from(NUMBERS) | st.sampled_from(NAMES) | TEXT | st.integers().map(str) | st.floats().map(str)
 JSON = st.recursive(
@@ -104,6 +107,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, small_bundle: Callable[[str], 
     (folder / "folder" / "mine").touch()
     (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe")
+    somebody = os.open(folder / "pipe", os.O_RDWR)  # reads it; to write to a pipe is to wait for that
+    threading.Thread(target=lambda: any(not os.read(somebody, 1 << 16) for _ in count()), daemon=True).start()
     shutil.copytree(small_bundle("onnxruntime"), folder / "bundle")
     shutil.copytree(folder / "bundle", folder / "changed")
     (folder / "changed" / "engine.look.onnx").write_bytes(b"no")
@@ -118,7 +123,7 @@ PLACES += ["data", "nowhere", "a" * 300, "/dev/null", "/dev/zero", "/dev/full", 
 paths = st.sampled_from(PLACES)
 KINDS = ["csv", "images", "voc2007", "coco2014", "mosaic:csv", "mosaic3"]
 specs = st.builds("{}:{}".format, st.sampled_from(KINDS), paths)
-OUTPUTS = ("output", "json", "html", "markdown", "draw")  # written to: no device, and nothing outside
+OUTPUTS = ("output", "json", "lines", "html", "markdown", "draw", "repository")  # written to: no device, and nothing outside
 
 
 @st.composite
@@ -128,7 +133,7 @@ def lines(draw: st.DrawFn, made: argparse.ArgumentParser) -> list[str]:
     for action in made._actions:
         if isinstance(action, argparse._HelpAction | argparse._VersionAction):
             continue
-        if action.option_strings and draw(st.integers(0, 4)):
+        if action.option_strings and not action.required and draw(st.integers(0, 4)):
             continue
         value: st.SearchStrategy[str] = WORDS
         if action.choices:
@@ -137,7 +142,7 @@ def lines(draw: st.DrawFn, made: argparse.ArgumentParser) -> list[str]:
             value = st.sampled_from(["out/x", "folder", "good.png/x", "a" * 300, "pipe", "bundle", "/proc/x/y", "/dev/full"])
         elif action.dest == "dataset":
             value = specs | WORDS
-        elif action.type is Path or action.dest in ("weights", "images") or not action.option_strings:
+        elif action.type is Path or action.dest in ("weights", "images", "source") or not action.option_strings:
             value = paths | st.just("bundle")
         given_ = draw(value)
         if action.nargs == 0:
@@ -148,7 +153,11 @@ def lines(draw: st.DrawFn, made: argparse.ArgumentParser) -> list[str]:
 
 
 PARTS = ["model", "image", "target", "stages", "engine", "files", "machine", "tools", "schema"]
-COMMANDS = {"build": build, "bench": bench, "predict": predict, "doctor": doctor, "train": train}
+COMMANDS = {
+    **{"build": build, "bench": bench, "predict": predict, "doctor": doctor, "train": train, "tune": tune, "watch": watch},
+    "triton": triton,
+}
+ENDS = {"watch": ["--duration", "0.2"]}  # of what else would go on
 HEAVY = ("edge.pipeline._export", "edge.pipeline.write_bundle", "edge.report.bench.bench_engine", "edge.data.pixels.cached_pixels")
 
 
@@ -167,7 +176,7 @@ def test_a_command_ends_in_a_result_or_a_refusal(name: str, zoo: Path, monkeypat
         capsys.readouterr()
         with in_time():
             try:
-                code = command.run(module.main, module.arguments().parse_args(line))
+                code = command.run(module.main, module.arguments().parse_args([*line, *ENDS.get(name, [])]))
             except SystemExit as stopped:
                 code = stopped.code if isinstance(stopped.code, int) else 0
         assert code in (0, 1, 2, 3)
@@ -226,6 +235,22 @@ def test_an_engine_answers_or_refuses(zoo: Path, data: st.DataObject) -> None:
             lambda: engine.predict([], budget_ms=data.draw(odd)),
         ]
         data.draw(st.sampled_from(calls))()
+
+
+@some(25)
+@given(source=SOURCES | paths, data=st.data())
+def test_a_stream_gives_frames_or_is_refused(zoo: Path, source: object, data: st.DataObject) -> None:
+    odd = st.none() | st.floats() | st.integers() | st.text(max_size=3)
+    names = st.sampled_from(["score_threshold", "effort", "budget_ms", "frames"])
+    before = Path.cwd()
+    os.chdir(zoo)
+    try:
+        with Engine.load(zoo / "bundle") as engine, refused_or_not():
+            bounds = {name: data.draw(odd) for name in data.draw(st.sets(names))}
+            for frame in stream(engine, source, duration_s=0.2, **bounds):  # type: ignore[arg-type]
+                assert frame.pixels.shape[2] == 3
+    finally:
+        os.chdir(before)
 
 
 @some(40)

@@ -120,6 +120,18 @@ def test_a_truncated_file_is_refused_by_name(scene: np.ndarray, tmp_path: Path) 
             decode(Image.open(path))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
+def test_an_opened_tiff_is_decoded_as_its_file(scene: np.ndarray, mode: str, orientation: int, tmp_path: Path) -> None:
+    """These are what Pillow would map."""
+    exif, path = Image.Exif(), tmp_path / "scene.tif"
+    exif[0x0112] = orientation
+    Image.fromarray(scene).convert("L" if mode == "I;16" else mode).convert(mode).save(path, exif=exif)
+    image = Image.open(path)
+    np.testing.assert_array_equal(decode(image), decode(path))
+    assert image.filename == str(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )

@@ -4,7 +4,6 @@ report on test images."""
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge import adaptive
-from edge.atomic import check_folder_writable, folder_written_atomically
+from edge.atomic import check_folder_writable, clear_folder, folder_written_atomically
 from edge.backends.base import Facts
 from edge.bundle import REFERENCE, Bundle
 from edge.errors import EdgeError
 from edge.events import SILENT, Events
+from edge.folder import copy_folder
 from edge.manifest import NAME, check_replaceable, read_manifest, write_manifest
 from edge.options import BuildOptions, refuse_unread
 from edge.packages import check_host_packages
@@ -131,6 +131,8 @@ def tune(
     check_replaceable(output, replace=options.force)
     folder = output.with_name(f"{output.name}.trials")
     check_folder_writable(folder)
+    for place in (folder, *folder.glob("*")):
+        clear_folder(place)
     check_host_packages()
     given, space, minimise = prepare(options, asked, conditions, folder, events)
     laboratory = RealLaboratory(given, space.first, events)
@@ -154,7 +156,7 @@ def tune(
     )
     result = bench(report, events).result
     with folder_written_atomically(output, partial(check_replaceable, replace=options.force)) as fresh:
-        shutil.copytree(chosen, fresh, dirs_exist_ok=True)
+        copy_folder(chosen, fresh)
     bundle = Bundle.read(output)
     bundle.verify()
     return Tuned(bundle, conditions, minimise, asked.batch, found.rows, found.best, tuple(everything), (), result, folder)
@@ -175,7 +177,7 @@ def _write(
         "tuned": {"budget": [one.text for one in conditions], "minimise": minimise, "validation": to_plain(best.point)},
     }
     with folder_written_atomically(path, partial(check_replaceable, replace=True)) as fresh:
-        shutil.copytree(source, fresh, dirs_exist_ok=True)
+        copy_folder(source, fresh)
         (fresh / NAME).unlink()
         (fresh / REFERENCE).write_bytes(own.read_file(REFERENCE))
         write_manifest(fresh, content)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,12 @@ def stream(
         events: is warned when a stream is lost, and of pictures that cannot be read.
 
     Raises:
-        EdgeError: the source cannot be opened or is damaged, PyAV is missing.
+        EdgeError: the source cannot be opened or is damaged, a number is out of range, PyAV is
+            missing.
     """
+    for name, value in (("frames", frames), ("duration_s", duration_s)):
+        if value is not None and not (isinstance(value, Real) and value >= 0):
+            raise EdgeError("video", f"`{name}` is {value!r}", "Use 0 or more")
     rule = Steady() if steady is True else steady or None
     held = SteadyLabels(engine.thresholds(effort, score_threshold), rule) if rule else None
     predict = partial(engine.predict, approximate_pixels=True) if approximate_pixels else engine.predict

@@ -65,10 +65,12 @@ def open_source(name: str | os.PathLike[str]) -> Source:
     Raises:
         EdgeError: there is nothing of that name, or PyAV is missing.
     """
-    text = os.fspath(name)
+    if not isinstance(name, str | os.PathLike):
+        raise EdgeError("video", f"Got {type(name).__name__} instead of a source", "Pass a path, an address, or a camera's number as text")
+    text = os.fsdecode(name)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return Video(text, live=True, options=NETWORK)
-    path = Path(f"/dev/video{text}" if text.isdecimal() and not Path(text).exists() else text)
+    path = Path(f"/dev/video{text}" if text.isdecimal() and not os.path.exists(text) else text)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:

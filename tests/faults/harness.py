@@ -12,6 +12,9 @@ Every outcome is a line of FILE, and what stands there is not run again.
    command then succeeds, and leaves nothing but the output.
 2. A call that the system refuses (ENOSPC, EIO, EACCES) ends in one line and exit code 1, or costs
    nothing and ends in 0. Then as above.
+
+The network has the backbone of ``small_backbone`` and 64 pixels; it is exported once. Which calls
+write what does not depend on the network.
 """
 
 from __future__ import annotations
@@ -35,14 +38,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from edge import bench, build, command, pipeline, predict
+from edge import bench, build, command, pipeline, predict, tune
 from edge.bundle import Bundle
+from edge.image import decode
+from edge.manifest import NAME
 from edge.measure.latency import Plan
+from edge.tuning import TuneOptions, timing
 
 CALLS = (
     *("open", "openat", "creat", "write", "pwrite64", "writev", "ftruncate", "fallocate", "copy_file_range", "sendfile"),
@@ -52,8 +59,20 @@ CALLS = (
 KILL = "KILL"
 FAULTS = (KILL, "ENOSPC", "EIO", "EACCES")
 LIMIT = 300  # seconds of a run
-QUICK = Plan(samples=3, least_s=0, limit_s=0.2, warm_calls=1, warm_s=0.1, rounds=1, turn_s=0.01)
-NETWORK = ("--weights", "random", "--size", 64, "--batch", 1, "--precision", "fp32", "--backend", "onnxruntime", "--output")
+QUICK = Plan(samples=3, least_s=0, limit_s=0.2, warm_calls=1, warm_s=0.1, enough=1, interval=9, spread=9, drift=9, rounds=1, turn_s=0.01)
+SEARCHED = TuneOptions(sizes=(64,), regions=(1,), precisions=("fp32",), backends=("onnxruntime",), images=2, plan=QUICK)
+NETWORK = ("--batch", 1, "--precision", "fp32", "--backend", "onnxruntime", "--output")
+TRIES = 6  # to meet a call that comes under another number than when it was listed
+
+
+class Call(NamedTuple):
+    """A system call: its name, which of that name in its thread, the file or folder, and which of
+    that name there."""
+
+    kind: str
+    number: int
+    where: str
+    nth: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +108,11 @@ class Outcome:
     wrong: str
 
 
-def runs(module: object, *arguments: object) -> Callable[[Iterable[object]], int]:
+def runs(module: ModuleType) -> Callable[[Iterable[object]], int]:
     """The command of a module, as its own process would run it."""
-
-    def run(words: Iterable[object]) -> int:
-        main = partial(module.main, plan=QUICK) if module is bench else module.main  # type: ignore[attr-defined]
-        return command.run(main, module.arguments().parse_args([str(word) for word in words]))  # type: ignore[attr-defined]
-
-    return run
+    more = {bench: {"plan": QUICK}, tune: {"asked": SEARCHED}}.get(module, {})
+    main = partial(module.main, **more)
+    return lambda words: command.run(main, module.arguments().parse_args([str(word) for word in words]))
 
 
 def import_everything() -> None:
@@ -106,13 +122,31 @@ def import_everything() -> None:
         "torchvision",
         "onnxscript",
         "onnxruntime",
+        "openvino",
         "edge.pipeline",
         "edge.quantisation",
         "edge.adaptive",
+        "edge.data",
+        "edge.data.pixels",
+        "edge.train",
+        "edge.training.qat",
+        "edge.training.recipes",
+        "edge.training.start",
+        "edge.training.trainer",
+        "calib.effort",
+        "calib.trials",
         "export.exporter",
     ):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+
+
+def small_backbone() -> Any:
+    """(B, 3, S, S) → (B, 16, S/32, S/32), in a hundredth of MobileNetV2's time."""
+    from torch import nn
+
+    first, last = ((nn.Conv2d(*sides, bias=False), nn.BatchNorm2d(sides[1]), nn.ReLU6()) for sides in ((3, 8, 8, 8), (8, 16, 4, 4)))
+    return nn.Sequential(*first, *last)
 
 
 _given: list[Path] = []  # a bundle to begin with, where there is one
@@ -120,28 +154,40 @@ _given: list[Path] = []  # a bundle to begin with, where there is one
 
 @cache
 def material() -> Path:
-    """A bundle, a photograph and a data set to begin with."""
+    """A photograph, a data set, weights and a bundle of them to begin with."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    pixels = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), np.uint8)
+    splits = ["train"] * 10 + ["validation"] * 6 + ["test"] * 2
+    pixels = np.random.default_rng(0).integers(0, 255, (len(splits), 64, 64, 3), np.uint8)
     (folder / "data" / "images").mkdir(parents=True)
     rows = ["image,split,labels"]
-    for index, one in enumerate(pixels):
+    for index, (one, split) in enumerate(zip(pixels, splits, strict=True)):
         Image.fromarray(one).save(folder / "data" / "images" / f"{index}.png")
-        rows.append(f"{index}.png,{'test' if index >= 10 else 'train'},{'ab'[index % 2]}")
+        rows.append(f"{index}.png,{split},{'ab'[index % 2]}")
     (folder / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+    decode(folder / "data" / "images" / "0.png")  # for what Pillow imports, so that no thread of a child has to
     if _given:
         shutil.copytree(_given[0], folder / "bundle")
         return folder
-    pid = forked(partial(_build_and_keep, folder), folder / "said")
+    from edge.models.backbones import BACKBONES
+
+    BACKBONES["mobilenetv2"] = (small_backbone, 16, {})
+    timing.LIMIT_S, timing.CALLS, timing.ROUNDS = 0.2, 4, 2
+    pid = forked(partial(_prepare, folder), folder / "said")
     assert ended(pid) == 0, (folder / "said").read_text()
     exported = (folder / "exported").read_bytes()
     pipeline._export = lambda source, events: pickle.loads(exported)
     return folder
 
 
-def _build_and_keep(folder: Path) -> int:
-    """Build a bundle, and keep the exported network: nothing is written before it is there, and no
-    other run need export it again."""
+def _prepare(folder: Path) -> int:
+    """Write weights and build their bundle, and keep the exported network: nothing is written
+    before it is there, and no other run need export it again."""
+    from edge.models.checkpoint import save_checkpoint
+    from edge.models.source import open_source
+
+    (folder / "classes").write_text("a\nb\n")
+    made = open_source("random", labels=folder / "classes", size=64, options={"regions": 1})
+    save_checkpoint(folder / "weights.pth", made.network, name=made.model.name, classes=made.model.labels, size=64)
     export = pipeline._export
 
     def kept(*given: Any) -> Any:
@@ -150,7 +196,7 @@ def _build_and_keep(folder: Path) -> int:
         return exported
 
     pipeline._export = kept
-    return runs(build)([*NETWORK, folder / "bundle"])
+    return runs(build)(["--weights", folder / "weights.pth", *NETWORK, folder / "bundle"])
 
 
 def _train(words: Iterable[object]) -> int:
@@ -168,8 +214,13 @@ def _whole_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.name.startswith(".") or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if path.suffix == ".json":
+        if path.name == NAME:
+            Bundle.load(path.parent)
+        elif path.suffix == ".json":
             json.loads(path.read_text())
+        elif path.suffix == ".npz":
+            with np.load(path) as stored:
+                assert [stored[name] for name in stored.files]
         elif path.suffix == ".html":
             assert path.read_text().rstrip().endswith("</html>"), path
         elif path.suffix == ".md":
@@ -186,6 +237,16 @@ def _training(folder: Path) -> list[object]:
     data = f"csv:{material() / 'data'}"
     words = ["--dataset", data, "--size", 64, "--epochs", 1, "--device", "cpu", "--output", folder / "run", "--json", folder / "out.json"]
     return [*words, "--option", "regions=1"]
+
+
+def _search(folder: Path) -> list[object]:
+    data = f"csv:{material() / 'data'}"
+    words = ["--weights", material() / "weights.pth", "--dataset", data, "--budget", "p99<10000ms", "--minimise", "p99"]
+    return [*words, "--force", "--output", folder / "out", "--json", folder / "out.json"]
+
+
+def _network() -> tuple[object, ...]:
+    return ("--weights", material() / "weights.pth", *NETWORK)
 
 
 _BENCH = ("--no-accuracy", "--batch", 1)
@@ -216,13 +277,13 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "build": Command(
         runs(build),
-        lambda folder: ([*NETWORK, folder / "out"], ["--from", material() / "bundle", "--output", folder / "out", "--force"]),
+        lambda folder: ([*_network(), folder / "out"], ["--from", material() / "bundle", "--output", folder / "out", "--force"]),
         partial(_whole_bundle, there=False),
         frozenset({"out"}),
     ),
     "build --force": Command(
         runs(build),
-        lambda folder: ([*NETWORK, folder / "out", "--force"], ["--from", folder / "out", "--output", folder / "out", "--force"]),
+        lambda folder: ([*_network(), folder / "out", "--force"], ["--from", folder / "out", "--output", folder / "out", "--force"]),
         partial(_whole_bundle, there=True),
         frozenset({"out"}),
         old=True,
@@ -232,6 +293,12 @@ COMMANDS: Mapping[str, Command] = {
         lambda folder: (_training(folder), [*_training(folder), "--resume"]),
         _whole_files,
         frozenset({"out.json", "run", "run/best.pth", "run/curve.png", "run/log.csv", "run/state.pt"}),
+    ),
+    "tune": Command(
+        runs(tune),
+        lambda folder: (_search(folder),) * 2,
+        _whole_files,
+        frozenset({"out", "out.json", "out.trials"}),
     ),
 }
 
@@ -296,6 +363,7 @@ def fresh(one: Command) -> Iterator[tuple[Path, Path]]:
         folder, notes = Path(temporary, "work"), Path(temporary, "notes")
         folder.mkdir()
         notes.mkdir()
+        (notes / "said").touch()  # a kill may come before anything is said
         if one.old:
             shutil.copytree(material() / "bundle", folder / "out")
         yield folder, notes
@@ -306,27 +374,37 @@ def fresh(one: Command) -> Iterator[tuple[Path, Path]]:
 _LINE = re.compile(r"^(\d+)\s+(\w+)\((.*)")
 
 
-def calls(one: Command) -> list[tuple[str, int, str]]:
-    """The calls that change something in the folder: (name, which of that name in its thread,
-    where). Of many writes in a row to one file the first, the second and the last."""
-    with fresh(one) as (folder, notes):
-        code = traced(lambda: one.main(one.words(folder)[0]), notes / "said", notes / "log")
-        assert code == 0, (notes / "said").read_text()
-        lines = (notes / "log").read_text(errors="replace").splitlines()
-    found: list[tuple[str, int, str]] = []
-    seen: Counter[tuple[str, str]] = Counter()
+def listed(log: Path, folder: Path) -> list[Call]:
+    """The calls that change something in the folder."""
+    found: list[Call] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    lines = log.read_text(errors="replace").splitlines()
     for thread, name, rest in (match.groups() for match in map(_LINE.match, lines) if match):
         seen[thread, name] += 1
         reads = name in ("open", "openat") and not re.search("O_(WRONLY|RDWR|CREAT)", rest)
-        if str(folder) not in rest or reads or "resumed" in rest[:20]:
-            continue
-        where = re.sub(rf"{re.escape(str(folder))}/?", "", re.findall(rf"{re.escape(str(folder))}[^\">]*", rest)[-1])
-        entry = (name, seen[thread, name], re.sub(r"partial-[0-9a-f]+", "partial-N", where))
-        run_of = [each[0] == name and each[2] == entry[2] for each in found[-2:]]
-        if name in ("write", "pwrite64", "writev") and run_of == [True, True] and len(found) > 2 and found[-3][::2] == entry[::2]:
-            found[-1] = entry
-        else:
-            found.append(entry)
+        if str(folder) in rest and not reads and "resumed" not in rest[:20]:
+            where = re.sub(rf"{re.escape(str(folder))}/?", "", re.findall(rf"{re.escape(str(folder))}[^\">]*", rest)[-1])
+            where = re.sub(r"partial-[0-9a-f]+", "partial-N", where)
+            found.append(Call(name, seen[thread, name], where, sum(each[::2] == (name, where) for each in found)))
+    return found
+
+
+def called(one: Command) -> list[Call]:
+    """What a run without a fault calls."""
+    with fresh(one) as (folder, notes):
+        code = traced(lambda: one.main(one.words(folder)[0]), notes / "said", notes / "log")
+        assert code == 0, (notes / "said").read_text()
+        return listed(notes / "log", folder)
+
+
+def calls(one: Command) -> list[Call]:
+    """Of many writes in a row to one file the first, the second and the last."""
+    found: list[Call] = []
+    for call in called(one):
+        before = found[-3:] if call.kind in ("write", "pwrite64", "writev") else []
+        if len(before) == 3 and all(each[::2] == call[::2] for each in before):
+            found.pop()
+        found.append(call)
     return found
 
 
@@ -352,23 +430,34 @@ def judge(one: Command, folder: Path, notes: Path, fault: str, code: int) -> str
         one.whole(folder)
     except Exception as error:
         return f"the next run leaves what is not whole: {error}"[:300]
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if "out" not in path.relative_to(folder).parts[:-1]}
+    inside = [path.relative_to(folder) for path in folder.rglob("*")]
+    # A bundle and the trials have names of their own, none of them hidden.
+    names = {str(path) for path in inside if path.name.startswith(".") or not {"out", "out.trials"} & {*path.parts[:-1]}}
     if names != one.names:
         return f"left: {sorted(names ^ one.names)}"
     return ""
 
 
-def injected(name: str, call: tuple[str, int, str], fault: str) -> Outcome:
+def injected(name: str, call: Call, fault: str) -> Outcome:
     """One fault at one call, and what came of it."""
-    one, (kind, number, what) = COMMANDS[name], call
-    with fresh(one) as (folder, notes):
-        how = "signal=KILL" if fault == KILL else f"error={fault}"
-        run = partial(one.main, one.words(folder)[0])
-        code = traced(run, notes / "said", notes / "log", "-e", f"inject={kind}:{how}:when={number}")
-        hit = [line for line in (notes / "log").read_text(errors="replace").splitlines() if "INJECTED" in line or "killed by" in line]
-        wrong = judge(one, folder, notes, fault, code) if hit else "missed: the call did not come"
-        said = (notes / "said").read_text(errors="replace").strip()[-200:]
-        return Outcome(name, kind, number, what, fault, code, said, wrong)
+    one, number, code, said, wrong = COMMANDS[name], call.number, 0, "", ""
+    for _ in range(TRIES):
+        with fresh(one) as (folder, notes):
+            how = "signal=KILL" if fault == KILL else f"error={fault}"
+            run = partial(one.main, one.words(folder)[0])
+            code = traced(run, notes / "said", notes / "log", "-e", f"inject={call.kind}:{how}:when={number}")
+            said = (notes / "said").read_text(errors="replace").strip()[-200:]
+            came = {each[2:]: each.number for each in listed(notes / "log", folder) if each.kind == call.kind}
+            if came.get(call[2:]) == number and _hit(notes / "log"):
+                return Outcome(name, call.kind, call.number, call.where, fault, code, said, judge(one, folder, notes, fault, code))
+        if call[2:] not in came:  # what was hit stood before it
+            came = {each[2:]: each.number for each in called(one) if each.kind == call.kind}
+        number, wrong = came.get(call[2:], number), f"missed: the call came as number {came.get(call[2:])}"
+    return Outcome(name, call.kind, call.number, call.where, fault, code, said, wrong)
+
+
+def _hit(log: Path) -> bool:
+    return any("INJECTED" in line or "killed by" in line for line in log.read_text(errors="replace").splitlines())
 
 
 def at_random(name: str, number: int) -> Outcome:
@@ -391,7 +480,7 @@ def at_random(name: str, number: int) -> Outcome:
 _took: dict[str, float] = {}
 
 
-def points(name: str) -> list[tuple[tuple[str, int, str], str]]:
+def points(name: str) -> list[tuple[Call, str]]:
     """Every fault at every call of a command."""
     return [(call, fault) for call in calls(COMMANDS[name]) for fault in FAULTS]
 
@@ -403,16 +492,18 @@ def read(record: Path) -> list[Outcome]:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Command × fault: how many, and what is wrong."""
+    """Command × call: how many of each fault, how they ended, and what is wrong."""
     rows: dict[tuple[str, str], list[Outcome]] = {}
     for one in outcomes:
-        rows.setdefault((one.command, one.fault), []).append(one)
-    lines = ["| command | fault | points | exit 0 | exit 1 | killed | wrong |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
-    for (name, fault), found in sorted(rows.items()):
-        codes = Counter(one.code for one in found)
+        rows.setdefault((one.command, one.call or "at random"), []).append(one)
+    heads = ["command", "call", *FAULTS, "exit 0", "exit 1", "killed", "wrong"]
+    lines = [heads, ["---"] * 2 + ["---:"] * (len(heads) - 2)]
+    for names, found in sorted(rows.items()):
+        faults, codes = Counter(one.fault for one in found), Counter(one.code for one in found)
         killed = sum(count for code, count in codes.items() if code < 0)
-        lines.append(f"| {name} | {fault} | {len(found)} | {codes[0]} | {codes[1]} | {killed} | {sum(bool(one.wrong) for one in found)} |")
-    return "\n".join(lines)
+        given = [faults[fault] or (faults["random"] if fault == KILL else 0) for fault in FAULTS]
+        lines.append([*names, *map(str, [*given, codes[0], codes[1], killed, sum(bool(one.wrong) for one in found)])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
@@ -430,7 +521,7 @@ def main() -> None:
     if given.table:
         print(table(known))
         return
-    if given.few is None:
+    if given.bundle is None:
         import_everything()
     material()
     done = {(one.command, one.call, one.number, one.fault) for one in known}

@@ -57,6 +57,20 @@ def test_after_every_fault_there_is_the_old_or_the_new_and_nothing_else(record: 
     assert any(one.code == 1 for one in outcomes)
 
 
+def test_calls_are_listed_by_their_file(harness: ModuleType, tmp_path: Path) -> None:
+    lines = [
+        '7 openat(AT_FDCWD</x>, "/elsewhere", O_WRONLY|O_CREAT) = 3</elsewhere>',
+        '7 openat(AT_FDCWD</x>, "/w/.a.partial-0", O_RDWR|O_CREAT <unfinished ...>',
+        '8 openat(AT_FDCWD</x>, "/w/a", O_RDONLY) = 4</w/a>',
+        "7 <... openat resumed>) = 5</w/.a.partial-0>",
+        '7 write(5</w/.a.partial-0>, ""..., 9) = 9',
+        '8 write(6</w/.a.partial-0>, ""..., 9) = -1 ENOSPC (INJECTED)',
+    ]
+    (tmp_path / "log").write_text("\n".join(lines))
+    found = [("openat", 2, ".a.partial-N", 0), ("write", 1, ".a.partial-N", 0), ("write", 1, ".a.partial-N", 1)]
+    assert harness.listed(tmp_path / "log", Path("/w")) == found
+
+
 def test_the_judge_sees_what_is_half_and_what_is_left(harness: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "said").write_text("")
     folder = tmp_path / "work"

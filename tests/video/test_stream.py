@@ -154,6 +154,18 @@ def test_what_is_no_video_is_told_in_one_line(tmp_path, reader, name, content):
         list(edge.stream(reader(), tmp_path / name))
 
 
+@pytest.mark.parametrize("source", [None, 0, b"a", "9" * 300, "a" * 300, "a\0b"])
+def test_what_is_no_source_is_told_in_one_line(reader, source):
+    with pytest.raises(EdgeError, match=r"instead of a source|Cannot open"):
+        next(edge.stream(reader(), source))
+
+
+@pytest.mark.parametrize("given", [{"frames": "x"}, {"frames": -1}, {"duration_s": float("nan")}])
+def test_a_bound_that_is_none_is_refused(clip, reader, given):
+    with pytest.raises(EdgeError, match=next(iter(given))):
+        next(edge.stream(reader(), clip, **given))
+
+
 def test_a_cut_file_gives_the_frames_it_has(clip, reader, tmp_path):
     av = pytest.importorskip("av")
     cut = tmp_path / "cut.ts"

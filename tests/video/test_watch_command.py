@@ -110,6 +110,16 @@ def test_a_value_out_of_range_is_one_line(bundle, clip, capsys, words, said):
     assert said.replace("`", "") in capsys.readouterr().err
 
 
+def test_a_terminal_that_cannot_be_written_costs_no_film(bundle, clip, tmp_path, monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    with open("/dev/full", "a") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert run(bundle, clip, "--draw", tmp_path / "seen.mp4", "--json", tmp_path / "lines", "--frames", "2") == 1
+    assert (tmp_path / "seen.mp4").stat().st_size > 500
+    assert len(objects((tmp_path / "lines").read_text())) == 2
+
+
 def test_lines_on_standard_output_need_no_folder_to_write_in(bundle, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-").mkdir()  # what a file of that name could not replace
