@@ -70,25 +70,26 @@ def duel(challenger: Place, best: Place, images: Dataset, batch: int, metric: st
     """For each round the ratio of a latency (``mean`` or a percentile); above 1 the challenger is
     slower.
 
-    Both take the same images interleaved, and who begins changes with every batch.
+    Both take the same images interleaved, and who begins changes with every batch. Every round has
+    images of its own: how many regions an engine processes, and so its latency, depends on them.
     """
-    some = images.subset(sample(len(images), CALLS * batch))
+    size = CALLS * batch
+    chosen = sample(len(images), ROUNDS * size)
     ratios = []
     with ExitStack() as opened:
-        pair = []
-        for path, effort in (challenger, best):
-            engine = opened.enter_context(Engine.load(path, effort=1))
-            pair.append((partial(engine.infer, effort=effort), list(decoded(engine, some, batch))))
-        for infer, given in pair:
-            for one in given[:WARM]:
-                infer(one)
+        pair = [(opened.enter_context(Engine.load(path, effort=1)), effort) for path, effort in (challenger, best)]
         for number in range(ROUNDS):
+            some = images.subset([chosen[(number + ROUNDS * place) % len(chosen)] for place in range(size)])
+            given = [list(decoded(engine, some, batch)) for engine, _ in pair]
+            for (engine, effort), batches in zip(pair, given, strict=True):
+                for one in batches[: WARM if number == 0 else 1]:  # decoding has put the threads to sleep
+                    engine.infer(one, effort=effort)
             seconds: tuple[list[float], list[float]] = ([], [])
-            for index in range(len(pair[0][1])):
+            for index in range(len(given[0])):
                 for turn in (0, 1) if (index + number) % 2 == 0 else (1, 0):
-                    infer, given = pair[turn]
+                    engine, effort = pair[turn]
                     start = time.perf_counter()
-                    infer(given[index])
+                    engine.infer(given[turn][index], effort=effort)
                     seconds[turn].append(time.perf_counter() - start)
             mine, other = (_statistic(each, metric) for each in seconds)
             ratios.append(mine / other)
