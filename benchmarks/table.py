@@ -7,10 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.participants import Participant, Runner
 from edge import command
+from edge.graph import Outputs
 from edge.measure import latency, machine
+from edge.measure.accuracy import evaluate, map_drop_interval
 from edge.measure.machine import Disturbance, Machine
+from edge.measure.regions import drift
 from edge.plain import LEFT_OUT
 from edge.report import text
 from edge.spec import PRECISIONS
@@ -97,6 +103,21 @@ class Quality(TypedDict, total=False):
     map_drop_interval: Interval
     class_agreement: float
     mean_iou: float | None
+
+
+def quality(outputs: Outputs, reference: Outputs | None, labels: NDArray[np.integer] | None) -> Quality:
+    """What outputs are worth, on labelled images, and beside those of a reference on the same
+    images."""
+    found: Quality = {}
+    moved = drift(outputs, reference) if reference is not None else None
+    if moved:
+        found |= {"class_agreement": moved.class_agreement, "mean_iou": moved.mean_iou}
+    if labels is not None:
+        found["map"] = evaluate(outputs["scores"], labels).map
+    if labels is not None and reference is not None:
+        found["map_drop"] = evaluate(reference["scores"], labels).map - found["map"]
+        found["map_drop_interval"] = map_drop_interval(reference["scores"], outputs["scores"], labels)
+    return found
 
 
 @dataclass

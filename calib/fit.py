@@ -38,6 +38,7 @@ def fit(
     images: Iterable[NDArray[np.float32]],
     *,
     method: str,
+    keep_scales: bool = False,
     progress: Progress | None = None,
 ) -> Fitted:
     """Round the weights of every convolution for the inputs it gets once all before it is rounded,
@@ -49,9 +50,11 @@ def fit(
         images: batches (b, 3, S, S) float32, all held in memory; of the second pass, one crop of
             each image is used.
         method: how ranges are cut (``calib.scales.METHODS``).
+        keep_scales: leave the largest weight of each output where it is, so that the rounded
+            weights, taken for weights, have the scales of the given ones.
         progress: called with (convolutions done, convolutions in all).
     """
-    network = _Network(graph, calibration, method)
+    network = _Network(graph, calibration, method, keep_scales)
     network.start(images)
     return network.fitted(progress)
 
@@ -60,8 +63,8 @@ class _Network:
     """The backbones of both streams, run node by node: exact and rounded side by side, no value
     kept longer than it is read."""
 
-    def __init__(self, graph: Graph, calibration: Calibration, method: str) -> None:
-        self._model, self._method = graph.parse(), method
+    def __init__(self, graph: Graph, calibration: Calibration, method: str, keep_scales: bool) -> None:
+        self._model, self._method, self._keep_scales = graph.parse(), method, keep_scales
         nodes = self._model.graph.node
         self._source = {name: node for node in nodes for name in node.output}
         self._constants = {each.name: each for each in self._model.graph.initializer}
@@ -151,7 +154,11 @@ class _Network:
         covariance = sum(
             (self._covariance(node, groups, flat.shape[2]) for node in twins), start=np.zeros((groups, flat.shape[2], flat.shape[2]))
         )
-        return round_weights(flat, covariance, scales.astype(np.float64).reshape(groups, -1)).reshape(weight.shape)
+        found = round_weights(flat, covariance, scales.astype(np.float64).reshape(groups, -1)).reshape(weight.shape)
+        if self._keep_scales:
+            nearest = quantise_weights(weight, scales)
+            found = np.where(np.abs(nearest.astype(np.int16)) == LEVELS, nearest, found)
+        return found
 
     def _covariance(self, node: onnx.NodeProto, groups: int, inputs: int) -> NDArray[np.float64]:
         """(groups, K, K) of the rounded inputs, over images and some positions."""

@@ -78,8 +78,8 @@ def main(args: argparse.Namespace) -> int:
         from edge.models import create
         from edge.models.pretrained import IMAGENET
         from edge.models.source import weights_file
-        from edge.training.folder import BEST, PIXELS, check_folder
-        from edge.training.qat import prepare
+        from edge.training.folder import BEST, PIXELS, STATE, check_folder
+        from edge.training.qat import prepare, rounding
         from edge.training.recipes import choose
         from edge.training.scores import score
         from edge.training.start import choose_device, start
@@ -123,7 +123,12 @@ def main(args: argparse.Namespace) -> int:
     about = About(args.model, dataset.classes, image.size, dataset.name)
     trained, validated = part(kept, "decode train"), part(held_out, "decode validation")
     # Through a copy: what is reported in the end is the network in float.
-    learning = prepare(network, ModelSpec(args.model, dataset.classes, network.spec_options()), image, trained.images) if qat else network
+    if not qat:
+        learning = network
+    elif args.resume and (folder / STATE).is_file():
+        learning = rounding(network)  # its weights are in the state
+    else:
+        learning = prepare(network, ModelSpec(args.model, dataset.classes, network.spec_options()), image, trained.images)
     trainer = Trainer(
         learning, trained, validated, recipe,
         lambda scores, labels: evaluate(scores, labels).map, folder, about, seed=args.seed, device=device,

@@ -32,11 +32,11 @@ from edge.training.augmentation import augment, normalise, resize
 from edge.training.curve import draw_curve
 from edge.training.folder import BEST, CURVE, STATE, Row, State, read_state, write_log, write_state
 from edge.training.head import fit_head
-from edge.training.qat import measure, unrounded
+from edge.training.qat import RANGE_IMAGES, measure, unrounded
 from edge.training.scores import has_fast_bfloat16, predict
 
 SAVE_SECONDS = 120.0
-RANGE_IMAGES, RANGE_BATCH = 64, 8
+RANGE_BATCH = 8
 
 Metric = Callable[[NDArray[np.float32], NDArray[np.int8]], float]
 
@@ -104,7 +104,8 @@ class Trainer:
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimiser = _optimiser(self.model, self.recipe)
         self.mean = copy.deepcopy(self.model).eval()  # EMA weights; the same weights where the recipe has none
-        self.state = State(autocast=has_fast_bfloat16(self.device))
+        # What int8 rounds is not computed in bfloat16, whose own rounding is about as coarse.
+        self.state = State(autocast=self.recipe.name != "qat" and has_fast_bfloat16(self.device))
         data = [train.identity(), validation.identity()]
         self.identity = digest_json([asdict(self.recipe), seed, *data, asdict(about), model.spec_options()])
 

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from calib.calibration import Calibration, Fitted
 from calib.fit import fit, images_for
 from calib.placement import quantize
+from calib.scales import weight_scales
 from edge import lower
 from edge.backends.onnxruntime import Session
 from edge.errors import EdgeError
@@ -54,6 +55,20 @@ def test_streams_share_weights_and_have_biases_of_their_own(graph: Graph, fitted
     assert fitted.shifts.keys() == {f"{stream}/{layer}" for stream in ("global", "local") for layer in layers}
     assert any(steps.any() for steps in fitted.steps.values())
     assert any((fitted.shifts[f"global/{layer}"] != fitted.shifts[f"local/{layer}"]).any() for layer in layers)
+
+
+def test_rounded_weights_may_keep_the_scales_of_those_they_come_from(
+    graph: Graph, calibration: Calibration, fitted: Fitted, seen: np.ndarray
+) -> None:
+    def largest(found: Fitted) -> dict[str, np.ndarray]:
+        """Of the integers of each output."""
+        weights = {each.name: numpy_helper.to_array(each) for each in graph.parse().graph.initializer if each.name in found.steps}
+        integers = {name: np.round(each / weight_scales(each).reshape(-1, 1, 1, 1)) for name, each in weights.items()}
+        return {name: np.abs(each + found.steps[name].reshape(each.shape)).max((1, 2, 3)) for name, each in integers.items()}
+
+    keeping = fit(graph, calibration, [seen[:12], seen[12:]], method="mse", keep_scales=True)
+    assert all((each == 127).all() for each in largest(keeping).values())
+    assert not all((each == 127).all() for each in largest(fitted).values())
 
 
 def test_a_table_brings_what_was_fitted(graph: Graph, calibration: Calibration, fitted: Fitted, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from calib.calibration import Calibration
 from calib.placement import quantize
@@ -94,3 +95,15 @@ def test_answers_agree_between_lowerings(graph: Graph, calibration: Calibration,
     signed = Session(quantize(graph, calibration).proto)(images)
     unsigned = Session(lowered(graph, calibration, "onnxruntime").SerializeToString())(images)
     assert np.abs(signed["scores"] - unsigned["scores"]).max() < 0.05
+
+
+def test_the_graph_of_tensorrt_is_computed_as_it_stands(graph: Graph, calibration: Calibration, images: np.ndarray) -> None:
+    """``benchmarks.int8`` says what TensorRT makes of int8: no runtime may fuse or move the
+    rounding."""
+    from benchmarks.int8 import as_tensorrt
+
+    quantised = quantize(graph, calibration)
+    exact, alone = (ReferenceEvaluator(each.parse()).run(["scores"], {"image": images})[0] for each in (graph, quantised))
+    found = as_tensorrt(quantised)(images)["scores"]
+    # 16-bit floats between the roundings differ, and what then falls the other way.
+    assert np.abs(found - alone).mean() < 0.25 * np.abs(exact - alone).mean()

@@ -90,23 +90,36 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def test_what_is_simulated_is_what_the_int8_graph_computes() -> None:
-    """On trained weights: in random ones, one tie that falls the other way changes everything."""
-    source, photos = open_source("mcar-mobilenetv2-ucmerced"), open_dataset("aerial", "test")
-    network, spec = source.network, ModelSpec(SPEC.name, source.model.labels, source.network.spec_options())
+@pytest.fixture(scope="module")
+def trained() -> tuple[Network, ModelSpec]:
+    """Trained weights: in random ones, one tie that falls the other way changes everything."""
+    source = open_source("mcar-mobilenetv2-ucmerced")
     with torch.no_grad():
-        for value in network.convclass.parameters():
+        for value in source.network.convclass.parameters():
             value.mul_(0.1)  # scores of 0 and 1 have no logits
-    chosen = np.stack([resize(photos[index].image, 64) for index in range(0, 200, 5)])
-    seen, pixels = chosen[:32], chosen[32:]
-    simulated = qat.prepare(network, spec, IMAGE, seen)
-    plain = qat.unrounded(simulated)
-    # Equalised: the peaks at which channels are cut off are kept in few bits.
-    np.testing.assert_allclose(logits(plain, seen[:4]), logits(network, seen[:4]), atol=0.05)
-    exact = logits(plain, pixels)
+    return source.network, ModelSpec(SPEC.name, source.model.labels, source.network.spec_options())
 
-    qat.measure(simulated, [inputs(seen[:8])], "minmax")  # whose ranges do not depend on sampling
-    engine = int8_logits(plain, spec, seen[:8], pixels)
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    tiles = open_dataset("aerial", "test")
+    return np.stack([resize(tiles[index].image, 64) for index in range(0, 200, 5)])
+
+
+@pytest.fixture(scope="module")
+def simulated(trained: tuple[Network, ModelSpec], photos: np.ndarray) -> Network:
+    """The weights as they are, rounded to the nearest."""
+    made = copy.deepcopy(trained[0])
+    made.features = Rounded(made.features, trained[0].features)
+    qat.measure(made, [inputs(photos[:8])], "minmax")  # whose ranges do not depend on sampling
+    return made
+
+
+def test_what_is_simulated_is_what_the_int8_graph_computes(
+    trained: tuple[Network, ModelSpec], simulated: Network, photos: np.ndarray
+) -> None:
+    pixels, (network, spec) = photos[32:], trained
+    exact, engine = logits(network, pixels), int8_logits(network, spec, photos[:8], pixels)
     error = rms(engine - exact)
     assert error > 0.003 * rms(exact)
     # Integer kernels and float products differ at ties, which 50 layers amplify. Of two roundings
@@ -115,6 +128,21 @@ def test_what_is_simulated_is_what_the_int8_graph_computes() -> None:
     steps = simulated.features.steps
     assert (steps > 0).all()
     assert not torch.equal(steps[0], steps[1])  # the passes have ranges of their own
+
+
+def test_training_begins_with_what_is_reached_without_it(
+    trained: tuple[Network, ModelSpec], simulated: Network, photos: np.ndarray
+) -> None:
+    begun = qat.prepare(*trained, IMAGE, photos[:32])
+    qat.measure(begun, [inputs(photos[:32])])
+    exact, plain, fitted = (logits(each, photos[32:]) for each in (trained[0], simulated, begun))
+    assert rms(fitted - exact) < 0.6 * rms(plain - exact)
+    # Rounded as an engine will, the weights stay what they are.
+    assert isinstance(begun.features, Rounded)
+    for name, weight in qat.unrounded(begun).named_parameters():
+        if name.startswith("features.") and weight.ndim == 4:
+            steps = weight.detach().abs().amax((1, 2, 3), keepdim=True) / 127
+            assert float((weight / steps - (weight / steps).round()).detach().abs().max()) < 1e-3, name
 
 
 def test_training_makes_the_error_of_int8_smaller(prepared: Network, tmp_path: Path) -> None:
