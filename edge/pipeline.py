@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edge import adaptive, backends, cpu
 from edge.backends.base import UNBUILT, Facts, powers_of_two
 from edge.bundle import CALIBRATION, REFERENCE, BuildEngine, Bundle, write_bundle
@@ -299,8 +301,6 @@ def _finish(folder: Path, origin: adaptive.Origin, options: BuildOptions, events
 
 def _try_engine(bundle: Bundle, events: Events) -> None:
     """The last check of a build: the finished bundle loads and runs."""
-    import numpy as np
-
     if UNBUILT in bundle.manifest["engine"]:
         return
     try:
