@@ -306,16 +306,11 @@ def _try_engine(bundle: Bundle, events: Events) -> None:
     try:
         engine = Engine.load(bundle.path)
     except EdgeError:
-        why = _elsewhere(bundle)
+        support = backends.probe(bundle.target.backend)
+        why = support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)
         if not why:
             raise
         events.warn(f"the engine was not tried: {why}. On its machine run: python -m edge.doctor BUNDLE")
         return
     with engine:
         engine.infer(np.zeros((1, *bundle.image.shape), bundle.image.input))
-
-
-def _elsewhere(bundle: Bundle) -> str:
-    """Why a bundle that was just built cannot run here; empty if it can."""
-    support = backends.probe(bundle.target.backend)
-    return support.reason or backends.backend(bundle.target.backend).elsewhere(bundle.manifest["engine"], support)
