@@ -53,13 +53,8 @@ def main(args: argparse.Namespace) -> int:
     noisy, _ = class_maps(rounded, graph, images)
     options = source.model.options
     strongest = torch.from_numpy(np.argsort(-scores, 1)[:, : int(options["regions"])].copy())  # type: ignore[call-overload]
-<<<<<<< HEAD
-    ours, theirs = (each.gather(1, strongest[:, :, None, None].expand(-1, -1, *each.shape[2:])) for each in (exact, noisy))
-    found = compare(ours, theirs, source.image.size, float(options["threshold"]))  # type: ignore[arg-type]
-=======
     right, wrong = (each.gather(1, strongest[:, :, None, None].expand(-1, -1, *each.shape[2:])) for each in (exact, noisy))
     found = compare(right, wrong, source.image.size, float(options["threshold"]))  # type: ignore[arg-type]
->>>>>>> int8
     command.say(*(f"{name:40} {value:.3f}" for name, value in found.items()))
     command.write_json(args.json, found)
     return 0
