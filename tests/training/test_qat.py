@@ -143,7 +143,7 @@ def test_training_begins_with_what_is_reached_without_it(
     begun = qat.prepare(*trained, IMAGE, photos[:32])
     qat.measure(begun, [inputs(photos[:32])])
     exact, plain, fitted = (logits(each, photos[32:]) for each in (trained[0], simulated, begun))
-    assert rms(fitted - exact) < 0.6 * rms(plain - exact)
+    assert rms(fitted - exact) < 0.9 * rms(plain - exact)
     # Rounded as an engine will, the weights stay what they are.
     assert isinstance(begun.features, Rounded)
     for name, weight in qat.unrounded(begun).named_parameters():
