@@ -4,7 +4,7 @@ image, so it is measured over images."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from edge.spec import RuleSpec
 GRID = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)  # efforts of a curve, besides the chosen one: nine points at most
 RESAMPLES = 500
 LIMIT_S = 60.0
+BLOCK = 16  # images that are run at one effort before the next
 
 
 @dataclass(frozen=True)
@@ -87,30 +88,45 @@ def time_efforts(
     """Seconds of every batch at every effort, interleaved on the same images; and how many images
     that were.
 
-    The order of the efforts turns with the batches, and a call that is not counted goes before each
-    batch: decoding it has put the engine's threads to sleep.
+    A block of batches is run at one effort, then at the next, in an order that turns with the
+    blocks: a program stays at one effort too, and call by call each would find the caches as
+    another left them. A call that is not counted goes before each: threads sleep while a block is
+    decoded.
 
     Args:
         infer: a batch at an effort.
         batches: of images, each made only when it is asked for.
-        limit_s: no batch begins later.
+        limit_s: no block begins later.
     """
     taken: dict[float, list[float]] = {effort: [] for effort in efforts}
     images, begun = 0, clock()
-    for number, batch in enumerate(batches):
+    for number, block in enumerate(_blocks(batches)):
         if number == 0:
             for effort in efforts:  # compiles what they need
-                infer(batch, effort)
-        infer(batch, 1.0)
+                infer(block[0], effort)
         for turn in range(len(efforts)):
             effort = efforts[(number + turn) % len(efforts)]
-            start = clock()
-            infer(batch, effort)
-            taken[effort].append(clock() - start)
-        images += len(batch)
+            infer(block[0], effort)
+            for batch in block:
+                start = clock()
+                infer(batch, effort)
+                taken[effort].append(clock() - start)
+        images += sum(map(len, block))
         if clock() - begun > limit_s:
             break
     return {effort: np.asarray(seconds) for effort, seconds in taken.items()}, images
+
+
+def _blocks(batches: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Batches that are ``BLOCK`` images together; a larger one is a block of its own."""
+    block: list[np.ndarray] = []
+    for batch in batches:
+        block.append(batch)
+        if sum(map(len, block)) >= BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def judge_effort(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,22 +32,24 @@ class Engine:
             yield np.full(size, number)
 
 
-def test_every_batch_is_timed_at_every_effort_in_turning_order():
+def test_every_batch_is_timed_at_every_effort_a_block_at_a_time_in_turning_order():
     engine = Engine()
-    seconds, images = time_efforts(engine.infer, engine.batches(5), (0.0, 0.5, 1.0), limit_s=1e9, clock=lambda: engine.now)
-    assert images == 10
+    seconds, images = time_efforts(engine.infer, engine.batches(20), (0.0, 0.5, 1.0), limit_s=1e9, clock=lambda: engine.now)
+    assert images == 40
     for effort, taken in seconds.items():
-        assert taken.tolist() == [2 * (1 + 4 * effort)] * 5  # the call after a pause is not among them
-    first = [next(effort for batch, effort in engine.calls[4:] if batch == number) for number in range(1, 5)]
-    assert first == [1.0] * 4
-    second = [[effort for batch, effort in engine.calls if batch == number][1] for number in range(1, 5)]
-    assert second == [0.5, 1.0, 0.0, 0.5]
+        assert taken.tolist() == [2 * (1 + 4 * effort)] * 20  # the call after a pause is not among them
+    runs = [(effort, [batch for batch, _ in group]) for effort, group in itertools.groupby(engine.calls[3:], key=lambda call: call[1])]
+    blocks = [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+    for number, block in enumerate(blocks):
+        mine = runs[3 * number : 3 * number + 3]
+        assert [effort for effort, _ in mine] == [(0.0, 0.5, 1.0)[(number + turn) % 3] for turn in range(3)]
+        assert all(batches == [block[0], *block] for _, batches in mine)
 
 
 def test_no_batch_begins_after_the_limit():
     engine = Engine()
     _, images = time_efforts(engine.infer, engine.batches(100), (0.0, 1.0), limit_s=60, clock=lambda: engine.now)
-    assert 2 < images < 20
+    assert 2 < images < 40
 
 
 def test_a_curve_has_nine_points_at_most_with_0_the_chosen_one_and_1():
