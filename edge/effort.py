@@ -67,14 +67,11 @@ def areas(regions: np.ndarray) -> NDArray[np.float64]:
 def overlaps(regions: np.ndarray) -> NDArray[np.float64]:
     """(B, K) the largest IoU of each box with a better-ranked one; 0 of the first."""
     boxes, area = regions.astype(np.float64), areas(regions)
-    largest = np.zeros(area.shape)
-    for mine in range(1, area.shape[1]):
-        for other in range(mine):
-            first, second = boxes[:, mine], boxes[:, other]
-            shared = np.concatenate([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])], 1)
-            both = areas(shared)
-            union = area[:, mine] + area[:, other] - both
-            largest[:, mine] = np.maximum(largest[:, mine], both / np.where(union > 0, union, 1))
+    mine, other = boxes[:, :, None], boxes[:, None]
+    shared = np.concatenate([np.maximum(mine[..., :2], other[..., :2]), np.minimum(mine[..., 2:], other[..., 2:])], -1)
+    both = areas(shared)
+    union = area[:, :, None] + area[:, None] - both
+    largest: NDArray[np.float64] = np.tril(both / np.where(union > 0, union, 1), -1).max(-1, initial=0)
     return largest
 
 

@@ -139,17 +139,19 @@ class OpenVINORunner(Runner):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with vendor_errors("infer", "OpenVINO cannot run the engine", REBUILD):
-            request = self._request(len(inputs[BOXES] if BOXES in inputs else next(iter(inputs.values()))))
+            request, outputs = self._request(len(inputs[BOXES] if BOXES in inputs else next(iter(inputs.values()))))
             given = {self._prefix + name: value for name, value in inputs.items()}
             result = request.infer(given, share_inputs=True, share_outputs=True)
         # The request's own buffers are overwritten by its next call.
-        return {self._own(port): value.copy() for port, value in result.items()}
+        return {name: value.copy() for name, value in zip(outputs, result.values(), strict=True)}
 
-    def _request(self, size: int) -> Native:
-        requests: dict[str, Native] = self._requests.__dict__  # of this thread
+    def _request(self, size: int) -> tuple[Native, tuple[str, ...]]:
+        """A request of this thread, and the names of its outputs."""
+        requests: dict[str, tuple[Native, tuple[str, ...]]] = self._requests.__dict__
         name = str(size)
         if name not in requests:
-            requests[name] = self.compiled(size).create_infer_request()
+            compiled = self.compiled(size)
+            requests[name] = compiled.create_infer_request(), tuple(map(self._own, compiled.outputs))
         return requests[name]
 
     def _own(self, port: Native) -> str:
