@@ -243,7 +243,8 @@ def test_every_command_of_the_documents_runs(repository: Path, place: Path, monk
             shutil.rmtree(output, ignore_errors=True)
         code = command.run(bodies.get(module, import_module(module).main), import_module(module).arguments().parse_args(made))
         ran.append((module, words))
-        if code not in ((0, 3) if module == "edge.tune" else (0,)):  # 3: noise does not reach mAP 90
+        # 3: noise does not reach mAP 90, and its latency is not the same twice.
+        if code not in ((0, 3) if {"--fail-on", "--budget"} & set(made) else (0,)):
             failed.append(f"{page}: {module} {shlex.join(made)}: exit {code}")
 
     for module, line in BEFORE:

@@ -243,7 +243,7 @@ def test_a_tensor_that_nobody_described_is_refused(small_bundle, tmp_path):
 
 def test_what_the_library_raises_in_a_call_is_one_line(bundle, monkeypatch):
     with Engine.load(bundle) as engine:
-        monkeypatch.setattr(engine, "_checked", lambda batch: batch)
+        monkeypatch.setattr("edge.engine.checked_batch", lambda batch, bundle: batch)
         with pytest.raises(EdgeError, match=r"\[infer\] .* cannot run the engine: "):
             engine.infer(np.zeros((1, 3, 64, 63), np.float32))
 
