@@ -141,7 +141,7 @@ def test_a_search_that_is_killed_goes_on_and_another_budget_uses_what_it_found(w
     assert "Relax mean<0.001ms first" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.environ.get("EDGE_ALL_ENGINES") != "1", reason="takes minutes: EDGE_ALL_ENGINES=1 runs it")
+@pytest.mark.skipif(os.environ.get("EDGE_ALL_FAULTS") != "1", reason="takes minutes: EDGE_ALL_FAULTS=1 runs it")
 def test_a_search_killed_at_ten_random_moments_chooses_the_same(weights, photos, tmp_path):
     words = ["--budget", "map_drop<50, mean<9s", "--weights", weights, "--dataset", f"csv:{photos}", "--calib-images", 8]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
