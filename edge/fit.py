@@ -1,4 +1,5 @@
-"""Whether things fit: a bundle this machine, its engine its manifest, a batch the engine."""
+"""Checks that a bundle fits this machine, its engine fits its manifest, and a batch fits the
+engine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ MAX_BATCH = 4096
 MAX_REGIONS = 100_000  # of a batch
 RULES = ("rank", "interval")
 MAX_STEPS = 1001  # of a rule
-REDUNDANT = ("max_overlap", "max_area", "redundant_low", "redundant_high")  # what a rule without them need not say
+REDUNDANT = ("max_overlap", "max_area", "redundant_low", "redundant_high")  # left out of the manifest where a rule has no limits
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def test_training_begins_with_what_is_reached_without_it(
             largest = weight.detach().abs().amax((1, 2, 3), keepdim=True)
             levels = 127 * weight.detach() / largest
             off = (levels - levels.round()).abs().amax((1, 2, 3))
-            living = largest.flatten() > 1e-3 * largest.max()  # what is next to nothing has a step of the whole tensor's
+            living = largest.flatten() > 1e-3 * largest.max()  # channels near zero have a minimum step
             assert float(off[living].max()) < 1e-3, name
 
 
