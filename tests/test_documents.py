@@ -190,8 +190,8 @@ def place(tmp_path: Path, noise_photos, monkeypatch: pytest.MonkeyPatch) -> Path
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "photos").symlink_to(noise_photos(["train"] * 60 + ["test"] * 4, (80, 64)))
-    (tmp_path / "photographs").symlink_to(tmp_path / "photos" / "images")
+    shutil.copytree(noise_photos(["train"] * 60 + ["test"] * 4, (80, 64)), "photos")  # a run is named after its folder
+    (tmp_path / "photographs").symlink_to("photos/images")
     source = open_source("random", size=64)
     options = {"pooling": "avg", "regions": 4, "threshold": 0.5}
     described = {"model": source.model.name, "classes": list(source.model.labels), "size": 64, **options}
@@ -237,7 +237,7 @@ def test_every_command_of_the_documents_runs(repository: Path, place: Path, monk
 
     def run(module: str, words: list[str], page: str) -> None:
         made = shorter(module, words)
-        made_by_default = "repository" if module == "edge.triton" else "runs/mcar-mobilenetv2-photos0-64"
+        made_by_default = "repository" if module == "edge.triton" else "runs/mcar-mobilenetv2-photos-64"
         output = Path(made[made.index("--output") + 1] if "--output" in made else made_by_default)
         if "--resume" not in made:
             shutil.rmtree(output, ignore_errors=True)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -163,7 +164,10 @@ def test_the_command_shows_its_page_in_a_browser(small_bundle, tmp_path, reposit
         said = process.stderr.readline()
         assert said.startswith("page       http://127.0.0.1:"), said
         process.stdout.readline()  # its first labels: a frame was seen
-        assert json.loads(ask(said.split()[1], "/state.json")[1])["frame"] == 0
+        until = time.monotonic() + 20
+        while not (state := json.loads(ask(said.split()[1], "/state.json")[1]))["plots"]["looks"] and time.monotonic() < until:
+            time.sleep(0.1)  # plots show whole seconds
+        assert state["frame"] == 0
         if CHROMIUM is None:
             pytest.skip("no Chromium to look at the page with: apt install chromium")
         browser = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
