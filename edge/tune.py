@@ -44,7 +44,7 @@ def arguments() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, help="seed of random weights and image sampling (default 0)")
     space = made.add_argument_group("what may be tried")
     space.add_argument("--batch", type=int, help=f"images per call (default {DEFAULT.batch})")
-    space.add_argument("--sizes", type=_numbers, metavar="N,N", help="input sides in pixels (default: the model's own, and two smaller)")
+    space.add_argument("--sizes", type=_numbers, metavar="N,N", help="input sides in pixels (default: the model's own, and three smaller)")
     space.add_argument(
         "--regions", type=_numbers, metavar="N,N", help="regions of the second pass (default: the model's own, and half of it)"
     )

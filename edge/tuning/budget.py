@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.errors import EdgeError, one_of
@@ -85,15 +85,18 @@ class Condition:
 Budget = tuple[Condition, ...]
 
 
-def parse(text: str) -> Budget:
+def parse(text: str, batch: int = 1) -> Budget:
     """Conditions ``METRIC(<|<=|>|>=)NUMBER[UNIT]``, joined by commas.
+
+    Args:
+        batch: images of a call, by which throughput and mean latency exclude each other.
 
     Raises:
         EdgeError: a condition of another form, an unknown metric or unit, a value nothing can have,
             or two that exclude each other.
     """
     budget = tuple(_condition(part) for part in pieces(text))
-    _refuse_contradictions(budget)
+    _refuse_contradictions([*budget, *(_of_a_call(one, batch) for one in budget if one.metric == "throughput" and one.value > 0)])
     return budget
 
 
@@ -127,7 +130,13 @@ def _condition(part: str) -> Condition:
     return condition
 
 
-def _refuse_contradictions(budget: Budget) -> None:
+def _of_a_call(throughput: Condition, batch: int) -> Condition:
+    """The same, said of the mean latency."""
+    side = throughput.side.translate(str.maketrans("<>", "><"))
+    return Condition(throughput.text, "mean", side, 1e3 * batch / throughput.value)
+
+
+def _refuse_contradictions(budget: Sequence[Condition]) -> None:
     for low in budget:
         for high in budget:
             if low.upper or not high.upper:

@@ -28,7 +28,7 @@ VALIDATION = "validation"  # the split that decides, where a data set has one
 MOST_IMAGES = 500  # that decide
 FEWEST_IMAGES = 5
 FEWEST_SURE = 300  # below which a user should know how little they tell
-SMALLER = (0.75, 0.5)  # of the own size, to try besides
+SMALLER = (0.875, 0.75, 0.5)  # of the own size, to try besides
 CHEAPEST_FIRST = tuple(reversed(PRECISIONS))
 
 

@@ -20,7 +20,7 @@ class TuneOptions:
 
     Attributes:
         batch: images of a call.
-        sizes, regions, precisions, backends: to try; empty for the own size and two smaller, the
+        sizes, regions, precisions, backends: to try; empty for the own size and three smaller, the
             own number of regions and half of it, all precisions, and all backends that work here.
         minimise: of what fits; None: ``mean`` where the budget says something about mAP, else
             ``map_drop`` where there are labels.

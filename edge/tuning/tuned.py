@@ -122,7 +122,7 @@ def tune(
             no bundle.
     """
     asked = TuneOptions() if asked is None else asked
-    conditions = budgets.parse(budget) if isinstance(budget, str) else budget
+    conditions = budgets.parse(budget, asked.batch) if isinstance(budget, str) else budget
     unread = options.given & UNREAD
     refuse_unread(unread, "in a search that decides on it or calibrates many graphs", "build with it by python -m edge.build")
     if options.output is None:

@@ -45,6 +45,8 @@ def test_a_condition_is_read_into_the_metrics_first_unit(text, metric, side, val
         ("mean<10, mean>10", "mean>10 and mean<10"),
         ("mean<=10, mean>10", "No engine can meet both"),
         ("p50>30ms, p99<0.02s", "p50>30ms and p99<0.02s"),
+        ("throughput>100, mean>20ms", "mean>20ms and throughput>100"),
+        ("throughput<10, mean<50ms", "throughput<10 and mean<50ms"),
     ],
 )
 def test_a_budget_that_cannot_be_met_or_read_is_refused_in_one_line(text, said):
@@ -52,6 +54,12 @@ def test_a_budget_that_cannot_be_met_or_read_is_refused_in_one_line(text, said):
         parse(text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_throughput_and_latency_exclude_each_other_by_the_batch():
+    assert len(parse("throughput>100, mean>20ms", batch=8)) == 2
+    with pytest.raises(EdgeError, match="mean>20ms and throughput>400"):
+        parse("throughput>400, mean>20ms", batch=8)
 
 
 def test_bounds_that_leave_room_are_let_pass():
