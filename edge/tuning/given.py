@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge import backends
+from edge import __version__, backends
 from edge.data import Dataset, match_labels, open_dataset, validation_split
 from edge.errors import EdgeError
 from edge.events import Events
+from edge.manifest import digest_json
 from edge.measure import energy
 from edge.measure.outputs import sample
 from edge.options import BuildOptions, deciding
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from edge.models.source import Source
 
 VALIDATION = "validation"  # the split that decides, where a data set has one
+FORMAT = 3  # of a trial's folder: raise it when trials of older code may not be read
 MOST_IMAGES = 500  # that decide
+MOST_MORE = 2000  # on which those are judged for which the 500 are too few
 FEWEST_IMAGES = 5
 FEWEST_SURE = 300  # below which a user should know how little they tell
 SMALLER = (0.875, 0.75, 0.5)  # of the own size, to try besides
@@ -40,6 +43,7 @@ class Given:
         options: of the weights, with ``dataset`` where there is one.
         images: validation images, whose labels are in the order of the model's; to time on where
             ``judged`` is False.
+        more: these and others, where there are more and they are judged.
         judged: whether these labels say what scores are worth.
         folder: of the trials.
         digest: of the weights.
@@ -49,11 +53,32 @@ class Given:
     options: BuildOptions
     batch: int
     images: Dataset
+    more: Dataset | None
     judged: bool
     staged: bool
     folder: Path
     digest: str
     metrics: frozenset[str]
+
+    def key(self, first: Candidate) -> str:
+        """A digest of all that decides what a trial finds, but for its candidate.
+
+        Args:
+            first: of ``Space``, what the drops are counted from.
+        """
+        read = ("model", "labels", "threshold", "pooling", "dataset", "calib_method", "calib_images", "repair", "seed")
+        machine = [[name, support.version, support.device] for name in backends.BACKENDS if not (support := backends.probe(name)).reason]
+        return digest_json(
+            {
+                "version": [__version__, FORMAT],
+                "weights": self.digest,
+                "images": [self.images.digest, self.more and self.more.digest],
+                "batch": self.batch,
+                "own": [first.size, first.regions],
+                "options": {name: str(vars(self.options)[name]) for name in read},
+                "machine": machine,
+            }
+        )[:8]
 
 
 def prepare(
@@ -81,7 +106,8 @@ def prepare(
         seed=options.seed,
     )
     judging = bounds_accuracy(conditions) or asked.minimise == "map_drop"
-    images, judged = _validation(options, source, judging=judging)
+    more, judged = _validation(options, source, judging=judging)
+    images = more.subset(sample(len(more), MOST_IMAGES))
     for warning in source.warnings:
         events.warn(warning)
     if not judged and not judging:
@@ -100,7 +126,9 @@ def prepare(
         _own_first(regions, asked.regions or (regions, *fewer)) if isinstance(regions, int) else (None,),
         Candidate(usable[0], PRECISIONS[0], own, regions if isinstance(regions, int) else None),
     )
-    given = Given(options, asked.batch, images, judged, staged, folder, source.digest, metrics)
+    given = Given(
+        options, asked.batch, images, more if judged and len(more) > len(images) else None, judged, staged, folder, source.digest, metrics
+    )
     return given, space, minimise
 
 
@@ -153,4 +181,4 @@ def _validation(options: BuildOptions, source: Source, *, judging: bool) -> tupl
     if judging and (not judged or len(found) < FEWEST_IMAGES):
         has = f"holds out {len(found)} images" if judged else "has no labels"
         raise EdgeError("tune", f"The budget needs labelled images, and {dataset} {has}", "Use another `dataset`")
-    return found.subset(sample(len(found), MOST_IMAGES)), judged and len(found) >= FEWEST_IMAGES
+    return found.subset(sample(len(found), MOST_MORE)), judged and len(found) >= FEWEST_IMAGES

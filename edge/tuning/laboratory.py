@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import __version__, adaptive, backends
+from edge import adaptive, backends
 from edge.atomic import write_atomically
 from edge.backends.base import Facts
 from edge.backends.onnxruntime import Session
 from edge.bundle import REFERENCE, Bundle
-from edge.data import batches
+from edge.data import Dataset, batches
 from edge.engine import Engine
 from edge.errors import EdgeError
 from edge.events import Events
@@ -45,7 +45,7 @@ from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, standard_err
 
 RESULT = "result.json"
 OUTPUTS = "outputs.npz"
-FORMAT = 3  # of a trial's folder: raise it when trials of older code may not be read
+JUDGED = "judged.json"  # on more images
 ENERGY_NOISE = 0.05
 
 
@@ -54,21 +54,7 @@ class RealLaboratory:
 
     def __init__(self, given: Given, first: Candidate, events: Events) -> None:
         self._given, self._first, self._events = given, first, events
-        options = given.options
-        read = ("model", "labels", "threshold", "pooling", "dataset", "calib_method", "calib_images", "repair", "seed")
-        self._key = digest_json(
-            {
-                "version": [__version__, FORMAT],
-                "weights": given.digest,
-                "images": given.images.digest,
-                "batch": given.batch,
-                "own": [first.size, first.regions],
-                "options": {name: str(vars(options)[name]) for name in read},
-                "machine": [
-                    [name, support.version, support.device] for name in backends.BACKENDS if not (support := backends.probe(name)).reason
-                ],
-            }
-        )[:8]
+        self._key = given.key(first)
 
     # What the search asks.
 
@@ -82,7 +68,9 @@ class RealLaboratory:
             bundle = self._built(candidate)
             kept = replace(self._measured(candidate, bundle), seconds=time.perf_counter() - started)
             write_atomically(folder / RESULT, json.dumps(to_plain(kept), indent=1, allow_nan=False) + "\n")
-        return replace(kept, points=tuple(replace(point, **(recalled(_longer(folder, point)) or {})) for point in kept.points))
+        judged = recalled(folder / JUDGED) or {}
+        later = [{**judged.get(f"{point.effort:g}", {}), **(recalled(_longer(folder, point)) or {})} for point in kept.points]
+        return replace(kept, points=tuple(replace(point, **facts) for point, facts in zip(kept.points, later, strict=True)))
 
     def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
         if (candidate.size, candidate.regions) == (self._first.size, self._first.regions):
@@ -113,6 +101,13 @@ class RealLaboratory:
         with Engine.load(self.bundle_of(choice.trial.candidate), effort=1) as engine:
             seconds, _ = timing.timed(engine, given.images, given.batch, (choice.point.effort,), most=len(given.images))
         remembered(path, lambda: timing.figures(seconds[choice.point.effort], given.batch))
+        return True
+
+    def judge_longer(self, candidate: Candidate) -> bool:
+        path, more = self.folder_of(candidate) / JUDGED, self._given.more
+        if more is None or recalled(path) is not None:
+            return False
+        remembered(path, lambda: self._judged(candidate, more))
         return True
 
     # What the chosen one is made of.
@@ -214,6 +209,18 @@ class RealLaboratory:
             0.0,
         )
 
+    def _judged(self, candidate: Candidate, images: Dataset) -> Facts:
+        """What it is worth on other images, by effort, as a ``Point`` names it."""
+        labels, reference = _labels(images), self._fp32(self._first, images, "fp32-more.npz")
+        with Engine.load(self.bundle_of(candidate), effort=1) as engine:
+            outputs, stages = self._run(engine, candidate, images), engine.bundle.stages
+        found = worth(outputs, labels, reference, None if stages is None else stages.rule, candidate.size)
+        whole = mean_ap(reference, labels)
+        return {
+            f"{each.effort:g}": {"mean_looks": each.looks, "map": each.map, "map_drop": whole - each.map, "map_error": each.error}
+            for each in found
+        }
+
     def _point(self, each: Worth, seconds: NDArray[np.float64], energy_mj: float | None) -> Point:
         judged = self._given.judged
         return Point(
@@ -228,12 +235,14 @@ class RealLaboratory:
 
     def _collected(self, engine: Engine, candidate: Candidate) -> Outputs:
         """Outputs on the validation images, kept."""
-        bundle, images = engine.bundle, self._given.images
-        infer = engine.infer if bundle.stages is None else engine.infer_each
-        with self._events.progress(candidate.name) as progress:
-            outputs = collect(infer, batches(images, bundle.image, self._given.batch), len(images), progress=progress).outputs
+        outputs = self._run(engine, candidate, self._given.images)
         write_outputs(self.folder_of(candidate) / OUTPUTS, outputs)
         return outputs
+
+    def _run(self, engine: Engine, candidate: Candidate, images: Dataset) -> Outputs:
+        infer = engine.infer if engine.bundle.stages is None else engine.infer_each
+        with self._events.progress(candidate.name) as progress:
+            return collect(infer, batches(images, engine.bundle.image, self._given.batch), len(images), progress=progress).outputs
 
     def _duel(self, challenger: Choice, best: Choice, metric: str) -> list[float]:
         given, pair = self._given, [(self.bundle_of(one.trial.candidate), one.point.effort) for one in (challenger, best)]
@@ -243,30 +252,28 @@ class RealLaboratory:
 
     @property
     def _labels(self) -> NDArray[np.int8]:
-        labels = self._given.images.labels
-        assert labels is not None
-        return labels
+        return _labels(self._given.images)
 
     @cached_property
     def _reference(self) -> NDArray[np.float32]:
         """(N, C) scores of the given weights in FP32."""
-        return self._fp32(self._first)
+        return self._fp32(self._first, self._given.images)
 
-    def _fp32(self, candidate: Candidate) -> NDArray[np.float32]:
+    def _fp32(self, candidate: Candidate, images: Dataset, name: str = "fp32.npz") -> NDArray[np.float32]:
         """(N, C) scores of a candidate's graph in FP32, kept beside its engine."""
-        path = self.folder_of(candidate) / "fp32.npz"
+        path = self.folder_of(candidate) / name
         kept = read_outputs(path)
         if kept is None:
             bundle = Bundle.read(self.bundle_of(candidate))
             session = Session(bundle.read_file(REFERENCE))
             with self._events.progress("reference") as progress:
-                kept = collect(session, batches(self._given.images, bundle.image, 1), len(self._given.images), progress=progress).outputs
+                kept = collect(session, batches(images, bundle.image, 1), len(images), progress=progress).outputs
             write_outputs(path, {"scores": kept["scores"]})
         scores: NDArray[np.float32] = kept["scores"]
         return scores
 
     def _fp32_drop(self, candidate: Candidate) -> dict[str, float]:
-        scores, labels = self._fp32(candidate), self._labels
+        scores, labels = self._fp32(candidate, self._given.images), self._labels
         return {
             "drop": mean_ap(self._reference, labels) - mean_ap(scores, labels),
             "error": standard_error(self._reference, scores, labels),
@@ -292,6 +299,11 @@ class RealLaboratory:
 def _longer(folder: Path, point: Point) -> Path:
     """Where the latencies of a trial's effort are kept, once it was timed by itself."""
     return folder / f"longer-{point.effort:g}.json"
+
+
+def _labels(images: Dataset) -> NDArray[np.int8]:
+    assert images.labels is not None
+    return images.labels
 
 
 def _sign(difference: float) -> str:

@@ -10,8 +10,10 @@
    the budget allows, or than the best so far has of what is minimised.
 5. What fits and may be better than the best so far is timed against that, interleaved; inside the
    noise is no difference.
-6. What comes out is timed once more, by itself. If it no longer fits, or another has become better,
-   the next is chosen by the same rules.
+6. What would be better than what comes out, and keeps its mAP but for the standard error, is judged
+   on more images, and the choice is made again.
+7. What comes out then is timed once more, by itself. If it no longer fits, or another has become
+   better, the next is chosen by the same rules.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.errors import EdgeError
-from edge.tuning.budget import SURE, Budget
+from edge.tuning.budget import OF_LABELS, SURE, Budget
 from edge.tuning.trial import Candidate, Choice, Trial, choices, nearest
 
 LIKE = 0.9  # an engine of the same backend and precision has at least so much of the bytes of its like
@@ -82,6 +84,10 @@ class Laboratory(Protocol):
         """Time a choice by itself, on more images; from then on its trial has those latencies.
         False where that was done before."""
 
+    def judge_longer(self, candidate: Candidate) -> bool:
+        """Judge an engine's mAP on more images, and so more surely; from then on its trial has
+        those figures. False where that was done before, or there are no more."""
+
     def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
         """What its graph loses in FP32, in points, and the standard error of that; its engine is
         there."""
@@ -135,8 +141,11 @@ def search(
             told.add(row)
             tell(row)
 
-    while True:  # rule 6; it ends, for every choice is timed longer only once
+    while True:  # rules 6 and 7; it ends, for each is judged and timed longer only once
         found = _search(laboratory, space, budget, objective, may_start, tell_news)
+        unsure = [one.candidate for one in found.trials if one.candidate in space and _unsure(one, found.best, budget, objective)]
+        if any(laboratory.judge_longer(candidate) for candidate in unsure):  # one at a time: it may be the best then
+            continue
         timed = any(condition.metric in (*LATENCY, "throughput") for condition in budget)
         if found.best is None or not timed or not laboratory.time_longer(found.best):
             return found
@@ -191,6 +200,16 @@ def _search(
         rows.append(Row(candidate, mine, why))
         tell(rows[-1])
     return Found(best, tuple(replace(row, why="chosen") if best and row.choice == best else row for row in rows), tuple(trials))
+
+
+def _unsure(trial: Trial, best: Choice | None, budget: Budget, objective: str) -> bool:
+    """Rule 6: whether more images may let it be chosen."""
+    for one in choices([trial]):
+        missed = one.misses(budget)
+        near = all(condition.metric in OF_LABELS and condition.holds(_value(one, condition.metric)) for condition in missed)
+        if missed and near and (best is None or _value(one, objective) < _value(best, objective)):
+            return True
+    return False
 
 
 def verdict(choice: Choice, budget: Budget) -> str:

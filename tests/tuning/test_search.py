@@ -59,6 +59,9 @@ class World:
     def time_longer(self, choice: Choice) -> bool:
         return False
 
+    def judge_longer(self, candidate: Candidate) -> bool:
+        return False
+
     def fp32_drop(self, candidate: Candidate) -> tuple[float, float]:
         return self.loss(candidate), 0.2 if candidate.size < 256 else 0.0
 
@@ -147,6 +150,32 @@ def test_a_choice_that_a_longer_timing_does_not_bear_out_gives_way():
     assert found.best is None or found.best.name not in {one.name for one in slow}
     assert len(told) == len(set(told))
     assert search(world, SPACE, parse("map_drop<2, size<99MB"), "mean").best is not None  # no latency is promised: nothing to time again
+
+
+def test_what_only_its_standard_error_rules_out_is_judged_on_more_images():
+    world, judged = World(), []
+    known, text = world.known, "map_drop<1.5, mean<500"
+    errors = {True: 0.02, False: 0.6}
+
+    def sure(candidate: Candidate) -> Trial:
+        trial = known(candidate)
+        return replace(trial, points=tuple(replace(point, map_error=errors[candidate in judged]) for point in trial.points))
+
+    def judge_longer(candidate: Candidate) -> bool:
+        if candidate in judged:
+            return False
+        judged.append(candidate)
+        return True
+
+    world.known = sure
+    before = search(world, SPACE, parse(text), "mean")
+    world.judge_longer = judge_longer
+    after = search(world, SPACE, parse(text), "mean")
+    assert after.best.point.mean_ms < before.best.point.mean_ms
+    assert 0.5 < after.best.point.map_drop < 1.5
+    assert after.best.trial.candidate in judged
+    # Those that are slower, or lose too much by their estimate as well, are not run again.
+    assert 0 < len(judged) < len(after.trials) / 2
 
 
 def test_int8_that_loses_too_much_is_tried_with_layers_in_float():
