@@ -160,6 +160,7 @@ def test_a_trial_that_is_judged_longer_has_the_figures_of_all_images(weights, ph
     assert tuned.points[-1].point.map == pytest.approx(expected, abs=1e-6)
     first = json.loads((folder / "result.json").read_text())["points"][-1]["map"]
     assert first != pytest.approx(expected, abs=1e-6)  # of five
+    assert tuned.bundle.stages.rule.fitted_on["data"].endswith(f"{len(more)} validation images")
 
 
 @pytest.mark.skipif(os.environ.get("EDGE_ALL_FAULTS") != "1", reason="takes minutes: EDGE_ALL_FAULTS=1 runs it")

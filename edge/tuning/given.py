@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge import __version__, backends
+from edge.bundle import Bundle
 from edge.data import Dataset, match_labels, open_dataset, validation_split
 from edge.errors import EdgeError
 from edge.events import Events
@@ -79,6 +80,12 @@ class Given:
                 "machine": machine,
             }
         )[:8]
+
+
+def fitted_on(bundle: Bundle, images: Dataset) -> dict[str, str]:
+    """What a rule for the second pass comes from, as its manifest says it."""
+    data = f"{images.name}, {len(images)} validation images"
+    return {"backend": bundle.target.backend, "precision": bundle.target.precision, "data": data, "digest": images.digest}
 
 
 def prepare(

@@ -37,7 +37,7 @@ from edge.options import REPAIRS, BuildOptions
 from edge.pipeline import build, rebuild
 from edge.plain import from_plain, to_plain
 from edge.tuning import timing
-from edge.tuning.given import Given
+from edge.tuning.given import Given, fitted_on
 from edge.tuning.search import BETTER, LATENCY, SAME, WORSE
 from edge.tuning.store import read_outputs, recalled, remembered, write_outputs
 from edge.tuning.trial import Candidate, Choice, Point, Trial
@@ -45,7 +45,7 @@ from edge.tuning.worth import RESAMPLES, Worth, mean_ap, scores_at, standard_err
 
 RESULT = "result.json"
 OUTPUTS = "outputs.npz"
-JUDGED = "judged.json"  # on more images
+JUDGED, MORE_OUTPUTS = "judged.json", "outputs-more.npz"  # of more images
 ENERGY_NOISE = 0.05
 
 
@@ -135,6 +135,12 @@ class RealLaboratory:
             raise EdgeError("tune", f"The trial {folder} has no valid {OUTPUTS}", "Remove the folder, and run edge.tune again")
         return kept
 
+    def judged_on(self, candidate: Candidate) -> tuple[Outputs, Dataset]:
+        """The outputs that its worth is told by, and of which images they are."""
+        more = self._given.more
+        kept = None if more is None else read_outputs(self.folder_of(candidate) / MORE_OUTPUTS)
+        return (self.outputs(candidate), self._given.images) if more is None or kept is None else (kept, more)
+
     # Building.
 
     def _built(self, candidate: Candidate) -> Bundle:
@@ -167,15 +173,9 @@ class RealLaboratory:
             return {}
         from calib.effort import fit_effort
 
-        fitted_on = {
-            "backend": bundle.target.backend,
-            "precision": bundle.target.precision,
-            "data": f"{self._given.images.name}, {len(self._given.images)} validation images",
-            "digest": self._given.images.digest,
-        }
         with Engine.load(bundle.path) as engine:
             outputs = self._collected(engine, candidate)
-        fitted = fit_effort(outputs, self._labels, bundle.image.size, effort=1.0, fitted_on=fitted_on)
+        fitted = fit_effort(outputs, self._labels, bundle.image.size, effort=1.0, fitted_on=fitted_on(bundle, self._given.images))
         return adaptive.keys_of(bundle, bundle.stages, fitted)
 
     def _donor(self, candidate: Candidate) -> Path | None:
@@ -214,6 +214,7 @@ class RealLaboratory:
         labels, reference = _labels(images), self._fp32(self._first, images, "fp32-more.npz")
         with Engine.load(self.bundle_of(candidate), effort=1) as engine:
             outputs, stages = self._run(engine, candidate, images), engine.bundle.stages
+        write_outputs(self.folder_of(candidate) / MORE_OUTPUTS, outputs)
         found = worth(outputs, labels, reference, None if stages is None else stages.rule, candidate.size)
         whole = mean_ap(reference, labels)
         return {

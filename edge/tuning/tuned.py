@@ -26,7 +26,7 @@ from edge.report.bench import bench
 from edge.report.options import BenchOptions
 from edge.report.result import Result
 from edge.tuning import budget as budgets
-from edge.tuning.given import Given, prepare
+from edge.tuning.given import Given, fitted_on, prepare
 from edge.tuning.laboratory import RealLaboratory
 from edge.tuning.options import TuneOptions
 from edge.tuning.search import Row, search
@@ -185,15 +185,18 @@ def _write(
 
 
 def _second_pass(laboratory: RealLaboratory, best: Choice, given: Given) -> Facts:
-    """Manifest keys: the rule that was measured, the chosen effort, and the thresholds of labels
-    there and at effort 1."""
+    """Manifest keys: the rule, the chosen effort, and the thresholds of labels there and at effort
+    1, all by the images that the choice was judged on."""
     bundle = Bundle.read(laboratory.bundle_of(best.trial.candidate))
     if bundle.stages is None:
         return {}
-    if not given.judged or given.images.labels is None:
+    if not given.judged:
         return {"stages": to_plain(replace(bundle.stages, effort=best.point.effort))}
     from calib.effort import fit_effort
 
-    outputs = laboratory.outputs(best.trial.candidate)
-    fitted = fit_effort(outputs, given.images.labels, bundle.image.size, effort=best.point.effort)
-    return adaptive.keys_of(bundle, bundle.stages, replace(fitted, rule=bundle.stages.rule))
+    outputs, images = laboratory.judged_on(best.trial.candidate)
+    assert images.labels is not None
+    fitted = fit_effort(outputs, images.labels, bundle.image.size, effort=best.point.effort, fitted_on=fitted_on(bundle, images))
+    if images is given.images:  # the rule that was measured, which may come from another backend's outputs
+        fitted = replace(fitted, rule=bundle.stages.rule)
+    return adaptive.keys_of(bundle, bundle.stages, fitted)
