@@ -10,8 +10,8 @@
    the budget allows, or than the best so far has of what is minimised.
 5. What fits and may be better than the best so far is timed against that, interleaved; inside the
    noise is no difference.
-6. What would be better than what comes out, and keeps its mAP but for the standard error, is judged
-   on more images, and the choice is made again.
+6. What comes out is judged on more images, and so is what would be better and keeps its mAP but for
+   the standard error. Then the choice is made again.
 7. What comes out then is timed once more, by itself. If it no longer fits, or another has become
    better, the next is chosen by the same rules.
 """
@@ -144,6 +144,7 @@ def search(
     while True:  # rules 6 and 7; it ends, for each is judged and timed longer only once
         found = _search(laboratory, space, budget, objective, may_start, tell_news)
         unsure = [one.candidate for one in found.trials if one.candidate in space and _unsure(one, found.best, budget, objective)]
+        unsure += [found.best.trial.candidate] if found.best else []
         if any(laboratory.judge_longer(candidate) for candidate in unsure):  # one at a time: it may be the best then
             continue
         timed = any(condition.metric in (*LATENCY, "throughput") for condition in budget)
