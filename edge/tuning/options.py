@@ -25,7 +25,8 @@ class TuneOptions:
         minimise: of what fits; None: ``mean`` where the budget says something about mAP, else
             ``map_drop`` where there are labels.
         minutes: after which no trial begins.
-        images: test images, at most, of the report.
+        images: test images, at most, of the report; None: 500, or as many as the choice was
+            judged on where those are more.
         plan: how long the report measures.
 
     Raises:
@@ -39,7 +40,7 @@ class TuneOptions:
     backends: tuple[str, ...] = ()
     minimise: str | None = None
     minutes: float = 30.0
-    images: int = 500
+    images: int | None = None
     plan: Plan = STANDARD
 
     def __post_init__(self) -> None:
@@ -58,5 +59,5 @@ class TuneOptions:
         for regions in self.regions:
             BuildOptions(regions=regions)
         BuildOptions(batch=self.batch)
-        if self.images < 1:
+        if self.images is not None and self.images < 1:
             raise EdgeError("tune", f"`images` is {self.images}", "Use 1 or more")

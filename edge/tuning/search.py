@@ -145,7 +145,8 @@ def search(
         found = _search(laboratory, space, budget, objective, may_start, tell_news)
         unsure = [one.candidate for one in found.trials if one.candidate in space and _unsure(one, found.best, budget, objective)]
         unsure += [found.best.trial.candidate] if found.best else []
-        if any(laboratory.judge_longer(candidate) for candidate in unsure):  # one at a time: it may be the best then
+        # One at a time, for it may be the best then.
+        if may_start(max(one.seconds for one in found.trials)) and any(laboratory.judge_longer(candidate) for candidate in unsure):
             continue
         timed = any(condition.metric in (*LATENCY, "throughput") for condition in budget)
         if found.best is None or not timed or not laboratory.time_longer(found.best):

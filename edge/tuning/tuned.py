@@ -151,9 +151,9 @@ def tune(
             None, conditions, minimise, asked.batch, found.rows, None, tuple(everything), misses(everything, conditions), None, folder
         )
     chosen = _write(folder / "chosen", laboratory, found.best, given, space.first, conditions, minimise)
-    report = BenchOptions(
-        (chosen,), (asked.batch,), dataset=options.dataset, images=asked.images, no_accuracy=not given.judged, plan=asked.plan
-    )
+    decided = len(laboratory.judged_on(found.best.trial.candidate)[1]) if given.judged else 0
+    images = asked.images or max(BenchOptions.images, decided)
+    report = BenchOptions((chosen,), (asked.batch,), dataset=options.dataset, images=images, no_accuracy=not given.judged, plan=asked.plan)
     result = bench(report, events).result
     with folder_written_atomically(output, partial(check_replaceable, replace=options.force)) as fresh:
         copy_folder(chosen, fresh)
