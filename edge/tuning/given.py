@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edge.models.source import Source
 
 VALIDATION = "validation"  # the split that decides, where a data set has one
-FORMAT = 3  # of a trial's folder: raise it when trials of older code may not be read
+FORMAT = 4  # of a trial's folder: raise it when trials of older code may not be read
 MOST_IMAGES = 500  # that decide
 MOST_MORE = 2000  # on which those are judged for which the 500 are too few
 FEWEST_IMAGES = 5

@@ -210,17 +210,18 @@ class RealLaboratory:
         )
 
     def _judged(self, candidate: Candidate, images: Dataset) -> Facts:
-        """What it is worth on other images, by effort, as a ``Point`` names it."""
+        """What it loses on more images, by effort, as a ``Point`` names it; its mAP is counted from
+        that of the reference on the fewer, as all others are."""
         labels, reference = _labels(images), self._fp32(self._first, images, "fp32-more.npz")
         with Engine.load(self.bundle_of(candidate), effort=1) as engine:
             outputs, stages = self._run(engine, candidate, images), engine.bundle.stages
         write_outputs(self.folder_of(candidate) / MORE_OUTPUTS, outputs)
-        found = worth(outputs, labels, reference, None if stages is None else stages.rule, candidate.size)
-        whole = mean_ap(reference, labels)
-        return {
-            f"{each.effort:g}": {"mean_looks": each.looks, "map": each.map, "map_drop": whole - each.map, "map_error": each.error}
-            for each in found
-        }
+        found: Facts = {}
+        for each in worth(outputs, labels, reference, None if stages is None else stages.rule, candidate.size):
+            drop = mean_ap(reference, labels) - each.map
+            whole = mean_ap(self._reference, self._labels)
+            found[f"{each.effort:g}"] = {"mean_looks": each.looks, "map": whole - drop, "map_drop": drop, "map_error": each.error}
+        return found
 
     def _point(self, each: Worth, seconds: NDArray[np.float64], energy_mj: float | None) -> Point:
         judged = self._given.judged
