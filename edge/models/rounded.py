@@ -88,11 +88,19 @@ class Rounded(nn.Module):
         found, self._errors = self._errors, []
         return torch.stack(found).sum()
 
+    @torch.no_grad()
     def unrounded(self) -> nn.Sequential:
-        """A plain backbone of the same weights."""
+        """A plain backbone of the weights it computes with: those that learn may lie far from them,
+        and mean nothing unrounded."""
         plain = nn.Sequential()
         for name in self.layers:
             plain.add_module(name, copy.deepcopy(self.get_submodule(name)))
+        for node in self._graph.nodes:
+            if node.op == "call_module" and isinstance(layer := self.get_submodule(str(node.target)), nn.Conv2d):
+                norm = self._norm(node)
+                factor = torch.ones(layer.out_channels, device=layer.weight.device) if norm is None else _factor(norm)
+                folded = _on_steps(_folded(layer, norm)[0]) / factor[:, None, None, None]
+                plain.get_parameter(f"{node.target}.weight").copy_(torch.where(folded.isfinite(), folded, layer.weight))
         return plain
 
     def _run(self, node: fx.Node, inputs: list[Tensor]) -> Tensor:
@@ -105,14 +113,14 @@ class Rounded(nn.Module):
         if not isinstance(layer, nn.Conv2d):
             result = layer(*inputs)
             return result
-        norms = [self.get_submodule(str(user.target)) for user in node.users if user.op == "call_module"]
-        weight, bias = _folded(layer, next((each for each in norms if isinstance(each, nn.BatchNorm2d)), None))
-        if self.observe is None:
-            steps = weight.detach().abs().amax((1, 2, 3)).clamp(min=2.0**-24) / LEVELS
-            zeros = torch.zeros(len(steps), dtype=torch.int32, device=weight.device)
-            weight = torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -LEVELS, LEVELS)
-        convolved: Tensor = layer._conv_forward(inputs[0], weight, bias)
+        weight, bias = _folded(layer, self._norm(node))
+        convolved: Tensor = layer._conv_forward(inputs[0], weight if self.observe else _on_steps(weight), bias)
         return convolved
+
+    def _norm(self, node: fx.Node) -> nn.BatchNorm2d | None:
+        """Behind a convolution."""
+        behind = [self.get_submodule(str(user.target)) for user in node.users if user.op == "call_module"]
+        return next((each for each in behind if isinstance(each, nn.BatchNorm2d)), None)
 
     def _round(self, value: Tensor, name: str, number: int, steps: list[float]) -> Tensor:
         place, bound = self.names.index(name), self._bounds[name]
@@ -142,8 +150,19 @@ class Rounded(nn.Module):
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
     if norm is None:
         return conv.weight, conv.bias
-    assert norm.running_var is not None
     assert norm.running_mean is not None
-    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    factor = _factor(norm)
     mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     return conv.weight * factor[:, None, None, None], norm.bias - mean * factor
+
+
+def _factor(norm: nn.BatchNorm2d) -> Tensor:
+    assert norm.running_var is not None
+    return norm.weight / (norm.running_var + norm.eps).sqrt()
+
+
+def _on_steps(weight: Tensor) -> Tensor:
+    """Rounded per output channel."""
+    steps = weight.detach().abs().amax((1, 2, 3)).clamp(min=2.0**-24) / LEVELS
+    zeros = torch.zeros(len(steps), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -LEVELS, LEVELS)

@@ -123,10 +123,12 @@ def simulated(trained: tuple[Network, ModelSpec], photos: np.ndarray) -> Network
 def test_what_is_simulated_is_what_the_int8_graph_computes(
     trained: tuple[Network, ModelSpec], simulated: Network, photos: np.ndarray
 ) -> None:
-    plain, pixels = qat.unrounded(simulated), photos[32:]
+    pixels, learning = photos[32:], copy.deepcopy(simulated)
+    assert isinstance(learning.features, Rounded)
+    learning.features.observe = lambda *_: None  # nothing is rounded
+    exact, engine = logits(learning, pixels), int8_logits(qat.unrounded(simulated), trained[1], photos[:8], pixels)
     # Equalised: the peaks at which channels are cut off are kept in few bits.
-    np.testing.assert_allclose(logits(plain, photos[:4]), logits(trained[0], photos[:4]), atol=0.05)
-    exact, engine = logits(plain, pixels), int8_logits(plain, trained[1], photos[:8], pixels)
+    np.testing.assert_allclose(logits(learning, photos[:4]), logits(trained[0], photos[:4]), atol=0.05)
     error = rms(engine - exact)
     assert error > 0.003 * rms(exact)
     # Integer kernels and float products differ at ties, which 50 layers amplify. Of two roundings
@@ -135,6 +137,21 @@ def test_what_is_simulated_is_what_the_int8_graph_computes(
     steps = simulated.features.steps
     assert (steps > 0).all()
     assert not torch.equal(steps[0], steps[1])  # the passes have ranges of their own
+
+
+def test_what_is_written_computes_unrounded_what_was_learned(simulated: Network, photos: np.ndarray) -> None:
+    learned = copy.deepcopy(simulated)
+    assert isinstance(learned.features, Rounded)
+    learned.features.steps.zero_()  # no value is rounded, but the weights are
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in learned.features.parameters():
+            if weight.ndim == 4:  # far from its steps, as training leaves it
+                weight += 0.004 * weight.abs().amax((1, 2, 3), keepdim=True) * torch.rand(weight.shape, generator=generator)
+    expected = logits(learned, photos[32:])
+    np.testing.assert_allclose(logits(qat.unrounded(learned), photos[32:]), expected, atol=1e-3)
+    learned.features.observe = lambda *_: None
+    assert rms(logits(learned, photos[32:]) - expected) > 0.02  # what learns, unrounded
 
 
 def test_training_begins_with_what_is_reached_without_it(
