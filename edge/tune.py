@@ -57,7 +57,7 @@ def arguments() -> argparse.ArgumentParser:
         help="what to minimise among the engines that fit (default mean; map_drop if the budget does not mention mAP)",
     )
     out = made.add_argument_group("report")
-    out.add_argument("--images", type=int, help="test images of the report (default: 500, or as many as decided)")
+    out.add_argument("--images", type=int, help="test images of the report (default: 500, or as many as the choice was judged on)")
     out.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
     return made
 

@@ -90,8 +90,8 @@ class Rounded(nn.Module):
 
     @torch.no_grad()
     def unrounded(self) -> nn.Sequential:
-        """A plain backbone of the weights it computes with: those that learn may lie far from them,
-        and mean nothing unrounded."""
+        """A plain backbone of the rounded weights. The weights that learn may lie far from them,
+        and without the rounding they are worse."""
         plain = nn.Sequential()
         for name in self.layers:
             plain.add_module(name, copy.deepcopy(self.get_submodule(name)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VALIDATION = "validation"  # the split that decides, where a data set has one
 FORMAT = 4  # of a trial's folder: raise it when trials of older code may not be read
 MOST_IMAGES = 500  # that decide
-MOST_MORE = 2000  # on which those are judged for which the 500 are too few
+MOST_MORE = 2000  # on which the choice is judged again, and what the fewer images leave unsure
 FEWEST_IMAGES = 5
 FEWEST_SURE = 300  # below which a user should know how little they tell
 SMALLER = (0.875, 0.75, 0.5)  # of the own size, to try besides
@@ -44,7 +44,7 @@ class Given:
         options: of the weights, with ``dataset`` where there is one.
         images: validation images, whose labels are in the order of the model's; to time on where
             ``judged`` is False.
-        more: these and others, where there are more and they are judged.
+        more: these and others, to judge again on; None where there are no more, or no labels.
         judged: whether these labels say what scores are worth.
         folder: of the trials.
         digest: of the weights.

@@ -217,9 +217,9 @@ class RealLaboratory:
             outputs, stages = self._run(engine, candidate, images), engine.bundle.stages
         write_outputs(self.folder_of(candidate) / MORE_OUTPUTS, outputs)
         found: Facts = {}
+        exact, whole = mean_ap(reference, labels), mean_ap(self._reference, self._labels)
         for each in worth(outputs, labels, reference, None if stages is None else stages.rule, candidate.size):
-            drop = mean_ap(reference, labels) - each.map
-            whole = mean_ap(self._reference, self._labels)
+            drop = exact - each.map
             found[f"{each.effort:g}"] = {"mean_looks": each.looks, "map": whole - drop, "map_drop": drop, "map_error": each.error}
         return found
 
