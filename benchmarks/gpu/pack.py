@@ -58,6 +58,7 @@ BUNDLES = {
     for name, options in WEIGHTS.items()
     for precision in ("int8", "fp16")
 }
+BUNDLES["mobilenetv2-256-adaptive"] = replace(BUNDLES["mobilenetv2-256-int8"], effort=None)  # looks only where it pays
 
 
 def make(folder: Path, tensorrt: Path | None, threads: int) -> int:
@@ -227,7 +228,7 @@ def compress(sources: list[tuple[Path, str]], target: Path, threads: int) -> Non
         tar = subprocess.Popen(["tar", "cf", "-", *words], stdout=subprocess.PIPE)
         # A bundle's two graphs hold the same weights: the dictionary reaches from one to the other.
         pressed = (
-            ["xz", "-2", "-c", "--lzma2=preset=2,dict=192MiB"]
+            ["xz", "-2", "-c", "--lzma2=preset=2,dict=512MiB"]
             if "bundles" in target.name
             else ["xz", "-6", "-c", f"-T{threads}", "--block-size=24MiB"]
         )

@@ -71,6 +71,7 @@ class Place:
         rehearse: stand-ins for what needs a GPU.
         tools: where ``mcar_edge_build`` and ``mcar_edge_bench`` are; None: the pack's, in a
             rehearsal stand-ins of Python.
+        level: of the builder; higher ones take minutes.
     """
 
     pack: Path | None
@@ -78,6 +79,7 @@ class Place:
     out: Path
     rehearse: bool = False
     tools: Path | None = None
+    level: int = 2
 
     @cached_property
     def environment(self) -> dict[str, str]:

@@ -21,14 +21,14 @@ from edge.manifest import read_manifest, write_manifest
 from edge.measure.accuracy import evaluate, map_drop_interval
 from edge.measure.regions import drift, region_iou
 
-LEVEL = 2  # of the builder: higher ones take minutes
-BUILD_S = 85.0
+BUILD_S = 170.0
+ROUNDS = 3
 RESAMPLES = 200
 FLOAT32 = "float32/"  # how the names of nodes begin that are held in float32
 
 
 def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batch: int) -> None:
-    """Build, compare, time; each kept before the next begins."""
+    """Build, time, compare; each kept before the next begins."""
     given, attempts = place.bundle(bundle), found.setdefault("attempts", [])
     found["bundle"] = bundle
     ways = () if (place.plan(stage) / "manifest.json").is_file() else ("as lowered", "without float32 names")  # built before: kept
@@ -45,6 +45,20 @@ def run(place: Place, found: Found, save: Save, *, stage: str, bundle: str, batc
     save()
     found["quality"] = quality(place, stage, bundle.rpartition("-")[0], batch)
     save()
+
+
+def run_adaptive(place: Place, found: Found, save: Save, *, stage: str, bundle: str, whole: str) -> None:
+    """A plan that looks only where it pays, beside ``whole``, the plan that looks at every region:
+    means over the test images, interleaved."""
+    run(place, found, save, stage=stage, bundle=bundle, batch=1)
+    file = given_images(place, bundle.rpartition("-")[0]).file
+    calls = "2" if place.rehearse else str(images.COUNTS[256])
+    means: dict[str, list[float]] = {stage: [], whole: []}
+    for _ in range(ROUNDS):
+        for name, kept in means.items():
+            kept.append(bench(place, name, 1, "--images", file, "--iterations", calls, "--warmup", calls)["latency_ms"]["mean"])
+        found["mean_ms"] = means
+        save()
 
 
 # ---- building ------------------------------------------------------------------------------------
@@ -69,7 +83,7 @@ def unnamed(bundle: Path, target: Path) -> Path:
 def build(place: Place, bundle: Path, out: Path, batch: int) -> Found:
     """``mcar_edge_build``: how it ended, after how long, and the end of what it said."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    words = ["--batch", str(batch), "--only", "--level", str(LEVEL), "--cache", str(place.timings), "--force"]
+    words = ["--batch", str(batch), "--only", "--level", str(place.level), "--cache", str(place.timings), "--force"]
     answer = place.call([*place.tool("mcar_edge_build"), bundle, out, *words], BUILD_S)
     return {"code": answer.code, "seconds": answer.seconds, "log": answer.tail}
 

@@ -46,12 +46,17 @@ STAGES = (
     Stage("kernels", 90, kernels.run),
     Stage("mobilenetv2-int8", 110, partial(plans.run, stage="mobilenetv2-int8", bundle="mobilenetv2-256-int8", batch=1)),
     Stage("resnet50-int8", 120, partial(plans.run, stage="resnet50-int8", bundle="resnet50-448-int8", batch=1)),
-    Stage("resnet50-fp16", 110, partial(plans.run, stage="resnet50-fp16", bundle="resnet50-448-fp16", batch=1)),
+    Stage("resnet50-fp16", 150, partial(plans.run, stage="resnet50-fp16", bundle="resnet50-448-fp16", batch=1)),
     Stage("torch", 120, partial(networks.run, model=RESNET50, batch=1, plans=("resnet50-int8", "resnet50-fp16"))),
     Stage("smallest", 120, smallest.run),
     Stage("resnet50-int8-b8", 100, partial(plans.run, stage="resnet50-int8-b8", bundle="resnet50-448-int8", batch=8)),
-    Stage("mobilenetv2-fp16", 110, partial(plans.run, stage="mobilenetv2-fp16", bundle="mobilenetv2-256-fp16", batch=1)),
+    Stage("mobilenetv2-fp16", 190, partial(plans.run, stage="mobilenetv2-fp16", bundle="mobilenetv2-256-fp16", batch=1)),
     Stage("torch-mobilenetv2", 90, partial(networks.run, model=MOBILENETV2, batch=1, plans=("mobilenetv2-int8", "mobilenetv2-fp16"))),
+    Stage(
+        "mobilenetv2-adaptive",
+        90,
+        partial(plans.run_adaptive, stage="mobilenetv2-adaptive", bundle="mobilenetv2-256-adaptive", whole="mobilenetv2-int8"),
+    ),
     Stage("torch-b8", 90, partial(networks.run, model=RESNET50, batch=8, plans=("resnet50-int8-b8",))),
     Stage("python", 60, plans.run_python),
     Stage("tensorrt-rtx", 300, engines.run),
@@ -93,7 +98,7 @@ def run_apart(stage: Stage, place: Place, limit: float, words: list[str]) -> Fou
 
 def main() -> int:
     args = arguments().parse_args()
-    place = Place(args.source, args.work.resolve(), args.out.resolve(), args.rehearse, args.tools)
+    place = Place(args.source, args.work.resolve(), args.out.resolve(), args.rehearse, args.tools, args.level)
     by_name = {stage.name: stage for stage in STAGES}
     if args.stage:
         code = run_stage(by_name[args.stage], place)
@@ -110,6 +115,7 @@ def main() -> int:
     words += ["--from", str(place.pack)] if place.pack else []
     words += ["--tools", str(place.tools)] if place.tools else []
     words += ["--rehearse"] if place.rehearse else []
+    words += ["--level", str(place.level)]
     ends, gpu = time.monotonic() + args.budget, gpu_name()
     result: Found = {"gpu": gpu, "rehearsal": place.rehearse, "stages": {}}
     if gpu is None and not place.rehearse:
@@ -146,6 +152,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument(
         "--timings", type=Path, metavar="FILE", help="timings.cache of an earlier run on the same card: plans are built sooner"
     )
+    made.add_argument("--level", type=int, choices=range(6), default=2, help="of TensorRT's builder (default 2); higher ones take minutes")
     made.add_argument("--pack", type=Path, metavar="DIR", help="make the pack instead, on a host with network")
     made.add_argument("--tensorrt", type=Path, metavar="DIR", help="--pack: folder of the Python module tensorrt 8.6; default: looked for")
     made.add_argument("--threads", type=int, default=0, metavar="N", help="--pack: of xz; default: all cores")

@@ -69,6 +69,15 @@ def test_both_major_versions_give_the_same_account(tensor):
     ]
 
 
+def test_what_convolutions_read_may_be_unknown():
+    """TensorRT 8.6 tells no type of an engine whose sizes are open: a share of 0 would be wrong."""
+    unknown = {"Name": "conv", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "N/A"}], "Outputs": []}
+    layers = parse_layers(json.dumps({"Layers": [unknown]}))
+    assert layers.int8_share is None
+    told = {**unknown, "Inputs": [sentence("int8")]}
+    assert parse_layers(json.dumps({"Layers": [unknown, told]})).int8_share == 1
+
+
 def test_engines_without_detail_hold_names_only():
     layers = parse_layers('{"Layers": ["conv1", "conv2"], "Bindings": []}')
     assert [layer.name for layer in layers.layers] == ["conv1", "conv2"]

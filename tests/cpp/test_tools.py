@@ -171,7 +171,8 @@ def test_layers_are_counted_as_in_python(device: Program) -> None:
         {"Name": "c", "LayerType": "cast", "Inputs": [], "Outputs": []},
         "a name alone",
     ]
-    for text in (told, json.dumps({"Layers": others}), json.dumps({"Layers": []})):
+    unknown = {"Name": "d", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": "N/A"}], "Outputs": []}
+    for text in (told, *(json.dumps({"Layers": each}) for each in (others, [unknown], [unknown, *others], []))):
         assert json.loads(device("layers", input=text).stdout) == parse_layers(text).plain()
 
 

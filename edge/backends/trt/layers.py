@@ -57,8 +57,9 @@ class Layers:
 
     @property
     def int8_share(self) -> float | None:
-        """Share of the convolutions that read int8; None where no layer is told to be one."""
-        reading = [layer.precision for layer in self.layers if _is_convolution(layer)]
+        """Share of the convolutions that read int8; None where none is told, or not what it reads,
+        as by TensorRT 8 where sizes are open."""
+        reading = [layer.precision for layer in self.layers if _is_convolution(layer) and layer.precision]
         return reading.count("int8") / len(reading) if reading else None
 
     def plain(self) -> Facts:

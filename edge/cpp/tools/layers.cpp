@@ -80,7 +80,7 @@ json layer_facts(std::string_view information) {
             casts += layer.kind == "cast" || (layer.kind == "reformat" && !same);
             if (std::find(std::begin(CONVOLUTIONS), std::end(CONVOLUTIONS), layer.kind) == std::end(CONVOLUTIONS))
                 continue;
-            ++convolutions;
+            convolutions += !layer.precision.empty();  // TensorRT 8 tells none where sizes are open
             int8 += layer.precision == "int8";
         }
         const json share = convolutions ? json(std::round(1e4 * int8 / convolutions) / 1e4) : json();
