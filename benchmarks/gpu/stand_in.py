@@ -21,7 +21,7 @@ from edge import Engine, backends
 from edge.bundle import LABELS, Bundle
 from edge.command import run
 from edge.manifest import write_manifest
-from edge.spec import StagesSpec, to_plain
+from edge.spec import to_plain
 
 
 def mcar_edge_build(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def mcar_edge_build(args: argparse.Namespace) -> int:
     graphs = {stage: opset_17(replace_ops(onnx.load_from_string(graph), crop="matmul")) for stage, graph in given.lowered().items()}
     lowered = {stage: graph.SerializeToString() for stage, graph in graphs.items()}
     target = replace(given.target, backend="openvino", precision="fp32", float16=None, batches=(args.batch,))
-    stages = given.stages and StagesSpec((args.batch * given.model.options["regions"],))
+    stages = given.stages and replace(given.stages, sizes=(args.batch * given.model.options["regions"],))
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     (args.out / LABELS).write_bytes(given.read_file(LABELS))
@@ -64,8 +64,8 @@ def mcar_edge_bench(args: argparse.Namespace) -> int:
             args.outputs.mkdir(parents=True, exist_ok=True)
             for name in answers[0]:
                 np.concatenate([answer[name] for answer in answers]).tofile(args.outputs / f"{name}.bin")
-    percentiles = {f"p{percent}": float(np.percentile(samples, percent)) for percent in (50, 90, 99)}
-    args.json.write_text(json.dumps({"batch": batch, "latency_ms": percentiles, "samples_ms": samples}))
+    latency = {"mean": float(np.mean(samples)), **{f"p{percent}": float(np.percentile(samples, percent)) for percent in (50, 90, 99)}}
+    args.json.write_text(json.dumps({"batch": batch, "latency_ms": latency, "samples_ms": samples}))
     return 0
 
 
