@@ -151,7 +151,7 @@ def main(args: argparse.Namespace) -> int:
         if name not in args.only or way.trained not in graphs:
             continue
         graph, time = quantised(way), None
-        if args.time and way.runtime in backends.BACKENDS:
+        if args.time and way.runtime != TENSORRT:
             time = slower(graph, quantised(WAYS["default"]), target_of(WAYS["default"].runtime), target_of(way.runtime))
         for title, part in parts.items():
             rows.append(judged(name, title, part, run(graph, way.runtime, part), references[title], time))

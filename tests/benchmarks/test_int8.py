@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,3 +34,21 @@ def test_a_row_says_what_was_lost_against_the_reference():
     assert lost.quality["map_drop"] > 20
     assert lost.quality["class_agreement"] == 0.5
     assert int8.cells(lost)[0] == "none"
+
+
+def test_only_what_has_an_engine_is_timed(tmp_path, monkeypatch):
+    """The graph for TensorRT is computed node by node: its row has no time, and the rest go on."""
+    monkeypatch.setattr(int8, "calibrated", lambda graph, *_, **__: (graph, None))
+    monkeypatch.setattr(int8, "fitted", lambda *_: None)
+    monkeypatch.setattr(int8, "quantize", lambda graph, *_, **__: graph)
+    monkeypatch.setattr(
+        int8,
+        "run",
+        lambda graph, _, images: int8.outputs(int8.Session(int8.lower.reference(graph.parse()).SerializeToString()), images, graph),
+    )
+    monkeypatch.setattr(int8, "slower", lambda *_: 1.5)
+    words = ["mcar-mobilenetv2-scenes", "--dataset", "scenes", "--images", "8", "--time", "--json", str(tmp_path / "rows.json")]
+    assert int8.main(int8.arguments().parse_args([*words, "--only", "default-tensorrt", "default-onnxruntime"])) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert {row["way"]: row["time"] for row in rows} == {"default-onnxruntime": 1.5, "default-tensorrt": None}
+    assert all(row["quality"]["map_drop"] == 0 for row in rows)
