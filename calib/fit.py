@@ -60,8 +60,8 @@ def fit(
 
 
 class _Network:
-    """The backbones of both streams, run node by node: exact and rounded side by side, no value
-    kept longer than it is read."""
+    """The backbones of both streams, run node by node: once exact, for the means, and once rounded.
+    No value is kept longer than it is read."""
 
     def __init__(self, graph: Graph, calibration: Calibration, method: str, keep_scales: bool) -> None:
         self._model, self._method, self._keep_scales = graph.parse(), method, keep_scales
@@ -74,9 +74,10 @@ class _Network:
         made = {name for node in self._pending for name in node.output}
         read = [name for node in self._pending for name in node.input if name and name not in self._constants]
         self._given = list(dict.fromkeys(name for name in read if name not in made))
-        self._left = {name: read.count(name) for name in read}  # readers to come
-        self._exact: dict[str, Values] = {}
-        self._rounded: dict[str, Values] = {}
+        self._readers = {name: read.count(name) for name in read}
+        self._left: dict[str, int] = {}  # readers to come, of this run
+        self._begun: dict[str, Values] = {}  # what each run begins with
+        self._values: dict[str, Values] = {}  # of this run
         self._random = np.random.default_rng(0)
 
     def start(self, images: Iterable[NDArray[np.float32]]) -> None:
@@ -94,10 +95,29 @@ class _Network:
                 value = found.get(name, batch)
                 each = len(value) // len(batch)  # crops of an image: the first of the first image, the second of the second …
                 chosen = value[np.arange(len(batch)) * each + np.arange(len(batch)) % each]
-                self._exact.setdefault(name, []).append(chosen)
-                self._rounded.setdefault(name, []).append(chosen)
+                self._begun.setdefault(name, []).append(chosen)
+
+    def _begin(self) -> None:
+        self._left = dict(self._readers)
+        self._values = {name: list(values) for name, values in self._begun.items()}
+
+    def _means(self) -> dict[str, NDArray[np.float64]]:
+        """By convolution: the mean of each channel of its exact output."""
+        self._begin()
+        means = {}
+        for node in self._pending:
+            if node.name not in self._ours:
+                self._run(node)
+                continue
+            run, weight, bias = _one_node(node, 3), self._array(node.input[1]), self._bias(node)
+            outputs = [run(value, weight, bias) for value in self._taken(node.input[0])]
+            means[node.name] = _mean(outputs)
+            self._values[node.output[0]] = outputs
+        return means
 
     def fitted(self, progress: Progress | None) -> Fitted:
+        means = self._means()
+        self._begin()
         weights: dict[str, NDArray[np.int8]] = {}
         shifts: dict[str, NDArray[np.float32]] = {}
         while self._pending:
@@ -109,11 +129,11 @@ class _Network:
                 weights[node.input[1]] = self._integers(twins)
             for twin in twins:
                 if twin.name in self._ours:
-                    shifts[twin.name] = self._convolve(twin, weights[twin.input[1]])
+                    shifts[twin.name] = self._convolve(twin, weights[twin.input[1]], means[twin.name])
                     if progress is not None:
                         progress(len(shifts), len(self._ours))
                 else:
-                    self._run(twin)
+                    self._run(twin, rounded=True)
                 self._pending.remove(twin)
         return Fitted(self._method, {name: self._steps(name, integers) for name, integers in weights.items()}, shifts)
 
@@ -139,7 +159,7 @@ class _Network:
         return [each for each in self._pending if each.name in self._ours and each.input[1] == node.input[1]]
 
     def _has_inputs(self, node: onnx.NodeProto) -> bool:
-        return all(name in self._exact for name in node.input if name and name not in self._constants)
+        return all(name in self._values for name in node.input if name and name not in self._constants)
 
     def _is_ready(self, node: onnx.NodeProto) -> bool:
         return all(self._has_inputs(each) for each in self._twins(node))
@@ -165,7 +185,7 @@ class _Network:
         form = _form(node, self._array(node.input[1]).shape)
         positions = None
         total, square, count = np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs)), 0
-        for value in self._rounded[node.input[0]]:
+        for value in self._values[node.input[0]]:
             height, width = _output_size(value.shape, **form)
             if positions is None:
                 chosen = self._random.permutation(height * width)[:POSITIONS]
@@ -177,52 +197,40 @@ class _Network:
         mean = total / count
         return square / count - mean[:, :, None] * mean[:, None, :]
 
-    def _convolve(self, node: onnx.NodeProto, integers: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Run a convolution both ways and return what its bias lacks for both to have one mean; the
-        rounded values have it already."""
+    def _convolve(self, node: onnx.NodeProto, integers: NDArray[np.int8], exact: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Run a rounded convolution and return what its bias lacks for the exact means; its output
+        has it already."""
         weight = self._array(node.input[1])
         scales = weight_scales(weight).reshape(-1, *[1] * (weight.ndim - 1))
-        bias = self._array(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-        run = _one_node(node, 3)
-        value, output = node.input[0], node.output[0]
-        shift, pixels = np.zeros(len(weight)), 0
-        exact, others = [], []
-        for one, other in self._taken(value):
-            exact.append(run(one, weight, bias))
-            others.append(run(self._round(value, other), (integers * scales).astype(np.float32), bias))
-            shift += (exact[-1].astype(np.float64) - others[-1]).sum((0, 2, 3))
-            pixels += exact[-1][:, 0].size
-        correction = rounded(shift / pixels).astype(np.float32)  # as a table holds it
-        for each in others:
+        run, stepped, bias = _one_node(node, 3), (integers * scales).astype(np.float32), self._bias(node)
+        outputs = [run(self._round(node.input[0], value), stepped, bias) for value in self._taken(node.input[0])]
+        correction = rounded(exact - _mean(outputs)).astype(np.float32)  # as a table holds it
+        for each in outputs:
             each += correction.reshape(-1, 1, 1)
-        self._exact[output], self._rounded[output] = exact, others
+        self._values[node.output[0]] = outputs
         return correction
 
-    def _run(self, node: onnx.NodeProto) -> None:
+    def _run(self, node: onnx.NodeProto, *, rounded: bool = False) -> None:
         run = _one_node(node, len(node.input))
-        rounds = node.op_type == "Add" and all(name in self._scales for name in node.input)
-        parts = [repeat((self._array(name),) * 2) if name in self._constants else self._taken(name) for name in node.input]
-        exact, rounded = [], []
+        rounds = rounded and node.op_type == "Add" and all(name in self._scales for name in node.input)
+        parts = [repeat(self._array(name)) if name in self._constants else self._taken(name) for name in node.input]
+        outputs = []
         for inputs in zip(*parts, strict=False):  # constants go on for ever
-            exact.append(run(*(one for one, _ in inputs)))
-            others = [other for _, other in inputs]
-            if rounds:
-                others = [self._round(name, other) for name, other in zip(node.input, others, strict=True)]
-            rounded.append(run(*others))
-        self._exact[node.output[0]], self._rounded[node.output[0]] = exact, rounded
+            read = [self._round(name, value) for name, value in zip(node.input, inputs, strict=True)] if rounds else inputs
+            outputs.append(run(*read))
+        self._values[node.output[0]] = outputs
 
-    def _taken(self, value: str) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Both forms of a value, batch by batch, given up where this is its last reader."""
+    def _taken(self, value: str) -> Iterable[NDArray[np.float32]]:
+        """A value, batch by batch, given up where this is its last reader."""
         self._left[value] -= 1
-        exact, rounded = self._exact[value], self._rounded[value]
+        batches = self._values[value]
         if self._left[value] == 0:
-            del self._exact[value], self._rounded[value]
-            exact.reverse()
-            rounded.reverse()
-            while exact:
-                yield exact.pop(), rounded.pop()
+            del self._values[value]
+            batches.reverse()
+            while batches:
+                yield batches.pop()
         else:
-            yield from zip(exact, rounded, strict=True)
+            yield from batches
 
     def _round(self, name: str, value: NDArray[np.float32]) -> NDArray[np.float32]:
         """As int8, or as uint8 where it cannot be negative (``edge.lower.positive``)."""
@@ -238,6 +246,15 @@ class _Network:
 
     def _array(self, name: str) -> NDArray[np.float32]:
         return numpy_helper.to_array(self._constants[name])
+
+    def _bias(self, node: onnx.NodeProto) -> NDArray[np.float32]:
+        return self._array(node.input[2]) if len(node.input) > 2 else np.zeros(len(self._array(node.input[1])), np.float32)
+
+
+def _mean(outputs: Values) -> NDArray[np.float64]:
+    """Of each channel, over all batches."""
+    total = sum((each.sum((0, 2, 3), dtype=np.float64) for each in outputs), start=np.zeros(outputs[0].shape[1]))
+    return np.asarray(total / sum(each[:, 0].size for each in outputs))
 
 
 def _one_node(node: onnx.NodeProto, count: int) -> Callable[..., NDArray[np.float32]]:
