@@ -133,7 +133,7 @@ class _Network:
                     if progress is not None:
                         progress(len(shifts), len(self._ours))
                 else:
-                    self._run(twin, rounded=True)
+                    self._run(twin, in_int8=True)
                 self._pending.remove(twin)
         return Fitted(self._method, {name: self._steps(name, integers) for name, integers in weights.items()}, shifts)
 
@@ -210,9 +210,9 @@ class _Network:
         self._values[node.output[0]] = outputs
         return correction
 
-    def _run(self, node: onnx.NodeProto, *, rounded: bool = False) -> None:
+    def _run(self, node: onnx.NodeProto, *, in_int8: bool = False) -> None:
         run = _one_node(node, len(node.input))
-        rounds = rounded and node.op_type == "Add" and all(name in self._scales for name in node.input)
+        rounds = in_int8 and node.op_type == "Add" and all(name in self._scales for name in node.input)
         parts = [repeat(self._array(name)) if name in self._constants else self._taken(name) for name in node.input]
         outputs = []
         for inputs in zip(*parts, strict=False):  # constants go on for ever
